@@ -1,0 +1,93 @@
+"""Errors meant for the user: what is wrong, where, and what to do; each family with an exit code of its own.
+
+`exit_code` values are part of the command line's interface: they are listed by `onnxmpq --help` and never reused.
+"""
+
+from __future__ import annotations
+
+
+class OnnxmpqError(Exception):
+    """Base of every error that is reported to the user in one line, without a traceback."""
+
+    exit_code = 1
+    meaning = "something went wrong"
+
+
+class UsageError(OnnxmpqError):
+    """An option or argument that cannot be understood (click uses the same code for its own)."""
+
+    exit_code = 2
+    meaning = "an option, argument or budget cannot be understood"
+
+
+class ModelError(OnnxmpqError):
+    """The input file is no ONNX model, is truncated, misses external data, or cannot be run."""
+
+    exit_code = 3
+    meaning = "the model cannot be read or run"
+
+
+class CalibrationError(OnnxmpqError):
+    """Calibration data that does not fit the model: names, shapes, dtypes, NaN/Inf, nothing at all."""
+
+    exit_code = 4
+    meaning = "the calibration data cannot be used"
+
+
+class BudgetError(OnnxmpqError):
+    """A budget that cannot be met; the message says the best that can be reached."""
+
+    exit_code = 5
+    meaning = "a budget cannot be met"
+
+
+class NothingToQuantizeError(OnnxmpqError):
+    """No layer of the model has any scheme but fp32 on the target."""
+
+    exit_code = 6
+    meaning = "the model has no layer that can be quantized"
+
+
+class OutputError(OnnxmpqError):
+    """The output cannot be written."""
+
+    exit_code = 7
+    meaning = "the output cannot be written"
+
+
+class TargetError(OnnxmpqError):
+    """An unknown or malformed target description, cost table or execution provider."""
+
+    exit_code = 8
+    meaning = "the target, its cost table or its execution provider cannot be used"
+
+
+class PlanError(OnnxmpqError):
+    """A plan file that does not fit the model or the schema."""
+
+    exit_code = 9
+    meaning = "the plan file cannot be used"
+
+
+class NothingFasterError(OnnxmpqError):
+    """No plan beats the original where a faster model was asked for."""
+
+    exit_code = 10
+    meaning = "no conversion is faster than the original, so nothing was written"
+
+
+class ValidationError(OnnxmpqError):
+    """The two models compared by `validate` have different inputs or outputs, or one does not run."""
+
+    exit_code = 11
+    meaning = "the models cannot be compared"
+
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+def exit_codes() -> list[tuple[int, str]]:
+    """(code, meaning) of every documented exit code, ascending."""
+    families = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
+    codes = sorted((family.exit_code, family.meaning) for family in families)
+    return [(0, "success"), *codes, (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)")]
