@@ -1,0 +1,180 @@
+"""Scales and multipliers for a weight: search for the grid with the least weighted squared rounding error.
+
+For fixed codes q the best step is the least-squares one, ⟨w, q⟩ / ⟨q, q⟩, and the error left is
+‖w - step · q‖² (products weighted by the importance of each input). So every trial step is scored by the error *after*
+that refit, which lets few trials cover the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxmpq.rounding.types import MAX_MULTIPLIER, FloatArray, Grid, WeightFormat
+
+TRIALS = 30
+"""Steps tried for each row."""
+
+NARROWEST_TRIAL = np.float32(0.3)
+"""The smallest of them, as a fraction of the smallest step that clips nothing."""
+
+SMALLEST_STEP = np.finfo(np.float32).tiny
+"""Rows that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
+
+DUAL_RATIOS = np.linspace(7.0, 22.0, 31, dtype=np.float32)
+"""Trial values of (largest block step of a channel) / (scale of the channel); above 15 that block is clipped."""
+
+ELEMENTS_PER_CHUNK = 1 << 16
+"""Rows are searched in chunks that stay in the processor's cache."""
+
+
+def fit_grid(w: FloatArray, weight_format: WeightFormat, importance: FloatArray | None = None) -> Grid:
+    """The grid of `weight_format` for w float32 [O, K].
+
+    importance: float32 [O, K] or [K], > 0: weight of each squared error, usually diag(E[x xᵀ]); None for all ones.
+    """
+    channels, inputs = w.shape
+    block = weight_format.block_width(inputs)
+    rows = _rows_of_blocks(w, block)
+    weighting = None if importance is None else _rows_of_blocks(np.broadcast_to(importance, w.shape), block)
+    steps = fit_steps(rows, weight_format, weighting).reshape(channels, -1)
+    if weight_format.kind == "block":
+        return Grid(weight_format, steps, None, block)
+    if weight_format.kind == "channel":
+        return Grid(weight_format, steps[:, 0], None, block)
+    return _fit_dual(rows, steps, weight_format, weighting, block)
+
+
+def fit_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatArray | None = None) -> FloatArray:
+    """float32 [R]: the best step for each row of float32 [R, B]; 1 for a row of zeros.
+
+    Negative where the format allows it and the row's largest value is positive.
+    """
+    steps = np.ones(len(rows), dtype=np.float32)
+    for chunk in _chunks(*rows.shape):
+        steps[chunk] = _search_steps(rows[chunk], weight_format, None if importance is None else importance[chunk])
+    return steps
+
+
+def _search_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatArray | None) -> FloatArray:
+    weighted = rows if importance is None else rows * importance
+    best_step = np.ones(len(rows), dtype=np.float32)
+    best_error = np.full(len(rows), np.inf, dtype=np.float32)
+    for trial in _trial_steps(rows, weight_format):
+        codes = rows / trial[:, None]
+        np.rint(codes, out=codes)
+        np.clip(codes, weight_format.low, weight_format.high, out=codes)
+        power = _power(codes, importance)
+        step = _dot(codes, weighted) / np.where(power > 0, power, np.float32(1))
+        codes *= step[:, None]
+        error = _power(np.subtract(rows, codes, out=codes), importance)
+        better = (error < best_error) & (np.abs(step) >= SMALLEST_STEP)
+        best_error[better], best_step[better] = error[better], step[better]
+    return best_step
+
+
+def _trial_steps(rows: FloatArray, weight_format: WeightFormat) -> Iterator[FloatArray]:
+    """float32 [R] each: from (largest magnitude / largest code), the usual choice, to a fraction of what clips nothing.
+
+    A row for which the format allows a negative step, and that gains from it, has negative ones.
+    """
+    low, high = weight_format.low, weight_format.high
+    top, bottom = rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0)
+    sign = np.where(weight_format.negative_scales & (top > bottom), np.float32(-1), np.float32(1))
+    widest = np.maximum(top, bottom) / high
+    unclipped = np.where(sign < 0, np.maximum(top / -low, bottom / high), np.maximum(top / high, bottom / -low))
+    narrowest = NARROWEST_TRIAL * unclipped
+    for part in np.linspace(0, 1, TRIALS, dtype=np.float32):
+        trial = widest + part * (narrowest - widest)
+        yield np.where(trial < SMALLEST_STEP, np.float32(1), trial) * sign
+
+
+def _fit_dual(
+    rows: FloatArray, ideal: FloatArray, weight_format: WeightFormat, importance: FloatArray | None, block: int
+) -> Grid:
+    """One scale per channel and one integer multiplier per block that come closest to the float block steps.
+
+    rows float32 [O·B, block]; ideal float32 [O, B]. Tries `DUAL_RATIOS`; for each, a block takes the better of the two
+    multipliers around its ideal step.
+    """
+    channels, blocks = ideal.shape
+    live = rows.reshape(channels, -1).any(axis=1)
+    best_error = np.full(channels, np.inf)
+    best_scale = np.ones(channels, dtype=np.float32)
+    best_multipliers = np.ones(ideal.shape, dtype=np.float32)
+    for ratio in DUAL_RATIOS:
+        scale = np.where(live, ideal.max(axis=1) / ratio, np.float32(1))
+        below = np.clip(np.floor(ideal / scale[:, None]), 1, MAX_MULTIPLIER)
+        above = np.minimum(below + 1, MAX_MULTIPLIER)
+        errors = [
+            _rounding_errors(rows, (m * scale[:, None]).ravel(), weight_format, importance).reshape(channels, blocks)
+            for m in (below, above)
+        ]
+        multipliers = np.where(errors[1] < errors[0], above, below)
+        error = np.minimum(*errors).sum(axis=1)
+        better = error < best_error
+        best_error[better], best_scale[better] = error[better], scale[better]
+        best_multipliers[better] = multipliers[better]
+    grid = Grid(weight_format, best_scale, best_multipliers.astype(np.uint8), block)
+    return _refit_dual_scale(grid, rows, importance)
+
+
+def _refit_dual_scale(grid: Grid, rows: FloatArray, importance: FloatArray | None) -> Grid:
+    """The least-squares scale per channel for the int8 codes that `grid` gives."""
+    assert grid.multipliers is not None
+    channels, blocks = grid.multipliers.shape
+    steps = grid.steps.ravel()[:, None]
+    codes = np.clip(np.rint(rows / steps), grid.format.low, grid.format.high)
+    codes *= grid.multipliers.reshape(-1, 1)
+    weighted = rows if importance is None else rows * importance
+    product = _dot(codes, weighted).reshape(channels, blocks).sum(axis=1)
+    power = _power(codes, importance).reshape(channels, blocks).sum(axis=1)
+    refit = product / np.where(power > 0, power, 1)
+    scales = np.where(refit >= SMALLEST_STEP, refit, grid.scales)
+    return Grid(grid.format, scales.astype(np.float32), grid.multipliers, grid.block)
+
+
+def _rounding_errors(
+    rows: FloatArray, steps: FloatArray, weight_format: WeightFormat, importance: FloatArray | None
+) -> FloatArray:
+    """float32 [R]: weighted squared error of rows [R, B] rounded to codes times steps [R]."""
+    errors = np.empty(len(rows), dtype=np.float32)
+    for chunk in _chunks(*rows.shape):
+        residual = _residual(rows[chunk], steps[chunk], weight_format)
+        errors[chunk] = _power(residual, None if importance is None else importance[chunk])
+    return errors
+
+
+def _residual(rows: FloatArray, steps: FloatArray, weight_format: WeightFormat) -> FloatArray:
+    """float32 [R, B]: nearest codes times steps [R], less the rows."""
+    codes = rows / steps[:, None]
+    np.rint(codes, out=codes)
+    np.clip(codes, weight_format.low, weight_format.high, out=codes)
+    codes *= steps[:, None]
+    codes -= rows
+    return codes
+
+
+def _dot(left: FloatArray, right: FloatArray) -> FloatArray:
+    """float32 [R]: the inner product of each row of two [R, B]."""
+    products: FloatArray = np.einsum("rk,rk->r", left, right)
+    return products
+
+
+def _power(values: FloatArray, importance: FloatArray | None) -> FloatArray:
+    """float32 [R]: the sum of importance · value² over each row of [R, B]."""
+    return _dot(values, values) if importance is None else _dot(np.square(values), importance)
+
+
+def _rows_of_blocks(w: FloatArray, block: int) -> FloatArray:
+    """w [O, K] as [O · ⌈K / block⌉, block], a shorter last block padded with zeros."""
+    padding = -w.shape[1] % block
+    if padding:
+        w = np.pad(w, ((0, 0), (0, padding)))
+    return w.reshape(-1, block)
+
+
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
+    size = max(1, ELEMENTS_PER_CHUNK // max(columns, 1))
+    return (slice(start, start + size) for start in range(0, rows, size))
