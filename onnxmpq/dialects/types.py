@@ -1,0 +1,48 @@
+"""What a dialect is given: the model, a scheme per region, and the numbers to write down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from onnxmpq.model import Model
+from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """Affine uint8 parameters of one activation tensor: real = scale * (code - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+    @property
+    def low(self) -> float:
+        return (0 - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        return (255 - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Everything needed to write a mixed-precision graph.
+
+    assignment: region name -> scheme; regions not named stay float32.
+    activations: root tensor -> its parameters, for every tensor an int8 region reads or writes.
+    weights: (region name, weight format name) -> quantized weight, for every scheme used that stores one.
+    roots: tensor -> the tensor whose quantization parameters it shares (see `sensitivity`).
+    """
+
+    model: Model
+    assignment: Mapping[str, Scheme]
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[tuple[str, str], QuantizedWeight]
+    roots: Mapping[str, str] = field(default_factory=dict)
+
+
+Dialect = Callable[[Rewrite], onnx.ModelProto]

@@ -1,0 +1,46 @@
+"""Load and prepare: an ONNX file becomes a `Model`, a folded graph cut into regions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnxmpq.errors import ModelError
+from onnxmpq.model.fold import fold
+from onnxmpq.model.load import is_quantized_op, load, opset_of
+from onnxmpq.model.regions import find_regions
+from onnxmpq.model.types import Layer, Model, Region, RegionKind
+
+__all__ = ["Layer", "Model", "Region", "RegionKind", "prepare"]
+
+
+def prepare(source: str | Path | onnx.ModelProto) -> Model:
+    """Read a model and prepare it for planning. Raises ModelError; the source is never modified."""
+    loaded = load(source)
+    quantized = tuple(n.name for n in loaded.proto.graph.node if is_quantized_op(n.op_type))
+    notes = list(loaded.notes)
+    try:
+        proto, origin = fold(loaded.proto)
+    except Exception as error:
+        raise ModelError(f"{source}: the graph cannot be folded ({error}); check it with onnx.checker") from error
+    if quantized:
+        notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
+    return Model(
+        proto=proto,
+        regions=find_regions(proto, frozen=_touching_quantized(proto)),
+        origin=origin,
+        source_sha256=loaded.sha256,
+        source_bytes=loaded.size_bytes,
+        opset=opset_of(proto),
+        prepared_bytes=proto.ByteSize(),
+        notes=tuple(notes),
+        already_quantized=quantized,
+        weights={t.name: t for t in proto.graph.initializer},
+    )
+
+
+def _touching_quantized(proto: onnx.ModelProto) -> list[str]:
+    """Nodes that read from or feed quantized nodes: their precision is already decided."""
+    quantized = {t for n in proto.graph.node if is_quantized_op(n.op_type) for t in (*n.input, *n.output)}
+    return [n.name for n in proto.graph.node if quantized & {*n.input, *n.output}]

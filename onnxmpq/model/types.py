@@ -1,0 +1,154 @@
+"""What the rest of the package knows of a model: regions, the tensors between them, and the prepared graph.
+
+A *layer* is a compute node with constant weights; a *region* is a head node together with the nodes that the
+runtime computes in the same kernel (an activation that a quantizer absorbs, a bias). Every node of the graph
+that touches a float tensor is in exactly one region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+class RegionKind(StrEnum):
+    """How a region may take part in an int8 chain."""
+
+    LAYER = "layer"  # constant weights: has weight formats
+    ARITHMETIC = "arithmetic"  # no weights, computes in int8 with output parameters of its own (Add, Concat, ...)
+    PASSTHROUGH = "passthrough"  # moves values only: output has the input's scale (Reshape, MaxPool, ...)
+    FLOAT = "float"  # float only
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of a layer region.
+
+    weight_shape: as stored in the graph. The matrix view used for quantization is [out_channels, fan_in].
+    macs: multiply-accumulates for one sample; 0 where shapes are unknown.
+    """
+
+    weight: str
+    bias: str | None
+    weight_shape: tuple[int, ...]
+    out_channels: int
+    fan_in: int
+    groups: int = 1
+    transposed: bool = False  # matrix view is the transpose of the stored array ([K, N] weights)
+    macs: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return self.out_channels * self.fan_in
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups > 1 and self.groups == self.out_channels
+
+    def matrix(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Stored weight -> [out_channels, fan_in]."""
+        if self.transposed:
+            return np.ascontiguousarray(weight.T)
+        return weight.reshape(self.out_channels, self.fan_in)
+
+    def stored(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+        """[out_channels, fan_in] -> the stored weight's shape."""
+        if self.transposed:
+            return np.ascontiguousarray(matrix.T)
+        return matrix.reshape(self.weight_shape)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A unit of decision: one scheme for all its nodes.
+
+    name: the head node's name. nodes: node names in topological order, head first.
+    inputs: float tensors read from outside the region, constants excluded; outputs: float tensors that are read
+    outside it or are outputs of the graph.
+    """
+
+    name: str
+    op_type: str
+    kind: RegionKind
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layer: Layer | None = None
+    pattern: str = ""  # e.g. "Conv+Relu", "SiLU"
+
+    @property
+    def params(self) -> Layer:
+        """The layer's weights; only for layer regions."""
+        if self.layer is None:
+            raise ValueError(f"region {self.name} has no weights")
+        return self.layer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A prepared fp32 graph: constants and BatchNorm folded, nodes named, opset raised.
+
+    proto: the prepared graph; never modified. source_sha256: of the file (or bytes) it came from.
+    origin: prepared node name -> names of the original nodes it stands for.
+    notes: what was done or left alone on the way, a line each.
+    """
+
+    proto: onnx.ModelProto
+    regions: tuple[Region, ...]
+    origin: dict[str, tuple[str, ...]]
+    source_sha256: str
+    source_bytes: int
+    opset: int
+    prepared_bytes: int = 0
+    notes: tuple[str, ...] = ()
+    already_quantized: tuple[str, ...] = ()
+    weights: dict[str, onnx.TensorProto] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def layers(self) -> tuple[Region, ...]:
+        return tuple(r for r in self.regions if r.kind is RegionKind.LAYER)
+
+    def region(self, name: str) -> Region:
+        for region in self.regions:
+            if region.name == name:
+                return region
+        raise KeyError(name)
+
+    @property
+    def producers(self) -> dict[str, Region]:
+        """Tensor -> the region that computes it."""
+        return {t: r for r in self.regions for t in r.outputs}
+
+    @property
+    def consumers(self) -> dict[str, list[Region]]:
+        """Tensor -> regions that read it, in graph order."""
+        found: dict[str, list[Region]] = {}
+        for region in self.regions:
+            for tensor in region.inputs:
+                found.setdefault(tensor, []).append(region)
+        return found
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Tensor -> the tensor whose values it merely moves: passthrough regions followed back to their source."""
+        found: dict[str, str] = {}
+        for region in self.regions:
+            if region.kind is RegionKind.PASSTHROUGH:
+                source = found.get(region.inputs[0], region.inputs[0])
+                found.update({t: source for t in region.outputs})
+        return found
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(o.name for o in self.proto.graph.output)
+
+    def weight(self, region: Region) -> Float32:
+        """The layer's fp32 weight as a matrix [out_channels, fan_in]."""
+        array = onnx.numpy_helper.to_array(self.weights[region.params.weight])
+        return np.asarray(region.params.matrix(array), dtype=np.float32)

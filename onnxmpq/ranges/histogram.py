@@ -1,0 +1,51 @@
+"""Streaming histograms: bounded memory per tensor, whatever the number of samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 4096
+
+
+class Histogram:
+    """Counts of a tensor's values over [-limit, limit] in 4096 equal bins; the limit doubles as values require.
+
+    Doubling merges neighbouring bins exactly, so the result does not depend on the order of the batches up to the
+    resolution of one bin. Also keeps the exact minimum and maximum.
+    """
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(BINS, np.int64)
+        self.limit = 0.0
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count one batch of any shape. Values must be finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        reach = max(-low, high)
+        if self.limit == 0.0:
+            if reach == 0.0:
+                self.counts[BINS // 2] += values.size
+                return
+            self.limit = float(2.0 ** np.ceil(np.log2(reach)))
+        while reach > self.limit:
+            self._double()
+        scaled = (values.ravel() + np.float32(self.limit)) * np.float32(BINS / (2 * self.limit))
+        bins = np.clip(scaled.astype(np.int32), 0, BINS - 1)
+        self.counts += np.bincount(bins, minlength=BINS)
+
+    def _double(self) -> None:
+        merged = np.zeros_like(self.counts)
+        quarter = BINS // 4
+        merged[quarter : 3 * quarter] = self.counts.reshape(-1, 2).sum(axis=1)
+        self.counts, self.limit = merged, self.limit * 2
+
+    @property
+    def centers(self) -> NDArray[np.float64]:
+        """Middle of every bin, float64 [BINS]."""
+        width = 2 * self.limit / BINS
+        return -self.limit + width * (np.arange(BINS) + 0.5)

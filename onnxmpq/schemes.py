@@ -1,0 +1,123 @@
+"""Schemes: how a region is stored and computed. One table; a new scheme is one entry.
+
+A scheme says which weight format it stores, in which format it reads and hands on activations, and whose kernel
+does the work at run time (`kernel`): schemes that the runtime turns into the same kernel share their node cost.
+How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from onnxmpq.rounding.types import WeightFormat
+
+
+class Format(StrEnum):
+    """Format of an activation tensor between two regions."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One row of the table.
+
+    weight: format of the stored weight, None for float32 or for regions without weights.
+    reads, writes: activation format at the region's inputs and outputs.
+    kernel: name of the scheme whose kernel runs it (its own name unless the runtime folds it to another's).
+    fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
+        empty where any float kernel will do.
+    """
+
+    name: str
+    summary: str
+    weight: WeightFormat | None = None
+    reads: Format = Format.FLOAT
+    writes: Format = Format.FLOAT
+    kernel: str = "fp32"
+    fuses_to: tuple[str, ...] = ()
+
+    @property
+    def is_float(self) -> bool:
+        """True for the scheme that leaves a region as it is."""
+        return self.name == "fp32"
+
+
+FP32 = "fp32"
+INT8_WEIGHTS = WeightFormat.per_channel(8)
+DUAL_WEIGHTS = WeightFormat.dual(64)
+
+_LAYER_SCHEMES = (
+    Scheme(FP32, "left in float32"),
+    Scheme("w8", "int8 weights per channel, unfolded to float32 when the session is created", INT8_WEIGHTS),
+    Scheme("w4", "int4 weights in 64-blocks, unfolded to float32 when the session is created", DUAL_WEIGHTS),
+    Scheme(
+        "int8",
+        "uint8 activations x int8 weights per channel",
+        INT8_WEIGHTS,
+        Format.INT8,
+        Format.INT8,
+        "int8",
+        ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm"),
+    ),
+    Scheme(
+        "w4a8",
+        "uint8 activations x int4 weights in 64-blocks, unfolded to int8 when the session is created",
+        DUAL_WEIGHTS,
+        Format.INT8,
+        Format.INT8,
+        "int8",
+        ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm"),
+    ),
+    Scheme(
+        "w4b32",
+        "int4 weights in 32-blocks, weight-only",
+        WeightFormat.per_block(4, 32),
+        kernel="w4b32",
+        fuses_to=("MatMulNBits",),
+    ),
+    Scheme(
+        "w4b128",
+        "int4 weights in 128-blocks, weight-only",
+        WeightFormat.per_block(4, 128),
+        kernel="w4b128",
+        fuses_to=("MatMulNBits",),
+    ),
+    Scheme(
+        "w8b128",
+        "int8 weights in 128-blocks, weight-only",
+        WeightFormat.per_block(8, 128),
+        kernel="w8b128",
+        fuses_to=("MatMulNBits",),
+    ),
+)
+
+SCHEMES: dict[str, Scheme] = {s.name: s for s in _LAYER_SCHEMES}
+
+# Regions without weights: the same two names, with the kernels that prove int8 really happened.
+INT8_KERNELS: dict[str, tuple[str, ...]] = {
+    "Add": ("QLinearAdd",),
+    "Mul": ("QLinearMul",),
+    "Concat": ("QLinearConcat",),
+    "AveragePool": ("QLinearAveragePool",),
+    "GlobalAveragePool": ("QLinearGlobalAveragePool",),
+    "Sigmoid": ("QLinearSigmoid",),
+    "LeakyRelu": ("QLinearLeakyRelu",),
+    "Softmax": ("QLinearSoftmax",),
+    "MatMul": ("QLinearMatMul", "MatMulIntegerToFloat"),
+}
+
+# A MatMul or Gemm in int8 hands on float32 (its kernel rescales for free); a quantized reader quantizes then.
+FLOAT_RESULT_OPS = frozenset({"MatMul", "Gemm"})
+
+
+def reads(scheme: Scheme) -> Format:
+    """Format in which a region in this scheme reads its activations."""
+    return scheme.reads
+
+
+def writes(scheme: Scheme, op_type: str) -> Format:
+    """Format in which a region headed by `op_type` hands on its result in this scheme."""
+    return Format.FLOAT if op_type in FLOAT_RESULT_OPS else scheme.writes
