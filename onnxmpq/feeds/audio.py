@@ -1,0 +1,128 @@
+"""Reader of WAV sound through an audio recipe: consecutive windows of mono samples in [-1, 1]."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.files import SOUND_SUFFIXES, find_files
+from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.recipes import AudioRecipe
+from onnxmpq.feeds.select import spread, whole_groups
+from onnxmpq.feeds.types import Feeds, InputSpec
+
+_UNREADABLE = (wave.Error, EOFError, OSError)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one file: where it begins, in frames."""
+
+    path: Path
+    start: int
+
+
+def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limit: int | None) -> Feeds:
+    """Feeds from a WAV file or a folder of them; at most `limit` samples, evenly spread over all windows.
+
+    A file's incomplete last window is dropped, unless it is the file's only one: then zeros fill it up. Several
+    channels become their mean. Files that cannot be read are skipped and named in the notes.
+    """
+    spec = _find_input(specs, recipe)
+    length = _window_length(spec, recipe)
+    windows, notes = _find_windows(path, recipe, length)
+    group = rows_per_sample(spec) if len(spec.shape) > 1 else 1
+    chosen = [windows[index] for index in spread(len(windows), None if limit is None else limit * group)]
+    kept, dropped = whole_groups(len(chosen), group, str(path), "windows")
+    values = np.empty((kept, length), np.float32)
+    for place, window in enumerate(chosen[:kept]):
+        values[place] = _read_window(window, length)
+    shaped = values.reshape(kept, *_window_shape(spec, length)).astype(spec.dtype)
+    through = f"{path} through recipe {recipe.name}"
+    source = f"{through}, from {len(windows)} windows of {length / recipe.sample_rate:.3g} s"
+    return assemble({spec.name: MemoryColumn(through, shaped)}, specs, source=source, notes=[*notes, *dropped])
+
+
+def _find_input(specs: Sequence[InputSpec], recipe: AudioRecipe) -> InputSpec:
+    listed = ", ".join(f"'{s.name}'" for s in specs)
+    if len(specs) > 1 or recipe.input not in (None, specs[0].name):
+        filled = "one input" if recipe.input is None else f"input '{recipe.input}'"
+        raise CalibrationError(f"recipe {recipe.name} fills {filled}, but the model has {listed}; prepare an .npz")
+    return specs[0]
+
+
+def _window_length(spec: InputSpec, recipe: AudioRecipe) -> int:
+    """Sound samples per window: the input's last axis. CalibrationError where the input takes no waveform."""
+    middle = spec.shape[1:-1]
+    if not spec.shape or not is_float(spec.dtype) or any(isinstance(axis, int) and axis != 1 for axis in middle):
+        raise CalibrationError(
+            f"recipe {recipe.name} gives a float waveform, but input '{spec.name}' takes {spec.dtype} "
+            f"{show_shape(spec.shape)}; prepare an .npz (features such as spectrograms are not computed here)"
+        )
+    last = spec.shape[-1]
+    return last if isinstance(last, int) else recipe.fallback_window
+
+
+def _window_shape(spec: InputSpec, length: int) -> tuple[int, ...]:
+    return (*(1 for _ in spec.shape[1:-1]), length)
+
+
+def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Window], list[str]]:
+    files = find_files(path, SOUND_SUFFIXES) if path.is_dir() else [path]
+    windows: list[Window] = []
+    skipped: list[str] = []
+    mixed = padded = 0
+    for file in files:
+        try:
+            with wave.open(str(file), "rb") as sound:
+                rate, channels, frames = sound.getframerate(), sound.getnchannels(), sound.getnframes()
+        except _UNREADABLE as error:
+            skipped.append(f"{file} ({error or 'it ends too early'})")
+            continue
+        if rate != recipe.sample_rate:
+            raise CalibrationError(
+                f"{file} has {rate} Hz, recipe {recipe.name} takes {recipe.sample_rate} Hz; resample it"
+            )
+        windows += [Window(file, start) for start in range(0, max(frames - length, 0) + 1, length) if frames]
+        mixed += channels > 1
+        padded += 0 < frames < length
+    if not windows:
+        reason = f"; the first: {skipped[0]}" if skipped else ""
+        raise CalibrationError(f"{path} holds no readable .wav sound{reason}; give PCM WAV files")
+    counted = [
+        (mixed, "have several channels, which were averaged"),
+        (padded, "are shorter than one window and were filled up with zeros"),
+        (len(skipped), f"could not be read and were skipped: {', '.join(skipped[:3])}"),
+    ]
+    return windows, [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
+
+
+def _read_window(window: Window, length: int) -> NDArray[np.float32]:
+    """`length` mono samples in [-1, 1], zeros after the file's end."""
+    try:
+        with wave.open(str(window.path), "rb") as sound:
+            sound.setpos(window.start)
+            data = sound.readframes(length)
+            width, channels = sound.getsampwidth(), sound.getnchannels()
+    except _UNREADABLE as error:
+        raise CalibrationError(f"{window.path} is damaged ({error}); remove or repair it") from error
+    whole = len(data) - len(data) % (width * channels)
+    mono = _decode_pcm(data[:whole], width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return np.pad(mono, (0, length - len(mono)))
+
+
+def _decode_pcm(data: bytes, width: int) -> NDArray[np.float32]:
+    """PCM of `width` bytes per sample (8 bits are unsigned, as WAV has it) as float32 in [-1, 1)."""
+    if width == 1:
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    bytes_ = np.frombuffer(data, np.uint8).reshape(-1, width)
+    wide = np.zeros((len(bytes_), 4), np.uint8)
+    wide[:, 4 - width :] = bytes_  # the high bytes of a little-endian int32
+    scaled: NDArray[np.float32] = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
+    return scaled

@@ -1,0 +1,23 @@
+"""Which files a calibration folder holds, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxmpq.feeds.select import natural_order
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SOUND_SUFFIXES = (".wav",)
+TEXT_SUFFIXES = (".txt",)
+ROW_SUFFIXES = (".csv", ".jsonl")
+
+
+def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files with these suffixes in the folder and its subfolders, hidden ones left out, in natural order."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    ]
+    return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))

@@ -1,0 +1,353 @@
+"""Reader of pictures (a folder, one file, or an array of bytes) through an image recipe. Needs Pillow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.files import IMAGE_SUFFIXES, find_files
+from onnxmpq.feeds.fit import Column, MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.npz import npz_columns, open_npy
+from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
+from onnxmpq.feeds.select import spread, whole_groups
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture not decoded yet; `decode` gives it in RGB or grey ('L')."""
+
+    name: str
+    decode: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one picture becomes: `channels` x height x width in `layout` (None: no channel axis)."""
+
+    spec: InputSpec
+    height: int
+    width: int
+    channels: int
+    layout: PixelLayout | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.layout is None:
+            return self.height, self.width
+        return (
+            (self.channels, self.height, self.width)
+            if self.layout == "chw"
+            else (self.height, self.width, self.channels)
+        )
+
+    @property
+    def pictures_per_sample(self) -> int:
+        has_batch_axis = len(self.spec.shape) > len(self.shape)
+        return rows_per_sample(self.spec) if has_batch_axis else 1
+
+
+def read_images(path: Path, specs: Sequence[InputSpec], recipe: ImageRecipe, limit: int | None) -> Feeds:
+    """Feeds from pictures in natural order of their paths; at most `limit` samples, evenly spread.
+
+    path: a folder (searched with its subfolders), a picture, or an `.npy`/`.npz` with one array of bytes
+        [pictures, height, width] or [pictures, height, width, 1 or 3], RGB.
+    Pictures that cannot be read are skipped, and named in the notes; CalibrationError if none can.
+    """
+    frame = find_frame(specs, recipe)
+    group = frame.pictures_per_sample
+    source = _find_pictures(path)
+    chosen = spread(len(source), None if limit is None else limit * group)
+    values, notes = _decode(source, chosen, recipe, frame)
+    if not len(values):
+        raise CalibrationError(f"{path}: nothing to calibrate with: {notes[0]}; give readable pictures")
+    kept, dropped = whole_groups(len(values), group, str(path), "pictures")
+    through = f"{path} through recipe {recipe.name}"
+    return assemble(
+        {frame.spec.name: MemoryColumn(through, values[:kept])},
+        specs,
+        source=f"{through}, from {len(source)} pictures",
+        notes=[*notes, *dropped],
+    )
+
+
+def _decode(source: PictureSource, chosen: Sequence[int], recipe: ImageRecipe, frame: Frame) -> tuple[Array, list[str]]:
+    """The chosen pictures that can be read, first axis = pictures, and notes about the others."""
+    values = np.empty((len(chosen), *frame.shape), frame.spec.dtype)
+    done, skipped, repairs = 0, list[str](), Counter[str]()
+    for picture in source.pictures(chosen):
+        try:
+            image = picture.decode()
+        except _UNREADABLE as error:
+            skipped.append(f"{picture.name} ({error})")
+            continue
+        values[done] = _prepare(image, recipe, frame, picture.name, repairs)
+        done += 1
+    notes = [f"{count} of {done} pictures {what}" for what, count in repairs.items()]
+    if skipped:
+        notes.append(f"{len(skipped)} of {len(chosen)} pictures could not be read and were skipped: {_some(skipped)}")
+    return values[:done], notes
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# ---- what the model wants
+
+
+def find_frame(specs: Sequence[InputSpec], recipe: ImageRecipe) -> Frame:
+    """What the recipe's pictures become for this model. CalibrationError where the two do not fit together."""
+    spec = _find_input(specs, recipe)
+    axes = _picture_axes(spec)
+    where = f"recipe {recipe.name} does not fit input '{spec.name}' {show_shape(spec.shape)}"
+    layout = _find_layout(axes, recipe, where)
+    height, width = (axes[1:] if layout == "chw" else axes)[:2]
+    size = _find_size(height, width, recipe, where)
+    _check_dtype(spec, recipe, where)
+    return Frame(spec, *size, recipe.channels, layout)
+
+
+def _find_input(specs: Sequence[InputSpec], recipe: ImageRecipe) -> InputSpec:
+    listed = ", ".join(f"'{s.name}'" for s in specs)
+    if len(specs) > 1:
+        raise CalibrationError(
+            f"recipe {recipe.name} fills one input, but the model has {len(specs)} ({listed}); "
+            "prepare an .npz with all of them"
+        )
+    if recipe.input not in (None, specs[0].name):
+        raise CalibrationError(f"recipe {recipe.name} fills input '{recipe.input}', but the model's is {listed}")
+    return specs[0]
+
+
+def _picture_axes(spec: InputSpec) -> tuple[int | str | None, ...]:
+    """The axes of one picture: three with channels, two without."""
+    if len(spec.shape) == 4 or (len(spec.shape) == 3 and not _is_one_picture(spec.shape)):
+        return spec.shape[1:]
+    if len(spec.shape) == 3:
+        return spec.shape
+    raise CalibrationError(
+        f"input '{spec.name}' {show_shape(spec.shape)} takes no pictures (they have 3 or 4 axes); give an .npz"
+    )
+
+
+def _is_one_picture(shape: Sequence[int | str | None]) -> bool:
+    """[3, height, width] or [height, width, 3]: a picture without a batch axis."""
+    return shape[0] == 3 or (shape[2] == 3 and isinstance(shape[0], int) and shape[0] > 1)
+
+
+def _find_layout(axes: Sequence[int | str | None], recipe: ImageRecipe, where: str) -> PixelLayout | None:
+    if len(axes) == 2:
+        if recipe.channels == 1:
+            return None
+        raise CalibrationError(f'{where}: the model takes grey pictures; use colour = "grey"')
+    possible: dict[PixelLayout, int | str | None] = {"chw": axes[0], "hwc": axes[2]}
+    fitting = [layout for layout, count in possible.items() if count == recipe.channels]
+    fitting += [layout for layout, count in possible.items() if not isinstance(count, int)]
+    if recipe.layout in fitting:
+        return recipe.layout
+    if not fitting:
+        other = "rgb" if recipe.colour == "grey" else "grey"
+        raise CalibrationError(
+            f"{where}: colour = {recipe.colour} makes {recipe.channels} channel(s); "
+            f'use a recipe with colour = "{other}" if the model takes that, else prepare an .npz'
+        )
+    if recipe.layout is not None:
+        raise CalibrationError(
+            f"{where}: it makes layout {recipe.layout}, the model takes {fitting[0]}; "
+            f'copy the recipe and set layout = "{fitting[0]}"'
+        )
+    return fitting[0]
+
+
+def _find_size(height: int | str | None, width: int | str | None, recipe: ImageRecipe, where: str) -> tuple[int, int]:
+    wanted = recipe.size or recipe.fallback_size
+    found = []
+    for axis, declared in enumerate((height, width)):
+        if isinstance(declared, int):
+            found.append(declared)
+        elif wanted is not None:
+            found.append(wanted[axis])
+        else:
+            raise CalibrationError(f"{where}: neither fixes the size; copy the recipe and set fallback_size")
+    size = (found[0], found[1])
+    if recipe.size not in (None, size):
+        raise CalibrationError(
+            f"{where}: the recipe's size is {show_shape(recipe.size or ())}, the model takes {show_shape(size)}; "
+            "copy the recipe and change or drop size"
+        )
+    return size
+
+
+def _check_dtype(spec: InputSpec, recipe: ImageRecipe, where: str) -> None:
+    if recipe.dtype not in (None, spec.dtype):
+        raise CalibrationError(
+            f"{where}: it makes {recipe.dtype}, the model takes {spec.dtype}; "
+            f'copy the recipe and set dtype = "{spec.dtype}"'
+        )
+    if not is_float(spec.dtype) and (recipe.normalises or spec.dtype.kind not in "iu"):
+        raise CalibrationError(
+            f"{where}: it makes normalised pixels, the model takes {spec.dtype}; "
+            "use a recipe without divide, mean and std"
+        )
+
+
+# ---- where pictures come from
+
+
+class PictureSource(Protocol):
+    """Pictures that are decoded one by one."""
+
+    def __len__(self) -> int: ...
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[Picture]: ...
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    files: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[Picture]:
+        for index in indices:
+            yield Picture(str(self.files[index]), partial(_open, self.files[index]))
+
+
+@dataclass(frozen=True)
+class PictureArray:
+    """One picture per row of a column of bytes."""
+
+    column: Column
+
+    def __len__(self) -> int:
+        return self.column.shape[0]
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[Picture]:
+        rows = self.column.read(indices)
+        if rows.dtype != np.uint8:
+            raise CalibrationError(
+                f"{self.column.where} holds {rows.dtype}, a recipe starts from uint8 pixels 0-255; "
+                "give those, or arrays ready for the model and no recipe"
+            )
+        for index, pixels in zip(indices, rows.astype(np.uint8, copy=False), strict=True):
+            yield Picture(f"{self.column.where}[{index}]", partial(_from_pixels, pixels))
+
+
+def _find_pictures(path: Path) -> PictureSource:
+    if path.suffix.lower() == ".npz":
+        return _find_picture_array(path, list(npz_columns(path).values()))
+    if path.suffix.lower() == ".npy":
+        return _find_picture_array(path, [MemoryColumn(str(path), open_npy(path))])
+    files = find_files(path, IMAGE_SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise CalibrationError(f"{path} holds no pictures ({', '.join(IMAGE_SUFFIXES)}); give another folder")
+    return PictureFiles(files)
+
+
+def _find_picture_array(path: Path, columns: Sequence[Column]) -> PictureArray:
+    """The file's only array that has the shape of pictures (others may be labels)."""
+    found = [c for c in columns if len(c.shape) == 3 or (len(c.shape) == 4 and c.shape[3] in (1, 3))]
+    if len(found) != 1 or 0 in found[0].shape:
+        raise CalibrationError(
+            f"{path}: a recipe needs exactly one array of pictures, [pictures, height, width, 3], uint8; "
+            "give that, or arrays ready for the model and no recipe"
+        )
+    return PictureArray(found[0])
+
+
+def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            return _eight_bits(image)
+        return image.convert("L") if image.mode in ("1", "L", "LA", "La") else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits in 8 bits; ValueError for one whose range is unknown."""
+    pixels = np.asarray(image)
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no known range")
+    return Image.fromarray((pixels // 257).astype(np.uint8))
+
+
+# ---- what happens to one picture
+
+
+def _prepare(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str, repairs: Counter[str]) -> Array:
+    """One decoded picture as the model wants it; `repairs` counts what was done to it beyond the recipe."""
+    wanted = "L" if recipe.colour == "grey" else "RGB"
+    if image.mode != wanted:
+        repairs["were grey and were converted to RGB" if wanted == "RGB" else "had colours and were made grey"] += 1
+        image = image.convert(wanted)
+    if image.size == (frame.width, frame.height):
+        if recipe.crop_fraction < 1:
+            repairs["already had the model's size and were not resized"] += 1
+    else:
+        image = _to_size(image, recipe, frame, name)
+    pixels = np.asarray(image).reshape(frame.height, frame.width, recipe.channels)
+    if recipe.colour == "bgr":
+        pixels = pixels[..., ::-1]
+    values: Array = pixels
+    if recipe.normalises:
+        mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
+        values = (pixels.astype(np.float32) / np.float32(recipe.divide) - mean) / std
+    if frame.layout is None:
+        values = values[..., 0]
+    return (values.transpose(2, 0, 1) if frame.layout == "chw" else values).astype(frame.spec.dtype)
+
+
+def _to_size(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str) -> Image.Image:
+    """The picture in the frame's size."""
+    filter_ = Image.Resampling[recipe.interpolation.upper()]
+    if recipe.resize == "letterbox":
+        return _letterbox(image, frame, filter_, recipe.pad)
+    if recipe.resize == "crop":
+        if image.width < frame.width or image.height < frame.height:
+            raise CalibrationError(
+                f"{name} has {image.height}x{image.width} pixels, recipe {recipe.name} crops to "
+                f'{frame.height}x{frame.width} without resizing; use resize = "shorter"'
+            )
+        return _centre_crop(image, frame)
+    height, width = (round(side / recipe.crop_fraction) for side in (frame.height, frame.width))
+    if recipe.resize == "shorter":
+        height, width = _cover(image, height, width)
+    return _centre_crop(image.resize((width, height), filter_), frame)
+
+
+def _cover(image: Image.Image, height: int, width: int) -> tuple[int, int]:
+    """The smallest (height, width) of the picture's own proportions that covers these, cut off as torchvision does."""
+    if height * image.width <= width * image.height:
+        return max(int(width * image.height / image.width), height), width
+    return height, max(int(height * image.width / image.height), width)
+
+
+def _centre_crop(image: Image.Image, frame: Frame) -> Image.Image:
+    left, top = round((image.width - frame.width) / 2), round((image.height - frame.height) / 2)
+    return image.crop((left, top, left + frame.width, top + frame.height))
+
+
+def _letterbox(image: Image.Image, frame: Frame, filter_: Image.Resampling, pad: int) -> Image.Image:
+    """The whole picture, as large as fits, in the middle of a grey frame."""
+    ratio = min(frame.width / image.width, frame.height / image.height)
+    width, height = max(round(image.width * ratio), 1), max(round(image.height * ratio), 1)
+    canvas = Image.new(image.mode, (frame.width, frame.height), pad if image.mode == "L" else (pad, pad, pad))
+    canvas.paste(image.resize((width, height), filter_), ((frame.width - width) // 2, (frame.height - height) // 2))
+    return canvas

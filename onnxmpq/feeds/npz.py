@@ -1,0 +1,117 @@
+"""Reader of `.npz` archives keyed by input name, and of single `.npy` files; only the chosen rows are kept."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+
+
+def read_npz(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
+    """Feeds from an `.npz` whose arrays are named after the inputs, first axis = samples."""
+    return assemble(npz_columns(path), specs, source=str(path), limit=limit)
+
+
+def npz_columns(path: Path) -> dict[str, Column]:
+    """Array name -> column, headers checked, values not read yet. CalibrationError for a damaged file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            columns: dict[str, Column] = {
+                name.removesuffix(".npy"): _open_member(path, archive, name) for name in archive.namelist()
+            }
+    except _DAMAGED as error:
+        raise CalibrationError(
+            f"{path} cannot be read as .npz ({error}): it is truncated or something else; save it with numpy.savez"
+        ) from error
+    if not columns:
+        raise CalibrationError(f"{path} holds no arrays; save one per input: numpy.savez(path, name=array)")
+    return columns
+
+
+@dataclass(frozen=True)
+class MemberColumn:
+    """One C-ordered array inside an `.npz`, streamed: `data_offset` bytes of header, then the rows."""
+
+    path: Path
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    data_offset: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, array '{self.member.removesuffix('.npy')}'"
+
+    def read(self, rows: Sequence[int]) -> Array:
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        size = self.dtype.itemsize * math.prod(self.shape[1:])
+        flat = values.reshape(-1).view(np.uint8)
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+                for place, row in enumerate(rows):
+                    stream.seek(self.data_offset + row * size)
+                    chunk = stream.read(size)
+                    if len(chunk) != size:
+                        raise EOFError(f"row {row} is cut off")
+                    flat[place * size : (place + 1) * size] = np.frombuffer(chunk, np.uint8)
+        except _DAMAGED as error:
+            raise CalibrationError(f"{self.where} is damaged ({error}); save the file again") from error
+        return values
+
+
+def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
+    where = f"{path}, array '{member.removesuffix('.npy')}'"
+    info = archive.getinfo(member)
+    with archive.open(info) as stream:
+        shape, fortran_order, dtype = _read_header(stream)
+        data_offset = stream.tell()
+    if dtype.hasobject:
+        raise CalibrationError(f"{where} holds Python objects, which are not read; save an array of numbers")
+    if info.file_size != data_offset + dtype.itemsize * math.prod(shape):
+        raise CalibrationError(f"{where} is damaged (its header does not match its length); save the file again")
+    if fortran_order or not shape:
+        with archive.open(info) as stream:
+            return MemoryColumn(where, np.lib.format.read_array(stream, allow_pickle=False))
+    return MemberColumn(path, member, shape, dtype, data_offset)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
+    return shape, fortran_order, dtype
+
+
+def read_npy(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
+    """Feeds of a model with one input from one `.npy`, first axis = samples."""
+    if len(specs) != 1:
+        listed = ", ".join(f"'{s.name}'" for s in specs)
+        raise CalibrationError(
+            f"{path} is one array, but the model has {len(specs)} inputs ({listed}); give an .npz with one array each"
+        )
+    return assemble({specs[0].name: MemoryColumn(str(path), open_npy(path))}, specs, source=str(path), limit=limit)
+
+
+def open_npy(path: Path) -> Array:
+    """The array of an `.npy` file, mapped rather than read. CalibrationError for a damaged file."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _DAMAGED as error:
+        raise CalibrationError(
+            f"{path} cannot be read as .npy ({error}): it is truncated or something else; save it with numpy.save"
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise CalibrationError(f"{path} is no .npy file, but an .npz archive; rename it")
+    return array

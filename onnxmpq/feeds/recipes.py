@@ -1,0 +1,322 @@
+"""Input recipes: TOML files that say how pictures, texts or sounds become the model's input tensors.
+
+Recipes are data: a new one is a new file in `calibration/`, or any TOML file the user points at. What each field
+means is documented in `docs/calibration.md`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, TypeGuard, TypeVar, get_args
+
+import numpy as np
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.resources import data_folder
+
+Resize = Literal["shorter", "exact", "letterbox", "crop"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Colour = Literal["rgb", "bgr", "grey"]
+PixelLayout = Literal["chw", "hwc"]
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """Pictures: resized and cropped to (height, width), then `(pixel / divide - mean) / std`.
+
+    name: the recipe's name, or the path of its file, for messages.
+    input: the model's input to fill; None = its only one.
+    size: (height, width) that the model must take; None = whatever the model takes.
+    fallback_size: (height, width) where neither `size` nor the model fixes it.
+    crop_fraction: the part of the resized picture's side that the centre crop keeps.
+    pad: 0-255, the grey of the border that `letterbox` adds.
+    layout, dtype: None = the model's own.
+    mean, std: one number, or one per channel in the order of `colour`.
+    """
+
+    name: str
+    description: str
+    input: str | None
+    resize: Resize
+    size: tuple[int, int] | None
+    fallback_size: tuple[int, int] | None
+    crop_fraction: float
+    interpolation: Interpolation
+    pad: int
+    colour: Colour
+    layout: PixelLayout | None
+    divide: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: np.dtype[np.generic] | None
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.colour == "grey" else 3
+
+    @property
+    def normalises(self) -> bool:
+        """True where pixels do not stay the whole numbers 0-255."""
+        return (self.divide, {*self.mean}, {*self.std}) != (1.0, {0.0}, {1.0})
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Texts or token ids: cut and padded to one length.
+
+    max_length: tokens per sample at most, where the model's sequence axis is dynamic (a fixed one decides itself).
+    vocabulary: number of token ids, for a check; None = unchecked.
+    tokenizer: a `tokenizers` JSON file; None = the one beside the text.
+    ids, mask, types: the model's inputs for token ids, attention mask (1 = token, 0 = padding) and token types (0);
+        a mask or types input that the model does not have is left out.
+    """
+
+    name: str
+    description: str
+    max_length: int
+    pad_id: int
+    vocabulary: int | None
+    tokenizer: Path | None
+    ids: str
+    mask: str | None
+    types: str | None
+
+
+@dataclass(frozen=True)
+class AudioRecipe:
+    """Sound: consecutive windows of mono float samples in [-1, 1].
+
+    sample_rate: Hz; the files must have it.
+    fallback_window: samples per window where the model leaves its length open.
+    """
+
+    name: str
+    description: str
+    input: str | None
+    sample_rate: int
+    fallback_window: int
+
+
+Recipe = ImageRecipe | TextRecipe | AudioRecipe
+RecipeKind = Literal["image", "text", "audio"]
+
+
+def available_recipes() -> tuple[Recipe, ...]:
+    """The recipes that come with the package, by name."""
+    return tuple(read_recipe(path, path.stem) for path in sorted(data_folder("calibration").glob("*.toml")))
+
+
+def recipe_names(kind: RecipeKind | None = None) -> list[str]:
+    """Names of the recipes that come with the package, of one kind or of all."""
+    kinds = {"image": ImageRecipe, "text": TextRecipe, "audio": AudioRecipe}
+    return [r.name for r in available_recipes() if kind is None or isinstance(r, kinds[kind])]
+
+
+def find_recipe(name_or_path: str) -> Recipe:
+    """The recipe of that name, or in that TOML file. CalibrationError where there is none."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        return read_recipe(path, name_or_path)
+    shipped = data_folder("calibration") / f"{name_or_path}.toml"
+    if shipped.is_file():
+        return read_recipe(shipped, name_or_path)
+    names = recipe_names()
+    near = difflib.get_close_matches(name_or_path.casefold(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the recipes are {', '.join(names)}"
+    raise CalibrationError(f"no recipe is called '{name_or_path}'; {hint} (a path to your own .toml file works too)")
+
+
+def read_recipe(path: Path, name: str) -> Recipe:
+    """The recipe in a TOML file. CalibrationError naming the file and field that is wrong."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CalibrationError(f"recipe {path} does not exist; check the path") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CalibrationError(f"recipe {path} is no readable TOML file: {error}") from error
+    table = _Table(values, str(path))
+    kind = table.choice("kind", get_args(RecipeKind))
+    description = table.text("description")
+    if kind == "image":
+        recipe: Recipe = _image_recipe(table, name, description)
+    elif kind == "text":
+        recipe = _text_recipe(table, name, description, path.parent)
+    else:
+        recipe = AudioRecipe(
+            name,
+            description,
+            table.text("input", None),
+            sample_rate=table.whole_number("sample_rate", lowest=1),
+            fallback_window=table.whole_number("fallback_window", lowest=1),
+        )
+    table.finish()
+    return recipe
+
+
+def _image_recipe(table: _Table, name: str, description: str) -> ImageRecipe:
+    dtype = table.choice("dtype", ("float32", "float16", "uint8", "int8", "int32"), None)
+    recipe = ImageRecipe(
+        name,
+        description,
+        input=table.text("input", None),
+        resize=table.choice("resize", get_args(Resize)),
+        size=table.size("size"),
+        fallback_size=table.size("fallback_size"),
+        crop_fraction=table.number("crop_fraction", 1.0, above=0.0, highest=1.0),
+        interpolation=table.choice("interpolation", get_args(Interpolation), "bilinear"),
+        pad=table.whole_number("pad", 114, lowest=0, highest=255),
+        colour=table.choice("colour", get_args(Colour), "rgb"),
+        layout=table.choice("layout", get_args(PixelLayout), None),
+        divide=table.number("divide", 1.0, above=0.0),
+        mean=table.numbers("mean", (0.0,)),
+        std=table.numbers("std", (1.0,)),
+        dtype=None if dtype is None else np.dtype(dtype),
+    )
+    for field, numbers in (("mean", recipe.mean), ("std", recipe.std)):
+        if len(numbers) not in (1, recipe.channels):
+            table.wrong(field, f"has {len(numbers)} numbers; give one, or {recipe.channels} (colour = {recipe.colour})")
+    if min(recipe.std) <= 0:
+        table.wrong("std", "must be above 0")
+    if recipe.dtype is not None and recipe.dtype.kind != "f" and recipe.normalises:
+        table.wrong("dtype", f"is {recipe.dtype}, which cannot hold normalised pixels; leave out divide, mean and std")
+    return recipe
+
+
+def _text_recipe(table: _Table, name: str, description: str, folder: Path) -> TextRecipe:
+    tokenizer = table.text("tokenizer", None)
+    inputs = table.table("inputs")
+    recipe = TextRecipe(
+        name,
+        description,
+        max_length=table.whole_number("max_length", lowest=1),
+        pad_id=table.whole_number("pad_id", 0, lowest=0),
+        vocabulary=table.whole_number("vocabulary", None, lowest=1),
+        tokenizer=None if tokenizer is None else folder / tokenizer,
+        ids=inputs.text("ids"),
+        mask=inputs.text("mask", None),
+        types=inputs.text("types", None),
+    )
+    inputs.finish()
+    return recipe
+
+
+class _Required:
+    """Marks a field without default."""
+
+
+_REQUIRED = _Required()
+_Choice = TypeVar("_Choice", bound=str)
+_Default = TypeVar("_Default")
+
+
+class _Table:
+    """One TOML table whose fields are taken out one by one, each checked; `finish` refuses what is left over."""
+
+    def __init__(self, values: dict[str, object], where: str) -> None:
+        self._values = dict(values)
+        self._known: list[str] = []
+        self._where = where
+
+    def wrong(self, field: str, problem: str) -> NoReturn:
+        raise CalibrationError(f"recipe {self._where}: field '{field}' {problem}")
+
+    def finish(self) -> None:
+        for field in self._values:
+            near = difflib.get_close_matches(field, self._known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(self._known)}"
+            self.wrong(field, f"is unknown; {hint}")
+
+    def _take(self, field: str) -> object | None:
+        """The field's value; None where it is absent (TOML itself has no null)."""
+        self._known.append(field)
+        return self._values.pop(field, None)
+
+    def _or_default(self, field: str, default: _Default | _Required) -> _Default:
+        if isinstance(default, _Required):
+            self.wrong(field, "is missing; add it")
+        return default
+
+    def text(self, field: str, default: _Default | _Required = _REQUIRED) -> str | _Default:
+        value = self._take(field)
+        if value is None:
+            return self._or_default(field, default)
+        if not isinstance(value, str) or not value:
+            self.wrong(field, f"is {value!r}; it must be a text in quotes")
+        return value
+
+    def choice(
+        self, field: str, choices: Sequence[_Choice], default: _Default | _Required = _REQUIRED
+    ) -> _Choice | _Default:
+        value = self._take(field)
+        if value is None:
+            return self._or_default(field, default)
+        for choice in choices:
+            if value == choice:
+                return choice
+        self.wrong(field, f"is {value!r}; it must be one of {', '.join(choices)}")
+
+    def whole_number(
+        self,
+        field: str,
+        default: _Default | _Required = _REQUIRED,
+        *,
+        lowest: int,
+        highest: float = math.inf,
+    ) -> int | _Default:
+        value = self._take(field)
+        if value is None:
+            return self._or_default(field, default)
+        if not _is_whole(value) or not lowest <= value <= highest:
+            upper = "" if highest == math.inf else f" and at most {highest}"
+            self.wrong(field, f"is {value!r}; it must be a whole number of at least {lowest}{upper}")
+        return value
+
+    def number(self, field: str, default: float, *, above: float, highest: float = math.inf) -> float:
+        value = self._take(field)
+        if value is None:
+            return default
+        if not _is_number(value) or not above < value <= highest:
+            upper = "" if highest == math.inf else f" and at most {highest:g}"
+            self.wrong(field, f"is {value!r}; it must be a number above {above:g}{upper}")
+        return float(value)
+
+    def numbers(self, field: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """One number, or a list of them."""
+        value = self._take(field)
+        if value is None:
+            return default
+        items = value if isinstance(value, list) else [value]
+        numbers = tuple(float(item) for item in items if _is_number(item))
+        if not numbers or len(numbers) < len(items):
+            self.wrong(field, f"is {value!r}; it must be a number or a list of numbers, one per channel")
+        return numbers
+
+    def size(self, field: str) -> tuple[int, int] | None:
+        """`224` or `[height, width]` as (height, width)."""
+        value = self._take(field)
+        if value is None:
+            return None
+        items = value if isinstance(value, list) else [value, value]
+        pixels = [item for item in items if _is_whole(item) and item > 0]
+        if len(pixels) != 2 or len(items) != 2:
+            self.wrong(field, f"is {value!r}; it must be a number of pixels or [height, width]")
+        return pixels[0], pixels[1]
+
+    def table(self, field: str) -> _Table:
+        value = self._take(field)
+        if not isinstance(value, dict):
+            self.wrong(field, f"is missing or no table; add [{field}]")
+        return _Table(value, f"{self._where}, [{field}]")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,109 @@
+"""Reader of rows of numbers without a recipe: CSV (a model with one input) and JSON lines (any number of inputs)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.fit import assemble, is_float, rows_per_sample, to_dtype
+from onnxmpq.feeds.lines import Line, choose_lines
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
+
+
+def read_rows(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
+    """Feeds from `.csv` (each row one sample) or `.jsonl` (each line `{input: values}`, or a list for one input)."""
+    if path.suffix.lower() == ".csv" and len(specs) != 1:
+        listed = ", ".join(f"'{s.name}'" for s in specs)
+        raise CalibrationError(f"{path}: the model has {len(specs)} inputs ({listed}); use .jsonl or .npz, not .csv")
+    lines, total = choose_lines([path], None if limit is None else limit * rows_per_sample(specs[0]), is_data)
+    if not lines:
+        raise CalibrationError(f"{path} holds no rows; add samples")
+    items = [parse_line(line) for line in lines]
+    columns = {s.name: RowsColumn(lines, [_values(item, s, specs) for item in items], s) for s in specs}
+    return assemble(columns, specs, source=f"{path}, from {total} rows", limit=limit)
+
+
+def is_data(line: Line) -> bool:
+    """False for the header of a CSV file: a first line in which no cell is a number."""
+    if line.number > 1 or line.path.suffix.lower() != ".csv":
+        return True
+    return any(_parse_cell(cell) is not None for cell in next(csv.reader([line.text])))
+
+
+def parse_line(line: Line) -> object:
+    """A CSV row as a list of numbers, or whatever JSON the line holds. CalibrationError naming the line."""
+    if line.path.suffix.lower() == ".csv":
+        cells = next(csv.reader([line.text]))
+        numbers = [_parse_cell(cell) for cell in cells]
+        if None in numbers:
+            raise CalibrationError(f"{line.where}: {cells[numbers.index(None)]!r} is no number; correct the row")
+        return numbers
+    try:
+        return json.loads(line.text)
+    except (ValueError, RecursionError) as error:
+        raise CalibrationError(f"{line.where} is not JSON ({error}); correct it") from error
+
+
+def _parse_cell(cell: str) -> int | float | None:
+    for parse in (int, float):
+        try:
+            return parse(cell)
+        except ValueError:
+            pass
+    return None
+
+
+def _values(item: object, spec: InputSpec, specs: Sequence[InputSpec]) -> object:
+    """What one parsed line holds for this input, None where nothing."""
+    if isinstance(item, list) and len(specs) == 1:
+        return item
+    return item.get(spec.name) if isinstance(item, dict) else None
+
+
+@dataclass(frozen=True)
+class RowsColumn:
+    """One input's values in each line, parsed, not yet arrays."""
+
+    lines: Sequence[Line]
+    values: Sequence[object]
+    spec: InputSpec
+
+    @property
+    def where(self) -> str:
+        return f"{self.lines[0].path}, input '{self.spec.name}'"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.lines), *to_numbers(self.values[0], self.spec, self.lines[0]).shape)
+
+    def read(self, rows: Sequence[int]) -> Array:
+        arrays = [to_numbers(self.values[row], self.spec, self.lines[row]) for row in rows]
+        for row, array in zip(rows, arrays, strict=True):
+            if array.shape != arrays[0].shape:
+                raise CalibrationError(
+                    f"{self.lines[row].where}: input '{self.spec.name}' has {list(array.shape)} values, in "
+                    f"{self.lines[rows[0]].where} it has {list(arrays[0].shape)}; make the rows equally long, "
+                    "or pad token ids with a text recipe such as bert-text"
+                )
+        return np.stack(arrays)
+
+
+def to_numbers(value: object, spec: InputSpec, line: Line) -> Array:
+    """Parsed JSON, which has no dtypes, as an array of the input's dtype. CalibrationError for what does not fit it."""
+    if value is None:
+        raise CalibrationError(f"{line.where} has no values for input '{spec.name}'; add them under that name")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise CalibrationError(f"{line.where}: input '{spec.name}' has lists of different lengths") from error
+    if array.dtype.kind not in "iufb":
+        raise CalibrationError(f"{line.where}: input '{spec.name}' holds {array.dtype} values; give numbers")
+    if is_float(spec.dtype):
+        array = array.astype(np.float64)
+    return to_dtype(array, spec, line.where)[0] if array.size else array

@@ -1,0 +1,161 @@
+"""Reader of texts and token ids through a text recipe: cut, padded, with attention mask and token types.
+
+Plain text needs the `tokenizers` package and a tokenizer file; rows of token ids (CSV, JSON lines) need neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
+from onnxmpq.feeds.fit import MemoryColumn, assemble, rows_per_sample, show_shape, to_dtype
+from onnxmpq.feeds.lines import Line, choose_lines
+from onnxmpq.feeds.recipes import TextRecipe
+from onnxmpq.feeds.rows import is_data, parse_line
+from onnxmpq.feeds.select import whole_groups
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
+
+Tokenize = Callable[[str], tuple[list[int], bool]]  # text -> its token ids, and whether it had more
+
+
+def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit: int | None) -> Feeds:
+    """Feeds from a `.txt`, `.csv` or `.jsonl` file, or a folder of them; each line that is not blank is one sample.
+
+    JSON lines may be a list of token ids, or hold them under the name of the ids input, or hold a text as "text".
+    At most `limit` samples, evenly spread. All are padded to one length: that of the model, or where it leaves the
+    length open the longest sample's, at most `recipe.max_length`.
+    """
+    spec = _check_inputs(specs, recipe)
+    files = find_files(path, (*TEXT_SUFFIXES, *ROW_SUFFIXES)) if path.is_dir() else [path]
+    group = rows_per_sample(spec)
+    lines, total = choose_lines(files, None if limit is None else limit * group, is_data)
+    kept, notes = whole_groups(len(lines), group, str(path), "lines") if lines else (0, [])
+    if not kept:
+        raise CalibrationError(f"{path} holds no text and no token ids; give lines of either")
+    fixed = spec.shape[1]
+    longest = fixed if isinstance(fixed, int) else recipe.max_length
+    rows, truncated = _token_rows(lines[:kept], recipe, longest, path)
+    length = longest if isinstance(fixed, int) else max(len(row) for row in rows)
+    if truncated:
+        notes.append(f"{truncated} of {kept} samples were cut to {longest} tokens")
+    padded = sum(len(row) < length for row in rows)
+    if padded:
+        notes.append(f"{padded} of {kept} samples were padded to {length} tokens with id {recipe.pad_id}")
+    through = f"{path} through recipe {recipe.name}"
+    arrays = _fill(rows, length, specs, recipe, through)
+    columns = {name: MemoryColumn(through, array) for name, array in arrays.items()}
+    return assemble(columns, specs, source=f"{through}, from {total} lines", notes=notes)
+
+
+def _check_inputs(specs: Sequence[InputSpec], recipe: TextRecipe) -> InputSpec:
+    """The input for token ids. CalibrationError where the model's inputs are not those of the recipe."""
+    by_name = {s.name: s for s in specs}
+    filled = [name for name in (recipe.ids, recipe.mask, recipe.types) if name is not None]
+    if recipe.ids not in by_name or not set(by_name) <= set(filled):
+        raise CalibrationError(
+            f"recipe {recipe.name} fills {', '.join(filled)}, but the model's inputs are {', '.join(by_name)}; "
+            "copy the recipe and name them under [inputs]"
+        )
+    for spec in specs:
+        if len(spec.shape) != 2:
+            raise CalibrationError(
+                f"recipe {recipe.name} makes [samples, tokens], but input '{spec.name}' takes "
+                f"{show_shape(spec.shape)}; prepare an .npz"
+            )
+    return by_name[recipe.ids]
+
+
+def _token_rows(lines: Sequence[Line], recipe: TextRecipe, longest: int, path: Path) -> tuple[list[list[int]], int]:
+    """Token ids of each line, at most `longest` of them, and how many lines were cut."""
+    tokenize: Tokenize | None = None
+    rows = []
+    cut = 0
+    for line in lines:
+        found = line.text if line.path.suffix.lower() == ".txt" else _ids_or_text(parse_line(line), line, recipe)
+        if isinstance(found, str):
+            tokenize = tokenize or load_tokenizer(recipe, path, longest)
+            ids, has_more = tokenize(found)
+        else:
+            ids, has_more = found[:longest], len(found) > longest
+        _check_ids(ids, line, recipe)
+        rows.append(ids)
+        cut += has_more
+    return rows, cut
+
+
+def _ids_or_text(item: object, line: Line, recipe: TextRecipe) -> list[int] | str:
+    if isinstance(item, dict):
+        item = item.get(recipe.ids, item.get("text"))
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list) and item and all(isinstance(token, int) for token in item):
+        return item
+    raise CalibrationError(
+        f'{line.where} holds no token ids; write whole numbers, or {{"{recipe.ids}": [...]}} or {{"text": "..."}}'
+    )
+
+
+def _check_ids(ids: Sequence[int], line: Line, recipe: TextRecipe) -> None:
+    if not ids:
+        raise CalibrationError(f"{line.where} has no tokens; remove it")
+    highest = np.iinfo(np.int64).max if recipe.vocabulary is None else recipe.vocabulary - 1
+    wrong = next((token for token in ids if not 0 <= token <= highest), None)
+    if wrong is not None:
+        raise CalibrationError(
+            f"{line.where}: token id {wrong} is outside 0 to {highest} (recipe {recipe.name}); correct it"
+        )
+
+
+def load_tokenizer(recipe: TextRecipe, path: Path, longest: int) -> Tokenize:
+    """A function from text to at most `longest` token ids, from the recipe's tokenizer file or the one beside the text."""
+    try:
+        import tokenizers  # noqa: PLC0415 (an optional extra)
+    except ImportError as error:
+        raise CalibrationError(
+            "reading text needs the package tokenizers: pip install 'onnxmpq[text]'; "
+            "or give token ids as .jsonl, .csv or .npz"
+        ) from error
+    file = _find_tokenizer(recipe, path)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exception
+        raise CalibrationError(f"{file} cannot be read as a tokenizer ({error}); save it with tokenizers") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+
+    def tokenize(text: str) -> tuple[list[int], bool]:
+        encoding = tokenizer.encode(text)
+        return list(encoding.ids), bool(encoding.overflowing)
+
+    return tokenize
+
+
+def _find_tokenizer(recipe: TextRecipe, path: Path) -> Path:
+    folder = path if path.is_dir() else path.parent
+    candidates = [recipe.tokenizer] if recipe.tokenizer else [folder / "tokenizer.json", path.with_suffix(".json")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    listed = " or ".join(str(candidate) for candidate in candidates)
+    raise CalibrationError(
+        f"{path}: there is no tokenizer at {listed}; put it there, or name it in a recipe of your own"
+    )
+
+
+def _fill(
+    rows: Sequence[Sequence[int]], length: int, specs: Sequence[InputSpec], recipe: TextRecipe, where: str
+) -> dict[str, Array]:
+    """Input name -> array [rows, length] of the input's dtype."""
+    ids = np.full((len(rows), length), recipe.pad_id, np.int64)
+    mask = np.zeros((len(rows), length), np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    values = {recipe.ids: ids, recipe.mask: mask, recipe.types: np.zeros_like(ids)}
+    return {
+        s.name: to_dtype(ids, s, where)[0] if s.name == recipe.ids else values[s.name].astype(s.dtype) for s in specs
+    }
