@@ -80,8 +80,7 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
     mixed = padded = 0
     for file in files:
         try:
-            with wave.open(str(file), "rb") as sound:
-                rate, channels, frames = sound.getframerate(), sound.getnchannels(), sound.getnframes()
+            rate, channels, frames = _read_header(file)
         except _UNREADABLE as error:
             skipped.append(f"{file} ({error or 'it ends too early'})")
             continue
@@ -103,6 +102,17 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
     return windows, [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
 
 
+def _read_header(file: Path) -> tuple[int, int, int]:
+    """(sample rate in Hz, channels, frames); one of `_UNREADABLE` for a file that is damaged or no WAV."""
+    with wave.open(str(file), "rb") as sound:
+        width, channels, frames = sound.getsampwidth(), sound.getnchannels(), sound.getnframes()
+        if width > 4:
+            raise wave.Error(f"samples of {width} bytes")
+        if frames * width * channels > file.stat().st_size:
+            raise EOFError("it is shorter than its header says")
+        return sound.getframerate(), channels, frames
+
+
 def _read_window(window: Window, length: int) -> NDArray[np.float32]:
     """`length` mono samples in [-1, 1], zeros after the file's end."""
     try:
@@ -120,7 +130,7 @@ def _read_window(window: Window, length: int) -> NDArray[np.float32]:
 def _decode_pcm(data: bytes, width: int) -> NDArray[np.float32]:
     """PCM of `width` bytes per sample (8 bits are unsigned, as WAV has it) as float32 in [-1, 1)."""
     if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     bytes_ = np.frombuffer(data, np.uint8).reshape(-1, width)
     wide = np.zeros((len(bytes_), 4), np.uint8)
     wide[:, 4 - width :] = bytes_  # the high bytes of a little-endian int32

@@ -108,7 +108,10 @@ RecipeKind = Literal["image", "text", "audio"]
 
 def available_recipes() -> tuple[Recipe, ...]:
     """The recipes that come with the package, by name."""
-    return tuple(read_recipe(path, path.stem) for path in sorted(data_folder("calibration").glob("*.toml")))
+    return tuple(
+        read_recipe(path, path.stem)
+        for path in sorted(data_folder("calibration").glob("*.toml"), key=lambda path: path.stem)
+    )
 
 
 def recipe_names(kind: RecipeKind | None = None) -> list[str]:

@@ -111,7 +111,7 @@ def _check_ids(ids: Sequence[int], line: Line, recipe: TextRecipe) -> None:
 
 
 def load_tokenizer(recipe: TextRecipe, path: Path, longest: int) -> Tokenize:
-    """A function from text to at most `longest` token ids, from the recipe's tokenizer file or the one beside the text."""
+    """A function from text to at most `longest` token ids, by the recipe's tokenizer or the one beside the text."""
     try:
         import tokenizers  # noqa: PLC0415 (an optional extra)
     except ImportError as error:

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feeds.specs import spec
+from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds import InputSpec, load_feeds
+
+SOUND = spec("sound", "N", 8)
+
+
+def save(path: Path, frames: bytes, width: int = 2, channels: int = 1, rate: int = 16000) -> Path:
+    with wave.open(str(path), "wb") as sound:
+        sound.setsampwidth(width)
+        sound.setnchannels(channels)
+        sound.setframerate(rate)
+        sound.writeframes(frames)
+    return path
+
+
+def counting(count: int) -> bytes:
+    return np.arange(count, dtype="<i2").tobytes()
+
+
+def test_windows_follow_each_other_and_the_rest_is_dropped(tmp_path: Path) -> None:
+    feeds = load_feeds(save(tmp_path / "a.wav", counting(20)), [SOUND], recipe="audio-16k")
+    assert (feeds.arrays["sound"] * 2**15).tolist() == [list(range(8)), list(range(8, 16))]
+    assert feeds.arrays["sound"].dtype == np.float32
+
+
+def test_limit_is_spread_over_all_windows(tmp_path: Path) -> None:
+    save(tmp_path / "a.wav", counting(80))
+    save(tmp_path / "b.wav", counting(80))
+    feeds = load_feeds(tmp_path, [SOUND], recipe="audio-16k", limit=4)
+    assert (feeds.arrays["sound"][:, 0] * 2**15).tolist() == [16, 56, 16, 56]
+
+
+@pytest.mark.parametrize("shape", [("N", 1, 8), (1, 8), ("N", 1, 1, 8), (8,)], ids=str)
+def test_shapes(tmp_path: Path, shape: tuple[int | str, ...]) -> None:
+    feeds = load_feeds(save(tmp_path / "a.wav", counting(16)), [spec("sound", *shape)], recipe="audio-16k")
+    one = tuple(1 if isinstance(axis, str) else axis for axis in shape)
+    assert [batch["sound"].shape for batch in feeds.batches(1)] == [one, one]
+
+
+def test_open_length_takes_the_recipe_s(tmp_path: Path) -> None:
+    feeds = load_feeds(save(tmp_path / "a.wav", counting(32000)), [spec("sound", "N", "T")], recipe="audio-16k")
+    assert feeds.arrays["sound"].shape == (2, 16000)
+
+
+def test_short_files_are_filled_up(tmp_path: Path) -> None:
+    feeds = load_feeds(save(tmp_path / "a.wav", counting(3)), [SOUND], recipe="audio-16k")
+    assert (feeds.arrays["sound"] * 2**15).tolist() == [[0, 1, 2, 0, 0, 0, 0, 0]]
+    assert "shorter than one window" in feeds.notes[0]
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", np.tile(np.array([0, 64], "<i2"), 8).tobytes(), channels=2)
+    feeds = load_feeds(path, [SOUND], recipe="audio-16k")
+    assert (feeds.arrays["sound"] * 2**15 == 32).all()
+    assert "have several channels, which were averaged" in feeds.notes[0]
+
+
+@dataclass(frozen=True)
+class Width:
+    width: int
+    low: bytes
+    high: bytes
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Width(1, b"\x00", b"\xff"),
+        Width(2, b"\x00\x80", b"\xff\x7f"),
+        Width(3, b"\x00\x00\x80", b"\xff\xff\x7f"),
+        Width(4, b"\x00\x00\x00\x80", b"\xff\xff\xff\x7f"),
+    ],
+    ids=lambda case: f"{8 * case.width} bits",
+)
+def test_full_range_of_each_width(tmp_path: Path, case: Width) -> None:
+    path = save(tmp_path / "a.wav", (case.low + case.high) * 4, case.width)
+    values = load_feeds(path, [SOUND], recipe="audio-16k").arrays["sound"][0]
+    assert values[0] == -1
+    assert 1 - 2.0 ** (1 - 8 * case.width) - 1e-6 <= values[1] <= 1
+
+
+def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
+    save(tmp_path / "a.wav", counting(8))
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    (tmp_path / "c.wav").write_bytes(save(tmp_path / "c.wav", counting(100)).read_bytes()[:60])
+    feeds = load_feeds(tmp_path, [SOUND], recipe="audio-16k")
+    assert len(feeds) == 1
+    assert feeds.notes[0].startswith("2 of 3 sound files could not be read")
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(CalibrationError, match=r"holds no readable \.wav sound; the first: .*b\.wav"):
+        load_feeds(tmp_path, [SOUND], recipe="audio-16k")
+
+
+def test_other_sample_rate(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", counting(8), rate=44100)
+    with pytest.raises(CalibrationError, match=r"a\.wav has 44100 Hz, recipe audio-16k takes 16000 Hz; resample it"):
+        load_feeds(path, [SOUND], recipe="audio-16k")
+
+
+@pytest.mark.parametrize(
+    "other", [spec("mel", "N", 80, 3000), spec("x", "N", 8, dtype="int64"), spec("scalar")], ids=lambda s: s.name
+)
+def test_inputs_that_take_no_waveform(tmp_path: Path, other: InputSpec) -> None:
+    with pytest.raises(CalibrationError, match=r"gives a float waveform, but .* prepare an \.npz"):
+        load_feeds(save(tmp_path / "a.wav", counting(8)), [other], recipe="audio-16k")
+
+
+def test_more_than_one_input(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="fills one input, but the model has 'sound', 'rate'"):
+        load_feeds(save(tmp_path / "a.wav", counting(8)), [SOUND, spec("rate")], recipe="audio-16k")

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feeds.specs import BERT, spec
+from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.feeds import synthesize
+from onnxmpq.feeds.synthetic import WARNING
+
+AXES = st.lists(st.one_of(st.integers(1, 4), st.sampled_from(["N", "T"]), st.none()), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=AXES, dtype=st.sampled_from(["float32", "float16", "int64", "int8", "bool", "uint8"]))
+def test_any_declared_input_gets_samples_that_fit(shape: list[int | str | None], dtype: str) -> None:
+    one = spec("x", *shape, dtype=dtype)
+    feeds = synthesize([one], 3, dims={"T": 5} if "T" in shape[1:] else None)
+    assert len(feeds) == 3
+    for batch in feeds.batches(1):
+        assert batch["x"].dtype == dtype
+        assert len(batch["x"].shape) == len(shape)
+        fixed = [(size, have) for size, have in zip(shape, batch["x"].shape, strict=True) if isinstance(size, int)]
+        assert all(size == have for size, have in fixed)
+
+
+def test_notes_say_loudly_what_was_assumed() -> None:
+    feeds = synthesize(BERT, 2)
+    assert feeds.synthetic
+    assert feeds.notes[0] == WARNING
+    assert feeds.notes[1] == (
+        "input 'input_ids' [batch, sequence] int64: uniform integers from 0 to 31; sequence = 128"
+    )
+
+
+def test_bert_inputs_by_their_names() -> None:
+    arrays = synthesize(BERT, 4, dims={"sequence": 16}, bounds={"input_ids": 1000}).arrays
+    assert {array.shape for array in arrays.values()} == {(4, 16)}
+    assert 32 <= arrays["input_ids"].max() < 1000
+    assert (arrays["attention_mask"] == 1).all()
+    assert set(np.unique(arrays["token_type_ids"])) == {0, 1}
+    positions = synthesize([spec("position_ids", "N", 6, dtype="int64")], 2).arrays["position_ids"]
+    assert positions.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
+
+
+@pytest.mark.parametrize("shape", [("N", 3, 64, 64), (1, 64, 64, 3), (2, 1, 64, 64)], ids=str)
+def test_pictures_are_smooth(shape: tuple[int | str, ...]) -> None:
+    values = synthesize([spec("x", *shape)], 4).arrays["x"]
+    flat = values.reshape(4, -1)
+    np.testing.assert_allclose(flat.mean(axis=1), 0, atol=1e-3)
+    np.testing.assert_allclose(flat.std(axis=1), 1, atol=1e-3)
+    vertical = -3 if shape[-1] == 3 else -2
+    steps = np.diff(values, axis=vertical)
+    assert steps.std() < 0.8 * values.std()  # white noise: 1.41
+
+
+def test_pictures_of_open_size_and_bytes() -> None:
+    values = synthesize([spec("x", "N", 3, None, None, dtype="uint8")], 1, dims={"x[2]": 32}).arrays["x"]
+    assert values.shape == (1, 3, 32, 224)
+    assert 100 < values.mean() < 156
+
+
+def test_same_seed_same_values() -> None:
+    specs = [spec("x", "N", 3, 8, 8), spec("y", "N", 4, dtype="int64")]
+    first, same, other = (synthesize(specs, 2, seed) for seed in (1, 1, 2))
+    for name in ("x", "y"):
+        np.testing.assert_array_equal(first.arrays[name], same.arrays[name])
+        assert not np.array_equal(first.arrays[name], other.arrays[name])
+
+
+def test_dims_and_bounds_that_the_model_lacks() -> None:
+    with pytest.raises(UsageError, match="dimension 'sequense' is not in the model; did you mean 'sequence'"):
+        synthesize(BERT, dims={"sequense": 8})
+    with pytest.raises(
+        UsageError, match="bound of input 'zzz' is not in the model; there are: attention_mask, input_ids"
+    ):
+        synthesize(BERT, bounds={"zzz": 8})
+    with pytest.raises(UsageError, match="dimension 'sequence' is 0"):
+        synthesize(BERT, dims={"sequence": 0})
+    with pytest.raises(UsageError, match="is 1000, but int8 ends at 127"):
+        synthesize([spec("x", "N", dtype="int8")], bounds={"x": 1000})
+
+
+def test_texts_cannot_be_made_up() -> None:
+    with pytest.raises(CalibrationError, match="takes object, which cannot be made up"):
+        synthesize([spec("x", "N", dtype="object")])
