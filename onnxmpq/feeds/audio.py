@@ -17,7 +17,7 @@ from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
 from onnxmpq.feeds.types import Feeds, InputSpec
 
-_UNREADABLE = (wave.Error, EOFError, OSError)
+_UNREADABLE = (wave.Error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -273,7 +274,8 @@ def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+    # Pillow comments on damaged metadata; whether there are pixels is what counts.
+    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
         image.load()
         if image.mode.startswith(("I", "F")):
             return _eight_bits(image)

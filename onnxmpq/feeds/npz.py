@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,7 +17,21 @@ from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+# What zipfile, zlib and NumPy's parser of headers raise on damaged files.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_npz(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
