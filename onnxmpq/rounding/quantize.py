@@ -6,19 +6,33 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from onnxmpq.rounding.descent import quantize_descent
+from onnxmpq.rounding.exact import EXACT_INPUTS, quantize_exact
+from onnxmpq.rounding.gptq import quantize_gptq
 from onnxmpq.rounding.nearest import quantize_nearest
+from onnxmpq.rounding.second_order import corrected_target, damped
 from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
 
 RoundingMethod = Callable[[FloatArray, WeightFormat, FloatArray | None], QuantizedWeight]
 """(w float32 [O, K], format, positive definite hessian float32 [G, K, K] or None) -> result; deterministic."""
 
+
+def quantize_best(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+    """The strongest method that applies: exact for depthwise kernels, else GPTQ and descent; nearest without H."""
+    if hessian is None:
+        return quantize_nearest(w, weight_format, None)
+    if w.shape[1] <= EXACT_INPUTS:
+        return quantize_exact(w, weight_format, hessian)
+    return quantize_descent(w, weight_format, hessian)
+
+
 METHODS: Mapping[str, RoundingMethod] = {
     "nearest": quantize_nearest,
+    "gptq": quantize_gptq,
+    "descent": quantize_descent,
+    "exact": quantize_exact,
+    "best": quantize_best,
 }
-
-DAMPING = 0.01
-"""Added to the diagonal of H, as a fraction of its mean (GPTQ section 3.3): keeps H positive definite, keeps what the
-samples did not excite close to its fp32 value."""
 
 
 def quantize_weight(
@@ -42,8 +56,13 @@ def quantize_weight(
     if method not in METHODS:
         raise ValueError(f"no rounding method {method!r}; there are {', '.join(METHODS)}")
     w = np.ascontiguousarray(w, dtype=np.float32)
-    damped = None if hessian is None else _damped(_grouped(hessian, w))
-    return METHODS[method](w, weight_format, damped)
+    if hessian is None:
+        if cross is not None:
+            raise ValueError("cross products of the inputs need the hessian too")
+        return METHODS[method](w, weight_format, None)
+    statistics = _grouped(hessian, w)
+    target = w if cross is None else corrected_target(w, statistics, _grouped(cross, w))
+    return METHODS[method](target, weight_format, damped(statistics))
 
 
 def _grouped(matrix: FloatArray, w: FloatArray) -> FloatArray:
@@ -55,10 +74,3 @@ def _grouped(matrix: FloatArray, w: FloatArray) -> FloatArray:
     if not np.isfinite(grouped).all():
         raise ValueError("input statistics hold NaN or infinite values")
     return grouped
-
-
-def _damped(hessian: FloatArray) -> FloatArray:
-    """H + λI, float32 [G, K, K]; the identity for a group whose inputs are always zero."""
-    mean = np.trace(hessian, axis1=1, axis2=2) / max(hessian.shape[1], 1)
-    ridge = np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
-    return hessian + ridge[:, None, None] * np.eye(hessian.shape[1], dtype=np.float32)

@@ -11,16 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxmpq.rounding.types import MAX_MULTIPLIER, FloatArray, Grid, WeightFormat
+from onnxmpq.rounding.types import MAX_MULTIPLIER, SMALLEST_STEP, FloatArray, Grid, MultiplierArray, WeightFormat
 
 TRIALS = 30
 """Steps tried for each row."""
 
 NARROWEST_TRIAL = np.float32(0.3)
 """The smallest of them, as a fraction of the smallest step that clips nothing."""
-
-SMALLEST_STEP = np.finfo(np.float32).tiny
-"""Rows that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
 
 DUAL_RATIOS = np.linspace(7.0, 22.0, 31, dtype=np.float32)
 """Trial values of (largest block step of a channel) / (scale of the channel); above 15 that block is clipped."""
@@ -90,34 +87,38 @@ def _trial_steps(rows: FloatArray, weight_format: WeightFormat) -> Iterator[Floa
         yield np.where(trial < SMALLEST_STEP, np.float32(1), trial) * sign
 
 
+def fit_multipliers(
+    rows: FloatArray, ideal: FloatArray, scales: FloatArray, weight_format: WeightFormat, importance: FloatArray | None
+) -> tuple[MultiplierArray, FloatArray]:
+    """For each of rows [R, B]: the better of the two multipliers around ideal [R] / scales [R], and its error [R]."""
+    below = np.clip(np.floor(ideal / scales), 1, MAX_MULTIPLIER)
+    above = np.minimum(below + 1, MAX_MULTIPLIER)
+    errors = [_rounding_errors(rows, m * scales, weight_format, importance) for m in (below, above)]
+    multipliers = np.where(errors[1] < errors[0], above, below)
+    return multipliers.astype(np.uint8), np.minimum(*errors)
+
+
 def _fit_dual(
-    rows: FloatArray, ideal: FloatArray, weight_format: WeightFormat, importance: FloatArray | None, block: int
+    rows: FloatArray, steps: FloatArray, weight_format: WeightFormat, importance: FloatArray | None, block: int
 ) -> Grid:
     """One scale per channel and one integer multiplier per block that come closest to the float block steps.
 
-    rows float32 [O·B, block]; ideal float32 [O, B]. Tries `DUAL_RATIOS`; for each, a block takes the better of the two
-    multipliers around its ideal step.
+    rows float32 [O·B, block]; steps float32 [O, B].
     """
-    channels, blocks = ideal.shape
-    live = rows.reshape(channels, -1).any(axis=1)
-    best_error = np.full(channels, np.inf)
-    best_scale = np.ones(channels, dtype=np.float32)
-    best_multipliers = np.ones(ideal.shape, dtype=np.float32)
+    ideal = np.where(rows.any(axis=1).reshape(steps.shape), steps, np.float32(0))
+    largest = ideal.max(axis=1)
+    best_error = np.full(len(steps), np.inf, dtype=np.float32)
+    best_scales = np.ones(len(steps), dtype=np.float32)
+    best_multipliers = np.ones(steps.shape, dtype=np.uint8)
     for ratio in DUAL_RATIOS:
-        scale = np.where(live, ideal.max(axis=1) / ratio, np.float32(1))
-        below = np.clip(np.floor(ideal / scale[:, None]), 1, MAX_MULTIPLIER)
-        above = np.minimum(below + 1, MAX_MULTIPLIER)
-        errors = [
-            _rounding_errors(rows, (m * scale[:, None]).ravel(), weight_format, importance).reshape(channels, blocks)
-            for m in (below, above)
-        ]
-        multipliers = np.where(errors[1] < errors[0], above, below)
-        error = np.minimum(*errors).sum(axis=1)
+        scales = np.where(largest > 0, np.maximum(largest / ratio, SMALLEST_STEP), np.float32(1))
+        spread = np.repeat(scales, steps.shape[1])
+        multipliers, errors = fit_multipliers(rows, ideal.ravel(), spread, weight_format, importance)
+        error = errors.reshape(steps.shape).sum(axis=1)
         better = error < best_error
-        best_error[better], best_scale[better] = error[better], scale[better]
-        best_multipliers[better] = multipliers[better]
-    grid = Grid(weight_format, best_scale, best_multipliers.astype(np.uint8), block)
-    return _refit_dual_scale(grid, rows, importance)
+        best_error[better], best_scales[better] = error[better], scales[better]
+        best_multipliers[better] = multipliers.reshape(steps.shape)[better]
+    return _refit_dual_scale(Grid(weight_format, best_scales, best_multipliers, block), rows, importance)
 
 
 def _refit_dual_scale(grid: Grid, rows: FloatArray, importance: FloatArray | None) -> Grid:

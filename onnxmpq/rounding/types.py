@@ -22,6 +22,9 @@ MAX_MULTIPLIER = 15  # the largest uint4: 15 · -8 = -120 still is an int8
 MULTIPLIER_BITS = 4
 SMALLEST_DUAL_BLOCK = 16
 
+SMALLEST_STEP = np.finfo(np.float32).tiny
+"""Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
+
 
 def effective_block(inputs: int, block: int) -> int:
     """The block width a dual format really uses on a row of `inputs` weights.

@@ -1,0 +1,71 @@
+"""Coordinate descent on the codes: change one input's code at a time while that lowers the layer's output error.
+
+For fixed steps the error (w - q) H (w - q)ᵀ is, in one code of input k, a parabola with its minimum at
+q_k + [(w - q) H]_k / (H_kk step_k): the nearest allowed code is the exact best one given all others. (QuantEase,
+arXiv 2309.01885, does the same.) All output channels move at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmpq.rounding.gptq import quantize_gptq
+from onnxmpq.rounding.refit import refit_scales
+from onnxmpq.rounding.second_order import best_per_channel
+from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
+
+MAX_SWEEPS = 10
+
+PANEL = 64
+"""Inputs whose changes are collected before they reach the gradient of all others in one matrix product."""
+
+
+def quantize_descent(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+    """GPTQ, then least-squares scales, coordinate descent on the codes, and least-squares scales again."""
+    start = quantize_gptq(w, weight_format, hessian)
+    assert hessian is not None  # or GPTQ would have refused
+    return refit_scales(w, descend(w, refit_scales(w, start, hessian), hessian), hessian)
+
+
+def descend(
+    w: FloatArray, quantized: QuantizedWeight, hessian: FloatArray, max_sweeps: int = MAX_SWEEPS
+) -> QuantizedWeight:
+    """Better codes on the same grid; the error of no channel grows.
+
+    w float32 [O, K]; hessian float32 [G, K, K], positive diagonal. Ends when a whole sweep changes nothing.
+    """
+    steps = _inputs_first(quantized.grid.steps_per_input(w.shape[1]), len(hessian))
+    codes = _inputs_first(quantized.codes.astype(np.float32), len(hessian))
+    gradient = hessian @ (_inputs_first(w, len(hessian)) - codes * steps)
+    limits = (quantized.format.low, quantized.format.high)
+    for _ in range(max_sweeps):
+        if not _sweep(codes, gradient, steps, hessian, limits):
+            break
+    moved = codes.transpose(0, 2, 1).reshape(w.shape).astype(np.int8)
+    return best_per_channel(w, hessian, [quantized, quantized.grid.with_codes(moved)])
+
+
+def _sweep(
+    codes: FloatArray, gradient: FloatArray, steps: FloatArray, hessian: FloatArray, limits: tuple[int, int]
+) -> bool:
+    """One pass over all inputs; True if any code changed. codes, gradient [G, K, O/G] change in place."""
+    any_change = False
+    for start in range(0, codes.shape[1], PANEL):
+        panel = slice(start, start + PANEL)
+        moves = np.zeros_like(codes[:, panel])
+        for i in range(moves.shape[1]):
+            k = start + i
+            slope = gradient[:, k] - (hessian[:, k, None, start:k] @ moves[:, :i])[:, 0]
+            best = codes[:, k] + slope / (steps[:, k] * hessian[:, k, k, None])
+            np.clip(np.rint(best, out=best), *limits, out=best)
+            moves[:, i] = (best - codes[:, k]) * steps[:, k]
+            codes[:, k] = best
+        if moves.any():
+            any_change = True
+            gradient -= hessian[:, :, panel] @ moves
+    return any_change
+
+
+def _inputs_first(values: FloatArray, groups: int) -> FloatArray:
+    """[O, K] as contiguous [G, K, O/G]."""
+    return np.ascontiguousarray(values.reshape(groups, -1, values.shape[1]).transpose(0, 2, 1))

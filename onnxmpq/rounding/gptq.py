@@ -1,0 +1,122 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): round input by input, later inputs make up for earlier errors.
+
+Written with the triangular factor of H itself (`coupling`) where the paper propagates updates with a factor of H⁻¹:
+the two are the same algorithm (Babai's nearest plane; arXiv 2507.18553), but here nothing has to be inverted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.rounding.scales import fit_grid, fit_multipliers, fit_steps
+from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
+
+STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
+"""GPTQ runs once with the fitted steps times each of these; every channel keeps its best run."""
+
+PANEL = 128
+"""Inputs whose errors are collected before they are applied to the rest in one matrix product."""
+
+
+def quantize_gptq(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+    """w float32 [O, K]; hessian float32 [G, K, K], positive definite."""
+    if hessian is None:
+        raise ValueError("GPTQ needs the input statistics of the layer")
+    return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h))
+
+
+def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
+    """The inputs of each block, in the order in which GPTQ visits them.
+
+    The group-aware order of DPQ (arXiv 2505.14638): blocks by descending sum of diag(H), inputs of a block by
+    descending diag(H). A block stays together, so that the runtime needs no index; for per-channel formats it is the
+    plain descending order ("act order").
+    """
+    blocks = [np.arange(start, min(start + block, len(diagonal))) for start in range(0, len(diagonal), block)]
+    blocks = [inputs[np.argsort(-diagonal[inputs], kind="stable")] for inputs in blocks]
+    sums = [-diagonal[inputs].sum() for inputs in blocks]
+    return [blocks[i] for i in np.argsort(sums, kind="stable")]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What all runs over one group share; K runs in visiting order. transposed: float32 [K, O]."""
+
+    transposed: FloatArray
+    blocks: list[NDArray[np.intp]]
+    factors: FloatArray
+    importance: FloatArray
+    start: Grid
+
+
+def _round_group(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray) -> QuantizedWeight:
+    """One group: w float32 [O, K], hessian float32 [K, K]."""
+    diagonal = np.ascontiguousarray(np.diagonal(hessian))
+    blocks = input_order(diagonal, weight_format.block_width(w.shape[1]))
+    order = np.concatenate(blocks)
+    factors, pivots = coupling(hessian[np.ix_(order, order)])
+    importance = np.sqrt(diagonal[order] * pivots)
+    in_place = np.empty_like(importance)
+    in_place[order] = importance
+    transposed = np.ascontiguousarray(w.T[order])
+    group = _Group(transposed, blocks, factors, importance, fit_grid(w, weight_format, in_place))
+    runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
+    return best_per_channel(w, hessian[None], runs)
+
+
+def _run(group: _Group, factor: np.float32) -> QuantizedWeight:
+    """One pass over all blocks with steps scaled by `factor`."""
+    start = group.start
+    scales = start.scales * factor if start.format.kind == "channel" else start.scales.copy()
+    grid = Grid(start.format, scales, None if start.multipliers is None else start.multipliers.copy(), start.block)
+    errors = np.zeros_like(group.transposed)
+    codes = np.empty(group.transposed.shape[::-1], dtype=np.int8)
+    begin = 0
+    for inputs in group.blocks:
+        here = slice(begin, begin + len(inputs))
+        carried = group.factors[:begin, here].T @ errors[:begin]
+        w, block = group.transposed[here], int(inputs[0]) // grid.block
+        step = _open_block(grid, block, w + carried, group.importance[here], factor)
+        rounded = _round_block(w, carried, group.factors[here, here], step, grid.format)
+        errors[here] = w - rounded * step
+        codes[:, inputs] = rounded.T
+        begin = here.stop
+    return grid.with_codes(codes)
+
+
+def _open_block(grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32) -> FloatArray:
+    """Fits the block's scales or multipliers, in place, to the target [block, O]; float32 [O]: its step."""
+    if grid.format.kind == "channel":
+        return grid.scales
+    rows = np.ascontiguousarray(target.T)
+    weighting = np.broadcast_to(importance, rows.shape)
+    steps = fit_steps(rows, grid.format, weighting) * factor
+    if grid.multipliers is None:
+        grid.scales[:, block] = steps
+        return steps
+    grid.multipliers[:, block], _errors = fit_multipliers(rows, steps, grid.scales, grid.format, weighting)
+    return grid.steps[:, block]
+
+
+def _round_block(
+    w: FloatArray, carried: FloatArray, factors: FloatArray, step: FloatArray, weight_format: WeightFormat
+) -> FloatArray:
+    """float32 [B, O]: codes of one block.
+
+    w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O].
+    """
+    codes = np.empty_like(w)
+    errors = np.empty_like(w)
+    inverse = 1 / step
+    for start in range(0, len(w), PANEL):
+        stop = min(start + PANEL, len(w))
+        target = w[start:stop] + carried[start:stop] + factors[:start, start:stop].T @ errors[:start]
+        for i in range(start, stop):
+            wanted = target[i - start] + factors[start:i, i] @ errors[start:i]
+            np.clip(np.rint(wanted * inverse), weight_format.low, weight_format.high, out=codes[i])
+            errors[i] = w[i] - codes[i] * step
+    return codes

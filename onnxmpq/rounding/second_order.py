@@ -1,0 +1,102 @@
+"""The second-order model of a layer's output error, shared by the methods that minimise it.
+
+For inputs x with H = E[x xᵀ], replacing W by Q changes the layer's outputs by E‖(W - Q) x‖² = tr((W - Q) H (W - Q)ᵀ): a
+sum over output channels, which are therefore rounded independently and all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, lapack
+
+from onnxmpq.rounding.types import DoubleArray, FloatArray, QuantizedWeight
+
+DAMPING = 0.01
+"""Added to the diagonal of H, as a fraction of its mean (GPTQ section 3.3): keeps H positive definite, keeps what the
+samples did not excite close to its fp32 value."""
+
+
+def output_error(w: FloatArray, quantized: FloatArray, hessian: FloatArray) -> DoubleArray:
+    """float64 [O]: E((w - q)·x)² of each output channel, for w and quantized [O, K] and hessian [G, K, K]."""
+    error = (w - quantized).reshape(len(hessian), -1, w.shape[1])
+    per_channel: DoubleArray = np.einsum("gok,gok->go", error @ hessian, error, dtype=np.float64)
+    return per_channel.ravel()
+
+
+def damped(hessian: FloatArray) -> FloatArray:
+    """H + λI, float32 [G, K, K]; the identity for a group whose inputs are always zero."""
+    return hessian + _ridge(hessian)
+
+
+def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> FloatArray:
+    """The weight whose quantization error on x_q stands for the error against the fp32 layer; float32 [O, K].
+
+    E‖W x_fp - Q x_q‖² = tr((W* - Q) H (W* - Q)ᵀ) + const with H = E[x_q x_qᵀ], C = E[x_q x_fpᵀ] and W* H = W Cᵀ.
+    Damped towards W: W* = W (Cᵀ + λI) (H + λI)⁻¹. (GPTAQ, arXiv 2504.02692, minimises the same objective.)
+    hessian and cross: float32 [G, K, K], undamped.
+    """
+    groups = w.reshape(len(hessian), -1, w.shape[1]).astype(np.float64)
+    ridge = _ridge(hessian)
+    solved = [
+        cho_solve(cho_factor(h.astype(np.float64)), c.astype(np.float64) @ rows.T).T
+        for rows, h, c in zip(groups, hessian + ridge, cross + ridge, strict=True)
+    ]
+    return np.concatenate(solved).astype(np.float32)
+
+
+def diagonal_of(hessian: FloatArray, channels: int) -> FloatArray:
+    """float32 [O, K]: diag(H) of the group that each channel belongs to."""
+    return np.repeat(np.diagonal(hessian, axis1=1, axis2=2), channels // len(hessian), axis=0)
+
+
+def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """H = N diag(p) Nᵀ with N upper triangular, ones on its diagonal: float32 ([K, K], [K]).
+
+    With errors e = w - q the output error is Σ_j p_j (e_j + Σ_{i<j} e_i N_ij)²: going through the inputs in order,
+    each can make up for what the inputs before it did, and p_j is the price of what remains.
+    """
+    lower, failed = lapack.dpotrf(hessian[::-1, ::-1].astype(np.float64), lower=1, clean=1)
+    if failed:
+        raise ValueError("the input statistics are not positive definite")
+    upper = lower[::-1, ::-1]
+    root = np.diagonal(upper)
+    return (upper / root).astype(np.float32), np.square(root).astype(np.float32)
+
+
+def per_group(
+    w: FloatArray, hessian: FloatArray, quantize: Callable[[FloatArray, FloatArray], QuantizedWeight]
+) -> QuantizedWeight:
+    """`quantize(channels [O/G, K], hessian [K, K])` for each group of a grouped Conv, put together again."""
+    parts = [quantize(rows, h) for rows, h in zip(np.split(w, len(hessian)), hessian, strict=True)]
+    return _joined(parts, np.concatenate)
+
+
+def best_per_channel(w: FloatArray, hessian: FloatArray, candidates: Sequence[QuantizedWeight]) -> QuantizedWeight:
+    """Each channel from the candidate with the least `output_error`, the first of equals."""
+    errors = np.stack([output_error(w, c.dequantize(), hessian) for c in candidates])
+    choice, channel = errors.argmin(axis=0), np.arange(len(w))
+    return _joined(candidates, lambda arrays: np.stack(arrays)[choice, channel])
+
+
+def _joined(
+    parts: Sequence[QuantizedWeight], join: Callable[[list[NDArray[np.generic]]], NDArray[np.generic]]
+) -> QuantizedWeight:
+    first = parts[0]
+    multipliers = [p.multipliers for p in parts if p.multipliers is not None]
+    return QuantizedWeight(
+        first.format,
+        join([p.codes for p in parts]).astype(np.int8, copy=False),
+        join([p.scales for p in parts]).astype(np.float32, copy=False),
+        join([*multipliers]).astype(np.uint8, copy=False) if multipliers else None,
+        first.block,
+    )
+
+
+def _ridge(hessian: FloatArray) -> FloatArray:
+    """float32 [G, K, K]: λI of each group."""
+    mean = np.trace(hessian, axis1=1, axis2=2) / max(hessian.shape[1], 1)
+    strength = np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
+    return strength[:, None, None] * np.eye(hessian.shape[1], dtype=np.float32)
