@@ -88,6 +88,6 @@ INTERRUPTED_EXIT_CODE = 130
 
 def exit_codes() -> list[tuple[int, str]]:
     """(code, meaning) of every documented exit code, ascending."""
-    families = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
+    families: list[type[OnnxmpqError]] = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
     codes = sorted((family.exit_code, family.meaning) for family in families)
     return [(0, "success"), *codes, (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)")]

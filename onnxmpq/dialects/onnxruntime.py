@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxmpq.dialects.types import QuantParams, Rewrite
+from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region, RegionKind
+from onnxmpq.ranges.params import QuantParams
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
 
@@ -243,5 +244,7 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if region.op_type in FLOAT_RESULT_OPS and scheme.fuses_to == ("MatMulNBits",):
         block = scheme.weight.block if scheme.weight else None
-        return opset >= 21 and layer.transposed | (region.op_type == "Gemm") and bool(block) and not layer.fan_in % block
+        return (
+            opset >= 21 and layer.transposed | (region.op_type == "Gemm") and bool(block) and not layer.fan_in % block
+        )
     return not scheme.fuses_to or scheme.fuses_to != ("MatMulNBits",)

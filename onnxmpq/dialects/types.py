@@ -8,24 +8,9 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxmpq.model import Model
+from onnxmpq.ranges.params import QuantParams
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
-
-
-@dataclass(frozen=True)
-class QuantParams:
-    """Affine uint8 parameters of one activation tensor: real = scale * (code - zero_point)."""
-
-    scale: float
-    zero_point: int
-
-    @property
-    def low(self) -> float:
-        return (0 - self.zero_point) * self.scale
-
-    @property
-    def high(self) -> float:
-        return (255 - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str, int]:
     try:
         proto = onnx.load_from_string(raw)
     except DecodeError:
-        raise ModelError(f"{path}: not an ONNX model, or truncated ({len(raw)} bytes); export or copy it again") from None
+        raise ModelError(
+            f"{path}: not an ONNX model, or truncated ({len(raw)} bytes); export or copy it again"
+        ) from None
     digest, size = hashlib.sha256(raw), len(raw)
     for location in sorted(_external_files(proto)):
         file = path.parent / location

@@ -2,5 +2,6 @@
 
 from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.observe import Observation, observe, tensor_shapes, with_outputs
+from onnxmpq.ranges.params import QuantParams, params_for
 
-__all__ = ["ESTIMATORS", "Observation", "observe", "tensor_shapes", "with_outputs"]
+__all__ = ["ESTIMATORS", "Observation", "QuantParams", "observe", "params_for", "tensor_shapes", "with_outputs"]

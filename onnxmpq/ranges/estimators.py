@@ -6,19 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxmpq.dialects.types import QuantParams
 from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.ranges.params import LEVELS, QuantParams, params_for
 
-_LEVELS = 255
-_SMALLEST_SCALE = 1e-12
 _SHRINKS = np.linspace(1.0, 0.3, 36)
-
-
-def params_for(low: float, high: float) -> QuantParams:
-    """uint8 parameters of the range [low, high], widened to hold 0, which must be exact."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32(max((high - low) / _LEVELS, _SMALLEST_SCALE)))
-    return QuantParams(scale, int(np.clip(round(-low / scale), 0, _LEVELS)))
 
 
 def minmax(histogram: Histogram) -> QuantParams:
@@ -45,7 +36,7 @@ def mse(histogram: Histogram) -> QuantParams:
 
     def error(low: float, high: float) -> float:
         params = params_for(low, high)
-        codes = np.clip(np.rint(values / params.scale) + params.zero_point, 0, _LEVELS)
+        codes = np.clip(np.rint(values / params.scale) + params.zero_point, 0, LEVELS)
         return float((((codes - params.zero_point) * params.scale - values) ** 2 * counts).sum())
 
     best_low, best_high = low, high

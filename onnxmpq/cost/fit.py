@@ -1,0 +1,141 @@
+"""From profiles of whole plans to a cost table: small least-squares problems, one per region and one per tensor.
+
+A region's time depends on its own kernel and, through fusion and layout, on whether its neighbours hand over another
+format than it works in: time = own[kernel] + Σ mismatch[edge, direction]. A tensor's movers likewise depend on the
+formats at its ends. Mismatch terms are shrunk toward zero (ridge); own terms are not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.cost.measure import Profile
+from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
+from onnxmpq.model import Model
+from onnxmpq.schemes import Format
+
+_RIDGE = 0.05  # of one observation's weight: enough to decide between collinear terms
+Feature = tuple[str, str, str]  # (what, key, direction)
+
+
+def fit(model: Model, profiles: Sequence[Profile], meta: dict[str, str], weights: Sequence[float] = ()) -> CostTable:
+    """A cost table that explains the profiles; `weights` (default 1) let later profiles count more."""
+    weight = np.sqrt(np.asarray(weights or [1.0] * len(profiles)))
+    scale, per_kernel_s = _wall_model(profiles)
+    edges = edges_of(model)
+    terms: dict[Feature, float] = defaultdict(float)
+    for region in model.regions:
+        near = [e for e in edges if region.name in (e.producer, e.consumer)]
+        rows = [_region_features(model, region.name, near, p) for p in profiles]
+        times = [
+            p.region_s.get(region.name, 0.0) * scale + per_kernel_s * p.region_kernels.get(region.name, 0)
+            for p in profiles
+        ]
+        _accumulate(terms, rows, times, weight)
+    by_tensor: dict[str, list[Edge]] = defaultdict(list)
+    for edge in edges:
+        by_tensor[edge.tensor].append(edge)
+    for tensor, group in by_tensor.items():
+        rows = [_tensor_features(model, group, p) for p in profiles]
+        times = [p.tensor_s.get(tensor, 0.0) * scale + per_kernel_s * p.tensor_kernels.get(tensor, 0) for p in profiles]
+        _accumulate(terms, rows, times, weight)
+    other = float(np.mean([p.other_s * scale + per_kernel_s * p.other_kernels for p in profiles]))
+    return _table(model, terms, other, meta)
+
+
+def _wall_model(profiles: Sequence[Profile]) -> tuple[float, float]:
+    """(factor, seconds per kernel) with wall ≈ factor · Σ kernel times + overhead · number of kernels.
+
+    Least squares on relative errors. The overhead may be negative: the profiler lengthens every kernel a little, and
+    the executor spends time between kernels that the profiler does not see.
+    """
+    wall = np.array([p.wall_s for p in profiles])
+    design = np.array([[p.kernel_s, p.kernels] for p in profiles]) / wall[:, None]
+    unit = np.array([1.0, 1e-6])
+    solution, *_ = np.linalg.lstsq(design * unit, np.ones(len(wall)), rcond=None)
+    return float(solution[0]), float(solution[1] * unit[1])
+
+
+def _region_features(model: Model, name: str, near: Sequence[Edge], profile: Profile) -> list[Feature]:
+    scheme = profile.assignment.get(name)
+    formats = Formats(model, profile.assignment)
+    features: list[Feature] = [("node", name, scheme.kernel if scheme else "fp32")]
+    for edge in near:
+        direction = _direction(formats.written(edge.producer), formats.read(edge.consumer))
+        if direction:
+            features.append(("edge", edge.key, direction))
+    return features
+
+
+def _tensor_features(model: Model, group: Sequence[Edge], profile: Profile) -> list[Feature]:
+    formats = Formats(model, profile.assignment)
+    written = formats.written(group[0].producer)
+    features: list[Feature] = [("made", group[0].producer or "", written)]
+    directions = [d for e in group if (d := _direction(written, formats.read(e.consumer)))]
+    if len(group) == 1:
+        return features + [("edge", group[0].key, d) for d in directions]
+    features += [("shared", group[0].tensor, d) for d in dict.fromkeys(directions)]
+    return features + [("edge", e.key, d) for e in group if (d := _direction(written, formats.read(e.consumer)))]
+
+
+def _direction(written: Format, read: Format) -> str:
+    if written is read:
+        return ""
+    return "quantize" if read is Format.INT8 else "dequantize"
+
+
+def _accumulate(
+    terms: dict[Feature, float],
+    rows: Sequence[Sequence[Feature]],
+    times: Sequence[float],
+    weight: NDArray[np.float64],
+) -> None:
+    """Ridge regression of `times` on indicator features; adds the coefficients to `terms`."""
+    columns = list(dict.fromkeys(f for row in rows for f in row))
+    position = {f: i for i, f in enumerate(columns)}
+    design = np.zeros((len(rows), len(columns)))
+    for i, row in enumerate(rows):
+        for feature in row:
+            design[i, position[feature]] = 1.0
+    penalty = np.diag([0.0 if f[0] in ("node", "made") else np.sqrt(_RIDGE) for f in columns])
+    left = np.vstack([design * weight[:, None], penalty])
+    right = np.concatenate([np.asarray(times) * weight, np.zeros(len(columns))])
+    solution, *_ = np.linalg.lstsq(left, right, rcond=None)
+    for feature, value in zip(columns, solution, strict=True):
+        terms[feature] += float(value)
+
+
+def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict[str, str]) -> CostTable:
+    node_s: dict[str, dict[str, float]] = defaultdict(dict)
+    transitions: dict[str, dict[str, dict[str, float]]] = {"edge": defaultdict(dict), "shared": defaultdict(dict)}
+    base_s = other_s
+    for (what, key, direction), seconds in terms.items():
+        if what == "node":
+            node_s[key][direction] = node_s[key].get(direction, 0.0) + seconds
+        elif what in transitions:
+            transitions[what][key][f"{direction}_s"] = seconds
+    ops = {r.name: r.op_type for r in model.regions}
+    kernel_format = {"int8": Format.INT8}
+    for (what, key, written), seconds in terms.items():
+        if what != "made":
+            continue
+        if not key:
+            base_s += seconds
+            continue
+        for kernel in node_s[key]:
+            from onnxmpq.schemes import FLOAT_RESULT_OPS
+
+            makes = Format.FLOAT if ops[key] in FLOAT_RESULT_OPS else kernel_format.get(kernel, Format.FLOAT)
+            if makes == written:
+                node_s[key][kernel] += seconds
+    return CostTable(
+        dict(node_s),
+        {k: Transition(**v) for k, v in transitions["shared"].items()},
+        {k: Transition(**v) for k, v in transitions["edge"].items()},
+        base_s,
+        meta,
+    )

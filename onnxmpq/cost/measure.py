@@ -1,0 +1,154 @@
+"""Time a model: its wall clock side by side with a reference, and each of its kernels by the runtime's profiler."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxmpq.cost.attribute import attribute
+from onnxmpq.cost.table import Assignment
+from onnxmpq.feeds.types import Array
+from onnxmpq.model import Model
+from onnxmpq.runtime import SessionSettings, open_session, profile_folder, run
+
+_KERNEL_SUFFIX = "_kernel_time"
+WARMUP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: at least `runs` runs, and until `seconds` have passed, in `rounds` interleaved rounds."""
+
+    seconds: float = 0.6
+    runs: int = 10
+    rounds: int = 4
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One measured plan.
+
+    region_s: region -> seconds in its kernels; tensor_s: tensor -> seconds in movers of it; other_s: in kernels that
+    could not be attributed. kernels: how many kernels per region/tensor. wall_s: one run, unprofiled, minimum.
+    operators: region -> operator types that ran for it.
+    """
+
+    assignment: Assignment
+    region_s: dict[str, float]
+    tensor_s: dict[str, float]
+    other_s: float
+    region_kernels: dict[str, int]
+    tensor_kernels: dict[str, int]
+    other_kernels: int
+    wall_s: float
+    operators: dict[str, frozenset[str]]
+
+    @property
+    def kernel_s(self) -> float:
+        return sum(self.region_s.values()) + sum(self.tensor_s.values()) + self.other_s
+
+    @property
+    def kernels(self) -> int:
+        return sum(self.region_kernels.values()) + sum(self.tensor_kernels.values()) + self.other_kernels
+
+
+def interleaved_s(
+    sessions: Sequence[ort.InferenceSession], feeds: dict[str, Array], effort: Effort
+) -> list[NDArray[np.float64]]:
+    """Run times in seconds of several sessions, A B A B …: one array per session, minimum of each round."""
+    for session in sessions:
+        for _ in range(WARMUP_RUNS):
+            run(session, feeds)
+    once = min(_time_runs(sessions[0], feeds, 2))
+    share = effort.seconds / (effort.rounds * len(sessions))
+    runs = max(-(-effort.runs // effort.rounds), min(int(share / max(once, 1e-6)), 200), 1)
+    minima = [[min(_time_runs(s, feeds, runs)) for s in sessions] for _ in range(effort.rounds)]
+    return list(np.array(minima, dtype=np.float64).T)
+
+
+def _time_runs(session: ort.InferenceSession, feeds: dict[str, Array], runs: int) -> list[float]:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        session.run(None, feeds)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+class Profiler:
+    """Profiles plans of one model on one input, each side by side with the fp32 model to cancel drift."""
+
+    def __init__(self, model: Model, feeds: dict[str, Array], settings: SessionSettings, effort: Effort) -> None:
+        self.model, self.feeds, self.settings, self.effort = model, feeds, settings, effort
+        self.reference = open_session(model.proto, settings)
+        self.reference_s = float(min(interleaved_s([self.reference], feeds, effort)[0]))
+
+    def profile(self, assignment: Assignment, proto: onnx.ModelProto) -> Profile:
+        """Measure one rewritten model. Times are scaled to the speed of the machine at the first measurement."""
+        session = open_session(proto, self.settings)
+        reference, plain = interleaved_s([self.reference, session], self.feeds, self.effort)
+        drift = self.reference_s / float(min(reference))
+        wall_s = float(min(plain)) * drift
+        with profile_folder() as folder:
+            durations, optimized = self._kernels(proto, folder)
+        attribution = attribute(self.model, optimized)
+        region_s: dict[str, float] = defaultdict(float)
+        tensor_s: dict[str, float] = defaultdict(float)
+        region_kernels: dict[str, int] = defaultdict(int)
+        tensor_kernels: dict[str, int] = defaultdict(int)
+        other_s, other = 0.0, 0
+        for name, seconds in durations.items():
+            if name in attribution.regions:
+                region_s[attribution.regions[name]] += seconds * drift
+                region_kernels[attribution.regions[name]] += 1
+            elif name in attribution.tensors:
+                tensor_s[attribution.tensors[name]] += seconds * drift
+                tensor_kernels[attribution.tensors[name]] += 1
+            else:
+                other_s += seconds * drift
+                other += 1
+        return Profile(
+            assignment,
+            dict(region_s),
+            dict(tensor_s),
+            other_s,
+            dict(region_kernels),
+            dict(tensor_kernels),
+            other,
+            wall_s,
+            attribution.operators,
+        )
+
+    def _kernels(self, proto: onnx.ModelProto, folder: Path) -> tuple[dict[str, float], onnx.ModelProto]:
+        """Seconds per kernel (mean of the faster half of the runs) and the optimised graph."""
+        settings = replace(
+            self.settings, profile_prefix=str(folder / "profile"), optimized_path=str(folder / "optimized.onnx")
+        )
+        session = open_session(proto, settings)
+        end = time.perf_counter() + self.effort.seconds / 2
+        runs = 0
+        while runs < self.effort.runs or (time.perf_counter() < end and runs < 200):
+            run(session, self.feeds)
+            runs += 1
+        events = json.loads(Path(session.end_profiling()).read_text())
+        durations: dict[str, list[float]] = defaultdict(list)
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
+                durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
+        optimized = onnx.load(settings.optimized_path, load_external_data=False)
+        return {name: _faster_half(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
+
+
+def _faster_half(durations: list[float]) -> float:
+    """Mean of the faster half: robust against interruptions, finer than the profiler's microsecond."""
+    ordered = np.sort(durations)
+    return float(ordered[: max(len(ordered) // 2, 1)].mean())

@@ -1,0 +1,163 @@
+"""How far a model's outputs are from the reference, and a compact code of outputs in which changes can be added.
+
+Classifier-like outputs are kept as logits (rows of class scores) and compared by KL divergence; other outputs are
+scaled per channel by their spread over the calibration samples (DESIGN §4: channels on different scales) and, where
+they are large, sketched by a fixed random projection that preserves squared distances (Johnson-Lindenstrauss in the
+count-sketch form of Charikar et al., 2002). Every code is linear in the (log-)outputs, so changes superpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from onnxmpq.model.regions import GraphIndex
+
+Code = NDArray[np.float32]
+OutputKind = Literal["logits", "probabilities", "values"]
+KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "values")
+_SMALLEST_PROBABILITY = 1e-9
+_TRANSPARENT = frozenset(
+    {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Add", "Transpose", "Slice", "Gather"}
+    | {"GlobalAveragePool", "AveragePool", "ReduceMean", "Relu", "Cast"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputView:
+    """One output of the model, seen as codes float32 [samples, width].
+
+    kind: "logits" and "probabilities" (log-probabilities are coded) compare by KL over the last axis, "values" by
+    mean squared error relative to each channel's variance. rows: which rows of a logits output are kept.
+    scale: "values": 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
+    """
+
+    name: str
+    kind: OutputKind
+    classes: int
+    rows: NDArray[np.int64]
+    scale: NDArray[np.float32] | None = None
+    bucket: NDArray[np.int64] | None = None
+    sign: NDArray[np.float32] | None = None
+    width: int = 0
+    elements: int = 0
+
+    def encode(self, output: NDArray[np.float32], samples: int) -> Code:
+        """Output of a run of `samples` samples -> float32 [samples, width]."""
+        if self.kind != "values":
+            scores = output.reshape(samples, -1, self.classes)[:, self.rows]
+            if self.kind == "probabilities":
+                scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
+            return np.ascontiguousarray(scores.reshape(samples, -1), dtype=np.float32)
+        assert self.scale is not None
+        flat = output.reshape(samples, -1) * self.scale
+        if self.bucket is None or self.sign is None:
+            return np.asarray(flat, dtype=np.float32)
+        signed = flat * self.sign
+        return np.stack([np.bincount(self.bucket, row, self.width) for row in signed]).astype(np.float32)
+
+    def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
+        """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
+        if self.kind == "values":
+            return np.square(change.astype(np.float64)).sum(axis=1) / self.elements
+        before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
+        after = before + change.reshape(before.shape)
+        log_p, log_q = log_softmax(before, axis=-1), log_softmax(after, axis=-1)
+        return np.asarray((softmax(before, axis=-1) * (log_p - log_q)).sum(axis=-1).mean(axis=-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """All outputs together; the code of a model run is the views' codes side by side."""
+
+    views: tuple[OutputView, ...]
+
+    def encode(self, outputs: Sequence[NDArray[np.float32]], samples: int) -> Code:
+        return np.concatenate([v.encode(o, samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
+
+    def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
+        """Divergence of reference + change from reference, float64 [samples], summed over outputs."""
+        total, start = np.zeros(len(reference)), 0
+        for view in self.views:
+            part = slice(start, start + view.width)
+            total += view.divergence(reference[:, part], change[:, part])
+            start += view.width
+        return total
+
+    def mean(self, reference: Code, change: Code) -> float:
+        return float(self.per_sample(reference, change).mean())
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        return {v.name: v.kind for v in self.views}
+
+    @property
+    def width(self) -> int:
+        return sum(v.width for v in self.views)
+
+
+def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32]) -> OutputKind:
+    """What an output is, from the graph behind it and one run: probabilities, logits, or plain values."""
+    last = sample.shape[-1] if sample.ndim else 1
+    if sample.ndim < 2 or last < 2:
+        return "values"
+    if sample.min() >= 0 and np.allclose(sample.sum(axis=-1), 1.0, atol=1e-3):
+        return "probabilities"
+    head = _head(GraphIndex(proto), output)
+    tokens = any(i.type.tensor_type.elem_type == onnx.TensorProto.INT64 for i in proto.graph.input)
+    flat = int(np.prod(sample.shape[1:-1])) == 1
+    if head in ("Gemm", "MatMul", "Conv") and (flat or (sample.ndim == 3 and tokens)):
+        return "logits"
+    return "values"
+
+
+def _head(index: GraphIndex, tensor: str) -> str:
+    """Operator that makes a tensor, looking through nodes that only move, pool or shift values."""
+    node = index.producer.get(tensor)
+    while node is not None and node.op_type in _TRANSPARENT:
+        computed = [t for t in node.input if t in index.producer]
+        node = index.producer[computed[0]] if computed else None
+    return node.op_type if node is not None else ""
+
+
+def make_view(
+    name: str, kind: OutputKind, samples: Sequence[NDArray[np.float32]], width_limit: int, seed: int
+) -> OutputView:
+    """A view fitted to reference outputs (one array per sample, without a batch axis of more than one)."""
+    generator = np.random.default_rng(seed)
+    first = samples[0]
+    elements = int(first.size)
+    if kind != "values":
+        classes = first.shape[-1]
+        rows = elements // classes
+        kept = np.sort(generator.permutation(rows)[: max(width_limit // classes, 1)])
+        return OutputView(name, kind, classes, kept, width=len(kept) * classes, elements=elements)
+    scale = _inverse_spread(samples)
+    if elements <= width_limit:
+        return OutputView(name, kind, 0, np.zeros(0, np.int64), scale, width=elements, elements=elements)
+    bucket = generator.integers(0, width_limit, elements)
+    sign = generator.choice(np.array([-1.0, 1.0], np.float32), elements)
+    return OutputView(name, kind, 0, np.zeros(0, np.int64), scale, bucket, sign, width_limit, elements)
+
+
+def _inverse_spread(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """1 / standard deviation per channel (axis 1 where there are three axes or more, else one for all elements)."""
+    shape = samples[0].shape
+    channels = shape[1] if len(shape) >= 3 else 1
+    total = np.zeros(channels)
+    squares = np.zeros(channels)
+    for sample in samples:
+        values = sample.reshape(channels, -1).astype(np.float64)
+        total += values.mean(axis=1)
+        squares += np.square(values).mean(axis=1)
+    mean = total / len(samples)
+    spread = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0.0))
+    floor = max(float(spread.max()) * 1e-6, 1e-12)
+    per_element = np.repeat(1.0 / np.maximum(spread, floor), samples[0].size // channels)
+    return per_element.astype(np.float32)

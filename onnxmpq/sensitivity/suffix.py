@@ -1,0 +1,71 @@
+"""Cutting a graph: the part behind a tensor, with every other tensor it needs as an input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxmpq.model.regions import GraphIndex
+
+
+@dataclass(frozen=True)
+class Part:
+    """A subgraph as a model of its own. inputs: tensors it must be fed."""
+
+    proto: onnx.ModelProto
+    inputs: tuple[str, ...]
+
+
+class Cutter:
+    """Cuts one prepared graph; knows the types of its tensors."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.index = GraphIndex(proto)
+        inferred = onnx.shape_inference.infer_shapes(proto).graph
+        self.infos = {v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)}
+
+    def behind(self, tensor: str) -> Part:
+        """Everything computed from `tensor`, up to the graph's outputs that depend on it or are fed through."""
+        affected = {tensor}
+        nodes = []
+        for node in self.index.nodes:
+            if any(t in affected for t in self._reads(node)):
+                affected.update(node.output)
+                nodes.append(node)
+        outputs = [o.name for o in self.proto.graph.output if o.name in affected]
+        return self._part(nodes, outputs, {tensor})
+
+    def only(self, names: Sequence[str], outputs: Sequence[str], as_inputs: Iterable[str] = ()) -> Part:
+        """These nodes alone; initializers in `as_inputs` become inputs."""
+        wanted = set(names)
+        return self._part([n for n in self.index.nodes if n.name in wanted], list(outputs), set(as_inputs))
+
+    def _part(self, nodes: list[onnx.NodeProto], outputs: list[str], forced: set[str]) -> Part:
+        made = {t for n in nodes for t in n.output} - forced
+        read = dict.fromkeys(t for n in nodes for t in self._reads(n) if t)
+        constants = self.index.constants
+        inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
+        inputs = list(dict.fromkeys(inputs))
+        part = onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
+        part.graph.name = "part"
+        part.graph.node.extend(nodes)
+        part.graph.initializer.extend(constants[t] for t in read if t in constants and t not in forced)
+        part.graph.input.extend(self._info(t) for t in inputs)
+        part.graph.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
+        return Part(part, tuple(inputs))
+
+    @staticmethod
+    def _reads(node: onnx.NodeProto) -> list[str]:
+        inner = [t for a in node.attribute for g in (a.g, *a.graphs) for n in g.node for t in n.input]
+        return [*node.input, *inner]
+
+    def _info(self, tensor: str) -> onnx.ValueInfoProto:
+        if tensor in self.infos:
+            return self.infos[tensor]
+        if tensor in self.index.constants:
+            constant = self.index.constants[tensor]
+            return onnx.helper.make_tensor_value_info(tensor, constant.data_type, list(constant.dims))
+        return onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
