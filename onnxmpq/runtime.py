@@ -82,9 +82,7 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load the model: {_short(error)}") from error
 
 
-def _open_proto(
-    model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str]
-) -> ort.InferenceSession:
+def _open_proto(model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
     if model.ByteSize() < _PROTOBUF_LIMIT:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
@@ -105,7 +103,9 @@ def run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: Sequenc
 
 def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
     """The inputs a session asks for."""
-    return tuple(InputSpec(i.name, np.dtype(_DTYPES.get(i.type, np.object_)), tuple(i.shape)) for i in session.get_inputs())
+    return tuple(
+        InputSpec(i.name, np.dtype(_DTYPES.get(i.type, np.object_)), tuple(i.shape)) for i in session.get_inputs()
+    )
 
 
 def describe_runtime() -> dict[str, str]:

@@ -7,9 +7,12 @@ How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`
 
 from __future__ import annotations
 
+import difflib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from onnxmpq.errors import UsageError
 from onnxmpq.rounding.types import WeightFormat
 
 
@@ -29,6 +32,7 @@ class Scheme:
     kernel: name of the scheme whose kernel runs it (its own name unless the runtime folds it to another's).
     fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
         empty where any float kernel will do.
+    activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Scheme:
     writes: Format = Format.FLOAT
     kernel: str = "fp32"
     fuses_to: tuple[str, ...] = ()
+    activation_bits: int = 8
 
     @property
     def is_float(self) -> bool:
@@ -95,6 +100,28 @@ _LAYER_SCHEMES = (
 )
 
 SCHEMES: dict[str, Scheme] = {s.name: s for s in _LAYER_SCHEMES}
+
+
+def scheme_named(name: str) -> Scheme:
+    """A row of `SCHEMES`, or one made from its name: w5a6 = 5-bit weights per channel, 6-bit activations (2 to 8).
+
+    Made schemes are for planning on modelled hardware. They are simulated by fake quantization, and exported in the
+    next larger type that onnxruntime stores. Raises UsageError with the nearest names.
+    """
+    if name in SCHEMES:
+        return SCHEMES[name]
+    if made := re.fullmatch(r"w([2-8])a([2-8])", name):
+        weight_bits, activation_bits = int(made[1]), int(made[2])
+        summary = f"{activation_bits}-bit activations x {weight_bits}-bit weights per channel, simulated in int8"
+        int8 = SCHEMES["int8"]
+        weight = WeightFormat.per_channel(weight_bits)
+        return Scheme(
+            name, summary, weight, int8.reads, int8.writes, int8.kernel, int8.fuses_to, activation_bits=activation_bits
+        )
+    near = difflib.get_close_matches(name, SCHEMES, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
+    raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
+
 
 # Regions without weights: the same two names, with the kernels that prove int8 really happened.
 INT8_KERNELS: dict[str, tuple[str, ...]] = {

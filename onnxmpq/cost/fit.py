@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
 from onnxmpq.model import Model
-from onnxmpq.schemes import Format
+from onnxmpq.schemes import FLOAT_RESULT_OPS, Format
 
 _RIDGE = 0.05  # of one observation's weight: enough to decide between collinear terms
 Feature = tuple[str, str, str]  # (what, key, direction)
@@ -117,7 +117,8 @@ def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict
         if what == "node":
             node_s[key][direction] = node_s[key].get(direction, 0.0) + seconds
         elif what in transitions:
-            transitions[what][key][f"{direction}_s"] = seconds
+            least = 0.0 if what == "shared" else -np.inf
+            transitions[what][key][f"{direction}_s"] = max(seconds, least)
     ops = {r.name: r.op_type for r in model.regions}
     kernel_format = {"int8": Format.INT8}
     for (what, key, written), seconds in terms.items():
@@ -127,8 +128,6 @@ def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict
             base_s += seconds
             continue
         for kernel in node_s[key]:
-            from onnxmpq.schemes import FLOAT_RESULT_OPS
-
             makes = Format.FLOAT if ops[key] in FLOAT_RESULT_OPS else kernel_format.get(kernel, Format.FLOAT)
             if makes == written:
                 node_s[key][kernel] += seconds

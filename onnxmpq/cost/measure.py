@@ -130,9 +130,8 @@ class Profiler:
 
     def _kernels(self, proto: onnx.ModelProto, folder: Path) -> tuple[dict[str, float], onnx.ModelProto]:
         """Seconds per kernel (mean of the faster half of the runs) and the optimised graph."""
-        settings = replace(
-            self.settings, profile_prefix=str(folder / "profile"), optimized_path=str(folder / "optimized.onnx")
-        )
+        optimized_path = str(folder / "optimized.onnx")
+        settings = replace(self.settings, profile_prefix=str(folder / "profile"), optimized_path=optimized_path)
         session = open_session(proto, settings)
         end = time.perf_counter() + self.effort.seconds / 2
         runs = 0
@@ -144,7 +143,7 @@ class Profiler:
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
                 durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
-        optimized = onnx.load(settings.optimized_path, load_external_data=False)
+        optimized = onnx.load(optimized_path, load_external_data=False)
         return {name: _faster_half(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
 
 

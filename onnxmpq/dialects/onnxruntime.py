@@ -52,7 +52,7 @@ class _Writer:
             if region.layer is not None and scheme.weight is not None:
                 self._store_weight(region, scheme)
         self.graph.cleanup().toposort()
-        proto = gs.export_onnx(self.graph, do_type_check=False)
+        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         proto.ir_version = self.job.model.proto.ir_version
         del proto.graph.value_info[:]
         return proto

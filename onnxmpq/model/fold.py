@@ -94,7 +94,7 @@ def _per_channel_constant(node: gs.Node, channels: int, rank: int) -> NDArray[np
         return np.full(channels, values.item())
     shape = (1,) * (rank - values.ndim) + values.shape
     if len(shape) == rank and shape[1] == channels and values.size == channels:
-        return values.reshape(channels)
+        return np.asarray(values.reshape(channels))
     return None
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from onnxmpq.errors import ModelError

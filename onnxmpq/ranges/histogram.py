@@ -48,4 +48,4 @@ class Histogram:
     def centers(self) -> NDArray[np.float64]:
         """Middle of every bin, float64 [BINS]."""
         width = 2 * self.limit / BINS
-        return -self.limit + width * (np.arange(BINS) + 0.5)
+        return np.asarray(-self.limit + width * (np.arange(BINS) + 0.5), dtype=np.float64)

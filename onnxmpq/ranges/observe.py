@@ -75,6 +75,6 @@ def observe(
                         f"the model itself computes NaN or infinity at tensor {tensor!r} for a calibration sample; "
                         "check the preprocessing of the samples"
                     )
-                histograms[tensor].add(values)
+                histograms[tensor].add(np.asarray(values, dtype=np.float32))
             tick(1)
     return Observation(histograms, shapes)

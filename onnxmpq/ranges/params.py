@@ -32,7 +32,8 @@ class QuantParams:
         codes += np.float32(self.zero_point)
         np.clip(codes, 0, LEVELS, out=codes)
         codes -= np.float32(self.zero_point)
-        return codes * np.float32(self.scale)
+        codes *= np.float32(self.scale)
+        return np.asarray(codes, dtype=np.float32)
 
 
 def params_for(low: float, high: float) -> QuantParams:

@@ -22,7 +22,7 @@ IndexArray = NDArray[np.intp]
 EXACT_INPUTS = 9
 """The longest rows (a 3x3 depthwise kernel) for which the search is offered."""
 
-STEP_FACTORS = (1.0, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1, 1.15)
+STEP_FACTORS = np.linspace(0.5, 1.4, 31, dtype=np.float32)
 """Trial steps, relative to those that GPTQ and descent ended with; the search is exact for each of them."""
 
 MAX_NODES = 1 << 17
@@ -38,7 +38,7 @@ def quantize_exact(w: FloatArray, weight_format: WeightFormat, hessian: FloatArr
     best = start = quantize_descent(w, weight_format, hessian)
     assert hessian is not None  # or the methods above would have refused
     for factor in STEP_FACTORS:
-        scales = start.scales * np.float32(factor)
+        scales = start.scales * factor
         trial = closest_codes(w, Grid(start.format, scales, start.multipliers, start.block), hessian, best)
         best = best_per_channel(w, hessian, [best, refit_scales(w, trial, hessian)])
     return best

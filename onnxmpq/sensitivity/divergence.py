@@ -54,7 +54,7 @@ class OutputView:
             scores = output.reshape(samples, -1, self.classes)[:, self.rows]
             if self.kind == "probabilities":
                 scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
-            return np.ascontiguousarray(scores.reshape(samples, -1), dtype=np.float32)
+            return np.asarray(scores.reshape(samples, -1), dtype=np.float32)
         assert self.scale is not None
         flat = output.reshape(samples, -1) * self.scale
         if self.bucket is None or self.sign is None:
@@ -78,8 +78,9 @@ class Divergence:
 
     views: tuple[OutputView, ...]
 
-    def encode(self, outputs: Sequence[NDArray[np.float32]], samples: int) -> Code:
-        return np.concatenate([v.encode(o, samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
+    def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
+        """Outputs of a run of `samples` samples -> float32 [samples, width]."""
+        return np.concatenate([v.encode(np.asarray(o, np.float32), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
 
     def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Divergence of reference + change from reference, float64 [samples], summed over outputs."""

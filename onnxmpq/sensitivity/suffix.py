@@ -10,6 +10,9 @@ import onnx
 from onnxmpq.model.regions import GraphIndex
 
 
+_FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+
+
 @dataclass(frozen=True)
 class Part:
     """A subgraph as a model of its own. inputs: tensors it must be fed."""
@@ -67,5 +70,6 @@ class Cutter:
             return self.infos[tensor]
         if tensor in self.index.constants:
             constant = self.index.constants[tensor]
-            return onnx.helper.make_tensor_value_info(tensor, constant.data_type, list(constant.dims))
-        return onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
+            shaped = onnx.helper.make_tensor_type_proto(constant.data_type, list(constant.dims))
+            return onnx.ValueInfoProto(name=tensor, type=shaped)
+        return onnx.ValueInfoProto(name=tensor, type=_FLOAT_TENSOR)

@@ -58,6 +58,12 @@ def test_zeros_and_single_values(weight_format: WeightFormat) -> None:
     np.testing.assert_allclose(quantize_weight(constant, weight_format).dequantize(), constant, rtol=1e-5)
 
 
+def test_a_dual_block_of_zeros_does_not_set_the_scale() -> None:
+    w = 1e-3 * gaussian(4, 128)
+    w[:, :64] = 0
+    assert relative_error(w, WeightFormat.dual(64)) < 0.12
+
+
 def test_gaussian_weights_reach_the_known_error_levels() -> None:
     w = gaussian(128, 1152)
     channel = relative_error(w, WeightFormat.per_channel(4))

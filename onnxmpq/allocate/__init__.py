@@ -1,0 +1,7 @@
+"""Allocate: a scheme for every region, of least harm within the budgets."""
+
+from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets
+from onnxmpq.allocate.milp import solve
+from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
+
+__all__ = ["Budgets", "Limit", "Limits", "Option", "Problem", "Solution", "parse_budgets", "quantized_roots", "solve"]

@@ -1,0 +1,72 @@
+"""What the user asks for: budgets with units, absolute or relative to the original model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from onnxmpq.errors import UsageError
+
+_LATENCY_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_SIZE_UNITS = {
+    **{"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9},
+    **{"kib": 2**10, "mib": 2**20, "gib": 2**30},
+}
+_ENERGY_UNITS = {"j": 1.0, "mj": 1e-3, "uj": 1e-6, "µj": 1e-6, "nj": 1e-9}
+_QUANTITY = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-zA-Zµ%]+)\s*$")
+FASTEST = "fastest"
+SMALLEST = "smallest"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An upper limit: `value` in seconds, bytes or joules, or a share of the original's where `relative`."""
+
+    value: float
+    relative: bool = False
+
+    def of(self, original: float) -> float:
+        return self.value * original if self.relative else self.value
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """All limits of one conversion; `fastest` and `smallest` ask for the minimum instead of a limit."""
+
+    latency: Limit | None = None
+    size: Limit | None = None
+    energy: Limit | None = None
+    fastest: bool = False
+    smallest: bool = False
+
+    @property
+    def empty(self) -> bool:
+        return not (self.latency or self.size or self.energy or self.fastest or self.smallest)
+
+
+def parse_budgets(latency: str | None = None, size: str | None = None, energy: str | None = None) -> Budgets:
+    """Budgets from the command line's spelling. Raises UsageError."""
+    fastest = latency is not None and latency.strip().lower() == FASTEST
+    smallest = size is not None and size.strip().lower() == SMALLEST
+    return Budgets(
+        None if latency is None or fastest else _parse("--latency", latency, _LATENCY_UNITS, "5ms, 60%, fastest"),
+        None if size is None or smallest else _parse("--size", size, _SIZE_UNITS, "3MB, 25%, smallest"),
+        None if energy is None else _parse("--energy", energy, _ENERGY_UNITS, "3mJ, 50%"),
+        fastest,
+        smallest,
+    )
+
+
+def _parse(option: str, text: str, units: dict[str, float] | dict[str, int], examples: str) -> Limit:
+    match = _QUANTITY.match(text)
+    if match is None:
+        raise UsageError(f"{option} {text!r}: no number with a unit; write for example {examples}")
+    number, unit = float(match[1]), match[2]
+    if number <= 0:
+        raise UsageError(f"{option} {text!r}: must be greater than zero; write for example {examples}")
+    if unit == "%":
+        return Limit(number / 100.0, relative=True)
+    factor = units.get(unit.lower())
+    if factor is None:
+        raise UsageError(f"{option} {text!r}: unknown unit {unit!r}; use one of {', '.join(units)} or %")
+    return Limit(number * factor)

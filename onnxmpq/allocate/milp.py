@@ -1,0 +1,255 @@
+"""Exact allocation as a mixed-integer program, solved by HiGHS (Huangfu & Hall 2018, through scipy).
+
+Variables: x[r, s] = 1 where region r has scheme s (Multiple-Choice Knapsack, Chen et al. 2021, eq. 6); per edge two
+transition variables, quantize and dequantize, tied to the formats at its ends by q - d = read - written; per tensor
+one shared transition of each kind; per activation tensor a[t] = 1 where any region touches it in int8. Formats are
+linear in x, so all variables but x are continuous and take 0/1 values at the optimum.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
+from onnxmpq.cost.chains import moves_maps
+from onnxmpq.cost.table import Edge, Transition
+from onnxmpq.model import RegionKind
+from onnxmpq.schemes import Format, Scheme, writes
+
+TIME_LIMIT_S = 20.0
+RELATIVE_GAP = 1e-4
+_TIE_BREAK = 1e-5  # weight of the other goals, relative to their fp32 values, between plans of equal value
+_NO_TRANSITION = Transition()
+
+
+@dataclass
+class _Sum:
+    """A linear expression: coefficient per variable and a constant."""
+
+    terms: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    constant: float = 0.0
+
+    def add(self, other: _Sum, factor: float = 1.0) -> _Sum:
+        for variable, value in other.terms.items():
+            self.terms[variable] += factor * value
+        self.constant += factor * other.constant
+        return self
+
+
+def solve(
+    problem: Problem, goal: Goal, limits: Limits, *, time_limit_s: float = TIME_LIMIT_S, transitions: bool = True
+) -> Solution | None:
+    """The plan of least `goal` within the limits; None where there is none.
+
+    transitions=False ignores transition costs (the pure per-layer MCKP, for comparison).
+    """
+    return _Program(problem, transitions).solve(goal, limits, time_limit_s)
+
+
+class _Program:
+    def __init__(self, problem: Problem, transitions: bool) -> None:
+        self.problem, self.transitions = problem, transitions
+        self.count = 0
+        self.integral: list[int] = []
+        self.rows: list[tuple[_Sum, float, float]] = []  # lower <= expression <= upper
+        self.choice: dict[tuple[str, int], int] = {}
+        self.reads: dict[str, _Sum] = {}
+        self.writes: dict[str, _Sum] = {}
+        self.totals: dict[Goal, _Sum] = {g: _Sum() for g in ("effect", "latency", "size", "energy")}
+        self._choices()
+        self._edges()
+        self._activations()
+        self._chains()
+        self.totals["latency"].constant += problem.table.base_s
+        self.totals["size"].constant += problem.base_size_bytes
+
+    def _variable(self, integral: bool = False) -> int:
+        if integral:
+            self.integral.append(self.count)
+        self.count += 1
+        return self.count - 1
+
+    def _row(self, expression: _Sum, lower: float, upper: float) -> None:
+        self.rows.append((expression, lower, upper))
+
+    def _choices(self) -> None:
+        for region in self.problem.model.regions:
+            self.reads[region.name], self.writes[region.name] = _Sum(), _Sum()
+            options = self.problem.options.get(region.name, ())
+            if len(options) == 1:
+                self._count_option(region.name, region.op_type, options[0], None)
+                continue
+            one = _Sum()
+            for number, option in enumerate(options):
+                variable = self._variable(integral=True)
+                self.choice[region.name, number] = variable
+                one.terms[variable] = 1.0
+                self._count_option(region.name, region.op_type, option, variable)
+            if options:
+                self._row(one, 1.0, 1.0)
+
+    def _count_option(self, region: str, op_type: str, option: Option, variable: int | None) -> None:
+        def put(expression: _Sum, value: float) -> None:
+            if variable is None:
+                expression.constant += value
+            elif value:
+                expression.terms[variable] += value
+
+        put(self.totals["effect"], option.effect)
+        put(self.totals["latency"], option.latency_s)
+        put(self.totals["size"], option.size_bytes)
+        put(self.totals["energy"], option.energy_j)
+        put(self.reads[region], float(option.scheme.reads is Format.INT8))
+        put(self.writes[region], float(writes(option.scheme, op_type) is Format.INT8))
+
+    def _written(self, edge: Edge) -> _Sum:
+        return self.writes[edge.producer] if edge.producer else _Sum()
+
+    def _read(self, edge: Edge) -> _Sum:
+        return self.reads[edge.consumer] if edge.consumer else _Sum()
+
+    def _edges(self) -> None:
+        if not self.transitions:
+            return
+        table = self.problem.table
+        by_tensor: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for edge in self.problem.edges:
+            written, read = self._written(edge), self._read(edge)
+            if not written.terms and not read.terms and written.constant == read.constant:
+                continue
+            cost = table.edges.get(edge.key, _NO_TRANSITION)
+            quantize, dequantize = self._variable(), self._variable()
+            self.totals["latency"].terms[quantize] += cost.quantize_s
+            self.totals["latency"].terms[dequantize] += cost.dequantize_s
+            tied = _Sum({quantize: 1.0, dequantize: -1.0}).add(read, -1.0).add(written)
+            self._row(tied, 0.0, 0.0)
+            if cost.quantize_s < 0 or cost.dequantize_s < 0:  # else the solver keeps both at their least by itself
+                self._row(_Sum({quantize: 1.0}).add(read, -1.0), -np.inf, 0.0)
+                self._row(_Sum({dequantize: 1.0}).add(written, -1.0), -np.inf, 0.0)
+            by_tensor[edge.tensor].append((quantize, dequantize))
+        for tensor, pairs in by_tensor.items():
+            shared = table.shared.get(tensor, _NO_TRANSITION)
+            for cost_s, column in ((shared.quantize_s, 0), (shared.dequantize_s, 1)):
+                if cost_s > 0:
+                    once = self._variable()
+                    self.totals["latency"].terms[once] += cost_s
+                    for pair in pairs:
+                        self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
+
+    def _activations(self) -> None:
+        model, roots = self.problem.model, self.problem.model.roots
+        touching: dict[str, list[_Sum]] = defaultdict(list)
+        for region in model.regions:
+            for tensor in region.inputs:
+                touching[roots.get(tensor, tensor)].append(self.reads[region.name])
+            for tensor in region.outputs:
+                touching[roots.get(tensor, tensor)].append(self.writes[region.name])
+        for tensor, effect in self.problem.activations.items():
+            rounded = self._variable()
+            self.totals["effect"].terms[rounded] += effect
+            for expression in touching.get(tensor, []):
+                if expression.terms or expression.constant:
+                    self._row(_Sum({rounded: 1.0}).add(expression, -1.0), 0.0, np.inf)
+
+    def _chains(self) -> None:
+        """The rules of `cost.chains.legalize`, as linear constraints."""
+        model, chained = self.problem.model, self.problem.chained
+        producers, consumers, outputs = model.producers, model.consumers, set(model.output_names)
+        for region in model.regions:
+            own = self.reads[region.name]
+            sources = [self.writes[p.name] if (p := producers.get(t)) else _Sum() for t in region.inputs]
+            readers = [self.reads[c.name] for t in region.outputs for c in consumers.get(t, [])]
+            if region.name in chained:
+                for source in sources:
+                    self._row(_Sum().add(own).add(source, -1.0), -np.inf, 0.0)
+            if moves_maps(region, chained):
+                for reader in readers:
+                    self._row(_Sum().add(reader).add(own, -1.0), -np.inf, 0.0)
+            if not own.terms or region.kind is RegionKind.LAYER:
+                continue
+            inner = bool(readers) and not outputs.intersection(region.outputs)
+            if region.kind is RegionKind.PASSTHROUGH:
+                self._implied(own, sources)
+                if inner and region.name not in chained:
+                    self._implied(own, readers)
+            elif inner:
+                self._implied(own, [*sources, *readers])
+
+    def _implied(self, own: _Sum, conditions: list[_Sum]) -> None:
+        """own = 1 where all conditions are 1."""
+        expression = _Sum().add(own)
+        for condition in conditions:
+            expression.add(condition, -1.0)
+        self._row(expression, 1.0 - len(conditions), np.inf)
+
+    def solve(self, goal: Goal, limits: Limits, time_limit_s: float) -> Solution | None:
+        scale = {g: self._scale(g) for g in self.totals}
+        objective = np.zeros(max(self.count, 1))
+        for name, total in self.totals.items():
+            weight = 1.0 if name == goal else _TIE_BREAK
+            for variable, value in total.terms.items():
+                objective[variable] += weight * value / scale[name]
+        rows = list(self.rows)
+        for name, limit in self._limited(limits):
+            total = self.totals[name]
+            scaled = _Sum({v: c / scale[name] for v, c in total.terms.items()}, total.constant / scale[name])
+            rows.append((scaled, -np.inf, limit / scale[name]))
+        result = milp(
+            objective,
+            integrality=self._integrality(),
+            bounds=Bounds(0.0, 1.0),
+            constraints=self._constraints(rows),
+            options={"time_limit": time_limit_s, "mip_rel_gap": RELATIVE_GAP},
+        )
+        if result.x is None:
+            return None
+        return self._solution(goal, result, scale[goal])
+
+    @staticmethod
+    def _limited(limits: Limits) -> list[tuple[Goal, float]]:
+        given: list[tuple[Goal, float | None]] = [
+            ("latency", limits.latency_s),
+            ("size", limits.size_bytes),
+            ("energy", limits.energy_j),
+            ("effect", limits.effect),
+        ]
+        return [(name, limit) for name, limit in given if limit is not None]
+
+    def _scale(self, goal: Goal) -> float:
+        return max((abs(v) for v in self.totals[goal].terms.values()), default=1.0) or 1.0
+
+    def _integrality(self) -> np.ndarray:
+        flags = np.zeros(max(self.count, 1))
+        flags[self.integral] = 1
+        return flags
+
+    def _constraints(self, rows: list[tuple[_Sum, float, float]]) -> LinearConstraint:
+        entries = [(i, v, c) for i, (e, _, _) in enumerate(rows) for v, c in e.terms.items()]
+        data = [c for _, _, c in entries]
+        where = ([i for i, _, _ in entries], [v for _, v, _ in entries])
+        matrix = csr_array((data, where), shape=(len(rows), max(self.count, 1)))
+        constants = np.array([e.constant for e, _, _ in rows])
+        lower = np.array([low for _, low, _ in rows]) - constants
+        upper = np.array([high for _, _, high in rows]) - constants
+        return LinearConstraint(matrix, lower, upper)
+
+    def _solution(self, goal: Goal, result: object, scale: float) -> Solution:
+        values = result.x  # type: ignore[attr-defined]
+        assignment: dict[str, Scheme] = {}
+        for (region, number), variable in self.choice.items():
+            scheme = self.problem.options[region][number].scheme
+            if values[variable] > 0.5 and not scheme.is_float:
+                assignment[region] = scheme
+        for region, options in self.problem.options.items():
+            if len(options) == 1 and not options[0].scheme.is_float:
+                assignment[region] = options[0].scheme
+        total = self.totals[goal]
+        value = total.constant + sum(c * values[v] for v, c in total.terms.items())
+        gap = max(float(result.mip_gap or 0.0), 0.0)  # type: ignore[attr-defined]
+        proven = int(result.status) == 0  # type: ignore[attr-defined]
+        return Solution(assignment, float(value), float(value) - gap * abs(float(value)), gap, proven)
