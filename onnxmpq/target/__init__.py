@@ -1,0 +1,6 @@
+"""Targets: which schemes a device offers and what they cost there. One TOML file per device (docs/targets.md)."""
+
+from onnxmpq.target.load import available_targets, load_target
+from onnxmpq.target.types import Target
+
+__all__ = ["Target", "available_targets", "load_target"]
