@@ -37,6 +37,18 @@ def test_centred_statistics_measure_the_error_after_bias_correction() -> None:
     np.testing.assert_allclose(predicted, np.mean(left**2, axis=0), rtol=1e-3)
 
 
+def test_other_fp32_inputs_count_in_correction_and_statistics() -> None:
+    w, rng = gaussian(4, 10), np.random.default_rng(0)
+    x_fp = rng.exponential(1, (500, 10)).astype(np.float32)
+    x = (0.9 * x_fp + 0.1 * rng.exponential(1, (500, 10))).astype(np.float32)
+    mean, mean_fp = x.mean(axis=0), x_fp.mean(axis=0)
+    q = quantize_weight(w, WeightFormat.per_channel(4)).dequantize()
+    left = x_fp @ w.T - x @ q.T - bias_correction(w, q, mean, mean_fp)
+    np.testing.assert_allclose(left.mean(axis=0), 0, atol=1e-4)
+    expected = (x - mean).T @ (x_fp - mean_fp) / 500
+    np.testing.assert_allclose(centred(x.T @ x_fp / 500, mean, mean_fp), expected, atol=1e-4)
+
+
 @given(ranges, ranges)
 def test_cross_layer_factors_equalise_the_ranges(first: np.ndarray, second: np.ndarray) -> None:
     factors = cross_layer_factors(first, second)
