@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
-from onnxmpq.schemes import Format, Scheme, writes
+from onnxmpq.schemes import FP32, Format, Scheme, writes
 
 Assignment = Mapping[str, Scheme]
 
@@ -33,10 +34,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Transition:
-    """Seconds for changing a tensor's format: to int8 for a reader, back to float for a reader."""
+    """Seconds and joules for changing a tensor's format: to int8 for a reader, back to float for a reader."""
 
     quantize_s: float = 0.0
     dequantize_s: float = 0.0
+    quantize_j: float = 0.0
+    dequantize_j: float = 0.0
 
 
 def edges_of(model: Model) -> tuple[Edge, ...]:
@@ -71,9 +74,11 @@ class Formats:
 class CostTable:
     """Measured or modelled costs of one model on one target.
 
-    node_s: region -> kernel name (`Scheme.kernel`) -> seconds. shared: tensor -> once-per-tensor transition.
-    edges: `Edge.key` -> per-reader transition. base_s: what no decision changes.
+    node_s: region -> scheme name, or the kernel's name where schemes share its cost (`Scheme.kernel`) -> seconds.
+    shared: tensor -> once-per-tensor transition. edges: `Edge.key` -> per-reader transition.
+    base_s: what no decision changes.
     meta: runtime version, CPU, threads, date, model hash: what the table is valid for.
+    node_j: as node_s, in joules; empty where the target has no energies.
     """
 
     node_s: dict[str, dict[str, float]]
@@ -81,33 +86,55 @@ class CostTable:
     edges: dict[str, Transition] = field(default_factory=dict)
     base_s: float = 0.0
     meta: dict[str, str] = field(default_factory=dict)
+    node_j: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def offers(self, region: str, scheme: Scheme) -> bool:
         """Whether the table knows what the scheme costs there."""
-        return scheme.kernel in self.node_s.get(region, {})
+        costs = self.node_s.get(region, {})
+        return scheme.name in costs or scheme.kernel in costs
+
+    def scheme_s(self, region: str, scheme: Scheme | None) -> float:
+        """Seconds of a region in a scheme (None: left in float); 0 where the table does not know."""
+        return _cost(self.node_s.get(region, {}), scheme)
+
+    def scheme_j(self, region: str, scheme: Scheme | None) -> float:
+        """Joules of a region in a scheme (None: left in float); 0 where the table does not know."""
+        return _cost(self.node_j.get(region, {}), scheme)
 
     def predict_s(self, model: Model, assignment: Assignment) -> float:
         """Seconds for one run of the model under an assignment."""
-        total = self.base_s
-        for region in model.regions:
-            scheme = assignment.get(region.name)
-            total += self.node_s.get(region.name, {}).get(scheme.kernel if scheme else "fp32", 0.0)
+        total = self.base_s + sum(self.scheme_s(r.name, assignment.get(r.name)) for r in model.regions)
         return total + sum(cost for _, cost in self.transitions_s(model, assignment))
+
+    def predict_j(self, model: Model, assignment: Assignment) -> float:
+        """Joules for one run of the model under an assignment. Raises TargetError where there are no energies."""
+        if not self.node_j:
+            raise TargetError("the cost table has no energies; choose a target whose file gives them")
+        total = sum(self.scheme_j(r.name, assignment.get(r.name)) for r in model.regions)
+        for _, read, own, shared in self._changes(model, assignment):
+            quantizes = read is Format.INT8
+            total += own.quantize_j + shared.quantize_j if quantizes else own.dequantize_j + shared.dequantize_j
+        return total
 
     def transitions_s(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, float]]:
         """The edges that change format and what each costs; a shared cost goes to the first of its readers."""
+        for edge, read, own, shared in self._changes(model, assignment):
+            if read is Format.INT8:
+                yield edge, own.quantize_s + shared.quantize_s
+            else:
+                yield edge, own.dequantize_s + shared.dequantize_s
+
+    def _changes(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, Format, Transition, Transition]]:
+        """Edges that change format: the format read, the edge's own transition and its part of the shared one."""
         formats, counted = Formats(model, assignment), set[tuple[str, Format]]()
         for edge in edges_of(model):
             written, read = formats.written(edge.producer), formats.read(edge.consumer)
             if written is read:
                 continue
-            own, shared = self.edges.get(edge.key, Transition()), self.shared.get(edge.tensor, Transition())
             first = (edge.tensor, read) not in counted
             counted.add((edge.tensor, read))
-            if read is Format.INT8:
-                yield edge, own.quantize_s + (shared.quantize_s if first else 0.0)
-            else:
-                yield edge, own.dequantize_s + (shared.dequantize_s if first else 0.0)
+            shared = self.shared.get(edge.tensor, Transition()) if first else Transition()
+            yield edge, read, self.edges.get(edge.key, Transition()), shared
 
     def to_json(self) -> str:
         return json.dumps({"schema": "onnxmpq.cost-table/1", **asdict(self)}, indent=1, sort_keys=True)
@@ -121,3 +148,10 @@ class CostTable:
         data["shared"] = {k: Transition(**v) for k, v in data["shared"].items()}
         data["edges"] = {k: Transition(**v) for k, v in data["edges"].items()}
         return cls(**data)
+
+
+def _cost(costs: Mapping[str, float], scheme: Scheme | None) -> float:
+    """By scheme name first, then by the kernel that it shares with others."""
+    if scheme is None:
+        return costs.get(FP32, 0.0)
+    return costs.get(scheme.name, costs.get(scheme.kernel, 0.0))
