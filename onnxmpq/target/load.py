@@ -12,7 +12,7 @@ import onnx
 
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.resources import data_folder
-from onnxmpq.schemes import Format, scheme_named
+from onnxmpq.schemes import FP32, Format, scheme_named
 from onnxmpq.target.fields import Fields, nearest
 from onnxmpq.target.types import (
     BITS,
@@ -198,6 +198,9 @@ def _lookup(table: Fields, folder: Path) -> Lookup:
 
 def _check_kernels(target: Target, roofline: Roofline, where: str) -> None:
     """Every scheme on a menu has a kernel: its own entry, or on bit-scalable hardware the bits it is quantized to."""
+    if FP32 not in roofline.kernels:
+        reason = "is missing; say how regions that stay in float run"
+        raise TargetError(f"target file {where}: field 'roofline.kernels.{FP32}' {reason}")
     for section, menus in (("menu", target.menu), ("menu.activations", target.activation_menu)):
         for operator, schemes in menus.items():
             for name in schemes:
