@@ -31,12 +31,16 @@ _NO_TRANSITION = Transition()
 class _Sum:
     """A linear expression: coefficient per variable and a constant."""
 
-    terms: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    terms: dict[int, float] = field(default_factory=dict)
     constant: float = 0.0
+
+    def put(self, variable: int, value: float) -> None:
+        """Add value · variable."""
+        self.terms[variable] = self.terms.get(variable, 0.0) + value
 
     def add(self, other: _Sum, factor: float = 1.0) -> _Sum:
         for variable, value in other.terms.items():
-            self.terms[variable] += factor * value
+            self.put(variable, factor * value)
         self.constant += factor * other.constant
         return self
 
@@ -98,7 +102,7 @@ class _Program:
             if variable is None:
                 expression.constant += value
             elif value:
-                expression.terms[variable] += value
+                expression.put(variable, value)
 
         put(self.totals["effect"], option.effect)
         put(self.totals["latency"], option.latency_s)
@@ -124,8 +128,8 @@ class _Program:
                 continue
             cost = table.edges.get(edge.key, _NO_TRANSITION)
             quantize, dequantize = self._variable(), self._variable()
-            self.totals["latency"].terms[quantize] += cost.quantize_s
-            self.totals["latency"].terms[dequantize] += cost.dequantize_s
+            self.totals["latency"].put(quantize, cost.quantize_s)
+            self.totals["latency"].put(dequantize, cost.dequantize_s)
             tied = _Sum({quantize: 1.0, dequantize: -1.0}).add(read, -1.0).add(written)
             self._row(tied, 0.0, 0.0)
             if cost.quantize_s < 0 or cost.dequantize_s < 0:  # else the solver keeps both at their least by itself
@@ -137,7 +141,7 @@ class _Program:
             for cost_s, column in ((shared.quantize_s, 0), (shared.dequantize_s, 1)):
                 if cost_s > 0:
                     once = self._variable()
-                    self.totals["latency"].terms[once] += cost_s
+                    self.totals["latency"].put(once, cost_s)
                     for pair in pairs:
                         self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
 
@@ -151,7 +155,7 @@ class _Program:
                 touching[roots.get(tensor, tensor)].append(self.writes[region.name])
         for tensor, effect in self.problem.activations.items():
             rounded = self._variable()
-            self.totals["effect"].terms[rounded] += effect
+            self.totals["effect"].put(rounded, effect)
             for expression in touching.get(tensor, []):
                 if expression.terms or expression.constant:
                     self._row(_Sum({rounded: 1.0}).add(expression, -1.0), 0.0, np.inf)

@@ -20,6 +20,9 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
 
 _INT32_LIMIT = 2**31 - 1
+PER_CHANNEL_OPSET = 13  # DequantizeLinear(axis)
+INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
+BLOCKED = ("MatMulNBits",)
 
 
 def rewrite(job: Rewrite) -> onnx.ModelProto:
@@ -233,18 +236,15 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
     """Whether this dialect can spell the scheme for the region (the runtime may still refuse to fuse it)."""
     if scheme.is_float:
         return True
-    if scheme.weight is not None and scheme.weight.bits <= 4 and opset < 21:
-        return False
-    if opset < 13:
+    small = scheme.weight is not None and scheme.weight.bits <= 4
+    if opset < (INT4_OPSET if small or scheme.fuses_to == BLOCKED else PER_CHANNEL_OPSET):
         return False
     layer = region.layer
     if layer is None:
         return region.kind is not RegionKind.FLOAT and bool(region.inputs) and bool(region.outputs)
-    if region.op_type in ("ConvTranspose", "Gather") and scheme.reads is Format.INT8:
-        return False
-    if region.op_type in FLOAT_RESULT_OPS and scheme.fuses_to == ("MatMulNBits",):
+    if scheme.reads is Format.INT8:
+        return region.op_type not in ("ConvTranspose", "Gather")
+    if scheme.fuses_to == BLOCKED:
         block = scheme.weight.block if scheme.weight else None
-        return (
-            opset >= 21 and layer.transposed | (region.op_type == "Gemm") and bool(block) and not layer.fan_in % block
-        )
-    return not scheme.fuses_to or scheme.fuses_to != ("MatMulNBits",)
+        return region.op_type in FLOAT_RESULT_OPS and block is not None and layer.fan_in % block == 0
+    return True

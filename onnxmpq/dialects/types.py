@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import onnx
 
 from onnxmpq.model import Model
 from onnxmpq.ranges.params import QuantParams
@@ -28,6 +27,3 @@ class Rewrite:
     activations: Mapping[str, QuantParams]
     weights: Mapping[tuple[str, str], QuantizedWeight]
     roots: Mapping[str, str] = field(default_factory=dict)
-
-
-Dialect = Callable[[Rewrite], onnx.ModelProto]

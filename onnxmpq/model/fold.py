@@ -127,7 +127,7 @@ def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin) ->
     bias = node.inputs[2].values.astype(np.float64) if len(node.inputs) > 2 else np.zeros(len(factor))
     node.inputs[1] = gs.Constant(f"{node.name}/weight_folded", scaled.astype(np.float32))
     new_bias = gs.Constant(f"{node.name}/bias_folded", (bias * factor + offset).astype(np.float32))
-    node.inputs[2:] = [new_bias]
+    node.inputs = [node.inputs[0], node.inputs[1], new_bias]
     result = follower.outputs[0]
     follower.outputs.clear()
     follower.inputs.clear()

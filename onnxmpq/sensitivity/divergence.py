@@ -80,7 +80,9 @@ class Divergence:
 
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
         """Outputs of a run of `samples` samples -> float32 [samples, width]."""
-        return np.concatenate([v.encode(np.asarray(o, np.float32), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
+        return np.concatenate(
+            [v.encode(np.asarray(o, np.float32), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1
+        )
 
     def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Divergence of reference + change from reference, float64 [samples], summed over outputs."""

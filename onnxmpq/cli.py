@@ -1,0 +1,260 @@
+"""The command line: thin over `onnxmpq.pipeline`. Results go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+import onnxmpq
+from onnxmpq import inspection, pipeline
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, exit_codes
+from onnxmpq.feeds import available_recipes, load_feeds
+from onnxmpq.output import check_writable, write_text
+from onnxmpq.progress import Progress, Tick
+from onnxmpq.resources import data_folder
+from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.sensitivity import KINDS
+from onnxmpq.target.load import available_targets
+from onnxmpq.validate import Validation
+
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
+app = typer.Typer(
+    help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
+Calib = Annotated[
+    str | None,
+    typer.Option("--calib", help=".npz, folder of .npy or pictures, token file, or module:function (docs/calibration)"),
+]
+Recipe = Annotated[str | None, typer.Option("--recipe", help="how pictures, text or audio become inputs")]
+Target = Annotated[str, typer.Option("--target", help="a name from `onnxmpq targets`, or a .toml file")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of the runtime while measuring")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
+JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
+
+
+class _Drawn(Progress):
+    """Progress bars and remarks on stderr; bars only on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(stderr=True)
+        self.quiet = quiet
+
+    @contextmanager
+    def stage(self, what: str, total: int) -> Iterator[Tick]:
+        if self.quiet or not self.console.is_terminal:
+            yield lambda _: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with RichProgress(*columns, console=self.console, transient=True) as bars:
+            task = bars.add_task(what, total=total or None)
+            yield lambda steps: bars.advance(task, steps)
+
+    def say(self, message: str) -> None:
+        if not self.quiet:
+            self.console.print(message, highlight=False, markup=False)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False)
+
+
+@app.command()
+def convert(
+    model: ModelPath,
+    latency: Annotated[str | None, typer.Option(help="5ms, 60% of the original, or fastest")] = None,
+    size: Annotated[str | None, typer.Option(help="3MB, 25% of the original, or smallest")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
+    calib: Calib = None,
+    recipe: Recipe = None,
+    target: Target = "cpu",
+    threads: Threads = 1,
+    samples: Annotated[int, typer.Option(min=1, help="at most so many calibration samples")] = pipeline.DEFAULT_SAMPLES,
+    exclude: Annotated[list[str] | None, typer.Option(help="node name, glob or /regex/ to leave in float32")] = None,
+    output_kind: Annotated[
+        list[str] | None, typer.Option(help="NAME=logits|probabilities|values, where the guess is wrong")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
+    report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
+    destination = output or model.with_name(model.stem + ".mpq.onnx")
+    if report is not None:
+        check_writable(report)
+    result = pipeline.convert(
+        model,
+        latency=latency,
+        size=size,
+        calibration=calib,
+        recipe=recipe,
+        target=target,
+        threads=threads,
+        samples=samples,
+        output=destination,
+        exclude=exclude or (),
+        outputs=_parse_kinds(output_kind or []),
+        seed=seed,
+        progress=_Drawn(quiet),
+    )
+    text = _dump(result.report.to_dict())
+    if report is not None:
+        write_text(report, text + "\n")
+    if as_json:
+        print(text)
+        return
+    console = _stdout()
+    result.report.render(console)
+    console.print(f"wrote {destination} and {pipeline.plan_path(destination)}", highlight=False, markup=False)
+
+
+@app.command()
+def apply(
+    model: ModelPath,
+    plan: Annotated[Path, typer.Argument(help="a .plan.json file that convert wrote, edited or not")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write PLAN into MODEL again: the same bytes as convert."""
+    destination = output or model.with_name(model.stem + ".mpq.onnx")
+    pipeline.apply(model, plan, output=destination)
+    _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+
+
+@app.command()
+def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, debug: Debug = False) -> None:
+    """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
+    found = inspection.inspect(model, target)
+    if as_json:
+        print(_dump(found.to_dict()))
+    else:
+        found.render(_stdout())
+
+
+@app.command()
+def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
+    """Targets that ship, and where to put your own."""
+    rows = available_targets()
+    if as_json:
+        print(_dump([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows]))
+        return
+    table = Table("name", "costs", "dialect", "description")
+    for row in rows:
+        table.add_row(row.name, row.cost, row.dialect, row.description)
+    console = _stdout()
+    console.print(table)
+    console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
+
+
+@app.command()
+def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
+    """Input recipes that ship: how pictures, text and audio become the model's inputs."""
+    rows = available_recipes()
+    if as_json:
+        print(_dump([{"name": r.name, "description": r.description} for r in rows]))
+        return
+    table = Table("name", "description")
+    for row in rows:
+        table.add_row(row.name, row.description)
+    _stdout().print(table)
+
+
+@app.command()
+def validate(
+    original: Annotated[Path, typer.Argument(help="the fp32 model")],
+    converted: Annotated[Path, typer.Argument(help="the converted model")],
+    calib: Calib = None,
+    recipe: Recipe = None,
+    threads: Threads = 1,
+    samples: Annotated[int, typer.Option(min=1, help="at most so many samples")] = pipeline.DEFAULT_SAMPLES,
+    min_sqnr: Annotated[float | None, typer.Option(help="fail where an output's SQNR in dB is lower")] = None,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
+    specs = input_specs(open_session(original))
+    feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
+    drawn = _Drawn(quiet)
+    for note in feeds.notes:
+        (drawn.warn if feeds.synthetic else drawn.say)(note)
+    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    if as_json:
+        print(_dump(inspection.validation_dict(found)))
+    else:
+        inspection.render_validation(found, original, converted, _stdout())
+    _check_floor(found, min_sqnr)
+
+
+def _check_floor(found: Validation, min_sqnr: float | None) -> None:
+    if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
+        raise UsageError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+
+
+def _parse_kinds(entries: list[str]) -> dict[str, Any]:
+    kinds = {}
+    for entry in entries:
+        name, _, kind = entry.rpartition("=")
+        if not name or kind not in KINDS:
+            raise UsageError(f"--output-kind {entry!r}: write NAME=KIND with KIND one of {', '.join(KINDS)}")
+        kinds[name] = kind
+    return kinds
+
+
+def _dump(data: Any) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False, default=str)
+
+
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        print(onnxmpq.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except OnnxmpqError as error:
+        if debug:
+            raise
+        print(f"onnxmpq: error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
+        raise SystemExit(INTERRUPTED_EXIT_CODE) from None
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        print(f"onnxmpq: internal error: {kind}: {error}; run again with --debug and report it", file=sys.stderr)
+        raise SystemExit(OnnxmpqError.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Close the loop: plan, build, measure the real model, correct the cost table, plan again, until the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
+from onnxmpq.cost.measure import Profile, Profiler
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import Dialect, Rewrite
+from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.model import Model
+from onnxmpq.output import serialize
+from onnxmpq.progress import Progress
+from onnxmpq.ranges import QuantParams
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.schemes import Scheme
+
+ROUNDS = 5
+NOISE = 0.01  # measured latencies closer than this are equal
+FASTEST_SLACK = 0.01  # `fastest` may spend this share of latency on quality
+Refit = Callable[[list[Profile]], CostTable]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything a rewritten model is built from, for any assignment."""
+
+    model: Model
+    dialect: Dialect
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[tuple[str, str], QuantizedWeight]
+
+    def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+        """The mixed-precision graph of an assignment."""
+        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, self.model.roots))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of the loop: what was predicted and what was measured."""
+
+    assignment: dict[str, Scheme]
+    predicted_s: float
+    measured_s: float
+    size_bytes: int
+    effect: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap."""
+
+    assignment: dict[str, Scheme]
+    proto: onnx.ModelProto
+    solution: Solution
+    problem: Problem
+    rounds: tuple[Round, ...]
+    kept: Round
+    original_s: float
+    latency_limit_s: float | None
+    size_limit_bytes: float | None
+    rejected: str = ""
+
+
+@dataclass
+class _Targets:
+    """Limits in absolute units. latency_s also holds "no slower than the original" where no latency was asked for."""
+
+    latency_s: float
+    size_bytes: float | None
+    asked_for_latency: bool
+
+
+def close_the_loop(
+    problem: Problem,
+    budgets: Budgets,
+    bench: Workbench,
+    profiler: Profiler,
+    profiles: list[Profile],
+    refit: Refit,
+    source: Any,
+    progress: Progress,
+) -> Outcome:
+    """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError."""
+    loop = _Loop(problem, budgets, bench, profiler, profiles, refit, source_bytes(source), progress)
+    return loop.fastest() if budgets.fastest else loop.within_budget()
+
+
+def source_bytes(source: Any) -> int:
+    """Size of the original model in bytes (without external data for a path)."""
+    return source.ByteSize() if isinstance(source, onnx.ModelProto) else Path(source).stat().st_size
+
+
+class _Loop:
+    def __init__(
+        self,
+        problem: Problem,
+        budgets: Budgets,
+        bench: Workbench,
+        profiler: Profiler,
+        profiles: list[Profile],
+        refit: Refit,
+        original_bytes: int,
+        progress: Progress,
+    ) -> None:
+        self.problem, self.budgets, self.bench, self.profiler = problem, budgets, bench, profiler
+        self.profiles, self.refit, self.progress = list(profiles), refit, progress
+        self.original_s = profiler.reference_s
+        size = budgets.size.of(original_bytes) if budgets.size else None
+        asked = budgets.latency.of(self.original_s) if budgets.latency else None
+        self.targets = _Targets(asked or self.original_s, size, asked is not None)
+        self.size_overhead = 1.0
+        self.rounds: list[Round] = []
+        self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
+
+    # ---- one turn ------------------------------------------------------------------------------
+
+    def _try(self, solution: Solution) -> Round:
+        """Build and measure a solution, and learn from it."""
+        known = next((r for r in self.rounds if _same(r.assignment, solution.assignment)), None)
+        if known is not None:
+            return known
+        proto = self.bench.build(solution.assignment)
+        profile = self.profiler.profile(solution.assignment, proto)
+        turn = Round(
+            dict(solution.assignment),
+            self.problem.latency_s(solution.assignment),
+            profile.wall_s,
+            len(serialize(proto)),
+            self.problem.effect(solution.assignment),
+        )
+        predicted_bytes = self.problem.size_bytes(solution.assignment)
+        self.size_overhead = max(self.size_overhead, turn.size_bytes / max(predicted_bytes, 1.0))
+        self.rounds.append(turn)
+        self.built[len(self.rounds) - 1] = (proto, solution)
+        self.profiles.append(profile)
+        table = self.refit(self.profiles)
+        self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
+        self.progress.say(
+            f"round {len(self.rounds)}: predicted {turn.predicted_s * 1e3:.3f} ms, measured "
+            f"{turn.measured_s * 1e3:.3f} ms (fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"
+        )
+        return turn
+
+    def _size_limit(self) -> float | None:
+        return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
+
+    def _fits(self, turn: Round) -> bool:
+        small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
+        slack = 0.0 if self.targets.asked_for_latency else NOISE
+        return small and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
+
+    def _keep(self, turn: Round, rejected: str = "") -> Outcome:
+        proto, solution = self.built[self.rounds.index(turn)]
+        return Outcome(
+            turn.assignment,
+            proto,
+            solution,
+            self.problem,
+            tuple(self.rounds),
+            turn,
+            self.original_s,
+            self.targets.latency_s if self.targets.asked_for_latency else None,
+            self.targets.size_bytes,
+            rejected,
+        )
+
+    # ---- goals ---------------------------------------------------------------------------------
+
+    def within_budget(self) -> Outcome:
+        """Least effect within the limits; the limit handed to the solver follows what was measured."""
+        allowance = 1.0
+        for _ in range(ROUNDS):
+            latency_s = self.targets.latency_s * (allowance if self.targets.asked_for_latency else 1.0 + NOISE)
+            size = self._size_limit()
+            goal: Any = "size" if self.budgets.smallest else "effect"
+            solution = solve(self.problem, goal, Limits(latency_s=latency_s, size_bytes=size))
+            if solution is None:
+                break
+            turn = self._try(solution)
+            if self._fits(turn):
+                better = self._second_look(turn)
+                return self._keep(better)
+            repeated = sum(_same(turn.assignment, r.assignment) for r in self.rounds) and turn is not self.rounds[-1]
+            if repeated or turn.measured_s > self.targets.latency_s:
+                miss = self.targets.latency_s / turn.measured_s
+                allowance *= min(miss, 0.995) if repeated else max(min(miss, 1.0), 0.97)
+        fitting = [r for r in self.rounds if self._fits(r)]
+        if fitting:
+            return self._keep(min(fitting, key=lambda r: r.effect))
+        return self._last_resort()
+
+    def _second_look(self, first: Round) -> Round:
+        """The corrected table may allow a plan of less effect: try it once, keep the better of the two."""
+        limits = Limits(latency_s=self.targets.latency_s, size_bytes=self._size_limit())
+        if self.budgets.smallest:
+            return first
+        solution = solve(self.problem, "effect", limits)
+        if solution is None or self.problem.effect(solution.assignment) >= first.effect * 0.98:
+            return first
+        second = self._try(solution)
+        return second if self._fits(second) and second.effect < first.effect else first
+
+    def _last_resort(self) -> Outcome:
+        """Nothing fitted yet: measure the fastest (or smallest) plans, then give up with what is possible."""
+        for goal, limits in (
+            ("latency", Limits(size_bytes=self._size_limit())),
+            ("latency", Limits()),
+            ("size", Limits()),
+        ):
+            solution = solve(self.problem, goal, limits)  # type: ignore[arg-type]
+            if solution is not None:
+                turn = self._try(solution)
+                if self._fits(turn):
+                    return self._keep(turn)
+        raise BudgetError(self._out_of_reach())
+
+    def _out_of_reach(self) -> str:
+        fastest = min(self.rounds, key=lambda r: r.measured_s)
+        smallest = min(self.rounds, key=lambda r: r.size_bytes)
+        parts = []
+        if self.targets.asked_for_latency and fastest.measured_s > self.targets.latency_s:
+            holders = ", ".join(f"{name} {s * 1e3:.3f} ms" for name, s in self._slowest(fastest))
+            parts.append(
+                f"latency {self.targets.latency_s * 1e3:.3g} ms cannot be met: the fastest plan measures "
+                f"{fastest.measured_s * 1e3:.3f} ms (fp32 {self.original_s * 1e3:.3f} ms); most of it is in {holders}"
+            )
+        if self.targets.size_bytes is not None and smallest.size_bytes > self.targets.size_bytes:
+            holders = ", ".join(f"{name} {b / 1e3:.1f} kB" for name, b in self._largest(smallest))
+            parts.append(
+                f"size {self.targets.size_bytes / 1e6:.3g} MB cannot be met: the smallest plan takes "
+                f"{smallest.size_bytes / 1e6:.3f} MB; most of it is in {holders}"
+            )
+        if not parts:
+            size_mb = (self.targets.size_bytes or 0) / 1e6
+            parts.append(
+                f"latency {self.targets.latency_s * 1e3:.3g} ms and size {size_mb:.3g} MB cannot be met together: the "
+                f"fastest plan measures {fastest.measured_s * 1e3:.3f} ms at {fastest.size_bytes / 1e6:.3f} MB"
+            )
+        return "; ".join(parts) + ". Raise the budget"
+
+    def _slowest(self, turn: Round) -> list[tuple[str, float]]:
+        costs = {r: self.problem.option(r, turn.assignment.get(r)).latency_s for r in self.problem.options}
+        return sorted(costs.items(), key=lambda item: -item[1])[:3]
+
+    def _largest(self, turn: Round) -> list[tuple[str, float]]:
+        sizes = {r: self.problem.option(r, turn.assignment.get(r)).size_bytes for r in self.problem.options}
+        return sorted(sizes.items(), key=lambda item: -item[1])[:3]
+
+    def fastest(self) -> Outcome:
+        """Least measured latency (and the size limit, if there is one); ties go to the plan of less effect."""
+        for _ in range(ROUNDS):
+            solution = self._fastest_solution()
+            if solution is None:
+                return self._last_resort()
+            count = len(self.rounds)
+            self._try(solution)
+            if len(self.rounds) == count:
+                break
+        fitting = [r for r in self.rounds if self.targets.size_bytes is None or r.size_bytes <= self.targets.size_bytes]
+        if not fitting:
+            return self._last_resort()
+        least = min(r.measured_s for r in fitting)
+        best = min((r for r in fitting if r.measured_s <= least * (1.0 + NOISE)), key=lambda r: r.effect)
+        if best.measured_s >= self.original_s * (1.0 - NOISE):
+            raise NothingFasterError(
+                f"nothing beats the original on this machine: the best plan measures {best.measured_s * 1e3:.3f} ms, "
+                f"fp32 {self.original_s * 1e3:.3f} ms. Keep the original, or give --size to make it smaller"
+            )
+        return self._keep(best)
+
+    def _fastest_solution(self) -> Solution | None:
+        limits = Limits(size_bytes=self._size_limit())
+        least = solve(self.problem, "latency", limits)
+        if least is None:
+            return None
+        relaxed = replace(limits, latency_s=self.problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
+        return solve(self.problem, "effect", relaxed) or least
+
+
+def _same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:
+    return {k: s.name for k, s in one.items()} == {k: s.name for k, s in other.items()}
+
+
+def _with_costs(problem: Problem, table: CostTable) -> dict[str, tuple[Option, ...]]:
+    return {
+        region: tuple(
+            replace(o, latency_s=table.node_s.get(region, {}).get(o.scheme.kernel, o.latency_s)) for o in options
+        )
+        for region, options in problem.options.items()
+    }

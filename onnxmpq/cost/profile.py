@@ -1,0 +1,45 @@
+"""Profile a model: choose plans, measure them, fit the table. Cost grows with latency x plans, not with layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx
+
+from onnxmpq.cost.chains import Menu
+from onnxmpq.cost.fit import fit
+from onnxmpq.cost.measure import Profile, Profiler
+from onnxmpq.cost.sampler import mixed_plans, uniform_plans
+from onnxmpq.cost.table import CostTable
+from onnxmpq.model import Model
+from onnxmpq.schemes import Format, Scheme
+
+MIXED_PLANS = 12
+Build = Callable[[Mapping[str, Scheme]], onnx.ModelProto]
+Tick = Callable[[int], None]
+
+
+def plans_to_profile(model: Model, menu: Menu, chained: frozenset[str], seed: int) -> list[dict[str, Scheme]]:
+    """Uniform plans, and mixed ones where there is an int8 choice to make."""
+    plans = list(uniform_plans(model, menu, chained))
+    if any(s.reads is Format.INT8 for schemes in menu.values() for s in schemes):
+        plans += mixed_plans(model, menu, chained, MIXED_PLANS, seed)
+    return plans
+
+
+def profile_plans(
+    profiler: Profiler, plans: Sequence[Mapping[str, Scheme]], build: Build, tick: Tick = lambda _: None
+) -> list[Profile]:
+    """Measure every plan."""
+    profiles = []
+    for plan in plans:
+        profiles.append(profiler.profile(plan, build(plan)))
+        tick(1)
+    return profiles
+
+
+def fit_table(model: Model, profiles: Sequence[Profile], uniform: int, meta: dict[str, str]) -> CostTable:
+    """The table; the first `uniform` profiles and those of the closed loop (the last ones) count more, since plans
+    near the optimum look like them."""
+    weights = [3.0 if i < uniform or i >= uniform + MIXED_PLANS else 1.0 for i in range(len(profiles))]
+    return fit(model, profiles, meta, weights)

@@ -1,0 +1,31 @@
+"""Rewrite: a plan becomes a graph, spelled as one runtime fuses it. One dialect per file; `DIALECTS` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from onnxmpq.dialects import onnxruntime
+from onnxmpq.dialects.types import Rewrite
+from onnxmpq.model import Region
+from onnxmpq.schemes import Scheme
+
+Supports = Callable[[Region, Scheme, int], bool]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """rewrite: writes the graph. supports: (region, scheme, opset) -> whether the dialect can spell it."""
+
+    name: str
+    rewrite: Callable[[Rewrite], onnx.ModelProto]
+    supports: Supports
+
+
+DIALECTS: dict[str, Dialect] = {
+    "onnxruntime": Dialect("onnxruntime", onnxruntime.rewrite, onnxruntime.supports),
+}
+
+__all__ = ["DIALECTS", "Dialect", "Rewrite", "Supports"]

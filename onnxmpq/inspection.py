@@ -1,0 +1,98 @@
+"""What a model consists of and what a target can do with it; and how a validation is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.menu import candidates
+from onnxmpq.model import RegionKind, prepare
+from onnxmpq.target.load import load_target
+from onnxmpq.validate import Validation
+
+
+@dataclass(frozen=True)
+class InspectedRegion:
+    """macs: for one sample, 0 where shapes are unknown; schemes: what the target lists, before it is measured."""
+
+    name: str
+    pattern: str
+    kind: str
+    parameters: int
+    macs: int
+    schemes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's regions on a target."""
+
+    model: str
+    target: str
+    opset: int
+    bytes: int
+    regions: tuple[InspectedRegion, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def render(self, console: Console) -> None:
+        """Draw a table of the layers and a line for the rest."""
+        layers = [r for r in self.regions if r.kind == RegionKind.LAYER]
+        total = sum(r.parameters for r in layers)
+        table = Table(title=f"{self.model}: {len(layers)} layers, {total} parameters, opset {self.opset}")
+        for column in ("layer", "operators", "parameters", "MACs", f"schemes on {self.target}"):
+            table.add_column(column, justify="right" if column in ("parameters", "MACs") else "left", overflow="fold")
+        for row in layers:
+            table.add_row(row.name, row.pattern, str(row.parameters), str(row.macs or "?"), " ".join(row.schemes))
+        console.print(table)
+        movable = sum(len(r.schemes) > 1 for r in self.regions if r.kind != RegionKind.LAYER)
+        console.print(f"{len(self.regions) - len(layers)} other regions, {movable} of which can be int8")
+        for note in self.notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def inspect(model: str | Path, target: str = "cpu") -> Inspection:
+    """Layers and other regions of a model with the schemes a target lists for them."""
+    prepared, device = prepare(model), load_target(target)
+    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
+    rows = tuple(
+        InspectedRegion(
+            region.name,
+            region.pattern,
+            region.kind.value,
+            region.layer.parameters if region.layer else 0,
+            region.layer.macs if region.layer else 0,
+            tuple(s.name for s in menu[region.name]),
+        )
+        for region in prepared.regions
+    )
+    return Inspection(Path(model).name, device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+
+
+def validation_dict(found: Validation) -> dict[str, Any]:
+    return {"schema": "onnxmpq.validation/1", **asdict(found)}
+
+
+def render_validation(found: Validation, original: Path, converted: Path, console: Console) -> None:
+    """Draw quality per output, latency and size."""
+    table = Table("output", "SQNR dB", "cosine", "relative error", "KL nats", "top-1 agreement", "SQNR unfused dB")
+    for o in found.outputs:
+        kl = "" if o.kl_nats is None else f"{o.kl_nats:.4g}"
+        agreement = "" if o.top1_agreement is None else f"{o.top1_agreement:.1%}"
+        unfused = "" if o.sqnr_unfused_db is None else f"{o.sqnr_unfused_db:.1f}"
+        table.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.relative_mse:.3g}", kl, agreement, unfused)
+    console.print(table)
+    if found.timing is not None:
+        t = found.timing
+        console.print(
+            f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
+        )
+    before, after = original.stat().st_size, converted.stat().st_size
+    console.print(f"size {before / 1e6:.3f} MB -> {after / 1e6:.3f} MB; {found.samples} samples")

@@ -1,0 +1,74 @@
+"""Writing results: atomic, checked beforehand, never over the input."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from onnxmpq.errors import OutputError
+
+_PROTOBUF_LIMIT = 2**31 - 2**20
+
+
+def check_writable(path: Path, source: Path | None = None) -> None:
+    """Fail before the work, not after it. Raises OutputError."""
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise OutputError(f"{path}: is the input model; choose another output with -o")
+    folder = path.parent if str(path.parent) else Path()
+    if not folder.is_dir():
+        raise OutputError(f"{path}: folder {folder} does not exist; create it or choose another output with -o")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give a file name with -o")
+    try:
+        handle, probe = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
+    os.close(handle)
+    os.unlink(probe)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically. Raises OutputError."""
+    _write(path, text.encode("utf-8"))
+
+
+def write_model(path: Path, proto: onnx.ModelProto) -> None:
+    """Atomically; models beyond protobuf's 2 GB go to external data beside the file. Raises OutputError."""
+    if proto.ByteSize() < _PROTOBUF_LIMIT:
+        _write(path, serialize(proto))
+        return
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    onnx.external_data_helper.convert_model_to_external_data(copy, location=f"{path.name}.data")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        onnx.save_model(copy, Path(folder) / path.name)
+        os.replace(Path(folder) / f"{path.name}.data", path.parent / f"{path.name}.data")
+        os.replace(Path(folder) / path.name, path)
+
+
+def serialize(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a model file, the same for the same graph."""
+    return proto.SerializeToString(deterministic=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

@@ -1,0 +1,397 @@
+"""The pipeline, top to bottom as the data flows: prepare, calibrate, cost, sensitivity, allocate, rewrite, validate."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxmpq.allocate import Budgets, Option, Problem, parse_budgets
+from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
+from onnxmpq.cost.chains import chained_regions
+from onnxmpq.cost.measure import Effort, Profile, Profiler
+from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
+from onnxmpq.cost.sampler import uniform_plans
+from onnxmpq.cost.size import base_bytes, region_bytes
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
+from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError
+from onnxmpq.feeds import load_feeds
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu, Reasons, candidates, proven, worthwhile
+from onnxmpq.model import Model, RegionKind, prepare
+from onnxmpq.output import check_writable, serialize, write_model, write_text
+from onnxmpq.plan import Plan, read_plan
+from onnxmpq.progress import Progress
+from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
+from onnxmpq.report import Report, build_plan, build_report
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.runtime import SessionSettings, describe_runtime, input_specs, open_session, run
+from onnxmpq.schemes import SCHEMES, Format, Scheme
+from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
+from onnxmpq.sensitivity.divergence import guess_kind
+from onnxmpq.target.load import load_target
+from onnxmpq.target.types import Target
+from onnxmpq.validate import Validation, compare, time_side_by_side
+
+ROUNDING = "nearest"
+DEFAULT_SAMPLES = 64
+HELD_OUT_SHARE = 0.25
+EFFECT_SECONDS = 90.0  # what one-at-a-time effects may take, before samples are saved
+FEWEST_EFFECT_SAMPLES = 8
+Weights = dict[tuple[str, str], QuantizedWeight]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `convert` hands back. model: the mixed-precision graph."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: Report
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration samples, and others for validation. held_out: False where there are too few to hold any back."""
+
+    calibration: Feeds
+    validation: Feeds
+    held_out: bool
+
+
+def convert(
+    model: str | Path | onnx.ModelProto,
+    *,
+    latency: str | None = None,
+    size: str | None = None,
+    energy: str | None = None,
+    calibration: Any = None,
+    recipe: str | None = None,
+    target: str = "cpu",
+    threads: int = 1,
+    samples: int = DEFAULT_SAMPLES,
+    output: str | Path | None = None,
+    exclude: Iterable[str] = (),
+    outputs: Mapping[str, OutputKind] | None = None,
+    seed: int = 0,
+    effort: Effort | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Convert an fp32 model to a mixed-precision one that meets the budgets, measured, with least loss of quality.
+
+    latency: "5ms", "60%" of the original, or "fastest"; size: "3MB", "25%" or "smallest". Without any budget the
+    fastest plan is made. calibration: path, `module:function`, arrays by input name, an iterable of feeds or an
+    onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
+    outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
+    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32.
+
+    Raises the families of `onnxmpq.errors`; nothing is written then.
+    """
+    progress, effort = progress or Progress(), effort or Effort()
+    budgets = parse_budgets(latency, size, energy)
+    if budgets.empty:
+        budgets = Budgets(fastest=True)
+        progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
+    device = load_target(target)
+    if output is not None:
+        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
+    prepared = prepare(model)
+    data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
+    check_prepared(model, prepared, data.calibration)
+    dialect = DIALECTS[device.dialect]
+    menu, reasons = candidates(prepared, device, dialect.supports, exclude)
+    if budgets.size and not (budgets.latency or budgets.fastest or budgets.energy):
+        menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
+    require_candidates(prepared, menu)
+
+    observation = calibrate(prepared, menu, data.calibration, progress)
+    bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    settings = SessionSettings(threads=threads, provider=device.provider)
+    profiler = Profiler(prepared, data.calibration.batch([0]), settings, effort)
+    chained = chained_regions(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
+    menu, unfused = proven(prepared, menu, profiles)
+    refit = partial(fit_table, prepared, uniform=uniform, meta=describe_table(prepared, device, threads))
+    table = refit(profiles)
+    menu = worthwhile(menu, table)
+    require_candidates(prepared, menu)
+
+    effects = sensitivity(prepared, menu, bench, observation, data.calibration, profiler.reference_s, outputs, progress)
+    bench = replace(bench, activations={**bench.activations, **effects.params})
+    problem = pose(prepared, menu, table, effects, bench.weights, chained)
+    outcome = close_the_loop(problem, budgets, bench, profiler, profiles, refit, model, progress)
+    validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
+
+    reasons |= unfused
+    plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
+    report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
+    if output is not None:
+        write_model(Path(output), outcome.proto)
+        write_text(plan_path(Path(output)), plan.to_json())
+    return Result(outcome.proto, plan, report)
+
+
+def gather_samples(
+    model: Model, calibration: Any, recipe: str | None, limit: int, seed: int, progress: Progress
+) -> Samples:
+    """Read the samples and hold every fourth one back for validation."""
+    specs = input_specs(open_session(model.proto))
+    feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed)
+    for note in feeds.notes:
+        (progress.warn if feeds.synthetic else progress.say)(note)
+    count = len(feeds)
+    every = round(1 / HELD_OUT_SHARE)
+    if count < every:
+        progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
+        return Samples(feeds, feeds, False)
+    back = [i for i in range(count) if i % every == every - 1]
+    return Samples(feeds.take([i for i in range(count) if i % every != every - 1]), feeds.take(back), True)
+
+
+def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
+    """The prepared graph must compute what the original does. Raises ModelError."""
+    original = open_session(source if isinstance(source, onnx.ModelProto) else str(source))
+    inputs = feeds.batch([0])
+    for name, before, after in zip(
+        model.output_names, run(original, inputs), run(open_session(model.proto), inputs), strict=True
+    ):
+        if not np.issubdtype(before.dtype, np.floating):
+            continue
+        if not np.isfinite(before).all():
+            raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
+        reach = float(np.abs(before).max()) or 1.0
+        if float(np.abs(before - after).max()) > 1e-3 * reach:
+            raise ModelError(f"folding or raising the opset changed output {name!r}; please report this model")
+
+
+def storage_only(menu: Menu) -> Menu:
+    return {name: tuple(s for s in schemes if s.reads is Format.FLOAT) for name, schemes in menu.items()}
+
+
+def require_candidates(model: Model, menu: Menu) -> None:
+    """Raises NothingToQuantizeError where no layer has a choice."""
+    if not any(len(menu[r.name]) > 1 for r in model.layers):
+        already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
+        raise NothingToQuantizeError(
+            f"none of the model's {len(model.layers)} layers can be quantized (Conv, MatMul, Gemm or Gather with a "
+            f"constant float32 weight, opset 13 or newer){already}; use the model as it is"
+        )
+
+
+def activation_tensors(model: Model, menu: Menu) -> list[str]:
+    """Root tensors that some int8 scheme on the menu reads or writes, in graph order."""
+    roots = model.roots
+    touched = [
+        t
+        for region in model.regions
+        if any(s.reads is Format.INT8 for s in menu[region.name])
+        for t in (*region.inputs, *region.outputs)
+    ]
+    return list(dict.fromkeys(roots.get(t, t) for t in touched))
+
+
+def calibrate(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> Observation:
+    """Histograms of all activations that may be quantized."""
+    tensors = activation_tensors(model, menu)
+    if not tensors:
+        return Observation({}, {})
+    with progress.stage("calibrating activation ranges", 0) as tick:
+        return observe(model, feeds, tensors, threads=workers(), tick=tick)
+
+
+def prepare_bench(
+    model: Model, menu: Menu, observation: Observation, dialect: Dialect, progress: Progress
+) -> Workbench:
+    """Activation parameters (MSE ranges) and rounded weights for every scheme on the menu."""
+    wanted = {
+        (region.name, s.weight.name): (region, s.weight)
+        for region in model.layers
+        for s in menu[region.name]
+        if s.weight is not None
+    }
+    weights: Weights = {}
+    with progress.stage("rounding weights", len(wanted)) as tick:
+        for key, (region, weight_format) in wanted.items():
+            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
+            tick(1)
+    activations = {t: ESTIMATORS["mse"](h) for t, h in observation.histograms.items()}
+    return Workbench(model, dialect, activations, weights)
+
+
+def profile(
+    profiler: Profiler, menu: Menu, chained: frozenset[str], bench: Workbench, seed: int, progress: Progress
+) -> tuple[list[Profile], int]:
+    """Profiles of uniform and mixed plans, and how many of them are uniform."""
+    plans = plans_to_profile(bench.model, menu, chained, seed)
+    with progress.stage("measuring kernels and transitions", len(plans)) as tick:
+        profiles = profile_plans(profiler, plans, bench.build, tick)
+    return profiles, len(list(uniform_plans(bench.model, menu, chained)))
+
+
+def sensitivity(
+    model: Model,
+    menu: Menu,
+    bench: Workbench,
+    observation: Observation,
+    feeds: Feeds,
+    forward_s: float,
+    kinds: Mapping[str, OutputKind] | None,
+    progress: Progress,
+) -> Effects:
+    """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
+    formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
+    activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
+    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations)
+    affordable = int(EFFECT_SECONDS / max(0.6 * forward_s * tries.count, 1e-9))
+    count = min(len(feeds), max(affordable, FEWEST_EFFECT_SAMPLES))
+    chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
+    with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
+        return measure_effects(model, chosen, tries, threads=workers(), kinds=kinds, tick=tick)
+
+
+def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]:
+    """Parameters worth comparing by their effect on the outputs: estimators that differ by over two percent."""
+    kept: list[QuantParams] = []
+    for name in ("mse", "minmax"):
+        params = ESTIMATORS[name](observation.histograms[tensor])
+        if all(abs(params.scale / other.scale - 1.0) > 0.02 for other in kept):
+            kept.append(params)
+    return kept
+
+
+def pose(
+    model: Model, menu: Menu, table: CostTable, effects: Effects, weights: Weights, chained: frozenset[str]
+) -> Problem:
+    """The allocation problem from menu, costs and effects."""
+    harm = {key: effects.of_weight(key) for key in effects.weights}
+    options: dict[str, tuple[Option, ...]] = {}
+    for region in model.regions:
+        rows = []
+        for scheme in menu[region.name]:
+            if not scheme.is_float and not table.offers(region.name, scheme):
+                continue
+            stores = region.layer is not None and scheme.weight is not None
+            effect = harm[region.name, scheme.weight.name] if stores and scheme.weight else 0.0
+            latency_s = table.node_s.get(region.name, {}).get(scheme.kernel, 0.0)
+            rows.append(Option(scheme, latency_s, region_bytes(region, scheme, weights), effect))
+        options[region.name] = tuple(rows)
+    activations = {t: effects.of_activation(t) for t in effects.activations}
+    return Problem(model, options, activations, table, chained, base_bytes(model))
+
+
+def validate_result(
+    source: Any,
+    outcome: Outcome,
+    data: Samples,
+    kinds: Mapping[str, str],
+    settings: SessionSettings,
+    effort: Effort,
+    progress: Progress,
+) -> Validation:
+    """Quality on held-out samples and latency side by side with the original file."""
+    original = source if isinstance(source, onnx.ModelProto) else str(source)
+    with progress.stage("validating", 0):
+        quality = compare(
+            original,
+            outcome.proto,
+            data.validation,
+            kinds,
+            settings=settings,
+            held_out=data.held_out,  # type: ignore[arg-type]
+        )
+        longer = replace(effort, seconds=2 * effort.seconds, rounds=2 * effort.rounds)
+        timing = time_side_by_side(original, outcome.proto, data.calibration, settings, longer)
+    return replace(quality, timing=timing)
+
+
+def validate(
+    original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
+) -> Validation:
+    """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
+    settings = settings or SessionSettings()
+    first = run(open_session(original, settings), feeds.batch([0]))
+    proto = onnx.load(original, load_external_data=False)
+    names = [o.name for o in proto.graph.output]
+    kinds = {n: guess_kind(proto, n, v) for n, v in zip(names, first, strict=True) if v.dtype == np.float32}
+    found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
+    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+
+
+def apply(
+    model: str | Path | onnx.ModelProto, plan: Plan | str | Path, *, output: str | Path | None = None
+) -> onnx.ModelProto:
+    """Write a plan into a model again, byte for byte as `convert` did.
+
+    Raises PlanError where the plan belongs to another model, names a node or scheme that does not exist, or lacks
+    parameters that it needs.
+    """
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if output is not None:
+        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
+    prepared = prepare(model)
+    if prepared.source_sha256 != plan.model.get("sha256"):
+        raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
+    proto = rebuild(prepared, plan)
+    if output is not None:
+        write_model(Path(output), proto)
+    return proto
+
+
+def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
+    """The mixed-precision graph of a plan. Raises PlanError."""
+    if plan.dialect not in DIALECTS:
+        raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
+    dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
+    assignment: dict[str, Scheme] = {}
+    weights: Weights = {}
+    for name, scheme_name in plan.schemes.items():
+        region, scheme = regions.get(name), SCHEMES.get(scheme_name)
+        if region is None:
+            raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")
+        if scheme is None:
+            raise PlanError(
+                f"layers: node {name!r} has unknown scheme {scheme_name!r}; use one of {', '.join(SCHEMES)}"
+            )
+        if region.kind is RegionKind.FLOAT or not dialect.supports(region, scheme, model.opset):
+            raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
+        assignment[name] = scheme
+        if region.layer is not None and scheme.weight is not None:
+            weights[name, scheme.weight.name] = quantize_weight(
+                model.weight(region), scheme.weight, method=plan.rounding
+            )
+    try:
+        return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
+    except KeyError as error:
+        raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
+
+
+def describe_table(model: Model, target: Target, threads: int) -> dict[str, str]:
+    """What a cost table is valid for."""
+    structure = hashlib.sha256()
+    for node in model.proto.graph.node:
+        structure.update(f"{node.op_type} {node.name} {list(node.input)} {list(node.output)}\n".encode())
+    return {
+        **describe_runtime(),
+        "target": target.name,
+        "provider": target.provider,
+        "threads": str(threads),
+        "structure_sha256": structure.hexdigest(),
+    }
+
+
+def plan_path(output: Path) -> Path:
+    """model.mpq.onnx -> model.mpq.plan.json"""
+    return output.with_name(output.name.removesuffix(".onnx") + ".plan.json")
+
+
+def workers() -> int:
+    """Threads for stages whose time is not being measured."""
+    return max(os.cpu_count() or 1, 1)

@@ -1,0 +1,92 @@
+"""The plan: what every layer becomes, in a file that can be read, edited, kept and applied again.
+
+The file is JSON of schema `onnxmpq.plan/1`. `apply` needs nothing but the model and the plan: activation parameters
+are in it, and weights are rounded again by the named method, which is deterministic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.errors import PlanError
+from onnxmpq.ranges import QuantParams
+
+SCHEMA = "onnxmpq.plan/1"
+
+
+@dataclass(frozen=True)
+class PlannedRegion:
+    """One region of the plan.
+
+    node: head node of the prepared graph; original: the nodes of the input model it stands for. latency_ms,
+    size_bytes, effect: predicted. reason: why it was left in float32, empty where it was not.
+    """
+
+    node: str
+    op_type: str
+    scheme: str
+    original: tuple[str, ...] = ()
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    effect: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
+    gap. measured: what the closed loop measured. rounding: the method that rounds the weights.
+    """
+
+    model: dict[str, Any]
+    target: str
+    dialect: str
+    budgets: dict[str, str]
+    layers: tuple[PlannedRegion, ...]
+    activations: dict[str, QuantParams]
+    rounding: str = "nearest"
+    runtime: dict[str, str] = field(default_factory=dict)
+    prediction: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+    output_sha256: str = ""
+
+    @property
+    def schemes(self) -> dict[str, str]:
+        """Region -> scheme name, for regions that are not left in float32."""
+        return {r.node: r.scheme for r in self.layers if r.scheme != "fp32"}
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the plan") -> Plan:
+        """Inverse of `to_json`. Raises PlanError naming the place and the field."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the plan again") from None
+        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
+            raise PlanError(f"{where}: field schema is not {SCHEMA!r}; this is no plan of this version of onnxmpq")
+        try:
+            data["layers"] = tuple(_region(entry) for entry in data["layers"])
+            data["activations"] = {t: QuantParams(**p) for t, p in data["activations"].items()}
+            return cls(**data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"{where}: a field is missing, unknown or of the wrong type ({error})") from None
+
+
+def _region(entry: Mapping[str, Any]) -> PlannedRegion:
+    return PlannedRegion(**{**entry, "original": tuple(entry.get("original", ()))})
+
+
+def read_plan(path: Path) -> Plan:
+    """Raises PlanError where the file cannot be read or is no plan."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
+    return Plan.from_json(text, str(path))

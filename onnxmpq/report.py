@@ -1,0 +1,289 @@
+"""What was done and what came of it: the plan with its reasons, and a report for people and for pipelines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from onnxmpq.allocate import Budgets, Option
+from onnxmpq.allocate.budget import Limit
+from onnxmpq.closed_loop import Outcome
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model, Region, RegionKind
+from onnxmpq.output import serialize
+from onnxmpq.plan import Plan, PlannedRegion
+from onnxmpq.ranges import QuantParams
+from onnxmpq.runtime import describe_runtime
+from onnxmpq.schemes import SCHEMES, Scheme
+from onnxmpq.sensitivity import Effects
+from onnxmpq.target.types import Target
+from onnxmpq.validate import Validation
+
+SCHEMA = "onnxmpq.report/1"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Weight bytes by scheme (fp32 bytes before, stored bytes after), and layers left alone with the reason."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+    layers: dict[str, int]
+    left_alone: dict[str, str]
+
+    @property
+    def quantized_bytes(self) -> int:
+        """fp32 bytes of weights that are now stored in a smaller format."""
+        return sum(b for name, b in self.before.items() if name != "fp32")
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.before.values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side."""
+
+    model: str
+    target: str
+    plan: Plan
+    coverage: Coverage
+    activations: dict[str, int]
+    rounds: tuple[dict[str, float], ...]
+    validation: Validation
+    original_bytes: int
+    result_bytes: int
+    calibration: str
+    synthetic: bool
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def render(self, console: Console) -> None:
+        """Draw it on a console."""
+        console.print(_summary(self))
+        console.print(_coverage(self.coverage))
+        for line in _remarks(self):
+            console.print(line, highlight=False, markup=False)
+
+
+def build_plan(
+    model: Model,
+    target: Target,
+    budgets: Budgets,
+    outcome: Outcome,
+    activations: Mapping[str, QuantParams],
+    reasons: Mapping[str, str],
+    effects: Effects,
+    threads: int,
+    source: Any,
+    rounding: str,
+) -> Plan:
+    """The plan of an outcome, complete enough to be applied again."""
+    problem = outcome.problem
+    rows = [
+        _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], reasons)
+        for region in model.regions
+        if region.kind is not RegionKind.FLOAT
+    ]
+    return Plan(
+        model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},
+        target=target.name,
+        dialect=target.dialect,
+        budgets=_spell(budgets),
+        layers=tuple(rows),
+        activations={t: activations[t] for t in sorted(activations)},
+        rounding=rounding,
+        runtime={**describe_runtime(), "threads": str(threads)},
+        prediction={
+            "latency_ms": problem.latency_s(outcome.assignment) * 1e3,
+            "size_bytes": problem.size_bytes(outcome.assignment),
+            "effect": problem.effect(outcome.assignment),
+            "solver_bound": outcome.solution.bound,
+            "solver_gap": outcome.solution.gap,
+        },
+        measured={
+            "latency_ms": outcome.kept.measured_s * 1e3,
+            "original_latency_ms": outcome.original_s * 1e3,
+            "size_bytes": outcome.kept.size_bytes,
+        },
+        output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
+    )
+
+
+def _planned(
+    model: Model, region: Region, scheme: Scheme | None, options: tuple[Option, ...], reasons: Mapping[str, str]
+) -> PlannedRegion:
+    name = scheme.name if scheme else "fp32"
+    chosen = next(o for o in options if o.scheme.name == name)
+    original = tuple(dict.fromkeys(o for n in region.nodes for o in model.origin.get(n, (n,))))
+    reason = "" if scheme else _why_float(chosen, options, reasons.get(region.name, ""))
+    size = round(chosen.size_bytes) if region.layer is not None else None
+    return PlannedRegion(
+        region.name, region.op_type, name, original, chosen.latency_s * 1e3, size, chosen.effect, reason
+    )
+
+
+def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
+    others = [o for o in options if not o.scheme.is_float]
+    if known or not others:
+        return known or "no other scheme fuses here"
+    faster = [o for o in others if o.latency_s < chosen.latency_s]
+    if not faster:
+        return "float32 is the fastest here"
+    best = min(faster, key=lambda o: o.latency_s)
+    saved_us = (chosen.latency_s - best.latency_s) * 1e6
+    return (
+        f"kept: {best.scheme.name} would save {saved_us:.1f} us before transitions, for an effect of {best.effect:.2g}"
+    )
+
+
+def source_name(source: Any) -> str:
+    return "model" if isinstance(source, onnx.ModelProto) else Path(source).name
+
+
+def _spell(budgets: Budgets) -> dict[str, str]:
+    def spell(limit: Limit, unit: str) -> str:
+        return f"{limit.value * 100:g}%" if limit.relative else f"{limit.value:g}{unit}"
+
+    spelled = {}
+    if budgets.fastest:
+        spelled["latency"] = "fastest"
+    if budgets.smallest:
+        spelled["size"] = "smallest"
+    for name, limit, unit in (
+        ("latency", budgets.latency, "s"),
+        ("size", budgets.size, "B"),
+        ("energy", budgets.energy, "J"),
+    ):
+        if limit is not None:
+            spelled[name] = spell(limit, unit)
+    return spelled
+
+
+def build_report(
+    model: Model,
+    target: Target,
+    plan: Plan,
+    outcome: Outcome,
+    validation: Validation,
+    calibration: Feeds,
+    reasons: Mapping[str, str],
+) -> Report:
+    """The report of an outcome."""
+    rounds = tuple(
+        {
+            "predicted_ms": r.predicted_s * 1e3,
+            "measured_ms": r.measured_s * 1e3,
+            "size_bytes": float(r.size_bytes),
+            "effect": r.effect,
+        }
+        for r in outcome.rounds
+    )
+    return Report(
+        plan.model["name"],
+        target.name,
+        plan,
+        coverage_of(model, plan, outcome),
+        dict(Counter(r.scheme for r in plan.layers if r.size_bytes is None)),
+        rounds,
+        validation,
+        model.source_bytes,
+        outcome.kept.size_bytes,
+        calibration.source,
+        calibration.synthetic,
+        (*model.notes, *calibration.notes),
+    )
+
+
+def coverage_of(model: Model, plan: Plan, outcome: Outcome) -> Coverage:
+    """Weight bytes before and after, by scheme."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    layers: Counter[str] = Counter()
+    left: dict[str, str] = {}
+    rows = {r.node: r for r in plan.layers}
+    for region in model.layers:
+        row, fp32_bytes = rows[region.name], 4 * region.params.parameters
+        before[row.scheme] += fp32_bytes
+        after[row.scheme] += row.size_bytes or fp32_bytes
+        layers[row.scheme] += 1
+        if row.scheme == "fp32":
+            left[region.name] = row.reason
+    return Coverage(dict(before), dict(after), dict(layers), left)
+
+
+def _summary(report: Report) -> Table:
+    timing = report.validation.timing
+    table = Table(title=f"{report.model} on {report.target}", title_justify="left")
+    for column in ("", "fp32", "onnxmpq", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+    if timing is not None:
+        speed = f"{1 / timing.ratio:.2f}x faster" if timing.ratio <= 1 else f"{timing.ratio:.2f}x slower"
+        table.add_row(
+            f"latency, {timing.threads} thread(s)",
+            f"{timing.original_s * 1e3:.3f} ms",
+            f"{timing.result_s * 1e3:.3f} ms",
+            speed,
+        )
+    share = report.result_bytes / report.original_bytes
+    table.add_row(
+        "size", f"{report.original_bytes / 1e6:.3f} MB", f"{report.result_bytes / 1e6:.3f} MB", f"{share:.2f}x"
+    )
+    for output in report.validation.outputs:
+        table.add_row(f"{output.name}: SQNR", "", f"{output.sqnr_db:.1f} dB", "")
+        table.add_row(f"{output.name}: cosine", "", f"{output.cosine:.5f}", "")
+        if output.kl_nats is not None and output.top1_agreement is not None:
+            table.add_row(f"{output.name}: KL to fp32", "", f"{output.kl_nats:.4g} nats", "")
+            table.add_row(f"{output.name}: top-1 agreement", "", f"{output.top1_agreement:.1%}", "")
+        else:
+            table.add_row(f"{output.name}: relative error", "", f"{output.relative_mse:.3g}", "")
+    return table
+
+
+def _coverage(coverage: Coverage) -> Table:
+    share = coverage.quantized_bytes / max(coverage.total_bytes, 1)
+    title = f"{coverage.quantized_bytes} of {coverage.total_bytes} weight bytes quantized ({share:.1%})"
+    table = Table(title=title, title_justify="left")
+    for column in ("scheme", "layers", "fp32 bytes", "stored bytes", "what it is"):
+        table.add_column(column, justify="left" if column in ("scheme", "what it is") else "right")
+    for scheme in sorted(coverage.before, key=lambda s: -coverage.before[s]):
+        table.add_row(
+            scheme,
+            str(coverage.layers[scheme]),
+            str(coverage.before[scheme]),
+            str(coverage.after[scheme]),
+            SCHEMES[scheme].summary,
+        )
+    return table
+
+
+def _remarks(report: Report) -> list[str]:
+    lines = []
+    if report.coverage.left_alone:
+        lines.append("layers left in float32:")
+        shown = list(report.coverage.left_alone.items())
+        lines += [f"  {name}: {reason}" for name, reason in shown[:8]]
+        if len(shown) > 8:
+            lines.append(f"  and {len(shown) - 8} more; the plan file has them all")
+    for output in report.validation.outputs:
+        if output.levels_disagree:
+            lines.append(
+                f"output {output.name}: SQNR is {output.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
+                f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
+            )
+    where = "held-out samples" if report.validation.held_out else "the calibration samples themselves"
+    gap = report.plan.prediction.get("solver_gap", 0.0)
+    lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")
+    return lines

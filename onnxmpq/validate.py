@@ -1,0 +1,177 @@
+"""Compare two models on the same samples: quality of the outputs, and latency side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from onnxmpq.cost.measure import Effort, interleaved_s
+from onnxmpq.errors import ValidationError
+from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.sensitivity.divergence import OutputKind
+
+DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutputQuality:
+    """One output. sqnr_db: 10 log10(Σ reference² / Σ error²); relative_mse: error over variance, per channel.
+
+    kl_nats, top1_agreement: only for classifier-like outputs. sqnr_unfused_db: the same graph without the runtime's
+    graph optimisations.
+    """
+
+    name: str
+    kind: str
+    sqnr_db: float
+    cosine: float
+    relative_mse: float
+    kl_nats: float | None = None
+    top1_agreement: float | None = None
+    sqnr_unfused_db: float | None = None
+
+    @property
+    def levels_disagree(self) -> bool:
+        """True where the optimised and the unoptimised graph differ by more than rounding can explain."""
+        other = self.sqnr_unfused_db
+        return other is not None and abs(other - self.sqnr_db) > DISAGREEMENT_DB and min(other, self.sqnr_db) < 40
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds."""
+
+    original_s: float
+    result_s: float
+    ratio: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """samples: how many, none of which calibration saw where `held_out` is true."""
+
+    outputs: tuple[OutputQuality, ...]
+    samples: int
+    held_out: bool
+    timing: Timing | None = None
+
+    @property
+    def worst_sqnr_db(self) -> float:
+        return min((o.sqnr_db for o in self.outputs), default=float("inf"))
+
+
+def compare(
+    original: Any,
+    result: Any,
+    feeds: Feeds,
+    kinds: Mapping[str, OutputKind],
+    *,
+    settings: SessionSettings,
+    held_out: bool,
+    unfused: bool = True,
+) -> Validation:
+    """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing."""
+    before = open_session(original, settings)
+    after = open_session(result, settings)
+    check_same_interface(before, after)
+    reference, outputs = _collect(before, feeds), _collect(after, feeds)
+    names = [o.name for o in before.get_outputs()]
+    plain: list[list[Array]] | None = None
+    if unfused:
+        level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)
+        plain = _collect(open_session(result, level), feeds)
+    qualities = []
+    for position, name in enumerate(names):
+        if not np.issubdtype(reference[0][position].dtype, np.floating):
+            continue
+        a, b = [r[position] for r in reference], [o[position] for o in outputs]
+        c = [p[position] for p in plain] if plain else None
+        qualities.append(_quality(name, kinds.get(name, "values"), a, b, c))
+    return Validation(tuple(qualities), len(feeds), held_out)
+
+
+def check_same_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+    """Raises ValidationError where inputs or outputs differ by name or type."""
+    for what, one, two in (
+        ("inputs", before.get_inputs(), after.get_inputs()),
+        ("outputs", before.get_outputs(), after.get_outputs()),
+    ):
+        a, b = {(i.name, i.type) for i in one}, {(i.name, i.type) for i in two}
+        if a != b:
+            names = ", ".join(sorted(f"{n}: {t}" for n, t in a ^ b))
+            raise ValidationError(
+                f"the two models have different {what} ({names}); compare a model with its conversion"
+            )
+
+
+def time_side_by_side(original: Any, result: Any, feeds: Feeds, settings: SessionSettings, effort: Effort) -> Timing:
+    """Interleaved timing of two models on the first sample."""
+    sessions = [open_session(m, settings) for m in (original, result)]
+    before, after = interleaved_s(sessions, feeds.batch([0]), effort)
+    ratio = float(np.median(after / before))
+    return Timing(float(np.median(before)), float(np.median(after)), ratio, settings.threads)
+
+
+def _collect(session: ort.InferenceSession, feeds: Feeds) -> list[list[Array]]:
+    return [run(session, batch) for batch in feeds.batches(1)]
+
+
+def _quality(
+    name: str, kind: OutputKind, reference: Sequence[Array], result: Sequence[Array], plain: Sequence[Array] | None
+) -> OutputQuality:
+    before = [np.asarray(r, np.float64) for r in reference]
+    after = [np.asarray(r, np.float64) for r in result]
+    signal = sum(float(np.square(a).sum()) for a in before)
+    noise = sum(float(np.square(a - b).sum()) for a, b in zip(before, after, strict=True))
+    dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
+    power = sum(float(np.square(b).sum()) for b in after)
+    kl = agreement = None
+    if kind != "values":
+        kl, agreement = _classifier(kind, before, after)
+    unfused = None
+    if plain is not None:
+        rest = sum(float(np.square(a - b).sum()) for a, b in zip(before, plain, strict=True))
+        unfused = _decibel(signal, rest)
+    return OutputQuality(
+        name,
+        kind,
+        _decibel(signal, noise),
+        dot / max(np.sqrt(signal * power), 1e-300),
+        _relative_mse(before, after),
+        kl,
+        agreement,
+        unfused,
+    )
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0.0:
+        return float("inf")
+    return float(10.0 * np.log10(max(signal, 1e-300) / noise))
+
+
+def _relative_mse(before: Sequence[Float], after: Sequence[Float]) -> float:
+    """Mean over channels (axis 1 from three axes on) of squared error over variance."""
+    channels = before[0].shape[1] if before[0].ndim >= 3 else 1
+    a = np.concatenate([x.reshape(channels, -1) for x in before], axis=1)
+    b = np.concatenate([x.reshape(channels, -1) for x in after], axis=1)
+    variance = a.var(axis=1)
+    return float((np.square(a - b).mean(axis=1) / np.maximum(variance, variance.max() * 1e-12 + 1e-300)).mean())
+
+
+def _classifier(kind: OutputKind, before: Sequence[Float], after: Sequence[Float]) -> tuple[float, float]:
+    a = np.concatenate([x.reshape(-1, x.shape[-1]) for x in before])
+    b = np.concatenate([x.reshape(-1, x.shape[-1]) for x in after])
+    if kind == "probabilities":
+        a, b = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
+    kl = (softmax(a, axis=-1) * (log_softmax(a, axis=-1) - log_softmax(b, axis=-1))).sum(axis=-1).mean()
+    return float(kl), float((a.argmax(axis=-1) == b.argmax(axis=-1)).mean())
