@@ -113,9 +113,11 @@ class Fields:
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """ "did you mean ...?" for a misspelt name, or the whole list after `otherwise` where nothing is near."""
-    names = sorted(known)
+    names = {item.casefold(): item for item in sorted(known)}
     near = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(names)}"
+    if near:
+        return f"did you mean {' or '.join(names[key] for key in near)}?"
+    return f"{otherwise} {', '.join(names.values())}"
 
 
 def _shown(value: object) -> str:

@@ -190,7 +190,7 @@ def _lookup(table: Fields, folder: Path) -> Lookup:
         energy=folder / table.text("energy") if has_energy else None,
         joules_per_unit=table.positive("joules_per_unit") if has_energy else 1.0,
         first_bits=table.whole("first_bits", 1, 32) if table.has("first_bits") else 1,
-        float_bits=table.whole("float_bits", 1, 32) if table.has("float_bits") else None,
+        float_bits=table.whole("float_bits", 1, 32),
     )
     table.finish()
     return lookup

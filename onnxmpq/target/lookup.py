@@ -117,12 +117,10 @@ def _rows(
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for index, region in enumerate(layers):
-        row: dict[str, float] = {}
-        if lookup.float_bits is not None:
-            as_float = table.cost(index, lookup.float_bits, lookup.float_bits)
-            if as_float is None:
-                raise TargetError(f"table {table.path} has no {lookup.float_bits} bits, which 'float_bits' stands for")
-            row[FP32] = as_float * unit
+        as_float = table.cost(index, lookup.float_bits, lookup.float_bits)
+        if as_float is None:
+            raise TargetError(f"table {table.path} has no {lookup.float_bits} bits, which 'float_bits' stands for")
+        row = {FP32: as_float * unit}
         for scheme in menu.get(region.name, ()):
             cost = _scheme_cost(table, index, scheme)
             if cost is not None:

@@ -110,7 +110,7 @@ class Lookup:
 
     latency, energy: `.npy` or `.csv` files; seconds_per_unit, joules_per_unit: what one unit of their entries is.
     first_bits: bit-width of index 0 on both bit axes of an `.npy` (HAQ: 1).
-    float_bits: the entry, same bits for both operands, that stands for layers left in float; None = not offered.
+    float_bits: the entry, same bits for both operands, that stands for layers left in float (HAQ: 8).
     """
 
     latency: Path
@@ -118,7 +118,7 @@ class Lookup:
     energy: Path | None
     joules_per_unit: float
     first_bits: int
-    float_bits: int | None
+    float_bits: int
 
 
 @dataclass(frozen=True)
