@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn, TypeGuard, TypeVar
 
@@ -106,7 +106,7 @@ class Fields:
         return Fields(value, self._where, f"{self._prefix}{name}.")
 
     def _positive(self, name: str, value: object) -> float:
-        if not _is_number(value) or not 0 < value < math.inf:
+        if not _is_number(value) or not 0 < value <= sys.float_info.max:
             self.wrong(name, f"is {_shown(value)}; it must be a number above 0")
         return float(value)
 

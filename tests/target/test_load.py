@@ -146,6 +146,7 @@ BAD = [
     Bad("negative", "value = 1e9,", "value = -1e9,", r"'roofline\.bandwidth_bytes_per_s\.value' is -1.*above 0"),
     Bad("zero", "value = 1e-6,", "value = 0,", r"field 'roofline\.launch_s\.value' is 0; it must be a number above 0"),
     Bad("infinite", "value = 1e-6,", "value = inf,", r"field 'roofline\.launch_s\.value' is inf"),
+    Bad("huge", "value = 1e-6,", f"value = 1{'0' * 400},", r"field 'roofline\.launch_s\.value' is 10000"),
     Bad("not-a-number", "value = 1e-6,", "value = nan,", r"field 'roofline\.launch_s\.value' is nan"),
     Bad("text-for-number", "value = 1e-6,", 'value = "1us",', r"'roofline\.launch_s\.value' is '1us'"),
     Bad("no-source", ', source = "assumption: a guess"', "", r"'roofline\.launch_s\.source' is missing"),
