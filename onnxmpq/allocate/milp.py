@@ -134,7 +134,9 @@ class _Program:
             self._row(tied, 0.0, 0.0)
             if cost.quantize_s < 0 or cost.dequantize_s < 0:  # else the solver keeps both at their least by itself
                 self._row(_Sum({quantize: 1.0}).add(read, -1.0), -np.inf, 0.0)
+                self._row(_Sum({quantize: 1.0}).add(written), -np.inf, 1.0)
                 self._row(_Sum({dequantize: 1.0}).add(written, -1.0), -np.inf, 0.0)
+                self._row(_Sum({dequantize: 1.0}).add(read), -np.inf, 1.0)
             by_tensor[edge.tensor].append((quantize, dequantize))
         for tensor, pairs in by_tensor.items():
             shared = table.shared.get(tensor, _NO_TRANSITION)
