@@ -290,8 +290,6 @@ def _same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:
 
 def _with_costs(problem: Problem, table: CostTable) -> dict[str, tuple[Option, ...]]:
     return {
-        region: tuple(
-            replace(o, latency_s=table.node_s.get(region, {}).get(o.scheme.kernel, o.latency_s)) for o in options
-        )
+        region: tuple(replace(o, latency_s=table.scheme_s(region, o.scheme)) for o in options)
         for region, options in problem.options.items()
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Budgets, Option, Problem, parse_budgets
+from onnxmpq.allocate import Budgets, Limits, Option, Problem, parse_budgets, solve
 from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
 from onnxmpq.cost.chains import chained_regions
 from onnxmpq.cost.measure import Effort, Profile, Profiler
@@ -25,9 +25,9 @@ from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
 from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu, Reasons, candidates, proven, worthwhile
+from onnxmpq.menu import Menu, candidates, proven, worthwhile
 from onnxmpq.model import Model, RegionKind, prepare
-from onnxmpq.output import check_writable, serialize, write_model, write_text
+from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
@@ -121,7 +121,7 @@ def convert(
     menu, unfused = proven(prepared, menu, profiles)
     refit = partial(fit_table, prepared, uniform=uniform, meta=describe_table(prepared, device, threads))
     table = refit(profiles)
-    menu = worthwhile(menu, table)
+    menu = used_when_fastest(pose(prepared, worthwhile(menu, table), table, None, bench.weights, chained))
     require_candidates(prepared, menu)
 
     effects = sensitivity(prepared, menu, bench, observation, data.calibration, profiler.reference_s, outputs, progress)
@@ -184,6 +184,20 @@ def require_candidates(model: Model, menu: Menu) -> None:
             f"none of the model's {len(model.layers)} layers can be quantized (Conv, MatMul, Gemm or Gather with a "
             f"constant float32 weight, opset 13 or newer){already}; use the model as it is"
         )
+
+
+def used_when_fastest(problem: Problem) -> Menu:
+    """The menu, with int8 for regions without weights only where the fastest plan uses it.
+
+    Such a scheme stores nothing; it is there for speed alone. What does not even help the fastest plan is dropped
+    before its effect on the outputs is measured.
+    """
+    fastest = solve(problem, "latency", Limits())
+    used = fastest.assignment if fastest else {}
+    return {
+        name: tuple(o.scheme for o in options if problem.regions[name].layer or o.scheme.is_float or name in used)
+        for name, options in problem.options.items()
+    }
 
 
 def activation_tensors(model: Model, menu: Menu) -> list[str]:
@@ -268,10 +282,10 @@ def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]
 
 
 def pose(
-    model: Model, menu: Menu, table: CostTable, effects: Effects, weights: Weights, chained: frozenset[str]
+    model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: Weights, chained: frozenset[str]
 ) -> Problem:
-    """The allocation problem from menu, costs and effects."""
-    harm = {key: effects.of_weight(key) for key in effects.weights}
+    """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
+    harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
     options: dict[str, tuple[Option, ...]] = {}
     for region in model.regions:
         rows = []
@@ -279,11 +293,12 @@ def pose(
             if not scheme.is_float and not table.offers(region.name, scheme):
                 continue
             stores = region.layer is not None and scheme.weight is not None
-            effect = harm[region.name, scheme.weight.name] if stores and scheme.weight else 0.0
-            latency_s = table.node_s.get(region.name, {}).get(scheme.kernel, 0.0)
-            rows.append(Option(scheme, latency_s, region_bytes(region, scheme, weights), effect))
+            effect = harm.get((region.name, scheme.weight.name), 0.0) if stores and scheme.weight else 0.0
+            size = region_bytes(region, scheme, weights)
+            cost = table.scheme_s(region.name, scheme), table.scheme_j(region.name, scheme)
+            rows.append(Option(scheme, cost[0], size, effect, cost[1]))
         options[region.name] = tuple(rows)
-    activations = {t: effects.of_activation(t) for t in effects.activations}
+    activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}
     return Problem(model, options, activations, table, chained, base_bytes(model))
 
 

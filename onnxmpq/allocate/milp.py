@@ -130,6 +130,8 @@ class _Program:
             quantize, dequantize = self._variable(), self._variable()
             self.totals["latency"].put(quantize, cost.quantize_s)
             self.totals["latency"].put(dequantize, cost.dequantize_s)
+            self.totals["energy"].put(quantize, cost.quantize_j)
+            self.totals["energy"].put(dequantize, cost.dequantize_j)
             tied = _Sum({quantize: 1.0, dequantize: -1.0}).add(read, -1.0).add(written)
             self._row(tied, 0.0, 0.0)
             if cost.quantize_s < 0 or cost.dequantize_s < 0:  # else the solver keeps both at their least by itself
@@ -140,10 +142,12 @@ class _Program:
             by_tensor[edge.tensor].append((quantize, dequantize))
         for tensor, pairs in by_tensor.items():
             shared = table.shared.get(tensor, _NO_TRANSITION)
-            for cost_s, column in ((shared.quantize_s, 0), (shared.dequantize_s, 1)):
-                if cost_s > 0:
+            costs = (shared.quantize_s, shared.quantize_j), (shared.dequantize_s, shared.dequantize_j)
+            for column, (cost_s, cost_j) in enumerate(costs):
+                if cost_s > 0 or cost_j > 0:
                     once = self._variable()
                     self.totals["latency"].put(once, cost_s)
+                    self.totals["energy"].put(once, cost_j)
                     for pair in pairs:
                         self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-
 from onnxmpq.model import Model
 from onnxmpq.ranges.params import QuantParams
 from onnxmpq.rounding.types import QuantizedWeight

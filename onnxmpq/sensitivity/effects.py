@@ -5,7 +5,7 @@ a vector per sample so that effects of several decisions can be added. Weights a
 an activation tensor counts once, however many int8 regions touch it.
 
 Only the part of the graph behind the perturbed tensor is run, on prefix activations that are computed once for a
-chunk of neighbouring tensors and held in bounded memory.
+group of neighbouring tensors and held in bounded memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
 from onnxmpq.sensitivity.suffix import Cutter, Part
 
+GROUP = 16  # targets that share one session for the rest of the graph
 MEMORY_BYTES = 256 * 2**20  # for all stored effects
 _SMALLEST_SKETCH = 512
 Tick = Callable[[int], None]
@@ -99,6 +100,12 @@ def measure_effects(
 
 
 class _Worker:
+    """Walks the targets in graph order, a group of neighbours at a time.
+
+    A group ends at a checkpoint: a place in the node order. For each target a small session runs the nodes between
+    it and the checkpoint; one large session, shared by the group, runs the rest from the tensors that are live there.
+    """
+
     def __init__(
         self,
         model: Model,
@@ -116,139 +123,140 @@ class _Worker:
         self.batches = list(feeds.batches(batch))
         step = batch if feeds.batchable else 1
         self.sizes = [min(step, len(feeds) - start) for start in range(0, len(feeds), step)]
-        self.effects = Effects(divergence, reference, {}, {}, {})
         self.starts = np.cumsum([0, *self.sizes])
+        self.effects = Effects(divergence, reference, {}, {}, {})
+        self.by_region: dict[str, list[WeightKey]] = {}
+        for key in tries.weights:
+            self.by_region.setdefault(key[0], []).append(key)
+        self.targets = self._targets()
 
     def run(self) -> Effects:
-        todo = self._targets()
-        parts = {t: self.cutter.behind(t) for t in todo}
-        for chunk in self._chunks(todo, parts):
-            values = self._prefix(chunk, parts)
-            for tensor in chunk:
-                self._tensor(tensor, todo[tensor], parts[tensor], values)
+        for group in self._groups():
+            checkpoint = max(self.cutter.position(t) for t in group) + 1
+            suffix = self.cutter.after(checkpoint)
+            middles = {t: self.cutter.between(t, checkpoint, suffix.inputs) for t in group}
+            values = self._prefix(self._needs(group, suffix, middles))
+            session = open_session(suffix.proto, self.settings) if suffix.proto.graph.node else None
+            for tensor in group:
+                self._target(tensor, _Route(middles[tensor], suffix, session), values)
         return self.effects
 
-    def _targets(self) -> dict[str, list[Region]]:
-        """Tensors to perturb in graph order, each with the layers whose weights show up there."""
-        found: dict[str, list[Region]] = {}
+    def _targets(self) -> dict[str, Region | None]:
+        """Tensors to perturb in graph order, each with the layer whose weights show up there."""
+        found: dict[str, Region | None] = {}
         for tensor in (i.name for i in self.model.proto.graph.input):
             if tensor in self.tries.activations:
-                found[tensor] = []
-        tried = {name for name, _ in self.tries.weights}
+                found[tensor] = None
         for region in self.model.regions:
             for tensor in region.outputs:
-                if tensor in self.tries.activations or region.name in tried:
-                    found[tensor] = [region] if region.name in tried and tensor == region.outputs[0] else []
+                own = region.name in self.by_region and tensor == region.outputs[0]
+                if own or tensor in self.tries.activations:
+                    found[tensor] = region if own else None
         return found
 
-    def _needs(self, tensor: str, regions: Sequence[Region], part: Part) -> set[str]:
-        needed = {t for t in part.inputs}
-        for region in regions:
-            needed.update(self._layer_part(region).inputs)
-            needed.discard(region.params.weight)
+    def _groups(self) -> list[list[str]]:
+        """Neighbouring targets, as many as fit the memory allowed for the tensors they need, at most GROUP."""
+        ordered = sorted(self.targets, key=self.cutter.position)
+        sizes = self._bytes()
+        groups: list[list[str]] = [[]]
+        for tensor in ordered:
+            held = sum(sizes.get(t, 0) for t in [*groups[-1], tensor])
+            if groups[-1] and (len(groups[-1]) >= GROUP or held > CHUNK_BYTES):
+                groups.append([])
+            groups[-1].append(tensor)
+        return [g for g in groups if g]
+
+    def _bytes(self) -> dict[str, int]:
+        """Twice the bytes of each target over all batches: itself and what is kept beside it."""
+        inner = [t for t in self.targets if t not in self.batches[0]]
+        values = run(open_session(with_outputs(self.model.proto, inner), self.settings), self.batches[0], inner)
+        return {t: 2 * v.nbytes * len(self.batches) for t, v in zip(inner, values, strict=True)}
+
+    def _needs(self, group: Sequence[str], suffix: Part, middles: Mapping[str, Part]) -> set[str]:
+        needed = {*suffix.inputs, *group}
+        for tensor in group:
+            needed.update(middles[tensor].inputs)
+            region = self.targets[tensor]
+            if region is not None:
+                needed.update(t for t in self._layer_part(region).inputs if t != region.params.weight)
         return needed
 
     def _layer_part(self, region: Region) -> Part:
         return self.cutter.only(region.nodes, region.outputs[:1], [region.params.weight])
 
-    def _chunks(self, todo: Mapping[str, list[Region]], parts: Mapping[str, Part]) -> list[list[str]]:
-        """Targets in order, cut so that the tensors one chunk needs fit the memory allowed."""
-        sizes = self._bytes({t for tensor in todo for t in self._needs(tensor, todo[tensor], parts[tensor])})
-        chunks: list[list[str]] = [[]]
-        held: set[str] = set()
-        for tensor in todo:
-            needed = self._needs(tensor, todo[tensor], parts[tensor])
-            if chunks[-1] and sum(sizes[t] for t in held | needed) > CHUNK_BYTES:
-                chunks.append([])
-                held = set()
-            chunks[-1].append(tensor)
-            held |= needed
-        return [c for c in chunks if c]
-
-    def _bytes(self, tensors: set[str]) -> dict[str, int]:
-        fed = set(self.batches[0])
-        inner = sorted(tensors - fed)
-        session = open_session(with_outputs(self.model.proto, inner), self.settings) if inner else None
-        values = run(session, self.batches[0], inner) if session else []
-        sizes = {t: v.nbytes * len(self.batches) for t, v in zip(inner, values, strict=True)}
-        return sizes | {t: v.nbytes * len(self.batches) for t, v in self.batches[0].items()}
-
-    def _prefix(self, chunk: Sequence[str], parts: Mapping[str, Part]) -> list[dict[str, Array]]:
-        todo = self._targets()
-        needed = {t for tensor in chunk for t in self._needs(tensor, todo[tensor], parts[tensor])}
+    def _prefix(self, needed: set[str]) -> list[dict[str, Array]]:
+        """Per batch, the fp32 values of these tensors."""
         inner = sorted(needed - set(self.batches[0]))
         if not inner:
             return [dict(b) for b in self.batches]
         session = open_session(with_outputs(self.model.proto, inner), self.settings)
         return [b | dict(zip(inner, run(session, b, inner), strict=True)) for b in self.batches]
 
-    def _tensor(self, tensor: str, regions: Sequence[Region], part: Part, values: list[dict[str, Array]]) -> None:
-        suffix = open_session(part.proto, self.settings) if part.proto.graph.node else None
-        for region in regions:
-            self._weights(region, tensor, part, suffix, values)
+    def _target(self, tensor: str, route: _Route, values: list[dict[str, Array]]) -> None:
+        middle = open_session(route.middle.proto, self.settings) if route.middle.proto.graph.node else None
+        region = self.targets[tensor]
+        if region is not None:
+            layer, part = region.params, self._layer_part(region)
+            session = open_session(part.proto, self.settings)
+            for key in self.by_region[region.name]:
+                stored = np.ascontiguousarray(layer.stored(self.tries.weights[key].dequantize()))
+                results = [
+                    run(session, {n: stored if n == layer.weight else v[n] for n in part.inputs})[0] for v in values
+                ]
+                self.effects.weights[key] = self._change(tensor, route, middle, values, results)
+                self.tick(1)
         best = np.inf
         for params in self.tries.activations.get(tensor, ()):
-            change = self._change(
-                tensor, part, suffix, values, [params.simulate(np.asarray(v[tensor], np.float32)) for v in values]
-            )
+            rounded = [params.simulate(np.asarray(v[tensor], np.float32)) for v in values]
+            change = self._change(tensor, route, middle, values, rounded)
             effect = self.divergence.mean(self.reference, change)
             if effect < best:
                 best = effect
                 self.effects.activations[tensor], self.effects.params[tensor] = change, params
             self.tick(1)
 
-    def _weights(
-        self,
-        region: Region,
-        tensor: str,
-        part: Part,
-        suffix: ort.InferenceSession | None,
-        values: list[dict[str, Array]],
-    ) -> None:
-        layer = region.params
-        own = self._layer_part(region)
-        session = open_session(own.proto, self.settings)
-        for key, weight in self.tries.weights.items():
-            if key[0] != region.name:
-                continue
-            stored = np.ascontiguousarray(layer.stored(weight.dequantize()))
-            results = [run(session, {n: stored if n == layer.weight else v[n] for n in own.inputs})[0] for v in values]
-            self.effects.weights[key] = self._change(tensor, part, suffix, values, results)
-            self.tick(1)
-
     def _change(
         self,
         tensor: str,
-        part: Part,
-        suffix: ort.InferenceSession | None,
+        route: _Route,
+        middle: ort.InferenceSession | None,
         values: list[dict[str, Array]],
         perturbed: Sequence[Array],
     ) -> Code:
-        change = np.empty_like(self.reference)
+        """Codes with the tensor replaced, less the reference codes; outputs out of its reach do not change."""
+        changed = self.reference.copy()
         for number, (given, instead) in enumerate(zip(values, perturbed, strict=True)):
             rows = slice(self.starts[number], self.starts[number + 1])
-            change[rows] = self._code(tensor, part, suffix, given, instead, self.sizes[number], rows)
-        return change - self.reference
+            made = route.outputs(tensor, instead, given, middle)
+            start = 0
+            for view in self.divergence.views:
+                if view.name in made:
+                    code = view.encode(np.asarray(made[view.name], np.float32), self.sizes[number])
+                    changed[rows, start : start + view.width] = code
+                start += view.width
+        return changed - self.reference
 
-    def _code(
-        self,
-        tensor: str,
-        part: Part,
-        suffix: ort.InferenceSession | None,
-        given: Mapping[str, Array],
-        instead: Array,
-        samples: int,
-        rows: slice,
-    ) -> Code:
-        """Codes of all outputs; those that the perturbation does not reach keep their reference codes."""
+
+@dataclass(frozen=True)
+class _Route:
+    """From a perturbed tensor to the outputs: the middle part up to the checkpoint, then the shared suffix."""
+
+    middle: Part
+    suffix: Part
+    session: ort.InferenceSession | None
+
+    def outputs(
+        self, tensor: str, instead: Array, given: Mapping[str, Array], middle: ort.InferenceSession | None
+    ) -> dict[str, Array]:
+        """Every output (of the graph, or live at the checkpoint) that the perturbation reaches."""
         made = {tensor: instead}
-        if suffix is not None:
-            inputs = {n: instead if n == tensor else given[n] for n in part.inputs}
-            names = [o.name for o in part.proto.graph.output]
-            made |= dict(zip(names, run(suffix, inputs), strict=True))
-        code, start = self.reference[rows].copy(), 0
-        for view in self.divergence.views:
-            if view.name in made:
-                code[:, start : start + view.width] = view.encode(np.asarray(made[view.name], np.float32), samples)
-            start += view.width
-        return code
+        if middle is not None:
+            made |= _run_part(middle, self.middle, given | made)
+        if self.session is not None:
+            made |= _run_part(self.session, self.suffix, {**given, **made})
+        return made
+
+
+def _run_part(session: ort.InferenceSession, part: Part, values: Mapping[str, Array]) -> dict[str, Array]:
+    names = [o.name for o in part.proto.graph.output]
+    return dict(zip(names, run(session, {n: values[n] for n in part.inputs}), strict=True))

@@ -9,7 +9,6 @@ import onnx
 
 from onnxmpq.model.regions import GraphIndex
 
-
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 
@@ -28,18 +27,30 @@ class Cutter:
         self.proto = proto
         self.index = GraphIndex(proto)
         inferred = onnx.shape_inference.infer_shapes(proto).graph
+        self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
         self.infos = {v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)}
 
-    def behind(self, tensor: str) -> Part:
-        """Everything computed from `tensor`, up to the graph's outputs that depend on it or are fed through."""
+    def position(self, tensor: str) -> int:
+        """Index of the node that makes a tensor; -1 for inputs of the graph."""
+        return self._position.get(tensor, -1)
+
+    def after(self, checkpoint: int) -> Part:
+        """The nodes from index `checkpoint` on, with all graph outputs they make."""
+        nodes = self.index.nodes[checkpoint:]
+        made = {t for n in nodes for t in n.output}
+        return self._part(nodes, [o.name for o in self.proto.graph.output if o.name in made], set())
+
+    def between(self, tensor: str, checkpoint: int, live: Iterable[str]) -> Part:
+        """The nodes before `checkpoint` that `tensor` reaches, up to the live tensors and graph outputs they make."""
         affected = {tensor}
         nodes = []
-        for node in self.index.nodes:
+        for node in self.index.nodes[:checkpoint]:
             if any(t in affected for t in self._reads(node)):
                 affected.update(node.output)
                 nodes.append(node)
-        outputs = [o.name for o in self.proto.graph.output if o.name in affected]
-        return self._part(nodes, outputs, {tensor})
+        made = {t for n in nodes for t in n.output}
+        wanted = dict.fromkeys((*live, *(o.name for o in self.proto.graph.output)))
+        return self._part(nodes, [t for t in wanted if t in made], {tensor} if nodes else set())
 
     def only(self, names: Sequence[str], outputs: Sequence[str], as_inputs: Iterable[str] = ()) -> Part:
         """These nodes alone; initializers in `as_inputs` become inputs."""
