@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from feeds.specs import spec
+from tests.feeds.specs import spec
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import InputSpec, load_feeds
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feeds.specs import BERT, spec
+from tests.feeds.specs import BERT, spec
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds import synthesize
 from onnxmpq.feeds.synthetic import WARNING

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feeds.specs import spec
+from tests.feeds.specs import spec
 from onnxmpq.feeds import Feeds
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feeds.specs import spec
+from tests.feeds.specs import spec
 from onnxmpq.feeds import InputSpec, load_feeds
 
 ZOO = os.environ.get("ONNXMPQ_ZOO")

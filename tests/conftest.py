@@ -1,0 +1,27 @@
+"""Settings that every test shares."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from hypothesis import settings
+
+from onnxmpq import pipeline
+from onnxmpq.cost.measure import Effort
+
+settings.register_profile("onnxmpq", deadline=None)  # the machines that run this are shared: no timed examples
+settings.load_profile("onnxmpq")
+
+QUICK = Effort(seconds=0.02, runs=2, rounds=2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew; read the diff")
+
+
+@pytest.fixture
+def quick_effort(monkeypatch: pytest.MonkeyPatch) -> Effort:
+    """Short measurements for the command line, which has no option for them."""
+    monkeypatch.setattr(pipeline, "Effort", partial(Effort, seconds=QUICK.seconds, runs=QUICK.runs, rounds=QUICK.rounds))
+    return QUICK
