@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
@@ -57,6 +58,7 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
         notes.append("local functions were inlined")
     name_nodes(proto)
     proto, opset_note = _raise_opset(proto)
+    type_constants(proto.graph)
     notes += opset_note
     return Loaded(proto, digest, size, tuple(notes))
 
@@ -132,6 +134,18 @@ def name_nodes(proto: onnx.ModelProto) -> None:
             name, suffix = f"{stem}_{suffix}", suffix + 1
         node.name = name
         seen.add(name)
+
+
+def type_constants(graph: onnx.GraphProto) -> None:
+    """Spell Constant nodes given by `value_float(s)` as float32 tensors; onnx-graphsurgeon reads those as float64."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                type_constants(inner)
+            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                given = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+                tensor = onnx.numpy_helper.from_array(np.array(given, np.float32))
+                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
 def _raise_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
