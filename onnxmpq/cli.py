@@ -90,6 +90,10 @@ def convert(
     output_kind: Annotated[
         list[str] | None, typer.Option(help="NAME=logits|probabilities|values, where the guess is wrong")
     ] = None,
+    cost_table: Annotated[
+        Path | None, typer.Option(help="costs measured by `onnxmpq profile`, instead of measuring here")
+    ] = None,
+    energy: Annotated[str | None, typer.Option(help="3mJ or 50% of the original, on targets with energies")] = None,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     as_json: JsonOut = False,
@@ -104,6 +108,8 @@ def convert(
         model,
         latency=latency,
         size=size,
+        energy=energy,
+        cost_table=cost_table,
         calibration=calib,
         recipe=recipe,
         target=target,
@@ -137,6 +143,35 @@ def apply(
     destination = output or model.with_name(model.stem + ".mpq.onnx")
     pipeline.apply(model, plan, output=destination)
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+
+
+@app.command()
+def profile(
+    model: ModelPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="cost table to write, .json")],
+    calib: Calib = None,
+    recipe: Recipe = None,
+    target: Target = "cpu",
+    provider: Annotated[str | None, typer.Option(help="execution provider instead of the target's")] = None,
+    threads: Threads = 1,
+    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
+    check_writable(output, model)
+    table = pipeline.profile_model(
+        model,
+        calibration=calib,
+        recipe=recipe,
+        target=target,
+        provider=provider,
+        threads=threads,
+        seed=seed,
+        progress=_Drawn(quiet),
+    )
+    write_text(output, table.to_json() + "\n")
+    _stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command()

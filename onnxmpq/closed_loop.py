@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
-from onnxmpq.cost.measure import Profile, Profiler
+from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.errors import BudgetError, NothingFasterError
@@ -24,7 +23,6 @@ from onnxmpq.schemes import Scheme
 ROUNDS = 5
 NOISE = 0.01  # measured latencies closer than this are equal
 FASTEST_SLACK = 0.01  # `fastest` may spend this share of latency on quality
-Refit = Callable[[list[Profile]], CostTable]
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Round:
     measured_s: float
     size_bytes: int
     effect: float
+    energy_j: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Outcome:
     original_s: float
     latency_limit_s: float | None
     size_limit_bytes: float | None
-    rejected: str = ""
+    measured: bool = True
 
 
 @dataclass
@@ -74,27 +73,16 @@ class _Targets:
 
     latency_s: float
     size_bytes: float | None
+    energy_j: float | None
     asked_for_latency: bool
 
 
 def close_the_loop(
-    problem: Problem,
-    budgets: Budgets,
-    bench: Workbench,
-    profiler: Profiler,
-    profiles: list[Profile],
-    refit: Refit,
-    source: Any,
-    progress: Progress,
+    problem: Problem, budgets: Budgets, bench: Workbench, judge: Judge, original_bytes: int, progress: Progress
 ) -> Outcome:
     """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError."""
-    loop = _Loop(problem, budgets, bench, profiler, profiles, refit, source_bytes(source), progress)
+    loop = _Loop(problem, budgets, bench, judge, original_bytes, progress)
     return loop.fastest() if budgets.fastest else loop.within_budget()
-
-
-def source_bytes(source: Any) -> int:
-    """Size of the original model in bytes (without external data for a path)."""
-    return source.ByteSize() if isinstance(source, onnx.ModelProto) else Path(source).stat().st_size
 
 
 class _Loop:
@@ -103,18 +91,16 @@ class _Loop:
         problem: Problem,
         budgets: Budgets,
         bench: Workbench,
-        profiler: Profiler,
-        profiles: list[Profile],
-        refit: Refit,
+        judge: Judge,
         original_bytes: int,
         progress: Progress,
     ) -> None:
-        self.problem, self.budgets, self.bench, self.profiler = problem, budgets, bench, profiler
-        self.profiles, self.refit, self.progress = list(profiles), refit, progress
-        self.original_s = profiler.reference_s
+        self.problem, self.budgets, self.bench, self.judge = problem, budgets, bench, judge
+        self.progress, self.original_s = progress, judge.original_s
         size = budgets.size.of(original_bytes) if budgets.size else None
         asked = budgets.latency.of(self.original_s) if budgets.latency else None
-        self.targets = _Targets(asked or self.original_s, size, asked is not None)
+        energy = budgets.energy.of(problem.energy_j({})) if budgets.energy else None
+        self.targets = _Targets(asked or self.original_s, size, energy, asked is not None)
         self.size_overhead = 1.0
         self.rounds: list[Round] = []
         self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
@@ -127,24 +113,26 @@ class _Loop:
         if known is not None:
             return known
         proto = self.bench.build(solution.assignment)
-        profile = self.profiler.profile(solution.assignment, proto)
+        predicted_s = self.problem.latency_s(solution.assignment)
+        latency_s = self.judge.latency_s(solution.assignment, proto)
         turn = Round(
             dict(solution.assignment),
-            self.problem.latency_s(solution.assignment),
-            profile.wall_s,
+            predicted_s,
+            latency_s,
             len(serialize(proto)),
             self.problem.effect(solution.assignment),
+            self.problem.energy_j(solution.assignment),
         )
         predicted_bytes = self.problem.size_bytes(solution.assignment)
         self.size_overhead = max(self.size_overhead, turn.size_bytes / max(predicted_bytes, 1.0))
         self.rounds.append(turn)
         self.built[len(self.rounds) - 1] = (proto, solution)
-        self.profiles.append(profile)
-        table = self.refit(self.profiles)
+        table = self.judge.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
+        what = "measured" if self.judge.measured else "modelled"
         self.progress.say(
-            f"round {len(self.rounds)}: predicted {turn.predicted_s * 1e3:.3f} ms, measured "
-            f"{turn.measured_s * 1e3:.3f} ms (fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"
+            f"round {len(self.rounds)}: predicted {predicted_s * 1e3:.3f} ms, {what} {latency_s * 1e3:.3f} ms "
+            f"(fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"
         )
         return turn
 
@@ -154,9 +142,13 @@ class _Loop:
     def _fits(self, turn: Round) -> bool:
         small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
         slack = 0.0 if self.targets.asked_for_latency else NOISE
-        return small and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
+        frugal = self.targets.energy_j is None or turn.energy_j <= self.targets.energy_j * (1.0 + 1e-6)
+        return small and frugal and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
 
-    def _keep(self, turn: Round, rejected: str = "") -> Outcome:
+    def _limits(self, latency_s: float | None = None) -> Limits:
+        return Limits(latency_s, self._size_limit(), self.targets.energy_j)
+
+    def _keep(self, turn: Round) -> Outcome:
         proto, solution = self.built[self.rounds.index(turn)]
         return Outcome(
             turn.assignment,
@@ -168,7 +160,7 @@ class _Loop:
             self.original_s,
             self.targets.latency_s if self.targets.asked_for_latency else None,
             self.targets.size_bytes,
-            rejected,
+            self.judge.measured,
         )
 
     # ---- goals ---------------------------------------------------------------------------------
@@ -178,9 +170,8 @@ class _Loop:
         allowance = 1.0
         for _ in range(ROUNDS):
             latency_s = self.targets.latency_s * (allowance if self.targets.asked_for_latency else 1.0 + NOISE)
-            size = self._size_limit()
             goal: Any = "size" if self.budgets.smallest else "effect"
-            solution = solve(self.problem, goal, Limits(latency_s=latency_s, size_bytes=size))
+            solution = solve(self.problem, goal, self._limits(latency_s))
             if solution is None:
                 break
             turn = self._try(solution)
@@ -198,7 +189,7 @@ class _Loop:
 
     def _second_look(self, first: Round) -> Round:
         """The corrected table may allow a plan of less effect: try it once, keep the better of the two."""
-        limits = Limits(latency_s=self.targets.latency_s, size_bytes=self._size_limit())
+        limits = self._limits(self.targets.latency_s)
         if self.budgets.smallest:
             return first
         solution = solve(self.problem, "effect", limits)
@@ -209,16 +200,19 @@ class _Loop:
 
     def _last_resort(self) -> Outcome:
         """Nothing fitted yet: measure the fastest (or smallest) plans, then give up with what is possible."""
+        self._try_known()
         for goal, limits in (
-            ("latency", Limits(size_bytes=self._size_limit())),
+            ("latency", self._limits()),
             ("latency", Limits()),
             ("size", Limits()),
+            ("energy", Limits()),
         ):
             solution = solve(self.problem, goal, limits)  # type: ignore[arg-type]
             if solution is not None:
-                turn = self._try(solution)
-                if self._fits(turn):
-                    return self._keep(turn)
+                self._try(solution)
+            fitting = [r for r in self.rounds if self._fits(r)]
+            if fitting:
+                return self._keep(min(fitting, key=lambda r: r.effect))
         raise BudgetError(self._out_of_reach())
 
     def _out_of_reach(self) -> str:
@@ -236,6 +230,12 @@ class _Loop:
             parts.append(
                 f"size {self.targets.size_bytes / 1e6:.3g} MB cannot be met: the smallest plan takes "
                 f"{smallest.size_bytes / 1e6:.3f} MB; most of it is in {holders}"
+            )
+        frugal = min(self.rounds, key=lambda r: r.energy_j)
+        if self.targets.energy_j is not None and frugal.energy_j > self.targets.energy_j:
+            parts.append(
+                f"energy {self.targets.energy_j * 1e3:.3g} mJ cannot be met: the best plan takes "
+                f"{frugal.energy_j * 1e3:.3g} mJ, modelled"
             )
         if not parts:
             size_mb = (self.targets.size_bytes or 0) / 1e6
@@ -255,6 +255,7 @@ class _Loop:
 
     def fastest(self) -> Outcome:
         """Least measured latency (and the size limit, if there is one); ties go to the plan of less effect."""
+        self._try_known()
         for _ in range(ROUNDS):
             solution = self._fastest_solution()
             if solution is None:
@@ -275,8 +276,15 @@ class _Loop:
             )
         return self._keep(best)
 
+    def _try_known(self) -> None:
+        """Measure again the fastest plan that profiling met: mixed by chance or uniform, it may beat the solver's."""
+        legal = [(a, s) for a, s in self.judge.known if self.problem.holds(a)]
+        if legal:
+            assignment, seconds = min(legal, key=lambda pair: pair[1])
+            self._try(Solution(dict(assignment), seconds, 0.0, 1.0, False))
+
     def _fastest_solution(self) -> Solution | None:
-        limits = Limits(size_bytes=self._size_limit())
+        limits = self._limits()
         least = solve(self.problem, "latency", limits)
         if least is None:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,13 +15,15 @@ import onnx
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, parse_budgets, solve
 from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
 from onnxmpq.cost.chains import chained_regions
-from onnxmpq.cost.measure import Effort, Profile, Profiler
+from onnxmpq.cost.exchange import describe, read_table
+from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
+from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.size import base_bytes, region_bytes
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
-from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError
+from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError, TargetError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, candidates, proven, worthwhile
@@ -30,14 +31,16 @@ from onnxmpq.model import Model, RegionKind, prepare
 from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
+from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe, tensor_shapes
 from onnxmpq.report import Report, build_plan, build_report
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, describe_runtime, input_specs, open_session, run
+from onnxmpq.runtime import CPU, SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.target.load import load_target
+from onnxmpq.target.lookup import lookup_table
+from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
 from onnxmpq.validate import Validation, compare, time_side_by_side
 
@@ -46,6 +49,7 @@ DEFAULT_SAMPLES = 64
 HELD_OUT_SHARE = 0.25
 EFFECT_SECONDS = 90.0  # what one-at-a-time effects may take, before samples are saved
 FEWEST_EFFECT_SAMPLES = 8
+PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
@@ -81,6 +85,7 @@ def convert(
     output: str | Path | None = None,
     exclude: Iterable[str] = (),
     outputs: Mapping[str, OutputKind] | None = None,
+    cost_table: str | Path | None = None,
     seed: int = 0,
     effort: Effort | None = None,
     progress: Progress | None = None,
@@ -90,6 +95,7 @@ def convert(
     latency: "5ms", "60%" of the original, or "fastest"; size: "3MB", "25%" or "smallest". Without any budget the
     fastest plan is made. calibration: path, `module:function`, arrays by input name, an iterable of feeds or an
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
+    cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32.
 
@@ -101,6 +107,10 @@ def convert(
         budgets = Budgets(fastest=True)
         progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
     device = load_target(target)
+    if budgets.energy:
+        device.require_energy()
+    if device.dialect not in DIALECTS:
+        raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
     prepared = prepare(model)
@@ -114,20 +124,20 @@ def convert(
 
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
-    settings = SessionSettings(threads=threads, provider=device.provider)
-    profiler = Profiler(prepared, data.calibration.batch([0]), settings, effort)
+    settings = SessionSettings(threads=threads, provider=device.provider or CPU)
     chained = chained_regions(prepared, {t: len(s) for t, s in observation.shapes.items()})
-    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
-    menu, unfused = proven(prepared, menu, profiles)
-    refit = partial(fit_table, prepared, uniform=uniform, meta=describe_table(prepared, device, threads))
-    table = refit(profiles)
-    menu = used_when_fastest(pose(prepared, worthwhile(menu, table), table, None, bench.weights, chained))
+    table_file = Path(cost_table) if cost_table else None
+    judge, menu, unfused = judge_costs(
+        prepared, device, menu, chained, bench, data.calibration, settings, effort, table_file, seed, progress
+    )
+    menu = worthwhile(menu, judge.table)
+    menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights, chained), judge)
     require_candidates(prepared, menu)
 
-    effects = sensitivity(prepared, menu, bench, observation, data.calibration, profiler.reference_s, outputs, progress)
+    effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress)
     bench = replace(bench, activations={**bench.activations, **effects.params})
-    problem = pose(prepared, menu, table, effects, bench.weights, chained)
-    outcome = close_the_loop(problem, budgets, bench, profiler, profiles, refit, model, progress)
+    problem = pose(prepared, menu, judge.table, effects, bench.weights, chained)
+    outcome = close_the_loop(problem, budgets, bench, judge, prepared.source_bytes, progress)
     validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
 
     reasons |= unfused
@@ -168,7 +178,7 @@ def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
         if not np.isfinite(before).all():
             raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
         reach = float(np.abs(before).max()) or 1.0
-        if float(np.abs(before - after).max()) > 1e-3 * reach:
+        if float(np.abs(np.subtract(before, after)).max()) > 1e-3 * reach:
             raise ModelError(f"folding or raising the opset changed output {name!r}; please report this model")
 
 
@@ -186,14 +196,16 @@ def require_candidates(model: Model, menu: Menu) -> None:
         )
 
 
-def used_when_fastest(problem: Problem) -> Menu:
-    """The menu, with int8 for regions without weights only where the fastest plan uses it.
+def used_when_fastest(problem: Problem, judge: Judge) -> Menu:
+    """The menu, with int8 for regions without weights only where the fastest plans use it.
 
-    Such a scheme stores nothing; it is there for speed alone. What does not even help the fastest plan is dropped
-    before its effect on the outputs is measured.
+    Such a scheme stores nothing; it is there for speed alone. What helps neither the fastest plan by the table nor
+    the fastest that was measured is dropped before its effect on the outputs is measured.
     """
     fastest = solve(problem, "latency", Limits())
-    used = fastest.assignment if fastest else {}
+    used = set(fastest.assignment if fastest else ())
+    if judge.known:
+        used |= set(min(judge.known, key=lambda pair: pair[1])[0])
     return {
         name: tuple(o.scheme for o in options if problem.regions[name].layer or o.scheme.is_float or name in used)
         for name, options in problem.options.items()
@@ -240,6 +252,41 @@ def prepare_bench(
     return Workbench(model, dialect, activations, weights)
 
 
+def judge_costs(
+    model: Model,
+    device: Target,
+    menu: Menu,
+    chained: frozenset[str],
+    bench: Workbench,
+    feeds: Feeds,
+    settings: SessionSettings,
+    effort: Effort,
+    table_file: Path | None,
+    seed: int,
+    progress: Progress,
+) -> tuple[Judge, Menu, Reasons]:
+    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer."""
+    meta = describe(model, device.name, settings.provider, settings.threads)
+    if table_file is not None:
+        table = read_table(table_file, meta)
+        offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
+        return TableJudge(model, table), offered, {}
+    if device.cost != "measured":
+        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
+    profiler = Profiler(model, feeds.batch([0]), settings, effort)
+    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
+    menu, unfused = proven(model, menu, profiles)
+    return MeasuringJudge(profiler, profiles, partial(fit_table, model, uniform=uniform, meta=meta)), menu, unfused
+
+
+def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
+    """Roofline or published costs for the shapes of one sample."""
+    if device.cost == "lookup":
+        return lookup_table(model, device, menu)
+    tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))
+    return roofline_table(model, device, tensor_shapes(model, feeds, list(tensors)), menu)
+
+
 def profile(
     profiler: Profiler, menu: Menu, chained: frozenset[str], bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
@@ -250,13 +297,44 @@ def profile(
     return profiles, len(list(uniform_plans(bench.model, menu, chained)))
 
 
+def profile_model(
+    model: str | Path,
+    *,
+    calibration: Any = None,
+    recipe: str | None = None,
+    target: str = "cpu",
+    provider: str | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    effort: Effort | None = None,
+    progress: Progress | None = None,
+) -> CostTable:
+    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
+    progress, device = progress or Progress(), load_target(target)
+    if device.cost != "measured":
+        raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
+    prepared = prepare(model)
+    data = gather_samples(prepared, calibration, recipe, PROFILE_SAMPLES, seed, progress)
+    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
+    require_candidates(prepared, menu)
+    observation = calibrate(prepared, menu, data.calibration, progress)
+    bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
+    settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
+    chained = chained_regions(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    judge, menu, _ = judge_costs(
+        prepared, device, menu, chained, bench, data.calibration, settings, effort or Effort(), None, seed, progress
+    )
+    kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in menu.items()}
+    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
+    return replace(judge.table, node_s=offered)
+
+
 def sensitivity(
     model: Model,
     menu: Menu,
     bench: Workbench,
     observation: Observation,
     feeds: Feeds,
-    forward_s: float,
     kinds: Mapping[str, OutputKind] | None,
     progress: Progress,
 ) -> Effects:
@@ -264,11 +342,17 @@ def sensitivity(
     formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
     activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations)
-    affordable = int(EFFECT_SECONDS / max(0.6 * forward_s * tries.count, 1e-9))
+    affordable = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries.count, 1e-9))
     count = min(len(feeds), max(affordable, FEWEST_EFFECT_SAMPLES))
     chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
     with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
         return measure_effects(model, chosen, tries, threads=workers(), kinds=kinds, tick=tick)
+
+
+def forward_seconds(model: Model, feeds: Feeds) -> float:
+    """One run of the fp32 model with the threads that sensitivity uses, in seconds."""
+    session = open_session(model.proto, SessionSettings(threads=workers()))
+    return float(interleaved_s([session], feeds.batch([0]), Effort(seconds=0.1, runs=2, rounds=1))[0].min())
 
 
 def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]:
@@ -306,7 +390,7 @@ def validate_result(
     source: Any,
     outcome: Outcome,
     data: Samples,
-    kinds: Mapping[str, str],
+    kinds: Mapping[str, OutputKind],
     settings: SessionSettings,
     effort: Effort,
     progress: Progress,
@@ -320,7 +404,7 @@ def validate_result(
             data.validation,
             kinds,
             settings=settings,
-            held_out=data.held_out,  # type: ignore[arg-type]
+            held_out=data.held_out,
         )
         longer = replace(effort, seconds=2 * effort.seconds, rounds=2 * effort.rounds)
         timing = time_side_by_side(original, outcome.proto, data.calibration, settings, longer)
@@ -335,7 +419,11 @@ def validate(
     first = run(open_session(original, settings), feeds.batch([0]))
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
-    kinds = {n: guess_kind(proto, n, v) for n, v in zip(names, first, strict=True) if v.dtype == np.float32}
+    kinds = {
+        n: guess_kind(proto, n, np.asarray(v, np.float32))
+        for n, v in zip(names, first, strict=True)
+        if np.issubdtype(v.dtype, np.floating)
+    }
     found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
     return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
 
@@ -386,20 +474,6 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
         return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
     except KeyError as error:
         raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
-
-
-def describe_table(model: Model, target: Target, threads: int) -> dict[str, str]:
-    """What a cost table is valid for."""
-    structure = hashlib.sha256()
-    for node in model.proto.graph.node:
-        structure.update(f"{node.op_type} {node.name} {list(node.input)} {list(node.output)}\n".encode())
-    return {
-        **describe_runtime(),
-        "target": target.name,
-        "provider": target.provider,
-        "threads": str(threads),
-        "structure_sha256": structure.hexdigest(),
-    }
 
 
 def plan_path(output: Path) -> Path:

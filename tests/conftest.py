@@ -23,5 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def quick_effort(monkeypatch: pytest.MonkeyPatch) -> Effort:
     """Short measurements for the command line, which has no option for them."""
-    monkeypatch.setattr(pipeline, "Effort", partial(Effort, seconds=QUICK.seconds, runs=QUICK.runs, rounds=QUICK.rounds))
+    monkeypatch.setattr(
+        pipeline, "Effort", partial(Effort, seconds=QUICK.seconds, runs=QUICK.runs, rounds=QUICK.rounds)
+    )
     return QUICK

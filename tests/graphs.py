@@ -16,10 +16,14 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 Array = NDArray[np.generic]
 
 
-def graph(body: str, inputs: str, outputs: str, weights: str = "", *, opset: int = 21, seed: int = 0) -> onnx.ModelProto:
+def graph(
+    body: str, inputs: str, outputs: str, weights: str = "", *, opset: int = 21, seed: int = 0
+) -> onnx.ModelProto:
     """A model from its parts in ONNX text. Every tensor in `weights` becomes a random initializer (`fill`)."""
     ir_version = 10 if opset >= 21 else 8
-    text = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) <{weights}> {{ {body} }}'
+    text = (
+        f'<ir_version: {ir_version}, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) <{weights}> {{ {body} }}'
+    )
     return fill(onnx.parser.parse_model(text), seed)
 
 

@@ -63,6 +63,12 @@ class Problem:
                 return option
         raise KeyError(f"{region}: {wanted}")
 
+    def holds(self, assignment: Mapping[str, Scheme]) -> bool:
+        """Whether every scheme of an assignment is among the options."""
+        return all(
+            any(o.scheme.name == scheme.name for o in self.options[region]) for region, scheme in assignment.items()
+        )
+
     def effect(self, assignment: Mapping[str, Scheme]) -> float:
         """Separable prediction: sum of single effects of weights and of quantized activation tensors."""
         total = sum(self.option(r, assignment.get(r)).effect for r in self.options)
@@ -70,6 +76,10 @@ class Problem:
 
     def size_bytes(self, assignment: Mapping[str, Scheme]) -> float:
         return self.base_size_bytes + sum(self.option(r, assignment.get(r)).size_bytes for r in self.options)
+
+    def energy_j(self, assignment: Mapping[str, Scheme]) -> float:
+        """Joules for one run; 0 where the table has no energies."""
+        return self.table.predict_j(self.model, assignment) if self.table.node_j else 0.0
 
     def latency_s(self, assignment: Mapping[str, Scheme]) -> float:
         return self.table.predict_s(self.model, assignment)

@@ -132,7 +132,7 @@ def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict
             if makes == written:
                 node_s[key][kernel] += seconds
     return CostTable(
-        dict(node_s),
+        {region: {k: max(s, 0.0) for k, s in costs.items()} for region, costs in node_s.items()},
         {k: Transition(**v) for k, v in transitions["shared"].items()},
         {k: Transition(**v) for k, v in transitions["edge"].items()},
         base_s,

@@ -15,6 +15,8 @@ from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
 
 MIXED_PLANS = 12
+UNIFORM_WEIGHT = 5.0
+LOOP_WEIGHT = 10.0
 Build = Callable[[Mapping[str, Scheme]], onnx.ModelProto]
 Tick = Callable[[int], None]
 
@@ -39,7 +41,9 @@ def profile_plans(
 
 
 def fit_table(model: Model, profiles: Sequence[Profile], uniform: int, meta: dict[str, str]) -> CostTable:
-    """The table; the first `uniform` profiles and those of the closed loop (the last ones) count more, since plans
-    near the optimum look like them."""
-    weights = [3.0 if i < uniform or i >= uniform + MIXED_PLANS else 1.0 for i in range(len(profiles))]
+    """The table. The first `uniform` profiles and above all those of the closed loop (behind the mixed ones) count
+    more: plans near the optimum look like them."""
+    measured = len(profiles)
+    mixed_end = uniform + MIXED_PLANS
+    weights = [UNIFORM_WEIGHT if i < uniform else 1.0 if i < mixed_end else LOOP_WEIGHT for i in range(measured)]
     return fit(model, profiles, meta, weights)

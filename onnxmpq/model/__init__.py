@@ -23,7 +23,8 @@ def prepare(source: str | Path | onnx.ModelProto) -> Model:
     try:
         proto, origin = fold(loaded.proto)
     except Exception as error:
-        raise ModelError(f"{source}: the graph cannot be folded ({error}); check it with onnx.checker") from error
+        where = "the given model" if isinstance(source, onnx.ModelProto) else source
+        raise ModelError(f"{where}: the graph cannot be folded ({error}); check it with onnx.checker") from error
     if quantized:
         notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
     return Model(

@@ -97,7 +97,7 @@ class Divergence:
         return float(self.per_sample(reference, change).mean())
 
     @property
-    def kinds(self) -> dict[str, str]:
+    def kinds(self) -> dict[str, OutputKind]:
         return {v.name: v.kind for v in self.views}
 
     @property
