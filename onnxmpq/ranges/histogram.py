@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 4096
+_NEGLIGIBLE = 1e-30  # counts as zero: bins that narrow would overflow float32
 
 
 class Histogram:
@@ -28,7 +29,7 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         reach = max(-low, high)
         if self.limit == 0.0:
-            if reach == 0.0:
+            if reach < _NEGLIGIBLE:
                 self.counts[BINS // 2] += values.size
                 return
             self.limit = float(2.0 ** np.ceil(np.log2(reach)))

@@ -1,0 +1,104 @@
+"""uint8 parameters of activations, and how they follow from histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for
+from onnxmpq.ranges.histogram import Histogram
+
+finite = st.floats(-1e6, 1e6, allow_subnormal=False)
+values = arrays(np.float32, st.integers(1, 400), elements=st.floats(-1e4, 1e4, width=32))
+estimators = st.sampled_from(sorted(ESTIMATORS))
+
+
+def histogram(*batches: Sequence[float] | np.ndarray) -> Histogram:
+    found = Histogram()
+    for batch in batches:
+        found.add(np.asarray(batch, np.float32))
+    return found
+
+
+@given(finite, finite)
+def test_zero_is_exact_and_the_range_is_covered(one: float, other: float) -> None:
+    low, high = min(one, other), max(one, other)
+    params = params_for(low, high)
+    assert 0 <= params.zero_point <= 255
+    assert params.simulate(np.zeros(1, np.float32))[0] == 0.0
+    slack = params.scale * 0.501
+    assert params.low <= min(low, 0.0) + slack and params.high >= max(high, 0.0) - slack
+
+
+@given(values, finite, finite)
+def test_simulation_is_idempotent_and_within_half_a_step(x: np.ndarray, one: float, other: float) -> None:
+    params = params_for(min(one, other), max(one, other))
+    rounded = params.simulate(x)
+    np.testing.assert_allclose(params.simulate(rounded), rounded, rtol=1e-6)
+    inside = (x >= params.low) & (x <= params.high)
+    assert np.all(np.abs(rounded - x)[inside] <= params.scale * 0.51 + 1e-6 * np.abs(x[inside]))
+
+
+def test_simulation_by_hand() -> None:
+    params = QuantParams(0.5, 10)
+    given_values = np.array([-100, -5, -0.25, 0.0, 0.25, 0.75, 1.3, 122.5, 1000], np.float32)
+    expected = np.array([-5, -5, 0, 0, 0, 1.0, 1.5, 122.5, 122.5], np.float32)  # ties go to even codes
+    np.testing.assert_array_equal(params.simulate(given_values), expected)
+
+
+@given(st.lists(values, min_size=1, max_size=4), estimators)
+def test_estimates_stay_within_what_was_observed(batches: list[np.ndarray], name: str) -> None:
+    found = histogram(*batches)
+    low, high = min(b.min() for b in batches), max(b.max() for b in batches)
+    assert (found.low, found.high) == (low, high)
+    params = ESTIMATORS[name](found)
+    slack = params.scale * 1.01 + 1e-6
+    assert params.low >= min(low, 0.0) - slack and params.high <= max(high, 0.0) + slack
+
+
+@given(st.lists(values, min_size=2, max_size=5), st.randoms(use_true_random=False))
+def test_histograms_do_not_depend_on_the_order(batches: list[np.ndarray], shuffle: object) -> None:
+    other = list(batches)
+    shuffle.shuffle(other)  # type: ignore[attr-defined]
+    one, two = histogram(*batches), histogram(*other)
+    assert one.counts.sum() == two.counts.sum() == sum(b.size for b in batches)
+    assert one.limit == two.limit
+    np.testing.assert_allclose((one.counts * one.centers).sum(), (two.counts * two.centers).sum(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38])
+def test_nothing_but_zeros(name: str, value: float) -> None:
+    params = ESTIMATORS[name](histogram([value, 0.0]))
+    assert params.scale > 0
+    assert params.simulate(np.zeros(2, np.float32)).tolist() == [0.0, 0.0]
+
+
+def test_mse_clips_an_outlier_that_minmax_keeps() -> None:
+    x = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    x[0] = 40.0
+    found = histogram(x)
+
+    def error(name: str) -> float:
+        return float(np.square(ESTIMATORS[name](found).simulate(x) - x).mean())
+
+    assert ESTIMATORS["minmax"](found).high == pytest.approx(40.0, rel=0.01)
+    assert error("mse") < 0.9 * error("minmax")
+
+
+@given(values)
+def test_mse_is_never_much_worse_than_minmax(x: np.ndarray) -> None:
+    found = histogram(x)
+    binned = found.centers[found.counts > 0].astype(np.float32)  # what the estimators see
+    counts = found.counts[found.counts > 0]
+
+    def error(name: str) -> float:
+        return float((np.square(ESTIMATORS[name](found).simulate(binned) - binned) * counts).sum())
+
+    assert error("mse") <= error("minmax") * 1.01 + 1e-9
