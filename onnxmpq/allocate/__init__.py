@@ -3,5 +3,17 @@
 from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets
 from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
+from onnxmpq.allocate.solvers import SOLVERS
 
-__all__ = ["Budgets", "Limit", "Limits", "Option", "Problem", "Solution", "parse_budgets", "quantized_roots", "solve"]
+__all__ = [
+    "SOLVERS",
+    "Budgets",
+    "Limit",
+    "Limits",
+    "Option",
+    "Problem",
+    "Solution",
+    "parse_budgets",
+    "quantized_roots",
+    "solve",
+]

@@ -1,0 +1,124 @@
+"""Predicted against measured latency of random mixed plans that profiling never saw.
+
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.latency_prediction [MODEL ...] [--plans 20] [--csv points.csv]
+    python -m benchmarks.latency_prediction --plot docs/latency_prediction.png --csv points.csv
+
+The first form profiles every model as `onnxmpq.convert` does, draws plans with a seed of its own, predicts each from
+the cost table, builds it and measures it interleaved with fp32 in one process, one thread. It prints the median and
+the 90th percentile of |predicted / measured − 1| per model and appends the points to the CSV file. The second form
+draws the scatter plot of a CSV file (needs matplotlib, extra `benchmarks`). Run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.stages import machine, models, profiled, table_of
+from onnxmpq.cost.measure import Effort
+from onnxmpq.cost.sampler import random_plan
+
+SEED = 20_211_017  # profiling draws its plans with seed 0
+EFFORT = Effort(seconds=0.8, runs=12, rounds=6)
+COLUMNS = ("model", "predicted_ms", "measured_ms", "fp32_ms", "profiling_s")
+Point = tuple[str, float, float, float, float]
+
+
+def points_of(name: str, plans: int) -> list[Point]:
+    """One point per random plan, as in COLUMNS."""
+    start = time.perf_counter()
+    ready = profiled(name)
+    profiling_s, generator = time.perf_counter() - start, np.random.default_rng(SEED)
+    points = []
+    for _ in range(plans):
+        plan = random_plan(ready.model, ready.menu, ready.chained, generator)
+        predicted, measured = ready.table.predict_s(ready.model, plan), ready.measured_s([plan], EFFORT)[0]
+        points.append((name, predicted * 1e3, measured * 1e3, ready.profiler.reference_s * 1e3, profiling_s))
+    return points
+
+
+def row_of(name: str, points: list[Point]) -> list[str]:
+    """A line of the table: errors, bias, and the range of what was measured."""
+    predicted, measured = np.array([p[1:3] for p in points]).T
+    error = np.abs(predicted / measured - 1.0)
+    return [
+        name,
+        f"{points[0][3]:.3f}",
+        f"{measured.min():.3f} – {measured.max():.3f}",
+        f"{np.median(error):.1%}",
+        f"{np.quantile(error, 0.9):.1%}",
+        f"{np.median(predicted / measured) - 1.0:+.1%}",
+        f"{points[0][4]:.0f}",
+    ]
+
+
+def plot(points: list[Point], destination: Path) -> None:
+    """Predicted over measured, both relative to fp32, one colour per model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (optional, for --plot only)
+    from matplotlib.figure import Figure  # noqa: PLC0415 (optional, for --plot only)
+
+    figure = Figure(figsize=(6, 6))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, group in by_model(points).items():
+        share = np.array([(p[2] / p[3], p[1] / p[3]) for p in group])
+        axes.scatter(share[:, 0], share[:, 1], s=14, alpha=0.8, label=name)
+    low, high = axes.get_xlim()
+    line = np.array([low, high])
+    axes.plot(line, line, color="grey", linewidth=0.8)
+    axes.fill_between(line, 0.88 * line, 1.12 * line, color="grey", alpha=0.12, label="±12 %", linewidth=0)
+    axes.set(xlabel="measured latency / fp32", ylabel="predicted latency / fp32", xlim=(low, high))
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(destination, dpi=110, metadata={"Software": None})
+
+
+def by_model(points: list[Point]) -> dict[str, list[Point]]:
+    groups: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        groups[point[0]].append(point)
+    return dict(groups)
+
+
+def read(path: Path) -> list[Point]:
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [(r[0], float(r[1]), float(r[2]), float(r[3]), float(r[4])) for r in rows]
+
+
+def append(path: Path, points: list[Point]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([COLUMNS] if new else [])
+        writer.writerows((p[0], *(f"{v:.5f}" for v in p[1:])) for p in points)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--plot", type=Path, help="draw the points of --csv and stop")
+    options = parser.parse_args()
+    if options.plot:
+        plot(read(options.csv), options.plot)
+        return
+    rows = []
+    for name in models(options.models):
+        points = points_of(name, options.plans)
+        rows.append(row_of(name, points))
+        print(" ".join(rows[-1]), flush=True)
+        if options.csv:
+            append(options.csv, points)
+    print(f"\n{machine()}\n")
+    print(table_of(("model", "fp32 ms", "plans measured ms", "median error", "90 %", "bias", "profiling s"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The pipeline's stages up to the cost table, for benchmarks that look at one stage of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.zoo import arrays, zoo
+from onnxmpq.allocate import Problem
+from onnxmpq.closed_loop import Workbench
+from onnxmpq.cost.chains import chained_regions
+from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.profile import fit_table
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.menu import Menu, candidates, proven, worthwhile
+from onnxmpq.model import Model, prepare
+from onnxmpq.pipeline import calibrate, gather_samples, pose, prepare_bench, profile
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import SessionSettings, cpu_model, open_session
+from onnxmpq.schemes import Scheme
+from onnxmpq.target.load import load_target
+
+SAMPLES = 8  # activation ranges do not change latency: few will do
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A zoo model with its cost table on this machine. uniform: how many of the profiles are uniform plans."""
+
+    name: str
+    entry: Any
+    model: Model
+    samples: dict[str, np.ndarray]
+    menu: Menu
+    bench: Workbench
+    profiler: Profiler
+    profiles: list[Profile]
+    uniform: int
+    chained: frozenset[str]
+    table: CostTable
+
+    def problem(self) -> Problem:
+        """Allocation on this table, effects unknown (all zero)."""
+        return pose(self.model, worthwhile(self.menu, self.table), self.table, None, self.bench.weights, self.chained)
+
+    def with_table(self, table: CostTable) -> Profiled:
+        """The same with another cost table."""
+        return replace(self, table=table)
+
+    def measured_s(
+        self, plans: Sequence[Mapping[str, Scheme]], effort: Effort, others: Sequence[Path] = ()
+    ) -> list[float]:
+        """Seconds of one run of each plan, then of the other models, all interleaved with fp32 in one process.
+
+        Median over the rounds of the ratio to fp32, times fp32's seconds when the model was profiled.
+        """
+        built = [self.bench.build(p) for p in plans]
+        sessions = [open_session(m, self.profiler.settings) for m in (*built, *others)]
+        reference, *times = interleaved_s([self.profiler.reference, *sessions], self.profiler.feeds, effort)
+        return [float(np.median(t / reference)) * self.profiler.reference_s for t in times]
+
+
+def profiled(name: str, seed: int = 0) -> Profiled:
+    """Every stage of `onnxmpq.convert` up to the fitted cost table."""
+    entry, device, progress = zoo().load(name), load_target("cpu"), Progress()
+    model = prepare(entry.model)
+    samples = arrays(entry, "calib", SAMPLES)
+    feeds = gather_samples(model, samples, None, SAMPLES, seed, progress).calibration
+    dialect = DIALECTS[device.dialect]
+    menu, _ = candidates(model, device, dialect.supports)
+    observation = calibrate(model, menu, feeds, progress)
+    bench = prepare_bench(model, menu, observation, dialect, progress)
+    profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
+    chained = chained_regions(model, {t: len(s) for t, s in observation.shapes.items()})
+    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
+    menu, _ = proven(model, menu, profiles)
+    table = fit_table(model, profiles, uniform, {})
+    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, chained, table)
+
+
+def models(wanted: Sequence[str]) -> list[str]:
+    """The models asked for, else the whole zoo."""
+    return list(wanted) or list(zoo().names())
+
+
+def machine() -> str:
+    """One line: CPU, threads, onnxruntime version, date."""
+    features = [f for f in ("avx2", "avx512_vnni", "amx_int8") if f in _cpu_flags()]
+    cpu = f"{cpu_model()} ({platform.machine()}{''.join(', ' + f for f in features)})"
+    return f"{cpu}, {THREADS} thread, onnxruntime {ort.__version__}, {date.today().isoformat()}"
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":")[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def table_of(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
