@@ -36,7 +36,8 @@ class _Writer:
         self.graph = gs.import_onnx(job.model.proto)
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.tensors = self.graph.tensors()
-        self.scalars: dict[str, gs.Constant] = {}
+        self.taken = {*self.nodes, *self.tensors}
+        self.shared: dict[str, gs.Constant] = {}
 
     def write(self) -> onnx.ModelProto:
         chosen = [(r, s) for r in self.job.model.regions if not (s := self._scheme(r)).is_float]
@@ -64,6 +65,14 @@ class _Writer:
         scheme = self.job.assignment.get(region.name)
         return scheme if scheme is not None else _LEFT_ALONE
 
+    def _new(self, name: str) -> str:
+        """The name, with a number where a node or tensor of the model already has it."""
+        free, number = name, 1
+        while free in self.taken:
+            free, number = f"{name}_{number}", number + 1
+        self.taken.add(free)
+        return free
+
     # ---- activations ---------------------------------------------------------------------------
 
     def _params(self, tensor: str) -> QuantParams:
@@ -73,27 +82,34 @@ class _Writer:
         """source -> QuantizeLinear -> DequantizeLinear -> result."""
         scale = self._scalar(np.float32(params.scale))
         zero_point = self._scalar(np.uint8(params.zero_point))
-        codes = gs.Variable(f"{stem}/q", dtype=np.uint8)
-        self.graph.nodes.append(gs.Node("QuantizeLinear", f"{stem}/Q", {}, [source, scale, zero_point], [codes]))
-        self.graph.nodes.append(gs.Node("DequantizeLinear", f"{stem}/DQ", {}, [codes, scale, zero_point], [result]))
+        codes = gs.Variable(self._new(f"{stem}/q"), dtype=np.uint8)
+        quantize, dequantize = self._new(f"{stem}/Q"), self._new(f"{stem}/DQ")
+        self.graph.nodes.append(gs.Node("QuantizeLinear", quantize, {}, [source, scale, zero_point], [codes]))
+        self.graph.nodes.append(gs.Node("DequantizeLinear", dequantize, {}, [codes, scale, zero_point], [result]))
 
     def _scalar(self, value: np.generic) -> gs.Constant:
         """A shared scalar initializer."""
-        name = f"mpq/{value.dtype.name}/{value!s}"
-        if name not in self.scalars:
-            self.scalars[name] = gs.Constant(name, np.array(value))
-        return self.scalars[name]
+        return self._shared(f"mpq/{value.dtype.name}/{value!s}", np.array(value))
+
+    def _shared(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
+        """An initializer that all who ask for this name get."""
+        if name not in self.shared:
+            self.shared[name] = self._constant(name, values)
+        return self.shared[name]
+
+    def _constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
+        return gs.Constant(self._new(name), values)
 
     def _quantize_after_producer(self, name: str) -> gs.Tensor:
         tensor = self.tensors[name]
         producer = tensor.inputs[0]
-        raw = gs.Variable(f"{name}/float", dtype=np.float32)
+        raw = gs.Variable(self._new(f"{name}/float"), dtype=np.float32)
         producer.outputs = [raw if t is tensor else t for t in producer.outputs]
         self._pair(raw, tensor, name, self._params(name))
         return tensor
 
     def _quantize_for_readers(self, name: str) -> gs.Tensor:
-        view = gs.Variable(f"{name}/dq", dtype=np.float32)
+        view = gs.Variable(self._new(f"{name}/dq"), dtype=np.float32)
         self._pair(self.tensors[name], view, name, self._params(name))
         return view
 
@@ -105,7 +121,7 @@ class _Writer:
     def _quantize_inside_silu(self, region: Region) -> None:
         sigmoid, product = (self.nodes[n] for n in region.nodes)
         inner = sigmoid.outputs[0]
-        view = gs.Variable(f"{inner.name}/dq", dtype=np.float32)
+        view = gs.Variable(self._new(f"{inner.name}/dq"), dtype=np.float32)
         product.inputs = [view if t is inner else t for t in product.inputs]
         self._pair(inner, view, inner.name, QuantParams(1.0 / 255.0, 0))
 
@@ -128,9 +144,8 @@ class _Writer:
         layer = region.params
         axis = 1 if layer.transposed else 0
         codes = self._codes(region, weight, onnx.TensorProto.INT8)
-        scales = gs.Constant(f"{region.name}/scale", weight.scales.astype(np.float32))
-        zeros = gs.Constant(f"mpq/zeros/{len(weight.scales)}", np.zeros(len(weight.scales), np.int8))
-        zeros = self.scalars.setdefault(zeros.name, zeros)
+        scales = self._constant(f"{region.name}/scale", weight.scales.astype(np.float32))
+        zeros = self._shared(f"mpq/zeros/{len(weight.scales)}", np.zeros(len(weight.scales), np.int8))
         return self._node("DequantizeLinear", f"{region.name}/w", [codes, scales, zeros], np.float32, axis=axis)
 
     def _float_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
@@ -141,7 +156,7 @@ class _Writer:
             shape: tuple[int, ...] = (1, layer.out_channels)
         else:
             shape = (layer.out_channels, *[1] * (len(layer.weight_shape) - 1))
-        scales = gs.Constant(f"{region.name}/scale", weight.scales.reshape(shape).astype(np.float32))
+        scales = self._constant(f"{region.name}/scale", weight.scales.reshape(shape).astype(np.float32))
         return self._node("Mul", f"{region.name}/w", [codes, scales], np.float32)
 
     def _codes(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
@@ -150,17 +165,17 @@ class _Writer:
         if weight.multipliers is None:
             stored = layer.stored(weight.codes)
             if weight.format.bits > 4:
-                codes = gs.Constant(f"{region.name}/codes", stored.astype(np.int8))
+                codes = self._constant(f"{region.name}/codes", stored.astype(np.int8))
                 return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
-            return self._cast(region, _small_int(f"{region.name}/codes", stored, TensorProto.INT4), element)
+            return self._cast(region, self._small_int(f"{region.name}/codes", stored, TensorProto.INT4), element)
         rows, blocks = weight.multipliers.shape
-        codes = _small_int(
+        codes = self._small_int(
             f"{region.name}/codes", weight.codes.reshape(rows, blocks, layer.fan_in // blocks), TensorProto.INT4
         )
         if np.all(weight.multipliers == 1):
             unfolded = self._cast(region, codes, element)
         else:
-            multipliers = _small_int(
+            multipliers = self._small_int(
                 f"{region.name}/multipliers", weight.multipliers.reshape(rows, blocks, 1), TensorProto.UINT4
             )
             wide = self._node("Cast", f"{region.name}/codes32", [codes], np.int32, to=TensorProto.INT32)
@@ -172,7 +187,7 @@ class _Writer:
     def _to_stored_shape(self, region: Region, matrix: gs.Tensor) -> gs.Tensor:
         layer = region.params
         flat = (layer.out_channels, layer.fan_in) if layer.transposed else layer.weight_shape
-        shape = gs.Constant(f"{region.name}/shape", np.array(flat, np.int64))
+        shape = self._constant(f"{region.name}/shape", np.array(flat, np.int64))
         shaped = self._node("Reshape", f"{region.name}/shaped", [matrix, shape], matrix.dtype)
         if not layer.transposed:
             return shaped
@@ -183,9 +198,13 @@ class _Writer:
         return self._node("Cast", f"{region.name}/{dtype.__name__}", [tensor], dtype, to=element)
 
     def _node(self, op: str, name: str, inputs: list[gs.Tensor], dtype: type, **attributes: object) -> gs.Tensor:
-        result = gs.Variable(name, dtype=dtype)
-        self.graph.nodes.append(gs.Node(op, name, attributes, inputs, [result]))
+        free = self._new(name)
+        result = gs.Variable(free, dtype=dtype)
+        self.graph.nodes.append(gs.Node(op, free, attributes, inputs, [result]))
         return result
+
+    def _small_int(self, name: str, values: NDArray[np.generic], element: int) -> gs.Constant:
+        return _small_int(self._new(name), values, element)
 
     def _int8_bias(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
         """int32 bias with scale input x weight, as QLinearConv and QGemm take it; a MatMul's Add stays float."""
@@ -194,8 +213,8 @@ class _Writer:
         bias = node.inputs[2]
         scales = self._params(region.inputs[0]).scale * weight.scales.astype(np.float64)
         codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_INT32_LIMIT, _INT32_LIMIT)
-        quantized = gs.Constant(f"{region.name}/bias", codes.astype(np.int32))
-        scale = gs.Constant(f"{region.name}/bias_scale", scales.astype(np.float32))
+        quantized = self._constant(f"{region.name}/bias", codes.astype(np.int32))
+        scale = self._constant(f"{region.name}/bias_scale", scales.astype(np.float32))
         node.inputs[2] = self._node("DequantizeLinear", f"{region.name}/b", [quantized, scale], np.float32, axis=0)
 
     def _blocked_weight(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
@@ -203,18 +222,18 @@ class _Writer:
         element = TensorProto.INT4 if weight.format.bits <= 4 else TensorProto.INT8
         codes = weight.codes.T
         if element == TensorProto.INT4:
-            stored = _small_int(f"{region.name}/codes", codes, element)
+            stored = self._small_int(f"{region.name}/codes", codes, element)
         else:
-            stored = gs.Constant(f"{region.name}/codes", np.ascontiguousarray(codes).astype(np.int8))
-        scales = gs.Constant(f"{region.name}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
+            stored = self._constant(f"{region.name}/codes", np.ascontiguousarray(codes).astype(np.int8))
+        scales = self._constant(f"{region.name}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
         unfolded = self._node(
             "DequantizeLinear", f"{region.name}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
         )
         if node.op == "Gemm" and len(node.inputs) > 2:
             bias, result = node.inputs[2], node.outputs[0]
-            product = gs.Variable(f"{result.name}/product", dtype=np.float32)
+            product = gs.Variable(self._new(f"{result.name}/product"), dtype=np.float32)
             node.outputs = [product]
-            self.graph.nodes.append(gs.Node("Add", f"{node.name}/bias", {}, [product, bias], [result]))
+            self.graph.nodes.append(gs.Node("Add", self._new(f"{node.name}/bias"), {}, [product, bias], [result]))
         node.op, node.attrs = "MatMul", {}
         node.inputs = [node.inputs[0], unfolded]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import InputSpec, load_feeds
+from tests.feeds.specs import spec
 
 SOUND = spec("sound", "N", 8)
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import InputSpec, load_feeds
+from tests.feeds.specs import spec
 
 
 def npz_bytes(compressed: bool) -> bytes:

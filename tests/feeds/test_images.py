@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import InputSpec, load_feeds
 from onnxmpq.feeds.types import Array
+from tests.feeds.specs import spec
 
 GENERATOR = np.random.default_rng(0)
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds import load_feeds
+from tests.feeds.specs import spec
 
 X = spec("x", "N", 3)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import load_feeds
+from tests.feeds.specs import spec
 
 X, Y = spec("x", "N", 2), spec("group/y:0", "N", 1)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import InputSpec, load_feeds
 from onnxmpq.feeds.types import Array
+from tests.feeds.specs import spec
 
 X = spec("x", "N", 3)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Array
+from tests.feeds.specs import spec
 
 X = spec("x", "N", 3)
 

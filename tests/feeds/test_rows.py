@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import InputSpec, load_feeds
+from tests.feeds.specs import spec
 
 IDS = spec("tokens", "N", 3, dtype="int64")
 FEATURES = spec("features", "N", 3)

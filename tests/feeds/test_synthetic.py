@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.feeds.specs import BERT, spec
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds import synthesize
 from onnxmpq.feeds.synthetic import WARNING
+from tests.feeds.specs import BERT, spec
 
 AXES = st.lists(st.one_of(st.integers(1, 4), st.sampled_from(["N", "T"]), st.none()), max_size=4)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import BERT, spec
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import load_feeds
+from tests.feeds.specs import BERT, spec
 
 WORDS = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "the": 3, "cat": 4, "sat": 5}
 TOKENIZER = {

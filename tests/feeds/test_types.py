@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.feeds.specs import spec
 from onnxmpq.feeds import Feeds
+from tests.feeds.specs import spec
 
 
 @given(samples=st.integers(1, 30), size=st.integers(0, 40), dynamic=st.booleans())

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.feeds.specs import spec
 from onnxmpq.feeds import InputSpec, load_feeds
+from tests.feeds.specs import spec
 
 ZOO = os.environ.get("ONNXMPQ_ZOO")
 pytestmark = pytest.mark.skipif(not ZOO, reason="ONNXMPQ_ZOO is unset")

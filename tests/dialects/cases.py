@@ -1,0 +1,208 @@
+"""Graphs with everything a dialect needs, and an independent simulation of what their quantization must compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from onnxmpq.dialects import DIALECTS, Rewrite
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model, Region
+from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.schemes import SCHEMES, Format, Scheme, writes
+from tests.graphs import conv_relu, feeds_for, graph, prepared, residual_cnn, token_model
+
+ORT = DIALECTS["onnxruntime"]
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph by name, prepared once."""
+
+    id: str
+    proto: onnx.ModelProto = field(repr=False)
+
+    @cached_property
+    def model(self) -> Model:
+        return prepared(self.proto)
+
+    @cached_property
+    def feeds(self) -> Feeds:
+        return feeds_for(self.proto, 8)
+
+    @cached_property
+    def activations(self) -> dict[str, QuantParams]:
+        tensors = dict.fromkeys(t for r in self.model.regions for t in (*r.inputs, *r.outputs))
+        found = observe(self.model, self.feeds, list(tensors)).histograms
+        return {t: ESTIMATORS["minmax"](h) for t, h in found.items()}
+
+    def weights(self, assignment: Mapping[str, Scheme]) -> dict[tuple[str, str], QuantizedWeight]:
+        return {
+            (r.name, s.weight.name): quantize_weight(self.model.weight(r), s.weight)
+            for r in self.model.layers
+            if (s := assignment.get(r.name)) is not None and s.weight is not None
+        }
+
+    def rewrite(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+        job = Rewrite(self.model, assignment, self.activations, self.weights(assignment), self.model.roots)
+        return ORT.rewrite(job)
+
+    def everywhere(self, name: str) -> dict[str, Scheme]:
+        """A scheme for every layer that takes it; int8 for the regions without weights too."""
+        scheme, int8 = SCHEMES[name], SCHEMES["int8"]
+        wanted = {r.name: scheme if r.layer else int8 for r in self.model.regions if r.layer or name == "int8"}
+        return {r: s for r, s in wanted.items() if ORT.supports(self.model.region(r), s, self.model.opset)}
+
+
+def conv(attributes: str, weight: str, inputs: str = "float[N, 16, 6, 6] x") -> onnx.ModelProto:
+    return graph(
+        f"c = Conv <{attributes}> (x, w, b)  y = Relu (c)", inputs, "float[N, C, H, W] y", f"{weight} w, float[16] b"
+    )
+
+
+LAYERS = {
+    case.id: case
+    for case in (
+        Case("conv", conv_relu()),
+        Case("depthwise", conv("kernel_shape = [3, 3], group = 16", "float[16, 1, 3, 3]")),
+        Case("pointwise", conv("kernel_shape = [1, 1]", "float[16, 128, 1, 1]", "float[N, 128, 4, 4] x")),
+        Case(
+            "conv_transpose",
+            graph(
+                "y = ConvTranspose <kernel_shape = [2, 2], strides = [2, 2]> (x, w, b)",
+                "float[N, 16, 4, 4] x",
+                "float[N, C, H, W] y",
+                "float[16, 8, 2, 2] w, float[8] b",
+            ),
+        ),
+        Case(
+            "matmul",
+            graph(
+                "m = MatMul (x, w)  y = Add (m, b)",
+                "float[N, 3, 128] x",
+                "float[N, 3, 24] y",
+                "float[128, 24] w, float[24] b",
+            ),
+        ),
+        Case(
+            "gemm",
+            graph(
+                "y = Gemm <transB = 1> (x, w, b)",
+                "float[N, 128] x",
+                "float[N, 24] y",
+                "float[24, 128] w, float[24] b",
+            ),
+        ),
+        Case("gemm_plain", graph("y = Gemm (x, w)", "float[N, 128] x", "float[N, 24] y", "float[128, 24] w")),
+        Case("embedding", graph("y = Gather (w, x)", "int64[N, 5] x", "float[N, 5, 64] y", "float[8, 64] w")),
+    )
+}
+NETWORKS = {
+    case.id: case
+    for case in (
+        Case("residual_cnn", residual_cnn()),
+        Case("tokens", token_model()),
+        Case(
+            "silu_concat",
+            graph(
+                """c = Conv <kernel_shape = [1, 1]> (x, w, b)
+                   s = Sigmoid (c)
+                   m = Mul (c, s)
+                   d = Conv <kernel_shape = [1, 1]> (m, v)
+                   k = Concat <axis = 1> (m, d)
+                   y = GlobalAveragePool (k)""",
+                "float[N, 16, 6, 6] x",
+                "float[N, 32, 1, 1] y",
+                "float[16, 16, 1, 1] w, float[16] b, float[16, 16, 1, 1] v",
+            ),
+        ),
+    )
+}
+CASES = {**LAYERS, **NETWORKS}
+
+
+# ---- the reference ------------------------------------------------------------------------------
+
+
+def round_to(params: QuantParams, value: Float) -> Float:
+    codes = np.clip(np.rint(value / params.scale) + params.zero_point, 0, 255)
+    return (codes - params.zero_point) * params.scale
+
+
+def real_weight(weight: QuantizedWeight) -> Float:
+    """What the codes stand for, spelled out from the definition of each format."""
+    out = np.empty(weight.codes.shape)
+    for o, row in enumerate(weight.codes):
+        for k, code in enumerate(row):
+            block = k // weight.block
+            if weight.format.kind == "block":
+                out[o, k] = weight.scales[o, block] * code
+            elif weight.multipliers is not None:
+                out[o, k] = weight.scales[o] * (int(weight.multipliers[o, block]) * int(code))
+            else:
+                out[o, k] = weight.scales[o] * code
+    return out
+
+
+def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, np.ndarray]) -> dict[str, Float]:
+    """The graph's outputs in double precision, node by node with onnx's reference operators, every tensor that an
+    int8 region reads or writes rounded to its uint8 grid, weights and biases replaced by what is stored."""
+    model = case.model
+    weights = case.weights(assignment)
+    owner = {n: r for r in model.regions for n in r.nodes}
+    values = {t.name: _double(onnx.numpy_helper.to_array(t)) for t in model.proto.graph.initializer}
+    values |= {n: _double(v) for n, v in inputs.items()}
+
+    def params(tensor: str) -> QuantParams:
+        return case.activations[model.roots.get(tensor, tensor)]
+
+    for node in model.proto.graph.node:
+        region = owner.get(node.name)
+        scheme = assignment.get(region.name) if region else None
+        given = {t: values[t] for t in node.input if t}
+        if region is not None and scheme is not None and not scheme.is_float:
+            if scheme.reads is Format.INT8:
+                given |= {t: round_to(params(t), values[t]) for t in node.input if t in region.inputs}
+                if region.pattern == "SiLU" and node.op_type == "Mul":
+                    inner = region_inner(region, model)
+                    given[inner] = round_to(QuantParams(1 / 255, 0), values[inner])
+            if region.layer is not None and scheme.weight is not None and node.name == region.nodes[0]:
+                weight = weights[region.name, scheme.weight.name]
+                given[region.layer.weight] = np.asarray(region.layer.stored(real_weight(weight)), np.float64)
+                if scheme.reads is Format.INT8 and region.layer.bias in node.input:
+                    step = params(region.inputs[0]).scale * weight.scales.astype(np.float64)
+                    given[region.layer.bias] = np.rint(given[region.layer.bias] / step) * step
+        for name, value in zip(node.output, _run(node, given, model.opset), strict=True):
+            rounds = region is not None and scheme is not None and name in region.outputs
+            if rounds and writes(scheme, region.op_type) is Format.INT8:
+                value = round_to(params(name), value)
+            values[name] = value
+    return {o.name: values[o.name] for o in model.proto.graph.output}
+
+
+def region_inner(region: Region, model: Model) -> str:
+    return next(n.output[0] for n in model.proto.graph.node if n.name == region.nodes[0])
+
+
+def _double(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+def _run(node: onnx.NodeProto, given: Mapping[str, np.ndarray], opset: int) -> list[np.ndarray]:
+    inputs = [
+        onnx.helper.make_tensor_value_info(t, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for t, v in given.items()
+    ]
+    outputs = [onnx.helper.make_tensor_value_info(t, onnx.TensorProto.DOUBLE, None) for t in node.output]
+    one = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "one", inputs, outputs), opset_imports=[onnx.helper.make_opsetid("", opset)]
+    )
+    return list(ReferenceEvaluator(one).run(None, dict(given)))

@@ -1,0 +1,225 @@
+"""The onnxruntime dialect: valid graphs that compute what the plan says, fuse as the scheme says, and do not change
+from one commit to the next (tests/golden/)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.cost.attribute import attribute
+from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.schemes import INT8_KERNELS, SCHEMES, Format, Scheme, writes
+from tests.dialects.cases import CASES, LAYERS, NETWORKS, ORT, Case, simulate
+from tests.graphs import graph, outputs_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A graph, and the scheme that all its layers get."""
+
+    case: Case
+    scheme: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.case.id}.{self.scheme}"
+
+    @property
+    def assignment(self) -> dict[str, Scheme]:
+        return self.case.everywhere(self.scheme)
+
+
+def rewritings(cases: dict[str, Case]) -> list[Rewriting]:
+    every = [Rewriting(c, name) for c in cases.values() for name in SCHEMES if name != "fp32"]
+    return [r for r in every if any(s.name == r.scheme for s in r.assignment.values())]
+
+
+EVERY = rewritings(CASES)
+parametrized = pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)
+
+
+def decibel(reference: np.ndarray, found: np.ndarray) -> float:
+    noise = float(np.square(reference - found).sum())
+    return 10 * np.log10(float(np.square(reference).sum()) / max(noise, 1e-30))
+
+
+@parametrized
+def test_valid_and_self_contained(case: Rewriting) -> None:
+    proto = case.case.rewrite(case.assignment)
+    onnx.checker.check_model(proto, full_check=True)
+    names = [n.name for n in proto.graph.node]
+    assert len(set(names)) == len(names)
+    assert {n.name for n in case.case.model.proto.graph.node} <= set(names), "original node names are kept"
+    before = case.case.model.proto.graph
+    assert [(i.name, i.type) for i in proto.graph.input] == [(i.name, i.type) for i in before.input]
+    assert [(o.name, o.type) for o in proto.graph.output] == [(o.name, o.type) for o in before.output]
+
+
+@parametrized
+def test_unfused_graph_computes_the_simulation(case: Rewriting) -> None:
+    """A float32 sum near the border between two steps may fall to the other side, so a few elements may be one
+    step away; all others agree to rounding."""
+    inputs = case.case.feeds.arrays
+    found = outputs_of(case.case.rewrite(case.assignment), inputs, optimize=False)
+    expected = simulate(case.case, case.assignment, inputs)
+    exact = outputs_of(case.case.model.proto, inputs)
+    for name, value in expected.items():
+        assert decibel(value, found[name]) > decibel(exact[name], found[name]) + 10, "closer to fp32 than to the plan"
+        if case.case.id in LAYERS:
+            wrong = np.abs(value - found[name]) > 1e-5 * np.abs(value).max()
+            assert wrong.mean() < 0.005
+        else:
+            assert decibel(value, found[name]) > 45
+
+
+@parametrized
+def test_default_session_fuses_and_keeps_the_numbers(case: Rewriting, tmp_path: Path) -> None:
+    assignment, model = case.assignment, case.case.model
+    proto = case.case.rewrite(assignment)
+    optimized_path = tmp_path / "optimized.onnx"
+    open_session(proto, SessionSettings(optimized_path=str(optimized_path)))
+    kernels = attribute(model, onnx.load(optimized_path)).operators
+    for name, scheme in assignment.items():
+        region = model.region(name)
+        wanted = scheme.fuses_to if region.layer else INT8_KERNELS.get(region.op_type, ())
+        if wanted:
+            assert set(wanted) & kernels[name], f"{name}: {sorted(kernels[name])}"
+        elif region.layer:
+            assert not kernels[name] & {"DequantizeLinear", "Cast"}, "the weight is folded when the session is created"
+    inputs = case.case.feeds.arrays
+    fused, plain = outputs_of(proto, inputs), outputs_of(proto, inputs, optimize=False)
+    for output, value in plain.items():
+        assert decibel(value, fused[output]) > 35
+
+
+def four_bit(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    return [t for t in proto.graph.initializer if t.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)]
+
+
+@pytest.mark.parametrize(
+    "case", [r for r in EVERY if r.case.id in LAYERS and r.scheme.startswith("w4")], ids=lambda case: case.id
+)
+def test_int4_is_stored_packed(case: Rewriting) -> None:
+    proto = case.case.rewrite(case.assignment)
+    [region] = case.case.model.layers
+    tensors = four_bit(proto)
+    assert tensors
+    for tensor in tensors:
+        assert len(tensor.raw_data) == -(-int(np.prod(tensor.dims)) // 2)
+    assert sum(int(np.prod(t.dims)) for t in tensors) >= region.params.parameters
+    remaining = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert all(int(np.prod(t.dims)) < region.params.parameters for t in remaining), "the float32 weight is gone"
+
+
+def describe(proto: onnx.ModelProto) -> str:
+    """One line per node and initializer, stable over versions of onnx, unlike its own printers. Shared scales are
+    numbered in order of use: their last digits, which are in their names, differ between machines."""
+
+    def attribute_text(a: onnx.AttributeProto) -> str:
+        return f"{a.name}={onnx.helper.get_attribute_value(a)}"
+
+    def kind(element: int) -> str:
+        return onnx.TensorProto.DataType.Name(element).lower()
+
+    lines = [f"opset {proto.opset_import[0].version}, ir {proto.ir_version}"]
+    for node in proto.graph.node:
+        attributes = ", ".join(sorted(map(attribute_text, node.attribute)))
+        lines.append(f"{', '.join(node.output)} = {node.op_type}({', '.join(node.input)}) {attributes}  # {node.name}")
+    tensors = [f"{t.name}: {kind(t.data_type)}{list(t.dims)}" for t in proto.graph.initializer]
+    numbers: dict[str, int] = {}
+    renamed = [
+        re.sub(r"mpq/float32/[-+.\de]+", lambda m: f"mpq/float32/#{numbers.setdefault(m[0], len(numbers))}", line)
+        for line in (*lines, *tensors)
+    ]
+    head, tail = renamed[: len(lines)], sorted(renamed[len(lines) :])
+    return "\n".join(line.rstrip() for line in (*head, *tail)) + "\n"
+
+
+@parametrized
+def test_golden_graph(case: Rewriting, request: pytest.FixtureRequest) -> None:
+    """What the rewriter writes for a fixed graph. After a wanted change: pytest --update-golden, and read the diff."""
+    proto = case.case.rewrite(case.assignment)
+    text = describe(proto)
+    path = GOLDEN / f"{case.id}.txt"
+    if request.config.getoption("--update-golden"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_golden_folder_has_no_strays() -> None:
+    assert {p.stem for p in GOLDEN.glob("*.txt")} == {r.id for r in EVERY}
+
+
+def test_rewriting_leaves_the_model_alone_and_is_deterministic() -> None:
+    case = NETWORKS["residual_cnn"]
+    before = case.model.proto.SerializeToString(deterministic=True)
+    one, two = (case.rewrite(case.everywhere("w4a8")).SerializeToString(deterministic=True) for _ in range(2))
+    assert one == two
+    assert case.model.proto.SerializeToString(deterministic=True) == before
+
+
+def test_nothing_chosen_is_the_prepared_model() -> None:
+    case = NETWORKS["tokens"]
+    assert describe(case.rewrite({})) == describe(case.model.proto)
+
+
+@pytest.mark.parametrize("scheme", ["w8", "w4", "int8", "w4a8", "w4b32"])
+def test_names_of_the_model_never_clash_with_new_ones(scheme: str) -> None:
+    """The model already uses every name that the rewriter would choose."""
+    proto = graph(
+        """fc = MatMul (x, w)
+           n1 = Add (fc, t0)  n2 = Add (n1, t1)  n3 = Add (n2, t2)  n4 = Add (n3, t3)  n5 = Add (n4, t4)
+           n6 = Add (n5, t5)  n7 = Add (n6, t6)  n8 = Add (n7, t7)  n9 = Add (n8, t8)
+           y = Relu (n9)""",
+        "float[N, 64] x",
+        "float[N, 8] y",
+        "float[64, 8] w, " + ", ".join(f"float[1, 8] t{i}" for i in range(9)),
+    )
+    proto.graph.node[0].name = "fc"
+    taken = ["fc/w", "fc/codes", "fc/scale", "fc/shape", "fc/shaped", "fc/multipliers", "x/q", "x/dq", "fc/unfolded"]
+    renamed = {f"t{i}": name for i, name in enumerate(taken)}
+    for node in proto.graph.node:
+        for slot, tensor in enumerate(node.input):
+            node.input[slot] = renamed.get(tensor, tensor)
+    for tensor in proto.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    case = Case("clash", proto)
+    assignment = {"fc": SCHEMES[scheme]}
+    rewritten = case.rewrite(assignment)
+    onnx.checker.check_model(rewritten, full_check=True)
+    found = outputs_of(rewritten, case.feeds.arrays, optimize=False)["y"]
+    np.testing.assert_allclose(found, simulate(case, assignment, case.feeds.arrays)["y"], rtol=1e-3, atol=1e-3)
+
+
+def test_old_opsets_offer_no_int4() -> None:
+    case = LAYERS["matmul"]
+    [region] = case.model.layers
+    offered = {n for n, s in SCHEMES.items() if ORT.supports(region, s, 17)}
+    assert offered == {"fp32", "w8", "int8"}
+    assert {n for n, s in SCHEMES.items() if ORT.supports(region, s, 12)} == {"fp32"}
+
+
+def test_blocks_must_divide_the_rows() -> None:
+    [region] = CASES["matmul"].model.layers
+    odd = replace(region, layer=replace(region.params, fan_in=100))
+    assert not ORT.supports(odd, SCHEMES["w4b32"], 21)
+    assert ORT.supports(odd, SCHEMES["w4"], 21)
+
+
+def test_quantized_outputs_of_the_graph_keep_their_names() -> None:
+    """An int8 convolution that makes an output: the output's name is the dequantized value."""
+    case = LAYERS["conv"]
+    assignment = case.everywhere("int8")
+    [region] = case.model.layers
+    assert writes(assignment[region.name], region.op_type) is Format.INT8
+    proto = case.rewrite(assignment)
+    maker = next(n for n in proto.graph.node if "y" in n.output)
+    assert maker.op_type == "DequantizeLinear"
