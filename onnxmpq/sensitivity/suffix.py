@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxmpq.model.regions import GraphIndex
 
@@ -51,6 +53,26 @@ class Cutter:
         made = {t for n in nodes for t in n.output}
         wanted = dict.fromkeys((*live, *(o.name for o in self.proto.graph.output)))
         return self._part(nodes, [t for t in wanted if t in made], {tensor} if nodes else set())
+
+    def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:
+        """The nodes from index `start` up to `stop`, as far as these tensors need them."""
+        needed, nodes = set(outputs), []
+        for node in reversed(self.index.nodes[start:stop]):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(self._reads(node))
+        made = {t for n in nodes for t in n.output}
+        return self._part(nodes[::-1], [t for t in outputs if t in made], set())
+
+    def live(self, checkpoint: int) -> list[str]:
+        """Computed tensors from before index `checkpoint` that nodes from there on read."""
+        later = self.index.nodes[checkpoint:]
+        read = dict.fromkeys(t for n in later for t in self._reads(n))
+        return [t for t in read if 0 <= self.position(t) < checkpoint]
+
+    def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
+        """Another value for an initializer, in all parts cut from now on."""
+        self.index.constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
     def only(self, names: Sequence[str], outputs: Sequence[str], as_inputs: Iterable[str] = ()) -> Part:
         """These nodes alone; initializers in `as_inputs` become inputs."""

@@ -1,0 +1,141 @@
+"""Moments of layer inputs, summed sample by sample: rows are collected, multiplied in one product, and forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model, Region
+from onnxmpq.ranges import tensor_shapes, with_outputs
+from onnxmpq.ranges.observe import CHUNK_BYTES
+from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.statistics.inputs import FloatArray, InputView, view_of
+
+ROWS_IN_ALL = 32768
+FEWEST_ROWS_PER_SAMPLE = 1024
+MOMENT_BYTES = 384 * 2**20  # sums and collected rows held at once
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Averages over the rows x [K] that a layer reads, group by group.
+
+    hessian: float32 [G, K, K], E[x xᵀ]; mean: float32 [G, K], E[x]. cross: E[x x_fpᵀ], mean_fp: E[x_fp], where x
+    comes from a quantized model and x_fp from the fp32 one; None where there is only one model.
+    """
+
+    hessian: FloatArray
+    mean: FloatArray
+    cross: FloatArray | None = None
+    mean_fp: FloatArray | None = None
+
+
+def rows_per_sample(samples: int) -> int:
+    """Rows taken of one sample: more where there are few samples. Neighbouring positions tell little new."""
+    return max(FEWEST_ROWS_PER_SAMPLE, -(-ROWS_IN_ALL // max(samples, 1)))
+
+
+class MomentSum:
+    """Running sums for one view. The result depends on the order of samples alone."""
+
+    def __init__(self, view: InputView, limit: int, *, crossed: bool = False) -> None:
+        self.view, self.limit, self.crossed = view, limit, crossed
+        square = (view.groups, view.inputs, view.inputs)
+        self._products = np.zeros(square)
+        self._cross = np.zeros(square if crossed else 0)
+        self._sums = np.zeros((2, view.groups, view.inputs))
+        self._held: list[tuple[FloatArray, FloatArray]] = []
+        self._rows = self._total = 0
+
+    @staticmethod
+    def bytes_held(view: InputView) -> int:
+        """Memory for one sum, with rows waiting and the float32 result."""
+        return 24 * view.groups * view.inputs**2
+
+    def add(self, values: NDArray[np.generic], fp32: NDArray[np.generic] | None = None) -> None:
+        """The layer's input in one run, and for crossed sums the same in the fp32 model."""
+        rows = self.view.rows(np.asarray(values, np.float32), self.limit)
+        other = rows if fp32 is None else self.view.rows(np.asarray(fp32, np.float32), self.limit)
+        self._held.append((rows, other))
+        self._rows += rows.shape[1]
+        if self._rows >= self.view.inputs:
+            self._flush()
+
+    def result(self) -> Moments:
+        self._flush()
+        count = max(self._total, 1)
+        mean, mean_fp = (self._sums / count).astype(np.float32)
+        hessian = (self._products / count).astype(np.float32)
+        if not self.crossed:
+            return Moments(hessian, mean)
+        return Moments(hessian, mean, (self._cross / count).astype(np.float32), mean_fp)
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        rows = np.concatenate([r for r, _ in self._held], axis=1)
+        turned = rows.transpose(0, 2, 1)
+        self._products += turned @ rows
+        self._sums[0] += rows.sum(axis=1, dtype=np.float64)
+        if self.crossed:
+            other = np.concatenate([o for _, o in self._held], axis=1)
+            self._cross += turned @ other
+            self._sums[1] += other.sum(axis=1, dtype=np.float64)
+        self._total += self._rows
+        self._held, self._rows = [], 0
+
+
+def measure_moments(
+    model: Model,
+    regions: Sequence[Region],
+    feeds: Feeds,
+    *,
+    threads: int = 1,
+    limit_bytes: int = MOMENT_BYTES,
+    tick: Tick = lambda _: None,
+) -> Iterator[dict[str, Moments]]:
+    """Moments in the fp32 model by region name, a chunk of layers at a time; layers without rows are left out.
+
+    Every chunk runs the samples once more, and what it measured is freed before the next. `tick` counts samples.
+    """
+    nodes = {n.name: n for n in model.proto.graph.node}
+    wanted: dict[tuple[str, InputView], list[str]] = {}
+    for region in regions:
+        node = nodes[region.nodes[0]]
+        view = view_of(node, region.params)
+        if view is not None:
+            wanted.setdefault((node.input[0], view), []).append(region.name)
+    limit = rows_per_sample(len(feeds))
+    for chunk in _chunks(model, feeds, list(wanted), limit_bytes):
+        sums = {key: MomentSum(key[1], limit) for key in chunk}
+        tensors = list(dict.fromkeys(tensor for tensor, _ in chunk))
+        session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=threads))
+        for inputs in feeds.batches(1):
+            values = dict(zip(tensors, run(session, inputs, tensors), strict=True))
+            for key in chunk:
+                sums[key].add(values[key[0]])
+            tick(1)
+        yield {name: moments for key in chunk for moments in [sums[key].result()] for name in wanted[key]}
+
+
+def _chunks(
+    model: Model, feeds: Feeds, keys: Sequence[tuple[str, InputView]], limit_bytes: int
+) -> Iterator[list[tuple[str, InputView]]]:
+    """Keys in order, cut so that activations of one sample and moments of a chunk stay below their limits."""
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys))) if keys else {}
+    chunk: list[tuple[str, InputView]] = []
+    activations = moments = 0
+    for key in keys:
+        size, held = 4 * int(np.prod(shapes[key[0]])), MomentSum.bytes_held(key[1])
+        if chunk and (activations + size > CHUNK_BYTES or moments + held > limit_bytes):
+            yield chunk
+            chunk, activations, moments = [], 0, 0
+        chunk.append(key)
+        activations, moments = activations + size, moments + held
+    if chunk:
+        yield chunk

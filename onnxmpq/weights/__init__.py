@@ -1,0 +1,19 @@
+"""The weights that ship: rounded for the layer's inputs, then once more in sequence for the plan that was chosen."""
+
+from onnxmpq.weights.first import WeightKey, round_weights
+from onnxmpq.weights.packed import PackedWeight, pack, unpack
+from onnxmpq.weights.sequence import Compensated, compensate
+from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
+
+__all__ = [
+    "TECHNIQUES",
+    "Compensated",
+    "PackedWeight",
+    "Techniques",
+    "WeightKey",
+    "compensate",
+    "pack",
+    "round_weights",
+    "unpack",
+    "without",
+]

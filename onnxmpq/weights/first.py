@@ -1,0 +1,46 @@
+"""First rounding, before any plan: every (layer, format) for the inputs that the layer has in the fp32 model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding.types import WeightFormat
+from onnxmpq.statistics import measure_moments
+from onnxmpq.weights.techniques import Techniques
+
+WeightKey = tuple[str, str]  # region, weight format
+Tick = Callable[[int], None]
+
+
+def round_weights(
+    model: Model,
+    formats: Mapping[WeightKey, WeightFormat],
+    feeds: Feeds,
+    techniques: Techniques,
+    *,
+    threads: int = 1,
+    tick: Tick = lambda _: None,
+) -> dict[WeightKey, QuantizedWeight]:
+    """Weights rounded for the moments of these samples; `tick` counts them.
+
+    What cannot be rounded that way (embeddings, transposed convolutions) is left out, and everything without GPTQ.
+    """
+    if techniques.method == "nearest":
+        return {}
+    regions = {r.name: r for r in model.layers}
+    by_region: dict[str, list[WeightFormat]] = {}
+    for (name, _), weight_format in formats.items():
+        by_region.setdefault(name, []).append(weight_format)
+    rounded: dict[WeightKey, QuantizedWeight] = {}
+    for chunk in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
+        for name, moments in chunk.items():
+            weight = model.weight(regions[name])
+            for weight_format in by_region[name]:
+                rounded[name, weight_format.name] = quantize_weight(
+                    weight, weight_format, method=techniques.method, hessian=moments.hessian
+                )
+                tick(1)
+    return rounded

@@ -1,0 +1,78 @@
+"""Rounded weights as text for plan files: the codes as bytes, compressed, in base64, exact to the last bit."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from onnxmpq.errors import PlanError
+from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.rounding.types import MultiplierArray
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """One rounded weight [O, K]. format: its name; rows: O.
+
+    codes (int8 [O, K]), scales (little-endian float32), multipliers (uint8, empty where the format has none).
+    """
+
+    format: str
+    rows: int
+    block: int
+    codes: str
+    scales: str
+    multipliers: str = ""
+
+
+def pack(weight: QuantizedWeight) -> PackedWeight:
+    return PackedWeight(
+        weight.format.name,
+        len(weight.codes),
+        weight.block,
+        pack_array(weight.codes.astype(np.int8)),
+        pack_array(weight.scales.astype("<f4")),
+        "" if weight.multipliers is None else pack_array(weight.multipliers.astype(np.uint8)),
+    )
+
+
+def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, int], where: str) -> QuantizedWeight:
+    """Inverse of `pack` for a layer whose weight is [O, K] = `shape`. Raises PlanError naming `where`."""
+    rows, inputs = shape
+    blocks = -(-inputs // packed.block) if packed.block > 0 else 0
+    codes = unpack_array(packed.codes, np.int8, rows * inputs, f"{where}.codes").astype(np.int8).reshape(shape)
+    blocked = weight_format.kind == "block"
+    scales = unpack_array(packed.scales, "<f4", rows * (blocks if blocked else 1), f"{where}.scales").astype(np.float32)
+    multipliers: MultiplierArray | None = None
+    if weight_format.kind == "dual":
+        flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
+        multipliers = flat.astype(np.uint8).reshape(rows, blocks)
+    if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
+        raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
+    if not np.isfinite(scales).all():
+        raise PlanError(f"{where}.scales: values that are not finite; convert again")
+    shaped = scales.reshape((rows, blocks) if blocked else (rows,))
+    return QuantizedWeight(weight_format, codes, shaped, multipliers, packed.block)
+
+
+def pack_array(values: NDArray[np.generic]) -> str:
+    """Bytes of the array in C order, compressed, as base64 text."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode("ascii")
+
+
+def unpack_array(text: str, dtype: DTypeLike, count: int, where: str) -> NDArray[np.generic]:
+    """Inverse of `pack_array`, flat. Raises PlanError where the text is damaged or has another number of values."""
+    size = count * np.dtype(dtype).itemsize
+    try:
+        engine = zlib.decompressobj()
+        data = engine.decompress(base64.b64decode(text, validate=True), size + 1)
+    except (binascii.Error, ValueError, zlib.error, TypeError) as error:
+        raise PlanError(f"{where}: damaged ({error}); convert again") from None
+    if len(data) != size:
+        raise PlanError(f"{where}: not the {count} values that this layer has; convert again")
+    return np.frombuffer(data, dtype=dtype)

@@ -1,0 +1,196 @@
+"""Second rounding, for the chosen plan: layer by layer, each for its inputs in the model as quantized so far.
+
+E‖W x_fp - Ŵ x_q‖² is minimised, so that a layer also makes up for what the layers before it did (docs/rounding.md,
+"Quantized inputs"); then biases take what is left of each layer's mean error. Either result is kept only if the whole
+model is closer to the fp32 one on samples that took no part: with few samples both may fit what is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model, Region
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding.types import FloatArray
+from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.sensitivity.divergence import Code, Divergence
+from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
+from onnxmpq.statistics.walk import Walk
+from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
+from onnxmpq.weights.techniques import Techniques
+
+Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
+"""(model, weight by region) -> the mixed-precision graph of the plan."""
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """weights: by region. biases: float32 [O] by region, only those that changed.
+
+    losses: divergence on the samples that decided, by step: "first" (as handed in), then each technique tried.
+    kept: the techniques whose result was kept.
+    """
+
+    weights: Mapping[str, QuantizedWeight]
+    biases: Mapping[str, FloatArray]
+    losses: Mapping[str, float]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs."""
+
+    divergence: Divergence
+    feeds: Feeds
+    reference: Code
+    settings: SessionSettings
+
+    @classmethod
+    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Judge:
+        return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
+
+    def loss(self, proto: onnx.ModelProto) -> float:
+        codes = _codes(proto, self.divergence, self.feeds, self.settings)
+        return self.divergence.mean(self.reference, codes - self.reference)
+
+
+def compensate(
+    model: Model,
+    weights: Mapping[str, QuantizedWeight],
+    build: Build,
+    feeds: Feeds,
+    judge: Judge,
+    techniques: Techniques,
+    *,
+    threads: int = 1,
+    tick: Tick = lambda _: None,
+) -> Compensated:
+    """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
+
+    weights: by region, as built into the plan so far. feeds: samples for the moments; those of `judge` decide.
+    """
+    state = Compensated(dict(weights), {}, {"first": judge.loss(build(model, weights))}, ())
+    for name, step in STEPS.items():
+        if name not in techniques or not state.weights:
+            continue
+        shipped = build(with_biases(model, state.biases), state.weights)
+        tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+        loss = judge.loss(build(with_biases(model, tried.biases), tried.weights))
+        losses = {**state.losses, name: loss}
+        better = loss < min(state.losses[k] for k in ("first", *state.kept))
+        state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
+    return state
+
+
+class _Pass:
+    """Both models, walked in step: fp32, and quantized with weights that change on the way."""
+
+    def __init__(
+        self,
+        model: Model,
+        state: Compensated,
+        shipped: onnx.ModelProto,
+        feeds: Feeds,
+        techniques: Techniques,
+        threads: int,
+        tick: Tick,
+    ) -> None:
+        self.model, self.state, self.techniques, self.tick = model, state, techniques, tick
+        self.samples = len(feeds)
+        self.regions = {r.name: r for r in model.layers}
+        self.fp32 = Walk(model.proto, feeds, threads=threads)
+        changed = simulated(shipped, with_biases(model, state.biases), state.weights)
+        self.quantized = Walk(changed, feeds, threads=threads)
+
+    def head(self, region: str) -> str:
+        return self.regions[region].nodes[0]
+
+    def view(self, region: str) -> InputView | None:
+        """How the layer reads its input."""
+        return view_of(self.fp32.nodes[self.head(region)], self.regions[region].params)
+
+    def ordered(self) -> list[str]:
+        """Regions whose weights are quantized, in the order in which the quantized model computes them."""
+        seen = [r for r in self.state.weights if self.view(r) is not None]
+        return sorted(seen, key=lambda r: self.quantized.place(self.head(r)))
+
+    def groups(self) -> list[list[str]]:
+        """The same, those that read the same tensor together."""
+        groups: dict[str, list[str]] = {}
+        for region in self.ordered():
+            groups.setdefault(self.quantized.nodes[self.head(region)].input[0], []).append(region)
+        return list(groups.values())
+
+    def moments(self, group: Sequence[str]) -> dict[str, Moments]:
+        """Crossed moments of layers that read the same tensor, by region."""
+        views = {r: view for r in group if (view := self.view(r)) is not None}
+        limit = rows_per_sample(self.samples)
+        sums = {view: MomentSum(view, limit, crossed=True) for view in views.values()}
+        first = self.head(group[0])
+        for values, fp32 in zip(self.quantized.inputs_of(first), self.fp32.inputs_of(first), strict=True):
+            for added in sums.values():
+                added.add(values, fp32)
+        found = {view: added.result() for view, added in sums.items()}
+        return {r: found[view] for r, view in views.items()}
+
+
+def _round_again(walk: _Pass) -> Compensated:
+    """All weights rounded for the inputs that they get, with the fp32 layer's outputs as the target."""
+    weights = dict(walk.state.weights)
+    for group in walk.groups():
+        for name, moments in walk.moments(group).items():
+            region = walk.regions[name]
+            weights[name] = quantize_weight(
+                walk.model.weight(region),
+                weights[name].format,
+                method=walk.techniques.method,
+                hessian=moments.hessian,
+                cross=moments.cross,
+            )
+            node = walk.quantized.nodes[region.nodes[0]]
+            walk.quantized.set_constant(weight_name(name), stored_as(node, region, weights[name].dequantize()))
+        walk.tick(len(group))
+    return replace(walk.state, weights=weights)
+
+
+def _correct(walk: _Pass) -> Compensated:
+    """Biases shifted by the mean error of their layer's outputs, layer by layer."""
+    biases = dict(walk.state.biases)
+    current = {t.name: t for t in walk.quantized.cutter.proto.graph.initializer}
+    correctable_ones = set(correctable(walk.model, walk.state.weights))
+    for name in walk.ordered():
+        if name not in correctable_ones:
+            continue
+        region = walk.regions[name]
+        head, bias = region.nodes[0], str(region.params.bias)
+        outputs = zip(walk.fp32.outputs_of(head), walk.quantized.outputs_of(head), strict=True)
+        error = np.mean([_channel_means(a, region) - _channel_means(b, region) for a, b in outputs], axis=0)
+        old = onnx.numpy_helper.to_array(current[bias])
+        biases[name] = (old.ravel() + error).astype(np.float32)
+        walk.quantized.set_constant(bias, biases[name].reshape(old.shape))
+        walk.tick(1)
+    return replace(walk.state, biases=biases)
+
+
+STEPS: Mapping[str, Callable[[_Pass], Compensated]] = {"cross": _round_again, "bias-correction": _correct}
+
+
+def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.float64]:
+    """float64 [O]: mean over everything but the channels (axis 1 of a Conv, else the last)."""
+    axis = 1 if region.op_type == "Conv" else output.ndim - 1
+    means: NDArray[np.float64] = output.mean(axis=tuple(a for a in range(output.ndim) if a != axis), dtype=np.float64)
+    return means
+
+
+def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
+    """Codes of a model's outputs on all samples."""
+    session = open_session(proto, settings)
+    return np.concatenate([divergence.encode(run(session, inputs), 1) for inputs in feeds.batches(1)])

@@ -1,0 +1,88 @@
+"""The model of a plan as it will ship, with float32 initializers in the place of stored weights, so they can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.model import Model, Region
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.rounding.types import FloatArray
+
+
+def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
+    """A copy of `shipped` whose layers in `weights` (by region) read plain float32 weights and biases."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(shipped)
+    nodes = {n.name: n for n in proto.graph.node}
+    biases = {t.name: t for t in model.proto.graph.initializer}
+    known = {t.name for t in proto.graph.initializer}
+    for name, weight in weights.items():
+        region = model.region(name)
+        node = nodes[region.nodes[0]]
+        node.input[0 if region.op_type == "Gather" else 1] = weight_name(name)
+        values = stored_as(node, region, weight.dequantize())
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, weight_name(name)))
+        bias = region.params.bias
+        if bias is not None and len(node.input) > 2:
+            node.input[2] = bias
+            if bias not in known:
+                proto.graph.initializer.append(biases[bias])
+                known.add(bias)
+    _drop_unused(proto.graph)
+    return proto
+
+
+def weight_name(region: str) -> str:
+    """Initializer of a layer's simulated weight."""
+    return f"{region}/simulated"
+
+
+def stored_as(node: onnx.NodeProto, region: Region, matrix: FloatArray) -> FloatArray:
+    """Matrix [O, K] as this node takes it; a dialect may have turned a Gemm into a MatMul."""
+    values = matrix.T if node.op_type == "MatMul" else region.params.stored(matrix)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def with_biases(model: Model, biases: Mapping[str, NDArray[np.generic]]) -> Model:
+    """The model with other biases, by region; shapes as they were."""
+    if not biases:
+        return model
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    initializers = {t.name: t for t in proto.graph.initializer}
+    for name, values in biases.items():
+        tensor = initializers[str(model.region(name).params.bias)]
+        shaped = np.asarray(values, np.float32).reshape(tuple(tensor.dims))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(shaped, tensor.name))
+    return replace(model, proto=proto)
+
+
+def correctable(model: Model, regions: Iterable[str]) -> list[str]:
+    """Those of the regions that have a bias of their own."""
+    readers: dict[str, int] = {}
+    for node in model.proto.graph.node:
+        for tensor in node.input:
+            readers[tensor] = readers.get(tensor, 0) + 1
+    biases = {name: model.region(name).params.bias for name in regions}
+    return [name for name, bias in biases.items() if bias is not None and readers.get(bias) == 1]
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and initializers that no output needs."""
+    needed = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+            needed.update(t for a in node.attribute for g in (a.g, *a.graphs) for n in g.node for t in n.input)
+    constants = [t for t in graph.initializer if t.name in needed]
+    del graph.node[:]
+    del graph.initializer[:]
+    graph.node.extend(kept[::-1])
+    graph.initializer.extend(constants)
