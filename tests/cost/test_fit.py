@@ -1,0 +1,72 @@
+"""Fitting recovers what whole plans cost from their profiles. No clock is read here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmpq.cost.fit import fit
+from onnxmpq.cost.profile import fit_table, plans_to_profile
+from onnxmpq.cost.sampler import mixed_plans, uniform_plans
+from onnxmpq.cost.table import CostTable
+from tests.cost.synthetic import GRAPHS, profile_of, random_table, setting
+
+every_graph = pytest.mark.parametrize("name", sorted(GRAPHS))
+
+
+def errors(name: str, seed: int, overhead_s: float = 0.0) -> tuple[np.ndarray, CostTable, CostTable]:
+    """Relative errors of the predicted latency of plans that were not profiled."""
+    model, menu, chained = setting(name)
+    truth = random_table(model, menu, seed)
+    plans = plans_to_profile(model, menu, chained, seed)
+    profiles = [profile_of(model, truth, p, overhead_s=overhead_s) for p in plans]
+    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, chained))), {})
+    unseen = list(mixed_plans(model, menu, chained, 20, seed + 1))
+    walls = np.array([profile_of(model, truth, p, overhead_s=overhead_s).wall_s for p in unseen])
+    found = np.array([table.predict_s(model, p) for p in unseen])
+    return np.abs(found / walls - 1), table, truth
+
+
+@every_graph
+@pytest.mark.parametrize("seed", range(3))
+def test_unseen_plans_are_predicted(name: str, seed: int) -> None:
+    wrong, _, _ = errors(name, seed)
+    assert np.median(wrong) < 0.01
+    assert wrong.max() < 0.08
+
+
+@every_graph
+def test_time_between_kernels_is_found_in_the_wall_clock(name: str) -> None:
+    wrong, _, _ = errors(name, 0, overhead_s=5e-5)
+    assert np.median(wrong) < 0.02
+
+
+@every_graph
+def test_kernels_cost_what_they_cost(name: str) -> None:
+    """Without transitions the table itself is recovered, up to what all plans share."""
+    model, menu, chained = setting(name)
+    truth = random_table(model, menu, 7, transitions=False)
+    profiles = [profile_of(model, truth, p) for p in plans_to_profile(model, menu, chained, 0)]
+    table = fit(model, profiles, {"cpu": "none"})
+    for region, costs in truth.node_s.items():
+        for kernel in table.node_s[region]:
+            assert table.node_s[region][kernel] == pytest.approx(costs[kernel], rel=1e-3)
+    assert table.base_s == pytest.approx(truth.base_s, rel=1e-3)
+    assert table.meta == {"cpu": "none"}
+
+
+def test_one_profile_is_enough_for_a_table() -> None:
+    model, menu, _ = setting("residual")
+    truth = random_table(model, menu, 0)
+    table = fit(model, [profile_of(model, truth, {})], {})
+    assert table.predict_s(model, {}) == pytest.approx(truth.predict_s(model, {}))
+
+
+@every_graph
+def test_profiled_plans_hold_every_kernel_of_the_menu(name: str) -> None:
+    model, menu, chained = setting(name)
+    seen = {(r, s.kernel) for p in plans_to_profile(model, menu, chained, 0) for r, s in p.items()}
+    for region in model.layers:
+        for scheme in menu[region.name]:
+            if scheme.kernel != "fp32":
+                assert (region.name, scheme.kernel) in seen
