@@ -14,9 +14,9 @@ import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, parse_budgets, solve
 from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
-from onnxmpq.cost.chains import chained_regions
 from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
+from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
@@ -26,9 +26,9 @@ from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
 from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError, TargetError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu, candidates, proven, worthwhile
+from onnxmpq.menu import Menu, Reasons, candidates, proven, worthwhile
 from onnxmpq.model import Model, RegionKind, prepare
-from onnxmpq.output import check_writable, write_model, write_text
+from onnxmpq.output import check_writable, serialize, write_model, write_text
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe, tensor_shapes
@@ -43,10 +43,25 @@ from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
 from onnxmpq.validate import Validation, compare, time_side_by_side
+from onnxmpq.weights import (
+    Compensated,
+    Referee,
+    Techniques,
+    compensate,
+    pack,
+    pack_array,
+    restore_biases,
+    restore_weight,
+    round_weights,
+    with_biases,
+)
+from onnxmpq.weights import without as all_but
 
 ROUNDING = "nearest"
 DEFAULT_SAMPLES = 64
 HELD_OUT_SHARE = 0.25
+DECIDING_SHARE = 0.25  # of the calibration samples
+FEWEST_DECIDING = 2
 EFFECT_SECONDS = 90.0  # what one-at-a-time effects may take, before samples are saved
 FEWEST_EFFECT_SAMPLES = 8
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
@@ -70,6 +85,21 @@ class Samples:
     validation: Feeds
     held_out: bool
 
+    @property
+    def rounding(self) -> Feeds:
+        """Calibration samples that weights are rounded for."""
+        return self.calibration.take([i for i in range(len(self.calibration)) if not self._decides(i)])
+
+    @property
+    def deciding(self) -> Feeds:
+        """The other calibration samples, which decide on what rounding did; none where there are too few."""
+        return self.calibration.take([i for i in range(len(self.calibration)) if self._decides(i)])
+
+    @staticmethod
+    def _decides(number: int) -> bool:
+        every = round(1 / DECIDING_SHARE)
+        return number % every == every - 1
+
 
 def convert(
     model: str | Path | onnx.ModelProto,
@@ -87,6 +117,7 @@ def convert(
     outputs: Mapping[str, OutputKind] | None = None,
     cost_table: str | Path | None = None,
     seed: int = 0,
+    without: Iterable[str] = (),
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -97,11 +128,12 @@ def convert(
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
     cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
-    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32.
+    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. without: names
+    of `onnxmpq.weights.TECHNIQUES` to switch off.
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
-    progress, effort = progress or Progress(), effort or Effort()
+    progress, effort, techniques = progress or Progress(), effort or Effort(), all_but(without)
     budgets = parse_budgets(latency, size, energy)
     if budgets.empty:
         budgets = Budgets(fastest=True)
@@ -125,23 +157,27 @@ def convert(
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     settings = SessionSettings(threads=threads, provider=device.provider or CPU)
-    chained = chained_regions(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    layout = layout_roles(prepared, {t: len(s) for t, s in observation.shapes.items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
-        prepared, device, menu, chained, bench, data.calibration, settings, effort, table_file, seed, progress
+        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress
     )
     menu = worthwhile(menu, judge.table)
-    menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights, chained), judge)
+    menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu)
 
+    bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress)
     effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress)
     bench = replace(bench, activations={**bench.activations, **effects.params})
-    problem = pose(prepared, menu, judge.table, effects, bench.weights, chained)
+    problem = pose(prepared, menu, judge.table, effects, bench.weights)
     outcome = close_the_loop(problem, budgets, bench, judge, prepared.source_bytes, progress)
+    compensated = compensate_plan(bench, outcome, data, effects, techniques, progress)
+    outcome = rebuilt(bench, outcome, compensated)
     validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
 
     reasons |= unfused
     plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
+    plan = with_stored_weights(plan, compensated)
     report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
     if output is not None:
         write_model(Path(output), outcome.proto)
@@ -256,7 +292,7 @@ def judge_costs(
     model: Model,
     device: Target,
     menu: Menu,
-    chained: frozenset[str],
+    layout: Roles,
     bench: Workbench,
     feeds: Feeds,
     settings: SessionSettings,
@@ -274,9 +310,10 @@ def judge_costs(
     if device.cost != "measured":
         return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
     profiler = Profiler(model, feeds.batch([0]), settings, effort)
-    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
+    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, unfused = proven(model, menu, profiles)
-    return MeasuringJudge(profiler, profiles, partial(fit_table, model, uniform=uniform, meta=meta)), menu, unfused
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout)
+    return MeasuringJudge(profiler, profiles, refit), menu, unfused
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
@@ -288,13 +325,13 @@ def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> Co
 
 
 def profile(
-    profiler: Profiler, menu: Menu, chained: frozenset[str], bench: Workbench, seed: int, progress: Progress
+    profiler: Profiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
     """Profiles of uniform and mixed plans, and how many of them are uniform."""
-    plans = plans_to_profile(bench.model, menu, chained, seed)
+    plans = plans_to_profile(bench.model, menu, layout, seed)
     with progress.stage("measuring kernels and transitions", len(plans)) as tick:
         profiles = profile_plans(profiler, plans, bench.build, tick)
-    return profiles, len(list(uniform_plans(bench.model, menu, chained)))
+    return profiles, len(list(uniform_plans(bench.model, menu, layout)))
 
 
 def profile_model(
@@ -320,13 +357,23 @@ def profile_model(
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
-    chained = chained_regions(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    layout = layout_roles(prepared, {t: len(s) for t, s in observation.shapes.items()})
     judge, menu, _ = judge_costs(
-        prepared, device, menu, chained, bench, data.calibration, settings, effort or Effort(), None, seed, progress
+        prepared, device, menu, layout, bench, data.calibration, settings, effort or Effort(), None, seed, progress
     )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in menu.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
     return replace(judge.table, node_s=offered)
+
+
+def round_for_inputs(
+    model: Model, menu: Menu, bench: Workbench, feeds: Feeds, techniques: Techniques, progress: Progress
+) -> Workbench:
+    """The bench with every weight still on the menu rounded for what its layer reads in the fp32 model."""
+    formats = {(r.name, s.weight.name): s.weight for r in model.layers for s in menu[r.name] if s.weight is not None}
+    with progress.stage("rounding for the layers' inputs", len(formats)) as tick:
+        rounded = round_weights(model, formats, feeds, techniques, threads=workers(), tick=tick)
+    return replace(bench, weights={**bench.weights, **rounded})
 
 
 def sensitivity(
@@ -365,9 +412,7 @@ def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]
     return kept
 
 
-def pose(
-    model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: Weights, chained: frozenset[str]
-) -> Problem:
+def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: Weights) -> Problem:
     """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
     harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
     options: dict[str, tuple[Option, ...]] = {}
@@ -383,7 +428,46 @@ def pose(
             rows.append(Option(scheme, cost[0], size, effect, cost[1]))
         options[region.name] = tuple(rows)
     activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}
-    return Problem(model, options, activations, table, chained, base_bytes(model))
+    return Problem(model, options, activations, table, base_bytes(model))
+
+
+def compensate_plan(
+    bench: Workbench, outcome: Outcome, data: Samples, effects: Effects, techniques: Techniques, progress: Progress
+) -> Compensated:
+    """The plan's weights rounded again in sequence and its biases corrected, where held-back samples are for it."""
+    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
+    weights = {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
+    deciding = data.deciding
+    if len(deciding) < FEWEST_DECIDING or not weights:
+        return Compensated(weights, {}, {}, ())
+
+    def build(model: Model, changed: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
+        stored = {(name, weight.format.name): weight for name, weight in changed.items()}
+        return replace(bench, model=model, weights=stored).build(outcome.assignment)
+
+    referee = Referee.of(bench.model, effects.divergence, deciding, SessionSettings(threads=workers()))
+    with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
+        found = compensate(
+            bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
+        )
+    losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
+    progress.say(f"divergence on {len(deciding)} samples that rounding has not seen: {losses}")
+    return found
+
+
+def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Outcome:
+    """The outcome with these weights and biases in its model; schemes, and so kernels, stay as they were measured."""
+    weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
+    model = with_biases(bench.model, compensated.biases)
+    proto = replace(bench, model=model, weights=weights).build(outcome.assignment)
+    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=len(serialize(proto))))
+
+
+def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
+    """The plan with all weights and biases that `apply` could not make again without the samples."""
+    biases = {name: pack_array(values.astype("<f4")) for name, values in compensated.biases.items()}
+    weights = {name: pack(weight) for name, weight in compensated.weights.items()}
+    return replace(plan, compensation=dict(compensated.losses), weights=weights, biases=biases)
 
 
 def validate_result(
@@ -467,9 +551,10 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
             raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
         assignment[name] = scheme
         if region.layer is not None and scheme.weight is not None:
-            weights[name, scheme.weight.name] = quantize_weight(
-                model.weight(region), scheme.weight, method=plan.rounding
+            weights[name, scheme.weight.name] = restore_weight(
+                model, region, scheme.weight, plan.weights, plan.rounding
             )
+    model = restore_biases(model, plan.biases)
     try:
         return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
     except KeyError as error:

@@ -16,7 +16,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.cost.chains import moves_maps
+from onnxmpq.cost.chains import is_chained, moves_maps
+from onnxmpq.cost.layout import CONVOLUTION, FOLLOWS
 from onnxmpq.cost.table import Edge, Transition
 from onnxmpq.model import RegionKind
 from onnxmpq.schemes import Format, Scheme, writes
@@ -66,6 +67,7 @@ class _Program:
         self.writes: dict[str, _Sum] = {}
         self.totals: dict[Goal, _Sum] = {g: _Sum() for g in ("effect", "latency", "size", "energy")}
         self._choices()
+        self.nhwc = self._layouts()
         self._edges()
         self._activations()
         self._chains()
@@ -120,36 +122,71 @@ class _Program:
     def _edges(self) -> None:
         if not self.transitions:
             return
-        table = self.problem.table
+        table, nhwc = self.problem.table, self.nhwc
         by_tensor: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for edge in self.problem.edges:
-            written, read = self._written(edge), self._read(edge)
-            if not written.terms and not read.terms and written.constant == read.constant:
-                continue
             cost = table.edges.get(edge.key, _NO_TRANSITION)
-            quantize, dequantize = self._variable(), self._variable()
-            self.totals["latency"].put(quantize, cost.quantize_s)
-            self.totals["latency"].put(dequantize, cost.dequantize_s)
-            self.totals["energy"].put(quantize, cost.quantize_j)
-            self.totals["energy"].put(dequantize, cost.dequantize_j)
-            tied = _Sum({quantize: 1.0, dequantize: -1.0}).add(read, -1.0).add(written)
-            self._row(tied, 0.0, 0.0)
-            if cost.quantize_s < 0 or cost.dequantize_s < 0:  # else the solver keeps both at their least by itself
-                self._row(_Sum({quantize: 1.0}).add(read, -1.0), -np.inf, 0.0)
-                self._row(_Sum({quantize: 1.0}).add(written), -np.inf, 1.0)
-                self._row(_Sum({dequantize: 1.0}).add(written, -1.0), -np.inf, 0.0)
-                self._row(_Sum({dequantize: 1.0}).add(read), -np.inf, 1.0)
-            by_tensor[edge.tensor].append((quantize, dequantize))
+            pair = self._change(
+                self._written(edge), self._read(edge), cost.quantize_s, cost.dequantize_s, edge.tensor in table.shared
+            )
+            if pair is not None:
+                by_tensor[edge.tensor].append(pair)
+                self.totals["energy"].put(pair[0], cost.quantize_j)
+                self.totals["energy"].put(pair[1], cost.dequantize_j)
+            before, after = nhwc.get(edge.producer or "", _Sum()), nhwc.get(edge.consumer or "", _Sum())
+            self._change(before, after, cost.to_nhwc_s, cost.to_nchw_s)
         for tensor, pairs in by_tensor.items():
-            shared = table.shared.get(tensor, _NO_TRANSITION)
-            costs = (shared.quantize_s, shared.quantize_j), (shared.dequantize_s, shared.dequantize_j)
-            for column, (cost_s, cost_j) in enumerate(costs):
-                if cost_s > 0 or cost_j > 0:
-                    once = self._variable()
-                    self.totals["latency"].put(once, cost_s)
-                    self.totals["energy"].put(once, cost_j)
-                    for pair in pairs:
-                        self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
+            self._shared(table.shared.get(tensor, _NO_TRANSITION), pairs)
+
+    def _change(
+        self, before: _Sum, after: _Sum, up_s: float, down_s: float, needed: bool = False
+    ) -> tuple[int, int] | None:
+        """Variables (0 to 1, and 1 to 0) of a 0/1 state that may change from `before` to `after`, with their costs."""
+        constant = not before.terms and not after.terms and before.constant == after.constant
+        if constant or not (up_s or down_s or needed):
+            return None
+        up, down = self._variable(), self._variable()
+        self.totals["latency"].put(up, up_s)
+        self.totals["latency"].put(down, down_s)
+        self._row(_Sum({up: 1.0, down: -1.0}).add(after, -1.0).add(before), 0.0, 0.0)
+        if up_s < 0 or down_s < 0:  # else the solver keeps both at their least by itself
+            self._row(_Sum({up: 1.0}).add(after, -1.0), -np.inf, 0.0)
+            self._row(_Sum({up: 1.0}).add(before), -np.inf, 1.0)
+            self._row(_Sum({down: 1.0}).add(before, -1.0), -np.inf, 0.0)
+            self._row(_Sum({down: 1.0}).add(after), -np.inf, 1.0)
+        return up, down
+
+    def _shared(self, shared: Transition, pairs: list[tuple[int, int]]) -> None:
+        costs = (shared.quantize_s, shared.quantize_j), (shared.dequantize_s, shared.dequantize_j)
+        for column, (cost_s, cost_j) in enumerate(costs):
+            if cost_s > 0 or cost_j > 0:
+                once = self._variable()
+                self.totals["latency"].put(once, cost_s)
+                self.totals["energy"].put(once, cost_j)
+                for pair in pairs:
+                    self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
+
+    def _layouts(self) -> dict[str, _Sum]:
+        """Per region, 1 where it works in NHWC (the rules of `cost.layout.Layouts`)."""
+        producers, found = self.problem.model.producers, dict[str, _Sum]()
+        for region in self.problem.model.regions:
+            role = self.problem.table.layout.get(region.name)
+            if role == CONVOLUTION:
+                found[region.name] = self.writes[region.name]
+            elif role == FOLLOWS:
+                sources = [found.get(p.name, _Sum()) if (p := producers.get(t)) else _Sum() for t in region.inputs]
+                found[region.name] = sources[0] if len(sources) == 1 else self._all_of(sources)
+        return found
+
+    def _all_of(self, conditions: list[_Sum]) -> _Sum:
+        """A variable that is 1 where all conditions are, else 0."""
+        if any(not c.terms and c.constant == 0.0 for c in conditions):
+            return _Sum()
+        result = _Sum({self._variable(): 1.0})
+        for condition in conditions:
+            self._row(_Sum().add(result).add(condition, -1.0), -np.inf, 0.0)
+        self._implied(result, conditions)
+        return result
 
     def _activations(self) -> None:
         model, roots = self.problem.model, self.problem.model.roots
@@ -168,27 +205,35 @@ class _Program:
 
     def _chains(self) -> None:
         """The rules of `cost.chains.legalize`, as linear constraints."""
-        model, chained = self.problem.model, self.problem.chained
+        model, roles = self.problem.model, self.problem.table.layout
         producers, consumers, outputs = model.producers, model.consumers, set(model.output_names)
         for region in model.regions:
-            own = self.reads[region.name]
+            own, chained = self.reads[region.name], is_chained(region, roles)
             sources = [self.writes[p.name] if (p := producers.get(t)) else _Sum() for t in region.inputs]
             readers = [self.reads[c.name] for t in region.outputs for c in consumers.get(t, [])]
-            if region.name in chained:
-                for source in sources:
-                    self._row(_Sum().add(own).add(source, -1.0), -np.inf, 0.0)
-            if moves_maps(region, chained):
+            if chained:
+                self._at_most(own, [self.nhwc[region.name]])
+                self._at_most(own, sources)
+            if moves_maps(region, roles):
                 for reader in readers:
-                    self._row(_Sum().add(reader).add(own, -1.0), -np.inf, 0.0)
+                    self._at_most(reader, [own])
             if not own.terms or region.kind is RegionKind.LAYER:
                 continue
+            place = [self.nhwc[region.name]] if chained else []
             inner = bool(readers) and not outputs.intersection(region.outputs)
             if region.kind is RegionKind.PASSTHROUGH:
-                self._implied(own, sources)
-                if inner and region.name not in chained:
+                self._implied(own, [*sources, *place])
+                if inner and not chained:
                     self._implied(own, readers)
             elif inner:
-                self._implied(own, [*sources, *readers])
+                self._implied(own, [*sources, *readers, *place])
+
+    def _at_most(self, own: _Sum, others: list[_Sum]) -> None:
+        """own <= sum of the others."""
+        expression = _Sum().add(own)
+        for other in others:
+            expression.add(other, -1.0)
+        self._row(expression, -np.inf, 0.0)
 
     def _implied(self, own: _Sum, conditions: list[_Sum]) -> None:
         """own = 1 where all conditions are 1."""

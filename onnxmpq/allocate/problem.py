@@ -45,7 +45,6 @@ class Problem:
     options: Mapping[str, tuple[Option, ...]]
     activations: Mapping[str, float]
     table: CostTable
-    chained: frozenset[str]
     base_size_bytes: float = 0.0
 
     @cached_property
@@ -99,7 +98,7 @@ class Solution:
 def quantized_roots(model: Model, assignment: Mapping[str, Scheme]) -> frozenset[str]:
     """Root tensors whose values are rounded to 8 bits under an assignment."""
     roots = model.roots
-    found = set()
+    found: set[str] = set()
     for region in model.regions:
         scheme = assignment.get(region.name)
         if scheme is None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.cost.layout import Layouts, Roles
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
 from onnxmpq.model import Model
@@ -22,15 +24,22 @@ _RIDGE = 0.05  # of one observation's weight: enough to decide between collinear
 Feature = tuple[str, str, str]  # (what, key, direction)
 
 
-def fit(model: Model, profiles: Sequence[Profile], meta: dict[str, str], weights: Sequence[float] = ()) -> CostTable:
-    """A cost table that explains the profiles; `weights` (default 1) let later profiles count more."""
+def fit(
+    model: Model,
+    profiles: Sequence[Profile],
+    meta: dict[str, str],
+    weights: Sequence[float] = (),
+    layout: Roles | None = None,
+) -> CostTable:
+    """A cost table that explains the profiles; `weights` (default 1) let some profiles count more."""
     weight = np.sqrt(np.asarray(weights or [1.0] * len(profiles)))
     scale, per_kernel_s = _wall_model(profiles)
     edges = edges_of(model)
+    views = [_View(p, Formats(model, p.assignment), Layouts(model, layout or {}, p.assignment)) for p in profiles]
     terms: dict[Feature, float] = defaultdict(float)
     for region in model.regions:
         near = [e for e in edges if region.name in (e.producer, e.consumer)]
-        rows = [_region_features(model, region.name, near, p) for p in profiles]
+        rows = [_region_features(region.name, near, v) for v in views]
         times = [
             p.region_s.get(region.name, 0.0) * scale + per_kernel_s * p.region_kernels.get(region.name, 0)
             for p in profiles
@@ -40,11 +49,11 @@ def fit(model: Model, profiles: Sequence[Profile], meta: dict[str, str], weights
     for edge in edges:
         by_tensor[edge.tensor].append(edge)
     for tensor, group in by_tensor.items():
-        rows = [_tensor_features(model, group, p) for p in profiles]
+        rows = [_tensor_features(group, v) for v in views]
         times = [p.tensor_s.get(tensor, 0.0) * scale + per_kernel_s * p.tensor_kernels.get(tensor, 0) for p in profiles]
         _accumulate(terms, rows, times, weight)
     other = float(np.mean([p.other_s * scale + per_kernel_s * p.other_kernels for p in profiles]))
-    return _table(model, terms, other, meta)
+    return replace(_table(model, terms, other, meta), layout=dict(layout or {}))
 
 
 def _wall_model(profiles: Sequence[Profile]) -> tuple[float, float]:
@@ -60,32 +69,36 @@ def _wall_model(profiles: Sequence[Profile]) -> tuple[float, float]:
     return float(solution[0]), float(solution[1] * unit[1])
 
 
-def _region_features(model: Model, name: str, near: Sequence[Edge], profile: Profile) -> list[Feature]:
-    scheme = profile.assignment.get(name)
-    formats = Formats(model, profile.assignment)
-    features: list[Feature] = [("node", name, scheme.kernel if scheme else "fp32")]
-    for edge in near:
-        direction = _direction(formats.written(edge.producer), formats.read(edge.consumer))
-        if direction:
-            features.append(("edge", edge.key, direction))
+@dataclass(frozen=True)
+class _View:
+    """A profile with the formats and layouts that its plan gives to every tensor."""
+
+    profile: Profile
+    formats: Formats
+    layouts: Layouts
+
+    def changes(self, edge: Edge) -> list[str]:
+        """What happens to a tensor on its way: at most a change of format and a change of layout."""
+        written, read = self.formats.written(edge.producer), self.formats.read(edge.consumer)
+        found = [self.layouts.change(edge.producer, edge.consumer)]
+        if written is not read:
+            found.append("quantize" if read is Format.INT8 else "dequantize")
+        return [c for c in found if c]
+
+
+def _region_features(name: str, near: Sequence[Edge], view: _View) -> list[Feature]:
+    scheme = view.profile.assignment.get(name)
+    own: Feature = ("node", name, scheme.kernel if scheme else "fp32")
+    return [own, *(("edge", e.key, change) for e in near for change in view.changes(e))]
+
+
+def _tensor_features(group: Sequence[Edge], view: _View) -> list[Feature]:
+    features: list[Feature] = [("made", group[0].producer or "", view.formats.written(group[0].producer))]
+    features += [("edge", e.key, change) for e in group for change in view.changes(e)]
+    if len(group) > 1:
+        changes = dict.fromkeys(c for e in group for c in view.changes(e) if c in ("quantize", "dequantize"))
+        features += [("shared", group[0].tensor, change) for change in changes]
     return features
-
-
-def _tensor_features(model: Model, group: Sequence[Edge], profile: Profile) -> list[Feature]:
-    formats = Formats(model, profile.assignment)
-    written = formats.written(group[0].producer)
-    features: list[Feature] = [("made", group[0].producer or "", written)]
-    directions = [d for e in group if (d := _direction(written, formats.read(e.consumer)))]
-    if len(group) == 1:
-        return features + [("edge", group[0].key, d) for d in directions]
-    features += [("shared", group[0].tensor, d) for d in dict.fromkeys(directions)]
-    return features + [("edge", e.key, d) for e in group if (d := _direction(written, formats.read(e.consumer)))]
-
-
-def _direction(written: Format, read: Format) -> str:
-    if written is read:
-        return ""
-    return "quantize" if read is Format.INT8 else "dequantize"
 
 
 def _accumulate(

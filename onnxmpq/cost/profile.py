@@ -8,6 +8,7 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
+from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Profile, Profiler
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
@@ -21,11 +22,11 @@ Build = Callable[[Mapping[str, Scheme]], onnx.ModelProto]
 Tick = Callable[[int], None]
 
 
-def plans_to_profile(model: Model, menu: Menu, chained: frozenset[str], seed: int) -> list[dict[str, Scheme]]:
+def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list[dict[str, Scheme]]:
     """Uniform plans, and mixed ones where there is an int8 choice to make."""
-    plans = list(uniform_plans(model, menu, chained))
+    plans = list(uniform_plans(model, menu, layout))
     if any(s.reads is Format.INT8 for schemes in menu.values() for s in schemes):
-        plans += mixed_plans(model, menu, chained, MIXED_PLANS, seed)
+        plans += mixed_plans(model, menu, layout, MIXED_PLANS, seed)
     return plans
 
 
@@ -40,10 +41,12 @@ def profile_plans(
     return profiles
 
 
-def fit_table(model: Model, profiles: Sequence[Profile], uniform: int, meta: dict[str, str]) -> CostTable:
+def fit_table(
+    model: Model, profiles: Sequence[Profile], uniform: int, meta: dict[str, str], layout: Roles
+) -> CostTable:
     """The table. The first `uniform` profiles and above all those of the closed loop (behind the mixed ones) count
     more: plans near the optimum look like them."""
     measured = len(profiles)
     mixed_end = uniform + MIXED_PLANS
     weights = [UNIFORM_WEIGHT if i < uniform else 1.0 if i < mixed_end else LOOP_WEIGHT for i in range(measured)]
-    return fit(model, profiles, meta, weights)
+    return fit(model, profiles, meta, weights, layout)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from onnxmpq.cost.chains import Menu, legalize
+from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.table import Assignment, Edge, Formats, edges_of
 from onnxmpq.model import Model
 from onnxmpq.schemes import Scheme
@@ -18,27 +19,25 @@ from onnxmpq.schemes import Scheme
 _CANDIDATES = 24
 
 
-def uniform_plans(model: Model, menu: Menu, chained: frozenset[str]) -> Iterator[dict[str, Scheme]]:
+def uniform_plans(model: Model, menu: Menu, layout: Roles) -> Iterator[dict[str, Scheme]]:
     """Everything in fp32; every kernel wherever it is offered; int8 for layers only."""
     yield {}
     kernels = dict.fromkeys(s.kernel for schemes in menu.values() for s in schemes if s.kernel != "fp32")
     for kernel in kernels:
         wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel == kernel}
-        yield legalize(model, chained, wanted, menu)
+        yield legalize(model, layout, wanted, menu)
     layers = {r.name for r in model.layers}
     int8 = {r: s for r, schemes in menu.items() for s in schemes if s.kernel == "int8" and r in layers}
     if len(int8) > 1:
-        yield legalize(model, chained, int8, menu)
+        yield legalize(model, layout, int8, menu)
 
 
-def mixed_plans(
-    model: Model, menu: Menu, chained: frozenset[str], count: int, seed: int = 0
-) -> Iterator[dict[str, Scheme]]:
+def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
     """`count` mixed int8/fp32 plans, each chosen among random candidates to cover what was seen least."""
     generator = np.random.default_rng(seed)
     seen: dict[tuple[str, str], int] = {}
     for _ in range(count):
-        candidates = [random_plan(model, menu, chained, generator) for _ in range(_CANDIDATES)]
+        candidates = [random_plan(model, menu, layout, generator) for _ in range(_CANDIDATES)]
         best = max(candidates, key=lambda plan: _novelty(model, plan, seen))
         for change in _changes(model, best):
             seen[change] = seen.get(change, 0) + 1
@@ -46,7 +45,7 @@ def mixed_plans(
 
 
 def random_plan(
-    model: Model, menu: Menu, chained: frozenset[str], generator: np.random.Generator, persistence: float | None = None
+    model: Model, menu: Menu, layout: Roles, generator: np.random.Generator, persistence: float | None = None
 ) -> dict[str, Scheme]:
     """A plan that keeps the format of the region before it with probability `persistence`, else draws one."""
     keep = persistence if persistence is not None else float(generator.choice([0.3, 0.6, 0.85]))
@@ -58,7 +57,7 @@ def random_plan(
         wanted = bool(generator.choice(before)) if before and generator.random() < keep else generator.random() < share
         if int8 is not None and wanted:
             plan[region.name] = int8
-    return legalize(model, chained, plan, menu)
+    return legalize(model, layout, plan, menu)
 
 
 def _changes(model: Model, plan: Assignment) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from onnxmpq.cost.layout import Layouts
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.schemes import FP32, Format, Scheme, writes
@@ -34,10 +35,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Transition:
-    """Seconds and joules for changing a tensor's format: to int8 for a reader, back to float for a reader."""
+    """Seconds and joules for changing a tensor's format (to int8, back to float) or layout on its way to a reader."""
 
     quantize_s: float = 0.0
     dequantize_s: float = 0.0
+    to_nhwc_s: float = 0.0
+    to_nchw_s: float = 0.0
     quantize_j: float = 0.0
     dequantize_j: float = 0.0
 
@@ -78,6 +81,7 @@ class CostTable:
     shared: tensor -> once-per-tensor transition. edges: `Edge.key` -> per-reader transition.
     base_s: what no decision changes.
     meta: runtime version, CPU, threads, date, model hash: what the table is valid for.
+    layout: region -> its role in the layout of feature maps (`cost.layout`).
     node_j: as node_s, in joules; empty where the target has no energies.
     """
 
@@ -86,6 +90,7 @@ class CostTable:
     edges: dict[str, Transition] = field(default_factory=dict)
     base_s: float = 0.0
     meta: dict[str, str] = field(default_factory=dict)
+    layout: dict[str, str] = field(default_factory=dict)
     node_j: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def offers(self, region: str, scheme: Scheme) -> bool:
@@ -104,7 +109,8 @@ class CostTable:
     def predict_s(self, model: Model, assignment: Assignment) -> float:
         """Seconds for one run of the model under an assignment."""
         total = self.base_s + sum(self.scheme_s(r.name, assignment.get(r.name)) for r in model.regions)
-        return total + sum(cost for _, cost in self.transitions_s(model, assignment))
+        total += sum(cost for _, cost in self.transitions_s(model, assignment))
+        return total + sum(cost for _, cost in self.reorders_s(model, assignment))
 
     def predict_j(self, model: Model, assignment: Assignment) -> float:
         """Joules for one run of the model under an assignment. Raises TargetError where there are no energies."""
@@ -123,6 +129,16 @@ class CostTable:
                 yield edge, own.quantize_s + shared.quantize_s
             else:
                 yield edge, own.dequantize_s + shared.dequantize_s
+
+    def reorders_s(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, float]]:
+        """The edges that change the memory layout of a feature map, and what each costs beyond its transition."""
+        if not self.layout:
+            return
+        layouts = Layouts(model, self.layout, assignment)
+        for edge in edges_of(model):
+            change, own = layouts.change(edge.producer, edge.consumer), self.edges.get(edge.key)
+            if change and own is not None:
+                yield edge, own.to_nhwc_s if change == "to_nhwc" else own.to_nchw_s
 
     def _changes(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, Format, Transition, Transition]]:
         """Edges that change format: the format read, the edge's own transition and its part of the shared one."""
