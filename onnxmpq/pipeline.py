@@ -157,7 +157,7 @@ def convert(
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     settings = SessionSettings(threads=threads, provider=device.provider or CPU)
-    layout = layout_roles(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
         prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress
@@ -320,8 +320,12 @@ def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> Co
     """Roofline or published costs for the shapes of one sample."""
     if device.cost == "lookup":
         return lookup_table(model, device, menu)
-    tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))
-    return roofline_table(model, device, tensor_shapes(model, feeds, list(tensors)), menu)
+    return roofline_table(model, device, float_shapes(model, feeds), menu)
+
+
+def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Shapes of all float tensors between regions, in a run of one sample."""
+    return tensor_shapes(model, feeds, list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))))
 
 
 def profile(
@@ -357,7 +361,7 @@ def profile_model(
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
-    layout = layout_roles(prepared, {t: len(s) for t, s in observation.shapes.items()})
+    layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     judge, menu, _ = judge_costs(
         prepared, device, menu, layout, bench, data.calibration, settings, effort or Effort(), None, seed, progress
     )
