@@ -1,7 +1,8 @@
 """The plan: what every layer becomes, in a file that can be read, edited, kept and applied again.
 
 The file is JSON of schema `onnxmpq.plan/1`. `apply` needs nothing but the model and the plan: activation parameters
-are in it, and weights are rounded again by the named method, which is deterministic.
+are in it, and so are weights that were rounded for the samples. Other weights are rounded again by the named method,
+which is deterministic; so are those of a layer whose scheme was edited to one with another weight format.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from onnxmpq.errors import PlanError
 from onnxmpq.ranges import QuantParams
+from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/1"
 
@@ -39,7 +41,9 @@ class PlannedRegion:
 @dataclass(frozen=True)
 class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
-    gap. measured: what the closed loop measured. rounding: the method that rounds the weights.
+    gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
+    weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
+    compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
     """
 
     model: dict[str, Any]
@@ -53,6 +57,9 @@ class Plan:
     prediction: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     output_sha256: str = ""
+    compensation: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, PackedWeight] = field(default_factory=dict)
+    biases: dict[str, str] = field(default_factory=dict)
 
     @property
     def schemes(self) -> dict[str, str]:
@@ -74,6 +81,8 @@ class Plan:
         try:
             data["layers"] = tuple(_region(entry) for entry in data["layers"])
             data["activations"] = {t: QuantParams(**p) for t, p in data["activations"].items()}
+            data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
+            data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
             return cls(**data)
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{where}: a field is missing, unknown or of the wrong type ({error})") from None
@@ -81,6 +90,21 @@ class Plan:
 
 def _region(entry: Mapping[str, Any]) -> PlannedRegion:
     return PlannedRegion(**{**entry, "original": tuple(entry.get("original", ()))})
+
+
+def _packed(entry: Mapping[str, Any]) -> PackedWeight:
+    packed = PackedWeight(**entry)
+    if type(packed.block) is not int or packed.block < 1:
+        raise TypeError(f"block is {packed.block!r}, not a number of weights")
+    for value in (packed.format, packed.codes, packed.scales, packed.multipliers):
+        _text(value)
+    return packed
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return value
 
 
 def read_plan(path: Path) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,8 @@ class Report:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """JSON-ready; the stored weights stay in the plan's own file."""
+        return {"schema": SCHEMA, **asdict(replace(self, plan=replace(self.plan, weights={}, biases={})))}
 
     def render(self, console: Console) -> None:
         """Draw it on a console."""

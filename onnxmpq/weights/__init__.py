@@ -1,19 +1,24 @@
 """The weights that ship: rounded for the layer's inputs, then once more in sequence for the plan that was chosen."""
 
 from onnxmpq.weights.first import WeightKey, round_weights
-from onnxmpq.weights.packed import PackedWeight, pack, unpack
-from onnxmpq.weights.sequence import Compensated, compensate
+from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight
+from onnxmpq.weights.sequence import Compensated, Referee, compensate
+from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
 
 __all__ = [
     "TECHNIQUES",
     "Compensated",
     "PackedWeight",
+    "Referee",
     "Techniques",
     "WeightKey",
     "compensate",
     "pack",
+    "pack_array",
+    "restore_biases",
+    "restore_weight",
     "round_weights",
-    "unpack",
+    "with_biases",
     "without",
 ]

@@ -5,25 +5,27 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from onnxmpq.errors import PlanError
-from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.model import Model, Region
+from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
 from onnxmpq.rounding.types import MultiplierArray
+from onnxmpq.weights.simulate import correctable, with_biases
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One rounded weight [O, K]. format: its name; rows: O.
+    """One rounded weight [O, K]. format: its name; block: inputs per step.
 
     codes (int8 [O, K]), scales (little-endian float32), multipliers (uint8, empty where the format has none).
     """
 
     format: str
-    rows: int
     block: int
     codes: str
     scales: str
@@ -33,7 +35,6 @@ class PackedWeight:
 def pack(weight: QuantizedWeight) -> PackedWeight:
     return PackedWeight(
         weight.format.name,
-        len(weight.codes),
         weight.block,
         pack_array(weight.codes.astype(np.int8)),
         pack_array(weight.scales.astype("<f4")),
@@ -76,3 +77,29 @@ def unpack_array(text: str, dtype: DTypeLike, count: int, where: str) -> NDArray
     if len(data) != size:
         raise PlanError(f"{where}: not the {count} values that this layer has; convert again")
     return np.frombuffer(data, dtype=dtype)
+
+
+def restore_weight(
+    model: Model, region: Region, weight_format: WeightFormat, stored: Mapping[str, PackedWeight], method: str
+) -> QuantizedWeight:
+    """A layer's weight from a plan: as stored, or rounded by the named method where the plan has none in this format.
+
+    Raises PlanError.
+    """
+    packed = stored.get(region.name)
+    if packed is None or packed.format != weight_format.name:
+        return quantize_weight(model.weight(region), weight_format, method=method)
+    shape = (region.params.out_channels, region.params.fan_in)
+    return unpack(packed, weight_format, shape, f"weights: {region.name}")
+
+
+def restore_biases(model: Model, stored: Mapping[str, str]) -> Model:
+    """The model with the biases of a plan, float32 [O] packed by region. Raises PlanError."""
+    regions = {r.name: r for r in model.layers}
+    allowed = set(correctable(model, [name for name in stored if name in regions]))
+    biases: dict[str, NDArray[np.generic]] = {}
+    for name, text in stored.items():
+        if name not in allowed:
+            raise PlanError(f"biases: node {name!r} has no bias of its own; convert again instead of editing")
+        biases[name] = unpack_array(text, "<f4", regions[name].params.out_channels, f"biases: {name}")
+    return with_biases(model, biases)

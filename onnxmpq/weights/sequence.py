@@ -45,7 +45,7 @@ class Compensated:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Referee:
     """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs."""
 
     divergence: Divergence
@@ -54,7 +54,7 @@ class Judge:
     settings: SessionSettings
 
     @classmethod
-    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Judge:
+    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
         return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
 
     def loss(self, proto: onnx.ModelProto) -> float:
@@ -67,7 +67,7 @@ def compensate(
     weights: Mapping[str, QuantizedWeight],
     build: Build,
     feeds: Feeds,
-    judge: Judge,
+    referee: Referee,
     techniques: Techniques,
     *,
     threads: int = 1,
@@ -75,15 +75,15 @@ def compensate(
 ) -> Compensated:
     """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
 
-    weights: by region, as built into the plan so far. feeds: samples for the moments; those of `judge` decide.
+    weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
     """
-    state = Compensated(dict(weights), {}, {"first": judge.loss(build(model, weights))}, ())
+    state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
     for name, step in STEPS.items():
         if name not in techniques or not state.weights:
             continue
         shipped = build(with_biases(model, state.biases), state.weights)
         tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-        loss = judge.loss(build(with_biases(model, tried.biases), tried.weights))
+        loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
         losses = {**state.losses, name: loss}
         better = loss < min(state.losses[k] for k in ("first", *state.kept))
         state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
