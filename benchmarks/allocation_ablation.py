@@ -5,9 +5,9 @@
 Per model one cost table is measured as `onnxmpq.convert` does. From it come the fastest plans of: the exact solver
 without transition costs (the per-layer MCKP; chain rules still hold), greedy (Chen et al. 2021), the exact solver
 with transitions, and the same after the closed loop (measure, refit, solve again, five rounds at most; the fastest
-measured plan is kept). All plans, fp32 and onnxruntime's static int8 are then timed interleaved in one process, one
-thread. "Bound" is the sum of every region's cheapest scheme without any transition; it is not a proof, since a
-region can also gain from its neighbours. Run it on an otherwise idle machine.
+plan measured is kept, profiled ones included). All plans, fp32 and onnxruntime's static int8 are then timed
+interleaved in one process, one thread. "Bound" is the sum of every region's cheapest scheme without any transition;
+it is not a proof, since a region can also gain from its neighbours. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from benchmarks.zoo import static_int8
 from onnxmpq.allocate import Limits, Problem
 from onnxmpq.allocate.solvers import SOLVERS
 from onnxmpq.cost.measure import Effort
-from onnxmpq.cost.profile import fit_table
 from onnxmpq.schemes import Scheme
 
 EFFORT = Effort(seconds=6.0, runs=40, rounds=12)
@@ -52,17 +51,17 @@ def bound_s(problem: Problem) -> float:
 
 
 def after_loop(ready: Profiled) -> Plan:
-    """The fastest plan after measuring, refitting and solving again."""
-    ready_s: dict[float, Plan] = {}
-    profiles, now = list(ready.profiles), ready
+    """The fastest of all measured plans after measuring, refitting and solving again."""
     for _ in range(ROUNDS):
-        plan = fastest(now.problem(), "with transitions")
-        if any({r: s.name for r, s in p.items()} == {r: s.name for r, s in plan.items()} for p in ready_s.values()):
+        plan = fastest(ready.problem(), "with transitions")
+        if any(_names(p.assignment) == _names(plan) for p in ready.profiles):
             break
-        profiles.append(ready.profiler.profile(plan, ready.bench.build(plan)))
-        ready_s[profiles[-1].wall_s] = plan
-        now = ready.with_table(fit_table(ready.model, profiles, ready.uniform, {}))
-    return ready_s[min(ready_s)]
+        ready = ready.after([ready.profiler.profile(plan, ready.bench.build(plan))])
+    return min(ready.profiles, key=lambda p: p.wall_s).assignment
+
+
+def _names(plan: Plan) -> dict[str, str]:
+    return {region: scheme.name for region, scheme in plan.items()}
 
 
 def row_of(name: str) -> list[float]:

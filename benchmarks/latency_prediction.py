@@ -36,7 +36,7 @@ def points_of(name: str, plans: int) -> list[Point]:
     profiling_s, generator = time.perf_counter() - start, np.random.default_rng(SEED)
     points = []
     for _ in range(plans):
-        plan = random_plan(ready.model, ready.menu, ready.chained, generator)
+        plan = random_plan(ready.model, ready.menu, ready.layout, generator)
         predicted, measured = ready.table.predict_s(ready.model, plan), ready.measured_s([plan], EFFORT)[0]
         points.append((name, predicted * 1e3, measured * 1e3, ready.profiler.reference_s * 1e3, profiling_s))
     return points

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.allocate import Problem
 from onnxmpq.closed_loop import Workbench
-from onnxmpq.cost.chains import chained_regions
+from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import Menu, candidates, proven, worthwhile
 from onnxmpq.model import Model, prepare
-from onnxmpq.pipeline import calibrate, gather_samples, pose, prepare_bench, profile
+from onnxmpq.pipeline import calibrate, float_shapes, gather_samples, pose, prepare_bench, profile
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, cpu_model, open_session
 from onnxmpq.schemes import Scheme
@@ -45,16 +46,18 @@ class Profiled:
     profiler: Profiler
     profiles: list[Profile]
     uniform: int
-    chained: frozenset[str]
+    layout: Roles
     table: CostTable
 
     def problem(self) -> Problem:
         """Allocation on this table, effects unknown (all zero)."""
-        return pose(self.model, worthwhile(self.menu, self.table), self.table, None, self.bench.weights, self.chained)
+        return pose(self.model, worthwhile(self.menu, self.table), self.table, None, dict(self.bench.weights))
 
-    def with_table(self, table: CostTable) -> Profiled:
-        """The same with another cost table."""
-        return replace(self, table=table)
+    def after(self, further: Sequence[Profile]) -> Profiled:
+        """The same, with the table fitted again to these profiles also."""
+        profiles = [*self.profiles, *further]
+        table = fit_table(self.model, profiles, self.uniform, {}, self.layout)
+        return replace(self, profiles=profiles, table=table)
 
     def measured_s(
         self, plans: Sequence[Mapping[str, Scheme]], effort: Effort, others: Sequence[Path] = ()
@@ -63,8 +66,8 @@ class Profiled:
 
         Median over the rounds of the ratio to fp32, times fp32's seconds when the model was profiled.
         """
-        built = [self.bench.build(p) for p in plans]
-        sessions = [open_session(m, self.profiler.settings) for m in (*built, *others)]
+        models: list[onnx.ModelProto | Path] = [*(self.bench.build(p) for p in plans), *others]
+        sessions = [open_session(m, self.profiler.settings) for m in models]
         reference, *times = interleaved_s([self.profiler.reference, *sessions], self.profiler.feeds, effort)
         return [float(np.median(t / reference)) * self.profiler.reference_s for t in times]
 
@@ -80,11 +83,11 @@ def profiled(name: str, seed: int = 0) -> Profiled:
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, dialect, progress)
     profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
-    chained = chained_regions(model, {t: len(s) for t, s in observation.shapes.items()})
-    profiles, uniform = profile(profiler, menu, chained, bench, seed, progress)
+    layout = layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, _ = proven(model, menu, profiles)
-    table = fit_table(model, profiles, uniform, {})
-    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, chained, table)
+    table = fit_table(model, profiles, uniform, {}, layout)
+    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, layout, table)
 
 
 def models(wanted: Sequence[str]) -> list[str]:
