@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -64,9 +65,9 @@ def _parse(option: str, text: str, units: dict[str, float] | dict[str, int], exa
     number, unit = float(match[1]), match[2]
     if number <= 0:
         raise UsageError(f"{option} {text!r}: must be greater than zero; write for example {examples}")
-    if unit == "%":
-        return Limit(number / 100.0, relative=True)
-    factor = units.get(unit.lower())
+    factor = 0.01 if unit == "%" else units.get(unit.lower())
     if factor is None:
         raise UsageError(f"{option} {text!r}: unknown unit {unit!r}; use one of {', '.join(units)} or %")
-    return Limit(number * factor)
+    if not math.isfinite(number * factor):
+        raise UsageError(f"{option} {text!r}: must be a finite number; write for example {examples}")
+    return Limit(number * factor, relative=unit == "%")

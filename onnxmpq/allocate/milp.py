@@ -126,9 +126,8 @@ class _Program:
         by_tensor: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for edge in self.problem.edges:
             cost = table.edges.get(edge.key, _NO_TRANSITION)
-            pair = self._change(
-                self._written(edge), self._read(edge), cost.quantize_s, cost.dequantize_s, edge.tensor in table.shared
-            )
+            needed = edge.tensor in table.shared or bool(cost.quantize_j or cost.dequantize_j)
+            pair = self._change(self._written(edge), self._read(edge), cost.quantize_s, cost.dequantize_s, needed)
             if pair is not None:
                 by_tensor[edge.tensor].append(pair)
                 self.totals["energy"].put(pair[0], cost.quantize_j)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import onnx
 from hypothesis import strategies as st
 
-from onnxmpq.cost.chains import Menu, chained_regions
+from onnxmpq.cost.chains import Menu
+from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Formats, Transition, edges_of
 from onnxmpq.dialects import DIALECTS
@@ -45,15 +47,23 @@ GRAPHS = {"residual": residual_cnn, "tokens": token_model, "branches": branches}
 names = st.sampled_from(sorted(GRAPHS))
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A model with the menu of the cpu target and what the runtime does with its layouts."""
+
+    model: Model
+    menu: dict[str, tuple[Scheme, ...]]
+    layout: dict[str, str]
+
+
 @cache
-def setting(name: str) -> tuple[Model, dict[str, tuple[Scheme, ...]], frozenset[str]]:
-    """Model, menu of the cpu target, chained regions."""
+def setting(name: str) -> Setting:
     proto = GRAPHS[name]()
     model = prepared(proto)
     menu, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"].supports)
     tensors = list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs)))
     shapes = tensor_shapes(model, feeds_for(proto), tensors)
-    return model, menu, chained_regions(model, {t: len(s) for t, s in shapes.items()})
+    return Setting(model, menu, layout_roles(model, {t: len(s) for t, s in shapes.items()}))
 
 
 @st.composite
@@ -63,22 +73,24 @@ def assignments(draw: st.DrawFn, menu: Menu) -> dict[str, Scheme]:
     return {r: s for r, s in chosen.items() if not s.is_float}
 
 
-def random_table(model: Model, menu: Menu, seed: int, *, transitions: bool = True) -> CostTable:
-    """Seconds of about a millisecond per region and a fifth of it per change of format; some changes gain time."""
+def random_table(case: Setting, seed: int, *, transitions: bool = True) -> CostTable:
+    """Seconds of about a millisecond per region and a fifth of it per change of format or layout; some gain time."""
     generator = np.random.default_rng(seed)
 
     def some(scale: float, low: float = 0.0) -> float:
         return float(generator.uniform(low, 1.0) * scale)
 
+    menu = case.menu
     node_s = {r: {k: some(1e-3, 0.2) for k in dict.fromkeys(s.kernel for s in menu[r])} for r in menu}
     if not transitions:
-        return CostTable(node_s, base_s=some(1e-3))
-    edges = edges_of(model)
+        return CostTable(node_s, base_s=some(1e-3), layout=case.layout)
+    edges = edges_of(case.model)
     return CostTable(
         node_s,
         {e.tensor: Transition(some(1e-4), some(1e-4)) for e in edges if generator.random() < 0.7},
-        {e.key: Transition(some(2e-4, -0.5), some(2e-4, -0.5)) for e in edges},
+        {e.key: Transition(*(some(2e-4, -0.5) for _ in range(4))) for e in edges},
         base_s=some(1e-3),
+        layout=case.layout,
     )
 
 
@@ -88,7 +100,7 @@ def profile_of(model: Model, table: CostTable, assignment: Mapping[str, Scheme],
     region_s = {r.name: table.scheme_s(r.name, assignment.get(r.name)) for r in model.regions}
     tensor_s: dict[str, float] = defaultdict(float)
     kernels: dict[str, int] = defaultdict(int)
-    for edge, seconds in table.transitions_s(model, assignment):
+    for edge, seconds in (*table.transitions_s(model, assignment), *table.reorders_s(model, assignment)):
         tensor_s[edge.tensor] += seconds
         kernels[edge.tensor] += 1
     ones = {r: 1 for r in region_s}

@@ -5,67 +5,77 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.cost.chains import legalize, moves_maps
-from onnxmpq.model import RegionKind
+from onnxmpq.cost.chains import is_chained, legalize, moves_maps
+from onnxmpq.cost.layout import CONVOLUTION, Layouts
+from onnxmpq.cost.table import edges_of
 from onnxmpq.schemes import Format, writes
 from tests.cost.synthetic import INT8, assignments, names, setting
 
 
 @given(names, st.data())
 def test_legal_plans_keep_the_rules(name: str, data: st.DataObject) -> None:
-    model, menu, chained = setting(name)
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
     wanted = data.draw(assignments(menu))
-    legal = legalize(model, chained, wanted, menu)
+    legal = legalize(model, layout, wanted, menu)
     producers = model.producers
     for region in model.regions:
         scheme = legal.get(region.name)
         if scheme is None or scheme.reads is not Format.INT8:
             continue
         assert scheme in menu[region.name]
-        for tensor in region.inputs:
-            producer = producers.get(tensor)
-            before = legal.get(producer.name) if producer else None
-            if region.name in chained:
-                assert producer is not None and before is not None, "a chained region starts a chain"
-                assert writes(before, producer.op_type) is Format.INT8
-            if producer is not None and moves_maps(producer, chained):
-                assert before is not None, "a chain starts behind a float region that only moves values"
+        before = [producers.get(t) for t in region.inputs]
+        if is_chained(region, layout):
+            written = [p and (s := legal.get(p.name)) and writes(s, p.op_type) is Format.INT8 for p in before]
+            assert any(written), "a chained region starts a chain"
+        for producer in before:
+            if producer is not None and moves_maps(producer, layout):
+                assert producer.name in legal, "a chain starts behind a float region that only moves values"
 
 
 @given(names, st.data())
 def test_layers_keep_their_scheme_or_go_back_to_float(name: str, data: st.DataObject) -> None:
-    model, menu, chained = setting(name)
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
     wanted = data.draw(assignments(menu))
-    legal = legalize(model, chained, wanted, menu)
+    legal = legalize(model, layout, wanted, menu)
     for region in model.layers:
         assert legal.get(region.name) in (None, wanted.get(region.name))
 
 
 @given(names, st.data())
-def test_legalize_comes_to_rest(name: str, data: st.DataObject) -> None:
-    """A legal plan stays as it is; reaching one takes at most as many turns as there are regions."""
-    model, menu, chained = setting(name)
-    plan = data.draw(assignments(menu))
-    for _ in model.regions:
-        again = legalize(model, chained, plan, menu)
-        if again == plan:
-            break
-        plan = again
-    assert legalize(model, chained, plan, menu) == plan
+def test_a_legal_plan_stays_as_it_is(name: str, data: st.DataObject) -> None:
+    case = setting(name)
+    legal = legalize(case.model, case.layout, data.draw(assignments(case.menu)), case.menu)
+    assert legalize(case.model, case.layout, legal, case.menu) == legal
 
 
 @given(names)
 def test_everything_in_int8_is_legal_and_so_is_nothing(name: str) -> None:
-    model, menu, chained = setting(name)
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
     everything = {r: INT8 for r, schemes in menu.items() if INT8 in schemes}
-    legal = legalize(model, chained, everything, menu)
-    assert {r for r in everything if r not in chained} <= legal.keys()
-    assert legalize(model, chained, {}, menu) == {}
+    legal = legalize(model, layout, everything, menu)
+    assert {r.name for r in model.regions if r.name in everything and not is_chained(r, layout)} <= legal.keys()
+    assert legalize(model, layout, {}, menu) == {}
 
 
 def test_feature_maps_end_where_they_are_flattened() -> None:
-    model, _, chained = setting("residual")
-    by_op = {r.op_type: r.name for r in model.regions}
-    assert {by_op["MaxPool"], by_op["Add"], by_op["GlobalAveragePool"], by_op["Flatten"]} <= chained
-    model, _, chained = setting("tokens")
-    assert not chained & {r.name for r in model.regions if r.kind is RegionKind.LAYER}
+    case = setting("residual")
+    chained = {r.op_type for r in case.model.regions if is_chained(r, case.layout)}
+    assert {"MaxPool", "Add", "GlobalAveragePool", "Flatten"} == chained
+    assert not setting("tokens").layout
+
+
+@given(names, st.data())
+def test_layouts_follow_from_int8_convolutions(name: str, data: st.DataObject) -> None:
+    """Without one nothing is reordered; a region that follows works in NHWC only where all its sources do."""
+    case = setting(name)
+    plan = legalize(case.model, case.layout, data.draw(assignments(case.menu)), case.menu)
+    layouts = Layouts(case.model, case.layout, plan)
+    changes = [layouts.change(e.producer, e.consumer) for e in edges_of(case.model)]
+    convolutions = [r.name for r in case.model.layers if r.op_type == "Conv" and r.name in plan]
+    if not any(plan[c].writes is Format.INT8 for c in convolutions):
+        assert not any(changes)
+    into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "to_nhwc"}
+    assert all(case.layout[r] == CONVOLUTION for r in into if r)

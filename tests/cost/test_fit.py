@@ -16,12 +16,13 @@ every_graph = pytest.mark.parametrize("name", sorted(GRAPHS))
 
 def errors(name: str, seed: int, overhead_s: float = 0.0) -> tuple[np.ndarray, CostTable, CostTable]:
     """Relative errors of the predicted latency of plans that were not profiled."""
-    model, menu, chained = setting(name)
-    truth = random_table(model, menu, seed)
-    plans = plans_to_profile(model, menu, chained, seed)
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
+    truth = random_table(case, seed)
+    plans = plans_to_profile(model, menu, layout, seed)
     profiles = [profile_of(model, truth, p, overhead_s=overhead_s) for p in plans]
-    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, chained))), {})
-    unseen = list(mixed_plans(model, menu, chained, 20, seed + 1))
+    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, layout))), {}, layout)
+    unseen = list(mixed_plans(model, menu, layout, 20, seed + 1))
     walls = np.array([profile_of(model, truth, p, overhead_s=overhead_s).wall_s for p in unseen])
     found = np.array([table.predict_s(model, p) for p in unseen])
     return np.abs(found / walls - 1), table, truth
@@ -44,9 +45,10 @@ def test_time_between_kernels_is_found_in_the_wall_clock(name: str) -> None:
 @every_graph
 def test_kernels_cost_what_they_cost(name: str) -> None:
     """Without transitions the table itself is recovered, up to what all plans share."""
-    model, menu, chained = setting(name)
-    truth = random_table(model, menu, 7, transitions=False)
-    profiles = [profile_of(model, truth, p) for p in plans_to_profile(model, menu, chained, 0)]
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
+    truth = random_table(case, 7, transitions=False)
+    profiles = [profile_of(model, truth, p) for p in plans_to_profile(model, menu, layout, 0)]
     table = fit(model, profiles, {"cpu": "none"})
     for region, costs in truth.node_s.items():
         for kernel in table.node_s[region]:
@@ -56,16 +58,17 @@ def test_kernels_cost_what_they_cost(name: str) -> None:
 
 
 def test_one_profile_is_enough_for_a_table() -> None:
-    model, menu, _ = setting("residual")
-    truth = random_table(model, menu, 0)
+    case = setting("residual")
+    model, truth = case.model, random_table(case, 0)
     table = fit(model, [profile_of(model, truth, {})], {})
     assert table.predict_s(model, {}) == pytest.approx(truth.predict_s(model, {}))
 
 
 @every_graph
 def test_profiled_plans_hold_every_kernel_of_the_menu(name: str) -> None:
-    model, menu, chained = setting(name)
-    seen = {(r, s.kernel) for p in plans_to_profile(model, menu, chained, 0) for r, s in p.items()}
+    case = setting(name)
+    model, menu, layout = case.model, case.menu, case.layout
+    seen = {(r, s.kernel) for p in plans_to_profile(model, menu, layout, 0) for r, s in p.items()}
     for region in model.layers:
         for scheme in menu[region.name]:
             if scheme.kernel != "fp32":

@@ -16,8 +16,8 @@ from tests.cost.synthetic import INT8, assignments, formats_on_edges, names, ran
 
 @given(names, st.integers(0, 100), st.data())
 def test_file_round_trip(name: str, seed: int, data: st.DataObject) -> None:
-    model, menu, _ = setting(name)
-    table = random_table(model, menu, seed)
+    case = setting(name)
+    model, menu, table = case.model, case.menu, random_table(case, seed)
     back = CostTable.from_json(table.to_json())
     assert back == table
     plan = data.draw(assignments(menu))
@@ -37,7 +37,7 @@ def test_file_names_its_schema() -> None:
 
 
 def test_a_tensor_is_quantized_once_for_all_its_readers() -> None:
-    model, _, _ = setting("branches")
+    model = setting("branches").model
     edges = [e for e in edges_of(model) if e.tensor == "a"]
     assert len(edges) == 2
     shared = CostTable({}, {"a": Transition(quantize_s=1.0)}, {e.key: Transition(quantize_s=0.25) for e in edges})
@@ -49,9 +49,9 @@ def test_a_tensor_is_quantized_once_for_all_its_readers() -> None:
 
 @given(names, st.data())
 def test_transitions_are_where_formats_differ(name: str, data: st.DataObject) -> None:
-    model, menu, _ = setting(name)
-    plan = data.draw(assignments(menu))
-    table = random_table(model, menu, 0)
+    case = setting(name)
+    model, plan = case.model, data.draw(assignments(case.menu))
+    table = random_table(case, 0)
     differing = [e for e, (w, r) in zip(edges_of(model), formats_on_edges(model, plan), strict=True) if w is not r]
     assert [e for e, _ in table.transitions_s(model, plan)] == differing
 
@@ -66,14 +66,14 @@ def test_schemes_share_their_kernel_unless_named() -> None:
 
 
 def test_energy_needs_energies() -> None:
-    model, _, _ = setting("tokens")
+    model = setting("tokens").model
     with pytest.raises(TargetError, match="no energies"):
         CostTable({}).predict_j(model, {})
 
 
 def test_matmul_hands_on_floats() -> None:
     """Its int8 kernel rescales for free, so a float reader behind it changes nothing."""
-    model, _, _ = setting("tokens")
+    model = setting("tokens").model
     matmul = next(r for r in model.layers if r.op_type == "MatMul")
     changes = set(formats_on_edges(model, {matmul.name: INT8}))
     assert (Format.INT8, Format.FLOAT) not in changes

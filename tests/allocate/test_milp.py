@@ -1,0 +1,152 @@
+"""The exact solver against every assignment there is, on graphs small enough to try them all."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxmpq.allocate import Limits, Problem, quantized_roots, solve
+from onnxmpq.cost.chains import legalize
+from onnxmpq.schemes import SCHEMES
+from tests.allocate.problems import (
+    GRAPHS,
+    TOLERANCE,
+    legal_assignments,
+    problems,
+    random_problem,
+    shape,
+    spread,
+    value_of,
+    with_energies,
+)
+
+GOALS = ("effect", "latency", "size")
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+
+def between(low: float, high: float, share: float) -> float:
+    return low + share * (high - low)
+
+
+@few
+@given(problems, st.sampled_from(GOALS))
+def test_unlimited_minimum_is_that_of_all_assignments(problem: Problem, goal: str) -> None:
+    best = min(getattr(v, goal) for v in spread(problem))
+    found = solve(problem, goal, Limits())
+    assert found is not None
+    own = getattr(value_of(problem, found.assignment), goal)
+    assert own == pytest.approx(best, rel=TOLERANCE, abs=1e-6)
+    assert found.value == pytest.approx(own, rel=TOLERANCE, abs=1e-6)
+
+
+@few
+@given(problems, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_least_effect_within_latency_and_size(problem: Problem, latency: float, size: float) -> None:
+    values = spread(problem)
+    limits = Limits(
+        latency_s=between(min(v.latency for v in values), max(v.latency for v in values), latency),
+        size_bytes=between(min(v.size for v in values), max(v.size for v in values), size),
+    )
+    within = [v.effect for v in values if v.within(limits)]
+    found = solve(problem, "effect", limits)
+    if found is None:
+        assert not [v for v in values if v.within(limits, slack=-1e-5)], "a plan exists, none was found"
+        return
+    own = value_of(problem, found.assignment)
+    assert own.within(limits, slack=1e-5)
+    loose = [v.effect for v in values if v.within(limits, slack=1e-5)]
+    assert own.effect >= min(loose) - 1e-9
+    if within:
+        assert own.effect <= min(within) * (1 + TOLERANCE) + 2e-5
+
+
+@few
+@given(problems, st.floats(0.05, 1.0))
+def test_least_latency_within_an_effect(problem: Problem, share: float) -> None:
+    values = spread(problem)
+    limits = Limits(effect=share * max(v.effect for v in values))
+    best = min(v.latency for v in values if v.within(limits))
+    found = solve(problem, "latency", limits)
+    assert found is not None
+    own = value_of(problem, found.assignment)
+    assert own.within(limits, slack=1e-5)
+    assert own.latency <= best * (1 + TOLERANCE)
+
+
+@few
+@given(problems, st.sampled_from(GOALS))
+def test_solutions_are_what_the_runtime_executes(problem: Problem, goal: str) -> None:
+    found = solve(problem, goal, Limits())
+    assert found is not None
+    menu = {r: tuple(o.scheme for o in options) for r, options in problem.options.items()}
+    assert legalize(problem.model, problem.table.layout, found.assignment, menu) == found.assignment
+
+
+@few
+@given(problems)
+def test_more_budget_never_hurts(problem: Problem) -> None:
+    least = solve(problem, "latency", Limits())
+    assert least is not None
+    start = problem.latency_s(least.assignment)
+    effects = []
+    for factor in (1.001, 1.1, 1.3, 2.0):
+        found = solve(problem, "effect", Limits(latency_s=start * factor))
+        assert found is not None
+        effects.append(problem.effect(found.assignment))
+    for tighter, looser in pairwise(effects):
+        assert looser <= tighter * (1 + TOLERANCE) + 2e-5
+
+
+@few
+@given(problems)
+def test_bound_is_below_every_plan(problem: Problem) -> None:
+    found = solve(problem, "latency", Limits())
+    assert found is not None and found.proven
+    assert found.gap >= 0
+    assert found.bound <= min(v.latency for v in spread(problem)) * (1 + TOLERANCE)
+
+
+@few
+@given(st.sampled_from(sorted(GRAPHS)), st.integers(0, 10_000), st.booleans())
+def test_least_energy(name: str, seed: int, timeless: bool) -> None:
+    """Transitions may cost energy whether they cost time or not."""
+    problem = with_energies(random_problem(name, seed), seed, timeless)
+    best = min(problem.table.predict_j(problem.model, plan) for plan in legal_assignments(problem))
+    found = solve(problem, "energy", Limits())
+    assert found is not None
+    own = problem.table.predict_j(problem.model, found.assignment)
+    assert own == pytest.approx(best, rel=TOLERANCE)
+    assert solve(problem, "effect", Limits(energy_j=best * 0.99)) is None
+
+
+def test_impossible_limits() -> None:
+    problem = random_problem("chain", 0)
+    assert solve(problem, "effect", Limits(latency_s=1e-9)) is None
+    assert solve(problem, "effect", Limits(size_bytes=10)) is None
+
+
+@pytest.mark.parametrize("name", sorted(GRAPHS))
+def test_transitions_decide(name: str) -> None:
+    """With dear transitions islands of int8 do not pay; without them the solver would choose them."""
+    problem = random_problem(name, 3, negative=False)
+    full = solve(problem, "latency", Limits())
+    blind = solve(problem, "latency", Limits(), transitions=False)
+    assert full is not None and blind is not None
+    assert problem.latency_s(full.assignment) <= problem.latency_s(blind.assignment) * (1 + TOLERANCE)
+
+
+def test_an_activation_counts_once_however_many_read_it() -> None:
+    model = shape("residual").model
+    convs = [r.name for r in model.layers]
+    one, two = ({r: SCHEMES["int8"] for r in convs[:count]} for count in (1, 2))
+    assert quantized_roots(model, one) == {"x", "a"}
+    assert quantized_roots(model, two) == {"x", "a", "b"}
+
+
+def test_passthrough_shares_its_source() -> None:
+    model = shape("chain").model
+    pool = next(r for r in model.regions if r.op_type == "MaxPool")
+    assert quantized_roots(model, {pool.name: SCHEMES["int8"]}) == {"a"}
