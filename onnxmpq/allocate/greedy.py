@@ -51,6 +51,7 @@ class _State:
         self.scale = np.maximum(np.abs(limits[self.limited]), np.finfo(float).tiny)
         reach = np.maximum(np.abs(self.costs).max(axis=0), np.finfo(float).tiny)
         order = self.costs[:, goal] / reach[goal] + 1e-9 * (self.costs / reach).sum(axis=1)  # ties: the least of all
+        self.reach = float(reach[goal])
         self.picked = np.array([int(np.argmin(order[self.region == r])) for r in range(len(view.costs))])
         self.sums = self.costs[self.first + self.picked].sum(axis=0)
 
@@ -74,7 +75,7 @@ class _State:
         """The change of least loss per excess removed; False where nothing removes any."""
         delta = self._deltas()
         removed = self.excess - self._excess(self.sums + delta)
-        loss = np.maximum(delta[:, self.goal], 0.0) + np.finfo(float).tiny
+        loss = np.maximum(delta[:, self.goal] / self.reach, 0.0) + _LEAST
         ratio = np.where(removed > _LEAST, removed / loss, -1.0)
         best = int(np.argmax(ratio))
         if ratio[best] <= 0.0:
