@@ -1,0 +1,200 @@
+"""Effects measured on suffixes of the graph are those of running the whole changed model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model
+from onnxmpq.ranges import QuantParams, params_for
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
+from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
+
+
+def two_outputs() -> onnx.ModelProto:
+    """The second output is reached by the second layer alone; a tensor is an output and is read further."""
+    return graph(
+        """a = MatMul (x, w0)
+           b = Relu (a)
+           y = MatMul (b, w1)
+           c = Add (y, b)
+           z = Tanh (c)""",
+        "float[N, 12] x",
+        "float[N, 12] y, float[N, 12] z, float[N, 12] b",
+        "float[12, 12] w0, float[12, 12] w1",
+    )
+
+
+def fixed_batch() -> onnx.ModelProto:
+    return graph(
+        "c = Conv <kernel_shape = [3, 3]> (x, w)  y = Relu (c)",
+        "float[1, 4, 6, 6] x",
+        "float[1, 8, 4, 4] y",
+        "float[8, 4, 3, 3] w",
+    )
+
+
+def shared_weight() -> onnx.ModelProto:
+    return graph(
+        "a = MatMul (x, w)  b = Tanh (a)  y = MatMul (b, w)", "float[N, 12] x", "float[N, 12] y", "float[12, 12] w"
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph to perturb everywhere."""
+
+    id: str
+    proto: onnx.ModelProto = field(repr=False)
+    count: int = 5
+
+    @property
+    def feeds(self) -> Feeds:
+        return feeds_for(self.proto, self.count)
+
+
+CASES = [
+    Case("residual network", residual_cnn()),
+    Case("tokens, several inputs and outputs", token_model()),
+    Case("several outputs", two_outputs()),
+    Case("fixed batch of one", fixed_batch()),
+    Case("one sample", residual_cnn(), 1),
+    Case("shared weight", shared_weight()),
+]
+
+
+def perturbations(model: Model, feeds: Feeds) -> Perturbations:
+    formats = [s.weight for s in (SCHEMES["int8"], SCHEMES["w4a8"]) if s.weight]
+    weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in formats}
+    roots = model.roots
+    tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
+    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors})
+
+
+def with_weight(model: Model, region_name: str, weight: QuantizedWeight) -> onnx.ModelProto:
+    """The model with one region's weight replaced, for this region only."""
+    region = model.region(region_name)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    node = next(n for n in proto.graph.node if n.name == region.nodes[0])
+    stored = np.ascontiguousarray(region.params.stored(weight.dequantize()))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, "replaced"))
+    slot = list(node.input).index(region.params.weight)
+    node.input[slot] = "replaced"
+    return proto
+
+
+def with_rounded(model: Model, tensor: str, params: QuantParams) -> onnx.ModelProto:
+    """The model with a Q/DQ pair behind one tensor, for all who read it and for the output it may be."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    scale, zero = np.float32(params.scale), np.uint8(params.zero_point)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(scale), "step"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(zero), "zero"))
+    made = any(tensor in n.output for n in proto.graph.node)
+    raw, rounded = (f"{tensor}/raw", tensor) if made else (tensor, f"{tensor}/rounded")
+    position = 0
+    for index, node in enumerate(proto.graph.node):
+        for slot, name in enumerate(node.output):
+            if name == tensor:
+                node.output[slot], position = raw, index + 1
+        for slot, name in enumerate(node.input):
+            if name == tensor:
+                node.input[slot] = rounded
+    nodes = list(proto.graph.node)
+    pair = [
+        onnx.helper.make_node("QuantizeLinear", [raw, "step", "zero"], ["codes"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "step", "zero"], [rounded]),
+    ]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*nodes[:position], *pair, *nodes[position:]])
+    return proto
+
+
+def codes(effects: Effects, proto: onnx.ModelProto, feeds: Feeds) -> np.ndarray:
+    """The coded outputs of a model on every sample, run one at a time without the runtime's optimisations."""
+    rows = [outputs_of(proto, feeds.batch([i]), optimize=False) for i in range(len(feeds))]
+    return np.concatenate([effects.divergence.encode(list(row.values()), 1) for row in rows])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_effects_are_those_of_a_full_run(case: Case) -> None:
+    model, feeds = prepared(case.proto), case.feeds
+    tries = perturbations(model, feeds)
+    ticks: list[int] = []
+    effects = measure_effects(model, feeds, tries, tick=ticks.append)
+    assert effects.weights.keys() == tries.weights.keys()
+    assert effects.activations.keys() == tries.activations.keys()
+    assert sum(ticks) == tries.count
+    reference = codes(effects, model.proto, feeds)
+    np.testing.assert_allclose(effects.reference, reference, atol=1e-4)
+    for key, change in effects.weights.items():
+        expected = codes(effects, with_weight(model, key[0], tries.weights[key]), feeds) - reference
+        np.testing.assert_allclose(change, expected, atol=2e-4, err_msg=str(key))
+    for tensor, change in effects.activations.items():
+        params = effects.params[tensor]
+        expected = codes(effects, with_rounded(model, tensor, params), feeds) - reference
+        close = np.isclose(change, expected, atol=2e-4)
+        assert close.mean() > 0.97, tensor  # a value on the border between two steps may fall to either side
+        assert np.abs(change - expected).max() < 0.2, tensor
+
+
+def test_batches_change_nothing() -> None:
+    proto = residual_cnn()
+    model, feeds = prepared(proto), feeds_for(proto, 7)
+    tries = perturbations(model, feeds)
+    one, many = (measure_effects(model, feeds, tries, batch=size) for size in (1, 4))
+    for key in tries.weights:
+        np.testing.assert_allclose(one.weights[key], many.weights[key], atol=1e-4)
+
+
+def test_the_better_of_two_ranges_is_kept() -> None:
+    proto = residual_cnn()
+    model, feeds = prepared(proto), feeds_for(proto)
+    bad, good = params_for(-100.0, 100.0), params_for(0.0, 3.0)
+    effects = measure_effects(model, feeds, Perturbations({}, {"a": [bad, good]}))
+    assert effects.params["a"] == good
+    alone = measure_effects(model, feeds, Perturbations({}, {"a": [good]}))
+    assert effects.of_activation("a") == pytest.approx(alone.of_activation("a"), rel=1e-3)
+
+
+def test_effects_add_up_in_a_linear_model() -> None:
+    """In parallel branches of a linear model the change of two weights is the sum of the single changes."""
+    proto = graph(
+        "a = MatMul (x, w0)  b = MatMul (x, w1)  y = Add (a, b)",
+        "float[N, 16] x",
+        "float[N, 6] y",
+        "float[16, 6] w0, float[16, 6] w1",
+    )
+    model, feeds = prepared(proto), feeds_for(proto, 6)
+    tries = perturbations(model, feeds)
+    effects = measure_effects(model, feeds, Perturbations(tries.weights, {}))
+    one, two = (key for key in tries.weights if key[1].startswith("int4"))
+    both = with_weight(model, one[0], tries.weights[one])
+    changed = next(t for t in both.graph.initializer if t.name == "replaced")
+    changed.name = "first"
+    next(n for n in both.graph.node if "replaced" in n.input).input[1] = "first"
+    other = next(n for n in both.graph.node if n.name == two[0])
+    stored = model.region(two[0]).params.stored(tries.weights[two].dequantize())
+    both.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(stored), "second"))
+    other.input[1] = "second"
+    expected = codes(effects, both, feeds) - effects.reference
+    np.testing.assert_allclose(effects.weights[one] + effects.weights[two], expected, atol=1e-4)
+
+
+def test_an_exact_weight_has_no_effect() -> None:
+    """Weights that lie on the grid."""
+    proto = graph("y = MatMul (x, w)", "float[N, 8] x", "float[N, 4] y", "float[8, 4] w")
+    values = np.tile(np.array([-127, 64, 127, 1], np.float32), (8, 1)) / 127
+    values[0] = 1.0
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    model, feeds = prepared(proto), feeds_for(proto)
+    effects = measure_effects(model, feeds, Perturbations(perturbations(model, feeds).weights, {}))
+    key = next(k for k in effects.weights if k[1] == "int8_channel")
+    assert effects.of_weight(key) < 1e-10
