@@ -26,6 +26,7 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.target.load import available_targets
 from onnxmpq.validate import Validation
+from onnxmpq.weights import TECHNIQUES
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
 app = typer.Typer(
@@ -44,6 +45,7 @@ Calib = Annotated[
 ]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="how pictures, text or audio become inputs")]
 Target = Annotated[str, typer.Option("--target", help="a name from `onnxmpq targets`, or a .toml file")]
+Provider = Annotated[str | None, typer.Option(help="onnxruntime execution provider instead of the target's")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of the runtime while measuring")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
@@ -84,6 +86,7 @@ def convert(
     calib: Calib = None,
     recipe: Recipe = None,
     target: Target = "cpu",
+    provider: Provider = None,
     threads: Threads = 1,
     samples: Annotated[int, typer.Option(min=1, help="at most so many calibration samples")] = pipeline.DEFAULT_SAMPLES,
     exclude: Annotated[list[str] | None, typer.Option(help="node name, glob or /regex/ to leave in float32")] = None,
@@ -94,6 +97,9 @@ def convert(
         Path | None, typer.Option(help="costs measured by `onnxmpq profile`, instead of measuring here")
     ] = None,
     energy: Annotated[str | None, typer.Option(help="3mJ or 50% of the original, on targets with energies")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help=f"switch off: {', '.join(TECHNIQUES)}; may be repeated")
+    ] = None,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     as_json: JsonOut = False,
@@ -113,11 +119,13 @@ def convert(
         calibration=calib,
         recipe=recipe,
         target=target,
+        provider=provider,
         threads=threads,
         samples=samples,
         output=destination,
         exclude=exclude or (),
         outputs=_parse_kinds(output_kind or []),
+        without=without or (),
         seed=seed,
         progress=_Drawn(quiet),
     )
@@ -152,7 +160,7 @@ def profile(
     calib: Calib = None,
     recipe: Recipe = None,
     target: Target = "cpu",
-    provider: Annotated[str | None, typer.Option(help="execution provider instead of the target's")] = None,
+    provider: Provider = None,
     threads: Threads = 1,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     quiet: Quiet = False,

@@ -57,12 +57,13 @@ class Walk:
         end = stop + 1 if self.cutter.position(tensor) == stop else stop
         live = self.cutter.live(stop)
         part = self.cutter.segment(self._start, end, list(dict.fromkeys((*live, tensor))))
-        first = self._run(part, self._open(part), self._given(0))
+        session = self._open(part)
+        first = self._run(part, session, self._given(0))
         held = sum(first[t].nbytes for t in live) * len(self.feeds)
         keep = held <= self.limit_bytes
         if not keep:
             part = self.cutter.segment(self._start, end, [tensor])
-        session = self._open(part)
+            session = self._open(part)
         for number in range(len(self.feeds)):
             values = first if number == 0 else self._run(part, session, self._given(number))
             if keep:
