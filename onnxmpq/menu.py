@@ -11,9 +11,10 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import Supports
 from onnxmpq.errors import UsageError
 from onnxmpq.model import Model, Region, RegionKind
-from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme
+from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 
+ACTIVATION_BITS = 8  # what calibration and the rewriter can do; schemes with other widths are not planned yet
 Menu = dict[str, tuple[Scheme, ...]]
 Reasons = dict[str, str]  # region -> why it has nothing but float32
 
@@ -40,7 +41,8 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
     if region.kind is RegionKind.FLOAT:
         return []
     menu = target.menu if region.layer is not None else target.activation_menu
-    return [SCHEMES[name] for name in menu.get(region.op_type, ()) if name != FP32]
+    listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
+    return [s for s in listed if s.activation_bits == ACTIVATION_BITS or s.reads is Format.FLOAT]
 
 
 def matching_regions(model: Model, patterns: Iterable[str]) -> frozenset[str]:

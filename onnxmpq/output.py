@@ -51,7 +51,7 @@ def write_model(path: Path, proto: onnx.ModelProto) -> None:
 
 def serialize(proto: onnx.ModelProto) -> bytes:
     """The bytes of a model file, the same for the same graph."""
-    return proto.SerializeToString(deterministic=True)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _write(path: Path, content: bytes) -> None:

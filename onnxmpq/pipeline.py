@@ -23,7 +23,7 @@ from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.size import base_bytes, region_bytes
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
-from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError, TargetError
+from onnxmpq.errors import ModelError, NothingToQuantizeError, PlanError, TargetError, UsageError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, Reasons, candidates, proven, worthwhile
@@ -34,8 +34,8 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe, tensor_shapes
 from onnxmpq.report import Report, build_plan, build_report
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import CPU, SessionSettings, input_specs, open_session, run
-from onnxmpq.schemes import SCHEMES, Format, Scheme
+from onnxmpq.runtime import CPU, SessionSettings, input_specs, open_session, require_provider, run
+from onnxmpq.schemes import SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.target.load import load_target
@@ -62,7 +62,7 @@ DEFAULT_SAMPLES = 64
 HELD_OUT_SHARE = 0.25
 DECIDING_SHARE = 0.25  # of the calibration samples
 FEWEST_DECIDING = 2
-EFFECT_SECONDS = 90.0  # what one-at-a-time effects may take, before samples are saved
+EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are saved
 FEWEST_EFFECT_SAMPLES = 8
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 Weights = dict[tuple[str, str], QuantizedWeight]
@@ -110,6 +110,7 @@ def convert(
     calibration: Any = None,
     recipe: str | None = None,
     target: str = "cpu",
+    provider: str | None = None,
     threads: int = 1,
     samples: int = DEFAULT_SAMPLES,
     output: str | Path | None = None,
@@ -126,6 +127,7 @@ def convert(
     latency: "5ms", "60%" of the original, or "fastest"; size: "3MB", "25%" or "smallest". Without any budget the
     fastest plan is made. calibration: path, `module:function`, arrays by input name, an iterable of feeds or an
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
+    provider: execution provider to measure on, instead of the target's own.
     cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. without: names
@@ -139,6 +141,7 @@ def convert(
         budgets = Budgets(fastest=True)
         progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
     device = load_target(target)
+    require_provider(provider or device.provider or CPU)
     if budgets.energy:
         device.require_energy()
     if device.dialect not in DIALECTS:
@@ -156,7 +159,7 @@ def convert(
 
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
-    settings = SessionSettings(threads=threads, provider=device.provider or CPU)
+    settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
@@ -544,7 +547,7 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
     assignment: dict[str, Scheme] = {}
     weights: Weights = {}
     for name, scheme_name in plan.schemes.items():
-        region, scheme = regions.get(name), SCHEMES.get(scheme_name)
+        region, scheme = regions.get(name), _known_scheme(scheme_name)
         if region is None:
             raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")
         if scheme is None:
@@ -563,6 +566,13 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
         return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
     except KeyError as error:
         raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
+
+
+def _known_scheme(name: str) -> Scheme | None:
+    try:
+        return scheme_named(name)
+    except UsageError:
+        return None
 
 
 def plan_path(output: Path) -> Path:

@@ -22,7 +22,7 @@ from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.ranges import QuantParams
 from onnxmpq.runtime import describe_runtime
-from onnxmpq.schemes import SCHEMES, Scheme
+from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
 from onnxmpq.target.types import Target
 from onnxmpq.validate import Validation
@@ -264,7 +264,7 @@ def _coverage(coverage: Coverage) -> Table:
             str(coverage.layers[scheme]),
             str(coverage.before[scheme]),
             str(coverage.after[scheme]),
-            SCHEMES[scheme].summary,
+            scheme_named(scheme).summary,
         )
     return table
 

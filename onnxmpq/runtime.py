@@ -50,16 +50,21 @@ class SessionSettings:
     optimized_path: str | None = None
 
 
+def require_provider(name: str) -> None:
+    """Raises TargetError where this onnxruntime has no such execution provider."""
+    if name not in ort.get_available_providers():
+        raise TargetError(
+            f"execution provider {name!r} is not in this onnxruntime; available: "
+            f"{', '.join(ort.get_available_providers())}. Install the onnxruntime package that has it"
+        )
+
+
 def open_session(
     model: onnx.ModelProto | bytes | str | Path, settings: SessionSettings | None = None
 ) -> ort.InferenceSession:
     """A session on a model. Raises ModelError with the runtime's own first line, TargetError for the provider."""
     settings = settings or SessionSettings()
-    if settings.provider not in ort.get_available_providers():
-        raise TargetError(
-            f"execution provider {settings.provider!r} is not in this onnxruntime; available: "
-            f"{', '.join(ort.get_available_providers())}. Install the onnxruntime package that has it"
-        )
+    require_provider(settings.provider)
     options = ort.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1

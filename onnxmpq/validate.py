@@ -139,7 +139,7 @@ def _quality(
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:
-        rest = sum(float(np.square(a - b).sum()) for a, b in zip(before, plain, strict=True))
+        rest = sum(float(np.square(np.subtract(a, b)).sum()) for a, b in zip(before, plain, strict=True))
         unfused = _decibel(signal, rest)
     return OutputQuality(
         name,

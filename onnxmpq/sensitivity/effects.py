@@ -251,7 +251,7 @@ class _Route:
         """Every output (of the graph, or live at the checkpoint) that the perturbation reaches."""
         made = {tensor: instead}
         if middle is not None:
-            made |= _run_part(middle, self.middle, given | made)
+            made |= _run_part(middle, self.middle, {**given, **made})
         if self.session is not None:
             made |= _run_part(self.session, self.suffix, {**given, **made})
         return made

@@ -1,0 +1,118 @@
+"""The README's table: fp32, onnxruntime static int8 and onnxmpq on every zoo model, timed in one run.
+
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] [--limit 400] [--out results.json]
+
+Per model: onnxruntime's static int8 (64 calibration samples), then `onnxmpq.convert` with 85 calibration samples (64
+for calibration, 21 held out) once at static int8's latency (fp32's where that is lower) and once `fastest`. All four
+models are then timed interleaved in one process, one thread, on one input; metric and SQNR are taken on test samples
+that calibration never saw. Also prints wall time and peak memory of each conversion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import onnxmpq
+from benchmarks.zoo import arrays, session, sqnr_db, static_int8, zoo
+from onnxmpq.cost.measure import Effort, interleaved_s
+from onnxmpq.errors import OnnxmpqError
+
+CALIBRATION, HELD_OUT = 64, 21
+LONG = Effort(seconds=8.0, runs=40, rounds=10)
+
+
+def run_model(name: str, limit: int) -> list[dict[str, Any]]:
+    """Rows of one model."""
+    entry = zoo().load(name)
+    samples = arrays(entry, "calib", CALIBRATION + HELD_OUT)
+    test = arrays(entry, "test", 50)
+    folder = Path(tempfile.mkdtemp())
+    static = static_int8(entry, {n: a[:CALIBRATION] for n, a in samples.items()}, folder / "static.onnx")
+    models: dict[str, Path] = {"fp32": entry.model, "onnxruntime static int8": static}
+    first = {n: a[:1] for n, a in samples.items()}
+    before = [float(np.median(t)) for t in interleaved_s([session(m) for m in models.values()], first, Effort(4.0))]
+    budget_ms = min(before) * 1e3
+    costs: dict[str, tuple[float, str]] = {}
+    for label, latency in ((f"onnxmpq --latency {budget_ms:.3g}ms", f"{budget_ms}ms"), ("onnxmpq fastest", "fastest")):
+        start, output = time.perf_counter(), folder / f"{len(models)}.onnx"
+        try:
+            result = onnxmpq.convert(entry.model, latency=latency, calibration=samples, output=output)
+        except OnnxmpqError as error:
+            print(f"{name}: {label}: {error}", file=sys.stderr)
+            continue
+        costs[label] = (time.perf_counter() - start, str(result.report.coverage.layers))
+        models[label] = output
+    sessions = {label: session(m) for label, m in models.items()}
+    times = interleaved_s(list(sessions.values()), first, LONG)
+    rows = []
+    for (label, path), seconds in zip(models.items(), times, strict=True):
+        rows.append(
+            {
+                "model": name,
+                "what": label,
+                "ms": float(np.median(seconds)) * 1e3,
+                "min_ms": float(seconds.min()) * 1e3,
+                "vs_static": float(np.median(times[1] / seconds)),
+                "mb": path.stat().st_size / 1e6,
+                "metric_name": entry.meta["metric"],
+                "metric": entry.score(lambda f, s=sessions[label]: s.run(None, f), limit),
+                "sqnr_db": None if label == "fp32" else sqnr_db(sessions["fp32"], sessions[label], test),
+                "convert_s": costs.get(label, (None, ""))[0],
+                "layers": costs.get(label, (None, ""))[1],
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table of the README."""
+    lines = ["| model | | ms | vs static int8 | MB | metric | SQNR dB |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        sqnr = "" if r["sqnr_db"] is None else f"{r['sqnr_db']:.1f}"
+        lines.append(
+            f"| {r['model']} | {r['what']} | {r['ms']:.3f} | {r['vs_static']:.2f}x | {r['mb']:.2f} "
+            f"| {r['metric']:.4f} | {sqnr} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--limit", type=int, default=400)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:  # a process of its own per model, so that peak memory is the model's
+        rows = run_model(options.models[0], options.limit)
+        print(json.dumps({"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        return
+    rows = []
+    for name in options.models or zoo().names():
+        command = [sys.executable, "-m", "benchmarks.zoo_table", name, "--limit", str(options.limit), "--one"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name}: failed\n{done.stderr[-2000:]}", file=sys.stderr)
+            continue
+        sys.stderr.write(done.stderr)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        rows += answer["rows"]
+        seconds = [f"{r['convert_s']:.0f} s" for r in answer["rows"] if r["convert_s"]]
+        print(f"{name}: conversions {', '.join(seconds)}; peak memory {answer['peak_mb']:.0f} MB", file=sys.stderr)
+        print(markdown(answer["rows"]), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
