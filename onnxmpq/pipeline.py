@@ -66,6 +66,7 @@ EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are
 FEWEST_EFFECT_SAMPLES = 8
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 Weights = dict[tuple[str, str], QuantizedWeight]
+RoundedWeights = Mapping[tuple[str, str], QuantizedWeight]
 
 
 @dataclass(frozen=True)
@@ -419,7 +420,7 @@ def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]
     return kept
 
 
-def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: Weights) -> Problem:
+def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:
     """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
     harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
     options: dict[str, tuple[Option, ...]] = {}

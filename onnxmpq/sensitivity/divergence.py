@@ -65,7 +65,7 @@ class OutputView:
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
         if self.kind == "values":
-            return np.square(change.astype(np.float64)).sum(axis=1) / self.elements
+            return np.asarray(np.square(change.astype(np.float64)).sum(axis=1) / self.elements)
         before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
         after = before + change.reshape(before.shape)
         log_p, log_q = log_softmax(before, axis=-1), log_softmax(after, axis=-1)

@@ -30,7 +30,9 @@ class Cutter:
         self.index = GraphIndex(proto)
         inferred = onnx.shape_inference.infer_shapes(proto).graph
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
-        self.infos = {v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)}
+        self.infos: dict[str, onnx.ValueInfoProto] = {
+            v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)
+        }
 
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
