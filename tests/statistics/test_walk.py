@@ -1,0 +1,43 @@
+"""Walking a model in stretches gives the values that a run of the whole model gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxmpq.ranges import with_outputs
+from onnxmpq.statistics.walk import Walk
+from tests.graphs import feeds_for, outputs_of, prepared, residual_cnn
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 2**30], ids=["nothing_kept", "everything_kept"])
+def test_inputs_and_outputs_of_every_layer(limit_bytes: int) -> None:
+    model = prepared(residual_cnn())
+    feeds = feeds_for(model.proto)
+    walk = Walk(model.proto, feeds, limit_bytes=limit_bytes)
+    for region in model.layers:
+        node = walk.nodes[region.nodes[0]]
+        for tensor, values in (
+            (node.input[0], walk.inputs_of(node.name)),
+            (node.output[0], walk.outputs_of(node.name)),
+        ):
+            for number, value in enumerate(values):
+                inputs = feeds.batch([number])
+                whole = inputs.get(tensor)
+                if whole is None:
+                    whole = outputs_of(with_outputs(model.proto, [tensor]), inputs)[tensor]
+                np.testing.assert_allclose(value, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_changed_constant_reaches_later_stops_only() -> None:
+    model = prepared(residual_cnn())
+    walk = Walk(model.proto, feeds_for(model.proto))
+    first, *_, last = model.layers
+    before = [v.copy() for v in walk.inputs_of(first.nodes[0])]
+    weight = np.zeros(first.params.weight_shape, np.float32)
+    walk.set_constant(first.params.weight, weight)
+    changed = list(walk.inputs_of(last.nodes[0]))
+    fresh = list(Walk(model.proto, feeds_for(model.proto)).inputs_of(last.nodes[0]))
+    assert any(not np.allclose(a, b) for a, b in zip(changed, fresh, strict=True))
+    for again, kept in zip(walk.inputs_of(first.nodes[0]), before, strict=True):
+        np.testing.assert_array_equal(again, kept)
