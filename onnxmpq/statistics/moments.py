@@ -66,6 +66,15 @@ class MomentSum:
         if self._rows >= self.view.inputs:
             self._flush()
 
+    def merge(self, other: MomentSum) -> None:
+        """Add all that another sum of the same view has seen."""
+        self._flush()
+        other._flush()
+        self._products += other._products
+        self._cross += other._cross
+        self._sums += other._sums
+        self._total += other._total
+
     def result(self) -> Moments:
         self._flush()
         count = max(self._total, 1)

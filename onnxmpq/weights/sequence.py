@@ -22,12 +22,16 @@ from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
 from onnxmpq.statistics.walk import Walk
+from onnxmpq.weights.shrink import shrunk, trust
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
 from onnxmpq.weights.techniques import Techniques
 
 Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
 """(model, weight by region) -> the mixed-precision graph of the plan."""
 Tick = Callable[[int], None]
+
+CHECK_EVERY = 4
+"""Every fourth sample judges the correction for quantized inputs that the others ask for."""
 
 
 @dataclass(frozen=True)
@@ -130,16 +134,27 @@ class _Pass:
         return list(groups.values())
 
     def moments(self, group: Sequence[str]) -> dict[str, Moments]:
-        """Crossed moments of layers that read the same tensor, by region."""
+        """Crossed moments of layers that read the same tensor, by region; `cross` as far as it can be believed."""
         views = {r: view for r in group if (view := self.view(r)) is not None}
         limit = rows_per_sample(self.samples)
-        sums = {view: MomentSum(view, limit, crossed=True) for view in views.values()}
+        parts = {v: [MomentSum(v, limit, crossed=True) for _ in range(2)] for v in views.values()}
         first = self.head(group[0])
-        for values, fp32 in zip(self.quantized.inputs_of(first), self.fp32.inputs_of(first), strict=True):
-            for added in sums.values():
-                added.add(values, fp32)
-        found = {view: added.result() for view, added in sums.items()}
-        return {r: found[view] for r, view in views.items()}
+        both = zip(self.quantized.inputs_of(first), self.fp32.inputs_of(first), strict=True)
+        for number, (values, fp32) in enumerate(both):
+            for sums in parts.values():
+                sums[number % CHECK_EVERY == CHECK_EVERY - 1].add(values, fp32)
+        return {r: self._believable(r, parts[view]) for r, view in views.items()}
+
+    def _believable(self, region: str, sums: list[MomentSum]) -> Moments:
+        """All samples together, `cross` shrunk by what the second part of them makes of the first part's."""
+        together = MomentSum(sums[0].view, 1, crossed=True)
+        for part in sums:
+            together.merge(part)
+        moments = together.result()
+        if self.samples < CHECK_EVERY:
+            return moments
+        share = trust(self.model.weight(self.regions[region]), sums[0].result(), sums[1].result())
+        return replace(moments, cross=shrunk(moments, share))
 
 
 def _round_again(walk: _Pass) -> Compensated:
