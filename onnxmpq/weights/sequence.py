@@ -143,18 +143,20 @@ class _Pass:
         for number, (values, fp32) in enumerate(both):
             for sums in parts.values():
                 sums[number % CHECK_EVERY == CHECK_EVERY - 1].add(values, fp32)
-        return {r: self._believable(r, parts[view]) for r, view in views.items()}
+        found: dict[str, Moments] = {}
+        for view, (first_part, second_part) in parts.items():
+            found |= self._believable([r for r in views if views[r] == view], first_part, second_part)
+        return found
 
-    def _believable(self, region: str, sums: list[MomentSum]) -> Moments:
-        """All samples together, `cross` shrunk by what the second part of them makes of the first part's."""
-        together = MomentSum(sums[0].view, 1, crossed=True)
-        for part in sums:
-            together.merge(part)
-        moments = together.result()
+    def _believable(self, regions: Sequence[str], fitting: MomentSum, checking: MomentSum) -> dict[str, Moments]:
+        """Moments of all samples, `cross` shrunk by what the second part of them makes of the first part's."""
+        fitted, checked = fitting.result(), checking.result()
+        fitting.merge(checking)
+        together = fitting.result()
         if self.samples < CHECK_EVERY:
-            return moments
-        share = trust(self.model.weight(self.regions[region]), sums[0].result(), sums[1].result())
-        return replace(moments, cross=shrunk(moments, share))
+            return dict.fromkeys(regions, together)
+        shares = {r: trust(self.model.weight(self.regions[r]), fitted, checked) for r in regions}
+        return {r: replace(together, cross=shrunk(together, share)) for r, share in shares.items()}
 
 
 def _round_again(walk: _Pass) -> Compensated:
