@@ -154,7 +154,7 @@ def convert(
     check_prepared(model, prepared, data.calibration)
     dialect = DIALECTS[device.dialect]
     menu, reasons = candidates(prepared, device, dialect.supports, exclude)
-    if budgets.size and not (budgets.latency or budgets.fastest or budgets.energy):
+    if (budgets.size or budgets.smallest) and not (budgets.latency or budgets.fastest or budgets.energy):
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     require_candidates(prepared, menu)
 
@@ -217,8 +217,8 @@ def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
             continue
         if not np.isfinite(before).all():
             raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
-        reach = float(np.abs(before).max()) or 1.0
-        if float(np.abs(np.subtract(before, after)).max()) > 1e-3 * reach:
+        reach = float(np.abs(before).max(initial=0.0)) or 1.0
+        if float(np.abs(np.subtract(before, after)).max(initial=0.0)) > 1e-3 * reach:
             raise ModelError(f"folding or raising the opset changed output {name!r}; please report this model")
 
 
@@ -458,6 +458,9 @@ def compensate_plan(
         found = compensate(
             bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
         )
+    limit = outcome.size_limit_bytes
+    if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
+        found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
     losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
     progress.say(f"divergence on {len(deciding)} samples that rounding has not seen: {losses}")
     return found

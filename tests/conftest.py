@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,7 @@ from onnxmpq.cost.measure import Effort
 settings.register_profile("onnxmpq", deadline=None)  # the machines that run this are shared: no timed examples
 settings.load_profile("onnxmpq")
 
+SAMPLES = Path(__file__).parent.parent / "samples"
 QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 

@@ -35,6 +35,7 @@ class OutputView:
 
     kind: "logits" and "probabilities" (log-probabilities are coded) compare by KL over the last axis, "values" by
     mean squared error relative to each channel's variance. rows: which rows of a logits output are kept.
+    width: 0 for outputs whose shape depends on the data (lists of detections): they cannot be compared by position.
     scale: "values": 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
     """
 
@@ -50,6 +51,8 @@ class OutputView:
 
     def encode(self, output: NDArray[np.float32], samples: int) -> Code:
         """Output of a run of `samples` samples -> float32 [samples, width]."""
+        if not self.width:
+            return np.zeros((samples, 0), np.float32)
         if self.kind != "values":
             scores = output.reshape(samples, -1, self.classes)[:, self.rows]
             if self.kind == "probabilities":
@@ -108,7 +111,7 @@ class Divergence:
 def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32]) -> OutputKind:
     """What an output is, from the graph behind it and one run: probabilities, logits, or plain values."""
     last = sample.shape[-1] if sample.ndim else 1
-    if sample.ndim < 2 or last < 2:
+    if sample.ndim < 2 or last < 2 or not sample.size:
         return "values"
     if sample.min() >= 0 and np.allclose(sample.sum(axis=-1), 1.0, atol=1e-3):
         return "probabilities"
@@ -136,6 +139,8 @@ def make_view(
     generator = np.random.default_rng(seed)
     first = samples[0]
     elements = int(first.size)
+    if not elements or any(s.shape != first.shape for s in samples):
+        return OutputView(name, "values", 0, np.zeros(0, np.int64), width=0, elements=1)
     if kind != "values":
         classes = first.shape[-1]
         rows = elements // classes

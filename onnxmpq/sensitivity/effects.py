@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
+from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import QuantParams, with_outputs
@@ -79,6 +80,11 @@ def make_divergence(
         samples = [np.asarray(s[position], dtype=np.float32) for s in singles]
         kind = kinds.get(name) or guess_kind(model.proto, name, samples[0])
         views.append(make_view(name, kind, samples, limit, seed))
+    if not any(v.width for v in views):
+        raise ModelError(
+            "no output has the same shape for all samples, so there is nothing to compare; cut the model before the "
+            "nodes that select results, such as NonMaxSuppression"
+        )
     return Divergence(tuple(views)), singles
 
 

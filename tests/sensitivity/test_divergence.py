@@ -130,6 +130,14 @@ def test_several_outputs_add_and_samples_are_kept_apart(seed: int, count: int) -
     assert found[0] > 0 and np.allclose(found[1:], 0.0, atol=1e-9)
 
 
+def test_lists_of_detections_are_left_out() -> None:
+    generator = np.random.default_rng(0)
+    samples = [generator.standard_normal((count, 4)).astype(np.float32) for count in (2, 0, 3)]
+    view = make_view("boxes", "values", samples, 1000, 0)
+    assert [view.encode(s, 1).shape for s in samples] == [(1, 0)] * 3
+    assert view.divergence(np.zeros((3, 0), np.float32), np.zeros((3, 0), np.float32)).tolist() == [0.0] * 3
+
+
 @dataclass(frozen=True)
 class Guess:
     """A model and the kinds of its outputs."""

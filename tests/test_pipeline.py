@@ -1,0 +1,285 @@
+"""Conversions end to end: models of every make, and what comes back from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq.errors import ModelError, NothingToQuantizeError, UsageError
+from onnxmpq.output import serialize
+from onnxmpq.pipeline import Result
+from onnxmpq.progress import Progress
+from tests.conftest import QUICK, SAMPLES
+from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for, token_model
+from tests.tables import int8_pays
+
+FAST = ("gptq", "bias-correction")  # rounding to nearest: what is tested here is everything around it
+DIGITS: Any = {"calibration": SAMPLES / "digits_calib.npz", "samples": 12, "effort": QUICK, "without": FAST}
+
+
+def with_integer_output() -> onnx.ModelProto:
+    return graph(
+        "y = MatMul (x, w)  z = Tanh (y)  best = ArgMax <axis = 1> (z)",
+        "float[N, 32] x",
+        "float[N, 32] z, int64[N, 1] best",
+        "float[32, 32] w",
+    )
+
+
+def with_branches() -> onnx.ModelProto:
+    return graph(
+        """a = MatMul (x, w)
+           total = ReduceSum <keepdims = 0> (a)
+           flag = Greater (total, zero)
+           b = If (flag) <
+               then_branch = t () => (float[N, 32] u) { u = Relu (a) },
+               else_branch = e () => (float[N, 32] v) { v = Add (a, a) }
+           >
+           y = MatMul (b, w2)""",
+        "float[N, 32] x",
+        "float[N, 8] y",
+        "float[32, 32] w, float[32, 8] w2, float zero = {0.0}",
+    )
+
+
+def with_empty_output() -> onnx.ModelProto:
+    """What a detector does that finds nothing: an output whose length depends on the data, and may be 0."""
+    return graph(
+        """y = MatMul (x, w)
+           hits = Greater (y, limit)
+           rows = NonZero (hits)
+           turned = Transpose (rows)
+           found = GatherND (y, turned)""",
+        "float[1, 32] x",
+        "float[1, 8] y, float[K] found",
+        "float[32, 8] w, float limit = {2.5}",
+    )
+
+
+def half_quantized() -> onnx.ModelProto:
+    return graph(
+        """q = QuantizeLinear (x, s, z)
+           d = DequantizeLinear (q, s, z)
+           a = MatMul (d, w0)
+           b = Tanh (a)
+           y = MatMul (b, w1)""",
+        "float[N, 32] x",
+        "float[N, 16] y",
+        "float[32, 32] w0, float[32, 16] w1, float s = {0.02}, uint8 z = {128}",
+    )
+
+
+def fixed_batch() -> onnx.ModelProto:
+    return graph(
+        "c = Conv <kernel_shape = [3, 3]> (x, w)  y = Relu (c)",
+        "float[1, 16, 6, 6] x",
+        "float[1, 16, 4, 4] y",
+        "float[16, 16, 3, 3] w",
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to convert by a table that favours int8. layers: how many must become int8."""
+
+    id: str
+    proto: onnx.ModelProto = field(repr=False)
+    layers: int
+    samples: int = 16
+
+
+CASES = [
+    Case("residual network", residual_cnn(), 4),
+    Case("old opset", conv_relu(9), 1),
+    Case("int64 tokens, several inputs and outputs, dynamic axes", token_model(), 2),
+    Case("integer output", with_integer_output(), 1),
+    Case("branches", with_branches(), 2),
+    Case("output that may be empty", with_empty_output(), 1),
+    Case("half quantized already", half_quantized(), 1),
+    Case("fixed batch", fixed_batch(), 1),
+    Case("two samples", residual_cnn(), 4, samples=2),
+]
+
+
+def convert(case: Case, folder: Path, **options: object) -> Result:
+    table = int8_pays(case.proto, folder)
+    chosen = {"latency": "fastest", "cost_table": table, "effort": QUICK, "without": FAST, **options}
+    return onnxmpq.convert(case.proto, calibration=samples_for(case.proto, case.samples), **chosen)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_make_of_model(case: Case, tmp_path: Path) -> None:
+    before = serialize(case.proto)
+    result = convert(case, tmp_path, output=tmp_path / "out.onnx")
+    assert serialize(case.proto) == before, "the given model was changed"
+    onnx.checker.check_model(result.model, full_check=True)
+    int8 = [r for r in result.plan.layers if r.scheme in ("int8", "w4a8") and r.size_bytes is not None]
+    assert len(int8) == case.layers
+    assert (tmp_path / "out.onnx").read_bytes() == serialize(result.model)
+    applied = onnxmpq.apply(case.proto, tmp_path / "out.plan.json")
+    assert serialize(applied) == serialize(result.model)
+    names = [o.name for o in case.proto.graph.output]
+    floats = [o.name for o in case.proto.graph.output if o.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    assert [o.name for o in result.report.validation.outputs] == [n for n in floats if n != "found"]
+    inputs = {n: v[:1] for n, v in samples_for(case.proto).items()}
+    assert list(outputs_of(result.model, inputs)) == names  # in a default session
+
+
+def test_quality_is_that_of_the_written_model(tmp_path: Path) -> None:
+    case = CASES[0]
+    result = convert(case, tmp_path)
+    x = samples_for(case.proto, 64, seed=9)
+    reference, found = (outputs_of(m, x)["y"] for m in (case.proto, result.model))
+    noise = 10 * np.log10(np.square(reference).sum() / np.square(reference - found).sum())
+    [quality] = result.report.validation.outputs
+    assert noise == pytest.approx(quality.sqnr_db, abs=12)  # 4 samples against 64
+    assert noise > 20
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    one, two = (convert(CASES[0], tmp_path, seed=3) for _ in range(2))
+    assert serialize(one.model) == serialize(two.model)
+    assert one.plan.activations == two.plan.activations
+
+
+def test_external_data(tmp_path: Path) -> None:
+    """The original's size counts its external data, so a relative budget is of all of it."""
+    path = tmp_path / "model.onnx"
+    onnx.save_model(residual_cnn(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    calibration = samples_for(residual_cnn(), 8)
+    result = onnxmpq.convert(
+        path, size="60%", calibration=calibration, effort=QUICK, without=FAST, output=tmp_path / "out.onnx"
+    )
+    assert {n: (tmp_path / n).read_bytes() for n in before} == before
+    assert result.report.result_bytes <= 0.6 * sum(map(len, before.values()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "out.onnx", "out.plan.json", "weights.bin"]
+
+
+@pytest.mark.parametrize("budget", ["40%", "smallest"])
+def test_size_budget_is_of_the_file(budget: str, tmp_path: Path) -> None:
+    sample = SAMPLES / "digits_cnn.onnx"
+    calibration = SAMPLES / "digits_calib.npz"
+    output = tmp_path / "small.onnx"
+    result = onnxmpq.convert(
+        sample, size=budget, calibration=calibration, samples=12, effort=QUICK, output=output, without=FAST
+    )
+    assert output.stat().st_size == result.report.result_bytes <= 0.4 * sample.stat().st_size
+    assert all(r.scheme in ("w4", "w8", "fp32") for r in result.plan.layers), "size alone leaves the arithmetic alone"
+
+
+@pytest.mark.parametrize("sample", ["digits_cnn", "digits_transformer"])
+def test_samples_get_faster(sample: str) -> None:
+    path = SAMPLES / f"{sample}.onnx"
+    before = path.read_bytes()
+    result = onnxmpq.convert(path, **DIGITS)
+    assert path.read_bytes() == before
+    assert "int8" in {r.scheme for r in result.plan.layers}
+    [logits] = result.report.validation.outputs
+    assert logits.kind == "logits" and logits.top1_agreement is not None
+    assert logits.top1_agreement >= 0.75 and logits.sqnr_db > 12
+    assert result.report.validation.held_out
+    assert result.plan.measured["latency_ms"] < result.plan.measured["original_latency_ms"]
+
+
+class Notes(Progress):
+    """Collects what the user is told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_made_up_inputs_are_announced() -> None:
+    notes = Notes()
+    result = onnxmpq.convert(conv_relu(), size="smallest", effort=QUICK, samples=8, progress=notes)
+    assert notes.warnings
+    assert result.report.synthetic
+
+
+def test_too_few_samples_are_announced(tmp_path: Path) -> None:
+    notes = Notes()
+    result = convert(CASES[-1], tmp_path, progress=notes)
+    assert any("validated on the same samples" in w for w in notes.warnings)
+    assert not result.report.validation.held_out
+
+
+def test_excluded_nodes_stay_float(tmp_path: Path) -> None:
+    case = CASES[0]
+    result = convert(case, tmp_path, exclude=["Conv_[03]", "/^Gem+_/"])
+    schemes = {r.node: r for r in result.plan.layers}
+    assert schemes["Conv_5"].scheme != "fp32"
+    for region in ("Conv_0", "Conv_3", "Gemm_10"):
+        assert (schemes[region].scheme, schemes[region].reason) == ("fp32", "excluded by the user")
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "conv_*", "/[/", "/zzz/"])
+def test_an_exclusion_that_matches_nothing_is_an_error(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--exclude"):
+        convert(CASES[0], tmp_path, exclude=[pattern])
+
+
+def test_original_names_can_be_excluded(tmp_path: Path) -> None:
+    """Also those of nodes that were folded away."""
+    sample = SAMPLES / "digits_cnn.onnx"
+    folded = next(n.name for n in onnx.load(sample).graph.node if n.op_type == "BatchNormalization")
+    result = onnxmpq.convert(
+        sample,
+        size="60%",
+        calibration=SAMPLES / "digits_calib.npz",
+        samples=8,
+        effort=QUICK,
+        exclude=[folded],
+        without=FAST,
+    )
+    [row] = [r for r in result.plan.layers if r.reason == "excluded by the user"]
+    assert folded in row.original
+
+
+def test_a_model_without_layers() -> None:
+    proto = graph("y = Relu (x)", "float[N, 8] x", "float[N, 8] y")
+    with pytest.raises(NothingToQuantizeError, match="none of the model's 0 layers"):
+        onnxmpq.convert(proto, calibration=samples_for(proto, 8), effort=QUICK)
+
+
+def test_a_model_that_computes_nan() -> None:
+    body = "a = MatMul (x, w)  b = Abs (a)  c = Neg (b)  y = Log (c)"
+    proto = graph(body, "float[N, 8] x", "float[N, 4] y", "float[8,4] w")
+    with pytest.raises(ModelError, match="NaN or infinity at output 'y'"):
+        onnxmpq.convert(proto, calibration=samples_for(proto, 8), effort=QUICK)
+
+
+def test_outputs_without_a_shape_of_their_own(tmp_path: Path) -> None:
+    proto = with_empty_output()
+    del proto.graph.output[0]
+    with pytest.raises(ModelError, match="no output has the same shape for all samples"):
+        convert(Case("detections", proto, 0), tmp_path)
+
+
+def test_a_converted_model_can_be_converted_again(tmp_path: Path) -> None:
+    """Its quantized layers are left alone; names do not clash."""
+    case = Case("tokens", token_model(), 0)
+    first = convert(case, tmp_path, exclude=["MatMul_9"]).model
+    result = convert(Case("again", first, 0), tmp_path, latency=None, cost_table=None, size="smallest")
+    onnx.checker.check_model(result.model, full_check=True)
+    assert set(result.plan.schemes) == {"MatMul_9"}
+
+
+def test_every_technique_together(tmp_path: Path) -> None:
+    case = Case("residual network", residual_cnn(), 4, samples=24)
+    result = convert(case, tmp_path, output=tmp_path / "out.onnx", without=())
+    applied = onnxmpq.apply(case.proto, tmp_path / "out.plan.json")
+    assert serialize(applied) == serialize(result.model)
+    assert result.plan.weights
