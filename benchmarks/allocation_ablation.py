@@ -64,9 +64,8 @@ def _names(plan: Plan) -> dict[str, str]:
     return {region: scheme.name for region, scheme in plan.items()}
 
 
-def row_of(name: str) -> list[float]:
+def row_of(ready: Profiled) -> list[float]:
     """Milliseconds as in COLUMNS, without the name."""
-    ready = profiled(name)
     problem = ready.problem()
     plans = [fastest(problem, method) for method in METHODS]
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = {}
     for name in models(options.models):
-        rows[name] = row_of(name)
+        rows[name] = row_of(profiled(name))
         print(*cells_of(name, rows[name]), sep=" | ", flush=True)
     if options.csv:
         with options.csv.open("w", newline="") as file:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.stages import machine, models, profiled, table_of
+from benchmarks.stages import Profiled, machine, models, profiled, table_of
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.sampler import random_plan
 
@@ -29,16 +28,14 @@ COLUMNS = ("model", "predicted_ms", "measured_ms", "fp32_ms", "profiling_s")
 Point = tuple[str, float, float, float, float]
 
 
-def points_of(name: str, plans: int) -> list[Point]:
+def points_of(ready: Profiled, plans: int) -> list[Point]:
     """One point per random plan, as in COLUMNS."""
-    start = time.perf_counter()
-    ready = profiled(name)
-    profiling_s, generator = time.perf_counter() - start, np.random.default_rng(SEED)
+    generator, fp32_ms = np.random.default_rng(SEED), ready.profiler.reference_s * 1e3
     points = []
     for _ in range(plans):
         plan = random_plan(ready.model, ready.menu, ready.layout, generator)
         predicted, measured = ready.table.predict_s(ready.model, plan), ready.measured_s([plan], EFFORT)[0]
-        points.append((name, predicted * 1e3, measured * 1e3, ready.profiler.reference_s * 1e3, profiling_s))
+        points.append((ready.name, predicted * 1e3, measured * 1e3, fp32_ms, ready.profiling_s))
     return points
 
 
@@ -111,7 +108,7 @@ def main() -> None:
         return
     rows = []
     for name in models(options.models):
-        points = points_of(name, options.plans)
+        points = points_of(profiled(name), options.plans)
         rows.append(row_of(name, points))
         print(" ".join(rows[-1]), flush=True)
         if options.csv:

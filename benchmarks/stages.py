@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -35,7 +36,10 @@ THREADS = 1
 
 @dataclass(frozen=True)
 class Profiled:
-    """A zoo model with its cost table on this machine. uniform: how many of the profiles are uniform plans."""
+    """A zoo model with its cost table on this machine.
+
+    uniform: how many of the profiles are uniform plans. profiling_s: what measuring and fitting took.
+    """
 
     name: str
     entry: Any
@@ -48,6 +52,7 @@ class Profiled:
     uniform: int
     layout: Roles
     table: CostTable
+    profiling_s: float
 
     def problem(self) -> Problem:
         """Allocation on this table, effects unknown (all zero)."""
@@ -82,12 +87,14 @@ def profiled(name: str, seed: int = 0) -> Profiled:
     menu, _ = candidates(model, device, dialect.supports)
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, dialect, progress)
+    start = time.perf_counter()
     profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
     layout = layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, _ = proven(model, menu, profiles)
     table = fit_table(model, profiles, uniform, {}, layout)
-    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, layout, table)
+    spent_s = time.perf_counter() - start
+    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, layout, table, spent_s)
 
 
 def models(wanted: Sequence[str]) -> list[str]:
