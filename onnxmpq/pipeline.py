@@ -548,12 +548,12 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
     if plan.dialect not in DIALECTS:
         raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
     dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
+    for name in (row.node for row in plan.layers if row.node not in regions):
+        raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")
     assignment: dict[str, Scheme] = {}
     weights: Weights = {}
     for name, scheme_name in plan.schemes.items():
-        region, scheme = regions.get(name), _known_scheme(scheme_name)
-        if region is None:
-            raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")
+        region, scheme = regions[name], _known_scheme(scheme_name)
         if scheme is None:
             raise PlanError(
                 f"layers: node {name!r} has unknown scheme {scheme_name!r}; use one of {', '.join(SCHEMES)}"

@@ -15,9 +15,11 @@ from typing import Any
 
 from onnxmpq.errors import PlanError
 from onnxmpq.ranges import QuantParams
+from onnxmpq.ranges.params import LEVELS
 from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/1"
+_SMALLEST_SCALE, _LARGEST_SCALE = 1e-37, 1e38  # within float32
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,46 @@ class Plan:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise PlanError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the plan again") from None
+        except RecursionError:
+            raise PlanError(f"{where}: nested too deeply for a plan; write the plan again") from None
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise PlanError(f"{where}: field schema is not {SCHEMA!r}; this is no plan of this version of onnxmpq")
         try:
-            data["layers"] = tuple(_region(entry) for entry in data["layers"])
-            data["activations"] = {t: QuantParams(**p) for t, p in data["activations"].items()}
+            data["layers"] = _regions(data["layers"])
+            data["activations"] = {t: _params(t, p) for t, p in data["activations"].items()}
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
             data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
-            return cls(**data)
-        except (KeyError, TypeError, AttributeError) as error:
+            plan = cls(**data)
+            for table in (plan.model, plan.budgets, plan.runtime, plan.prediction, plan.measured, plan.compensation):
+                if not isinstance(table, dict):
+                    raise TypeError(f"{table!r:.40} is no table")
+            for text_field in (plan.target, plan.dialect, plan.rounding, plan.output_sha256):
+                _text(text_field)
+            return plan
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanError(f"{where}: a field is missing, unknown or of the wrong type ({error})") from None
 
 
-def _region(entry: Mapping[str, Any]) -> PlannedRegion:
-    return PlannedRegion(**{**entry, "original": tuple(entry.get("original", ()))})
+def _regions(entries: Any) -> tuple[PlannedRegion, ...]:
+    rows = tuple(PlannedRegion(**{**entry, "original": tuple(entry.get("original", ()))}) for entry in entries)
+    seen: set[str] = set()
+    for row in rows:
+        for value in (row.node, row.op_type, row.scheme, row.reason, *row.original):
+            _text(value)
+        if row.node in seen:
+            raise ValueError(f"layers: node {row.node!r} stands there twice")
+        seen.add(row.node)
+    return rows
+
+
+def _params(tensor: str, entry: Mapping[str, Any]) -> QuantParams:
+    params = QuantParams(**entry)
+    scale, zero_point = params.scale, params.zero_point
+    if type(scale) not in (int, float) or not _SMALLEST_SCALE < scale < _LARGEST_SCALE:
+        raise ValueError(f"activations: {tensor!r}: scale {scale!r} is no positive float32")
+    if type(zero_point) is not int or not 0 <= zero_point <= LEVELS:
+        raise ValueError(f"activations: {tensor!r}: zero_point {zero_point!r} is not in 0..{LEVELS}")
+    return params
 
 
 def _packed(entry: Mapping[str, Any]) -> PackedWeight:

@@ -88,7 +88,10 @@ def restore_weight(
     """
     packed = stored.get(region.name)
     if packed is None or packed.format != weight_format.name:
-        return quantize_weight(model.weight(region), weight_format, method=method)
+        try:
+            return quantize_weight(model.weight(region), weight_format, method=method)
+        except ValueError as error:
+            raise PlanError(f"rounding: {error}; convert again instead of editing") from None
     shape = (region.params.out_channels, region.params.fan_in)
     return unpack(packed, weight_format, shape, f"weights: {region.name}")
 
