@@ -1,0 +1,121 @@
+"""What is offered where, before and after the runtime has proved it."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxmpq.cost.measure import Profile
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.errors import UsageError
+from onnxmpq.menu import candidates, matching_regions, proven, worthwhile
+from onnxmpq.model import Model, RegionKind
+from onnxmpq.schemes import SCHEMES, scheme_named
+from onnxmpq.target.load import load_target
+from tests.graphs import graph, prepared, residual_cnn, token_model
+
+CPU, ORT = load_target("cpu"), DIALECTS["onnxruntime"]
+
+
+def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[str]], dict[str, str]]:
+    menu, reasons = candidates(model, CPU, ORT.supports, exclude)
+    assert all(row[0].is_float for row in menu.values())
+    return {name: {s.name for s in row} for name, row in menu.items()}, reasons
+
+
+def test_each_operator_gets_its_schemes() -> None:
+    menu, _ = menu_of(prepared(residual_cnn()))
+    assert menu["Conv_0"] == {"fp32", "w8", "w4", "int8", "w4a8"}
+    assert menu["Add_6"] == menu["MaxPool_2"] == {"fp32", "int8"}
+    menu, _ = menu_of(prepared(token_model()))
+    assert menu["Gather_0"] == {"fp32", "w8", "w4"}
+    assert {"w4b32", "int8", "w4a8"} <= menu["MatMul_2"]
+    assert menu["Div_4"] == {"fp32"}
+
+
+def test_every_offer_can_be_written() -> None:
+    for proto in (residual_cnn(), token_model()):
+        model = prepared(proto)
+        menu, _ = candidates(model, CPU, ORT.supports)
+        for name, row in menu.items():
+            assert all(ORT.supports(model.region(name), s, model.opset) for s in row)
+
+
+def test_reasons_name_what_cannot_be_done() -> None:
+    proto = graph(
+        "c = Conv <kernel_shape = [3, 3], group = 2> (x, w)  y = Relu (c)",
+        "float[N, 4, 8, 8] x",
+        "float[N, 4, 6, 6] y",
+        "float[4, 2, 3, 3] w",
+    )
+    _, reasons = menu_of(prepared(proto), ("Conv_0",))
+    assert reasons == {"Conv_0": "excluded by the user"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "regions"),
+    [("Conv_0", {"Conv_0"}), ("Conv_[35]", {"Conv_3", "Conv_5"}), ("/^Relu_4$/", {"Conv_3"}), ("*_9", {"Flatten_9"})],
+)
+def test_patterns(pattern: str, regions: set[str]) -> None:
+    """By name, glob or /regex/; a fused node stands for its region."""
+    assert matching_regions(prepared(residual_cnn()), [pattern]) == regions
+
+
+def test_a_pattern_without_a_match() -> None:
+    with pytest.raises(UsageError, match="--exclude 'conv_0' matches no node"):
+        matching_regions(prepared(residual_cnn()), ["Conv_0", "conv_0"])
+
+
+def profile(assignment: dict[str, str], operators: dict[str, set[str]]) -> Profile:
+    chosen = {r: SCHEMES[s] for r, s in assignment.items()}
+    return Profile(chosen, {}, {}, 0.0, {}, {}, 0, 1.0, {r: frozenset(o) for r, o in operators.items()})
+
+
+def test_what_never_fused_is_taken_off_the_menu() -> None:
+    model = prepared(residual_cnn())
+    menu, _ = candidates(model, CPU, ORT.supports)
+    profiles = [
+        profile(
+            {"Conv_0": "int8", "Conv_3": "int8"}, {"Conv_0": {"QLinearConv"}, "Conv_3": {"Conv", "DequantizeLinear"}}
+        ),
+        profile({"Conv_0": "w4a8"}, {"Conv_0": {"Conv"}}),
+    ]
+    kept, reasons = proven(model, menu, profiles)
+    names = {r: {s.name for s in row} for r, row in kept.items()}
+    assert names["Conv_0"] == {"fp32", "w8", "w4", "int8", "w4a8"}
+    assert names["Conv_3"] == {"fp32", "w8", "w4"}
+    assert names["Add_6"] == {"fp32"}
+    assert reasons["Add_6"] == "onnxruntime does not fuse int8 here"
+
+
+def test_weight_only_kernels_must_be_faster_than_float() -> None:
+    model = prepared(token_model())
+    menu, _ = candidates(model, CPU, ORT.supports)
+    costs = {"MatMul_2": {"fp32": 1.0, "w4b32": 0.5, "w8b128": 2.0}, "MatMul_9": {"fp32": 1.0, "w4b32": 1.5}}
+    kept = {r: {s.name for s in row} for r, row in worthwhile(menu, CostTable(costs)).items()}
+    assert "w4b32" in kept["MatMul_2"] and "w4b32" not in kept["MatMul_9"]
+    assert {"w4", "w8"} <= kept["MatMul_9"]
+
+
+def test_names_of_schemes() -> None:
+    assert scheme_named("int8") is SCHEMES["int8"]
+    made = scheme_named("w5a6")
+    assert made.weight is not None and (made.weight.bits, made.activation_bits) == (5, 6)
+    with pytest.raises(UsageError, match="did you mean w4a8"):
+        scheme_named("w4a88")
+    for name in ("w1a8", "w9a8", "w4a1", "", "int9"):
+        with pytest.raises(UsageError):
+            scheme_named(name)
+
+
+def test_target_menus_name_schemes_that_exist() -> None:
+    for menu in (CPU.menu, CPU.activation_menu):
+        assert {s for row in menu.values() for s in row} <= SCHEMES.keys()
+
+
+def test_only_float_regions_have_no_reason() -> None:
+    model = prepared(token_model())
+    menu, reasons = menu_of(model)
+    for region in model.regions:
+        if len(menu[region.name]) == 1 and region.name not in reasons:
+            assert region.kind is RegionKind.FLOAT
