@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
@@ -81,6 +82,20 @@ def compensate(
 
     weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
     """
+    with threadpool_limits(1, user_api="blas"):
+        return _compensate(model, weights, build, feeds, referee, techniques, threads, tick)
+
+
+def _compensate(
+    model: Model,
+    weights: Mapping[str, QuantizedWeight],
+    build: Build,
+    feeds: Feeds,
+    referee: Referee,
+    techniques: Techniques,
+    threads: int,
+    tick: Tick,
+) -> Compensated:
     state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
     for name, step in STEPS.items():
         if name not in techniques or not state.weights:
