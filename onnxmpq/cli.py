@@ -288,14 +288,15 @@ def main() -> None:
             raise
         print(f"onnxmpq: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-        raise SystemExit(INTERRUPTED_EXIT_CODE) from None
+    except SystemExit as end:  # typer turns Ctrl-C into this, without a word
+        if end.code == INTERRUPTED_EXIT_CODE:
+            print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
+        raise
     except Exception as error:
         if debug:
             raise
-        kind = type(error).__name__
-        print(f"onnxmpq: internal error: {kind}: {error}; run again with --debug and report it", file=sys.stderr)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"onnxmpq: internal error: {what}; run again with --debug and report it", file=sys.stderr)
         raise SystemExit(OnnxmpqError.exit_code) from None
 
 

@@ -149,7 +149,10 @@ def convert(
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
+        check_writable(plan_path(Path(output)))
     prepared = prepare(model)
+    for name in set(outputs or ()) - set(prepared.output_names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
     check_prepared(model, prepared, data.calibration)
     dialect = DIALECTS[device.dialect]

@@ -1,0 +1,344 @@
+"""The command line: what it prints, and for everything that can go wrong one line, a code of its own, and no file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq import pipeline
+from onnxmpq.cli import main
+from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import exit_codes
+from onnxmpq.output import serialize
+from tests.conftest import QUICK, SAMPLES
+from tests.graphs import graph, residual_cnn, samples_for, token_model
+from tests.tables import int8_pays
+
+FAST = ("--without", "gptq", "--without", "bias-correction")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], quick_effort: object) -> Run:
+    """Runs a command line in this process."""
+
+    def command(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["onnxmpq", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    return command
+
+
+class Folder:
+    """A folder with a good model and good samples, for cases to spoil."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model, self.calib = path / "model.onnx", path / "calib.npz"
+        onnx.save_model(residual_cnn(), self.model)
+        np.savez(self.calib, **samples_for(residual_cnn(), 8))  # type: ignore[arg-type]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def content(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.path)): p.read_bytes() for p in self.path.rglob("*") if p.is_file()}
+
+    def convert(self, *options: object) -> tuple[object, ...]:
+        return ("convert", self.model, "--calib", self.calib, "--quiet", *FAST, *options)
+
+    def samples(self, **arrays: np.ndarray) -> tuple[object, ...]:
+        np.savez(self.calib, **arrays)  # type: ignore[arg-type]
+        return self.convert("--size", "smallest")
+
+    def spoiled(self, content: bytes) -> tuple[object, ...]:
+        self.model.write_bytes(content)
+        return self.convert()
+
+    def saved(self, proto: onnx.ModelProto, *options: object) -> tuple[object, ...]:
+        onnx.save_model(proto, self.model)
+        np.savez(self.calib, **samples_for(proto, 8))  # type: ignore[arg-type]
+        return self.convert(*options)
+
+    def without_external_data(self) -> tuple[object, ...]:
+        onnx.save_model(residual_cnn(), self.model, save_as_external_data=True, location="w.bin", size_threshold=0)
+        (self / "w.bin").unlink()
+        return self.convert()
+
+    def empty_folder(self) -> tuple[object, ...]:
+        (self / "empty").mkdir()
+        return ("convert", self.model, "--calib", self / "empty", "--quiet")
+
+    def folder_for_the_plan(self) -> tuple[object, ...]:
+        (self / "model.mpq.plan.json").mkdir()
+        return self.convert()
+
+    def plan(self, **fields: object) -> tuple[object, ...]:
+        plan = onnxmpq.convert(
+            residual_cnn(), size="smallest", calibration=samples_for(residual_cnn(), 8), effort=QUICK, without=["gptq"]
+        ).plan
+        (self / "plan.json").write_text(json.dumps({**json.loads(plan.to_json()), **fields}))
+        return ("apply", self.model, self / "plan.json")
+
+    def slow_int8(self) -> tuple[object, ...]:
+        path = int8_pays(self.model, self.path)
+        table = CostTable.from_json(path.read_text())
+        costs = {r: {k: s * (4 if k == "int8" else 1) for k, s in row.items()} for r, row in table.node_s.items()}
+        path.write_text(CostTable(costs, base_s=table.base_s, meta=table.meta).to_json())
+        return self.convert("--latency", "fastest", "--cost-table", path)
+
+    def foreign_table(self) -> tuple[object, ...]:
+        return self.convert("--cost-table", int8_pays(token_model(), self.path))
+
+    def other_model(self) -> tuple[object, ...]:
+        onnx.save_model(token_model(), self / "other.onnx")
+        return ("validate", self.model, self / "other.onnx", "--calib", self.calib)
+
+
+def no_layers() -> onnx.ModelProto:
+    return graph("y = Relu (x)", "float[N, 8] x", "float[N, 8] y")
+
+
+def all_quantized() -> onnx.ModelProto:
+    return graph(
+        "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  y = MatMul (d, w)",
+        "float[N, 8] x",
+        "float[N, 4] y",
+        "float[8, 4] w, float s = {0.1}, uint8 z = {128}",
+    )
+
+
+X = samples_for(residual_cnn(), 8)["x"]
+
+
+def with_value(value: float) -> np.ndarray:
+    copy = X.copy()
+    copy[3, 1, 2, 5] = value
+    return copy
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A command that must fail. arrange: spoils the folder and gives the arguments."""
+
+    id: str
+    arrange: Callable[[Folder], tuple[object, ...]]
+    code: int
+    message: str
+
+
+BAD = [
+    Bad("no such model", lambda f: ("convert", f / "nothing.onnx", "--quiet"), 3, "no such file"),
+    Bad("not ONNX", lambda f: f.spoiled(b"this is a text about models\n"), 3, "not an ONNX model"),
+    Bad("an empty file", lambda f: f.spoiled(b""), 3, "not an ONNX model"),
+    Bad("truncated", lambda f: f.spoiled(f.model.read_bytes()[:-5000]), 3, "truncated"),
+    Bad("external data missing", Folder.without_external_data, 3, "external data file 'w.bin' is missing"),
+    Bad("already quantized", lambda f: f.saved(all_quantized()), 6, "2 nodes are already quantized"),
+    Bad("no layer", lambda f: f.saved(no_layers()), 6, "none of the model's 0 layers can be quantized"),
+    Bad("wrong names of arrays", lambda f: f.samples(image=X), 4, "input 'x' of the model is missing (found 'image')"),
+    Bad("wrong shape of arrays", lambda f: f.samples(x=X[:, :2]), 4, "array 'x' has shape [8, 2, 16, 16]"),
+    Bad("texts for numbers", lambda f: f.samples(x=np.full(X.shape, "a")), 4, "array 'x'"),
+    Bad("NaN", lambda f: f.samples(x=with_value(np.nan)), 4, "holds 1 NaN"),
+    Bad("infinity", lambda f: f.samples(x=with_value(np.inf)), 4, "index [3, 1, 2, 5]"),
+    Bad("an empty folder", Folder.empty_folder, 4, "empty"),
+    Bad("no such samples", lambda f: ("convert", f.model, "--calib", f / "none.npz", "--quiet"), 4, "none.npz"),
+    Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
+    Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),
+    Bad("budget of another kind", lambda f: f.convert("--size", "5ms"), 2, "--size '5ms': unknown unit 'ms'"),
+    Bad("unmeetable latency", lambda f: f.convert("--latency", "1ns"), 5, "the fastest plan measures"),
+    Bad("unmeetable size", lambda f: f.convert("--size", "1kB"), 5, "the smallest plan takes"),
+    Bad("unmeetable pair", lambda f: f.convert("--latency", "1ns", "--size", "1kB"), 5, "cannot be met"),
+    Bad("no energies", lambda f: f.convert("--energy", "1mJ"), 8, "cpu"),
+    Bad("folder of the output", lambda f: f.convert("-o", f / "no" / "out.onnx"), 7, "does not exist"),
+    Bad("output is a folder", lambda f: f.convert("-o", f.path), 7, "is a folder"),
+    Bad("output below a file", lambda f: f.convert("-o", f.model / "out.onnx"), 7, "does not exist"),
+    Bad("output is the input", lambda f: f.convert("-o", f.model), 7, "is the input model"),
+    Bad("report below a file", lambda f: f.convert("--report", f.model / "report.json"), 7, "does not exist"),
+    Bad("a folder where the plan belongs", Folder.folder_for_the_plan, 7, "model.mpq.plan.json: is a folder"),
+    Bad("unknown target", lambda f: f.convert("--target", "cpux"), 8, "cpux"),
+    Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
+    Bad("exclusion that matches nothing", lambda f: f.convert("--exclude", "conv*"), 2, "matches no node"),
+    Bad("unknown kind of output", lambda f: f.convert("--output-kind", "y=class"), 2, "NAME=KIND"),
+    Bad("kind of no output", lambda f: f.convert("--output-kind", "z=logits"), 2, "'z'"),
+    Bad("unknown technique", lambda f: f.convert("--without", "magic"), 2, "magic"),
+    Bad("nothing is faster", Folder.slow_int8, 10, "nothing beats the original"),
+    Bad("plan of another model", lambda f: f.plan(model={"sha256": "0"}), 9, "belongs to another model"),
+    Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
+    Bad("other interface", Folder.other_model, 11, "different inputs"),
+    Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
+    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
+]
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.id)
+def test_one_line_a_code_and_no_file(case: Bad, tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    arguments = case.arrange(folder)
+    before = folder.content()
+    found = run(*arguments)
+    assert found.code == case.code, found.err
+    lines = found.err.splitlines()
+    assert len(lines) == 1, found.err
+    assert lines[0].startswith("onnxmpq: error: ")
+    assert case.message in lines[0]
+    assert found.out == ""
+    assert folder.content() == before, "a file was left, or the input was changed"
+
+
+def test_an_unmeetable_budget_names_what_holds_it_back(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    for option, value in (("--latency", "1ns"), ("--size", "1kB")):
+        error = run(*folder.convert(option, value)).err
+        assert "most of it is in" in error
+        assert any(name in error for name in ("Conv_0", "Conv_3", "Conv_5", "Gemm_10"))
+
+
+def test_debug_shows_where(tmp_path: Path, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(onnxmpq.errors.ModelError):
+        run("convert", tmp_path / "nothing.onnx", "--debug")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("some\ndefect"), MemoryError()], ids=["defect", "memory"])
+def test_a_defect_is_one_line_too(error: Exception, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "prepare", fail)
+    found = run(*Folder(tmp_path).convert())
+    assert found.code == 1
+    assert len(found.err.splitlines()) == 1
+    assert "--debug" in found.err and "Traceback" not in found.err
+
+
+def test_help_lists_every_exit_code(run: Run) -> None:
+    text = " ".join(run("--help").out.split())
+    for code, meaning in exit_codes():
+        assert f"{code} {meaning}" in text
+    assert {code for code, _ in exit_codes()} >= {case.code for case in BAD} | {0, 130}
+
+
+def test_version(run: Run) -> None:
+    found = run("--version")
+    assert (found.code, found.out.strip()) == (0, onnxmpq.__version__)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    before = folder.content()
+    sample, calib = SAMPLES / "digits_transformer.onnx", SAMPLES / "digits_calib.npz"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxmpq.cli", "convert", sample, "--calib", calib, "-o", folder / "out.onnx"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert "no budget given" in first
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    lines = err.splitlines()
+    assert "interrupted" in lines[-1] and "Traceback" not in err
+    assert out == ""
+    assert folder.content() == before
+
+
+# ---- what goes well -----------------------------------------------------------------------------
+
+
+def test_convert_validate_apply(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    source = folder.model.read_bytes()
+    table = int8_pays(folder.model, tmp_path)
+    report = tmp_path / "report.json"
+    found = run(*folder.convert("--latency", "80%", "--cost-table", table, "--report", report))
+    assert (found.code, found.err) == (0, "")
+    for words in ("weight bytes quantized", "SQNR", "top-1 agreement", "latency", "wrote"):
+        assert words in found.out
+    assert folder.model.read_bytes() == source
+    result, plan = tmp_path / "model.mpq.onnx", tmp_path / "model.mpq.plan.json"
+    document = json.loads(report.read_text())
+    assert document["schema"].startswith("onnxmpq.report/")
+    assert document["result_bytes"] == result.stat().st_size
+    again = tmp_path / "again.onnx"
+    assert run("apply", folder.model, plan, "-o", again).code == 0
+    assert again.read_bytes() == result.read_bytes()
+    checked = run("validate", folder.model, result, "--calib", folder.calib, "--json")
+    assert checked.code == 0
+    [quality] = json.loads(checked.out)["outputs"]
+    assert quality["name"] == "y" and quality["sqnr_db"] > 15
+    low = run("validate", folder.model, result, "--calib", folder.calib, "--min-sqnr", "200")
+    assert low.code != 0 and "is below --min-sqnr 200 dB" in low.err
+
+
+def test_json_is_all_that_is_printed(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    found = run(*folder.convert("--size", "50%", "--json", "-o", tmp_path / "small.onnx"))
+    document = json.loads(found.out)
+    assert document["plan"]["budgets"] == {"size": "50%"}
+    assert document["result_bytes"] <= 0.5 * document["original_bytes"]
+
+
+def test_made_up_inputs_are_warned_of_even_when_quiet(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    found = run("convert", folder.model, "--size", "smallest", "--quiet", "--samples", "8", *FAST)
+    assert found.code == 0
+    assert found.err.startswith("warning: ")
+
+
+def test_inspect(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    text = run("inspect", folder.model).out
+    for words in ("4 layers", "Conv+Relu", "w4a8", "other regions"):
+        assert words in text
+    document = json.loads(run("inspect", folder.model, "--json").out)
+    assert [r["name"] for r in document["regions"]][:2] == ["Conv_0", "MaxPool_2"]
+
+
+@pytest.mark.parametrize(("command", "row"), [("targets", "cpu"), ("recipes", "imagenet")])
+def test_lists(command: str, row: str, run: Run) -> None:
+    assert row in run(command).out
+    assert row in {entry["name"] for entry in json.loads(run(command, "--json").out)}
+
+
+def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
+    """A table measured once serves later conversions without measuring."""
+    folder = Folder(tmp_path)
+    table = tmp_path / "table.json"
+    found = run("profile", folder.model, "--calib", folder.calib, "-o", table)
+    assert found.code == 0, found.err
+    assert CostTable.from_json(table.read_text()).node_s
+    found = run(*folder.convert("--size", "60%", "--cost-table", table, "-o", tmp_path / "out.onnx"))
+    assert found.code == 0, found.err
+    assert serialize(onnxmpq.apply(folder.model, tmp_path / "out.plan.json")) == (tmp_path / "out.onnx").read_bytes()
