@@ -94,7 +94,12 @@ class _Machine:
         both = (wide + narrow) * elements / 8
         quantize = self._moved(both if separate else narrow * elements / 8, launches)
         dequantize = self._moved(both if separate else wide * elements / 8, launches)
-        return Transition(quantize.seconds, dequantize.seconds, quantize.joules, dequantize.joules)
+        return Transition(
+            quantize_s=quantize.seconds,
+            dequantize_s=dequantize.seconds,
+            quantize_j=quantize.joules,
+            dequantize_j=dequantize.joules,
+        )
 
     def kernel(self, scheme: Scheme) -> Kernel:
         """The target's own entry; on bit-scalable hardware a scheme runs in the bits it is quantized to."""
