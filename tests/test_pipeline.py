@@ -283,3 +283,25 @@ def test_every_technique_together(tmp_path: Path) -> None:
     applied = onnxmpq.apply(case.proto, tmp_path / "out.plan.json")
     assert serialize(applied) == serialize(result.model)
     assert result.plan.weights
+
+
+def test_a_looser_budget_loses_less(tmp_path: Path) -> None:
+    """By the made-up table int8 halves a region's time: the tighter the budget, the more becomes int8."""
+    results = [convert(CASES[0], tmp_path, latency=budget) for budget in ("60%", "80%", "95%")]
+    for result, share in zip(results, (0.6, 0.8, 0.95), strict=True):
+        assert result.plan.prediction["latency_ms"] <= share * result.plan.measured["original_latency_ms"] * 1.0001
+    counts = [len(r.plan.schemes) for r in results]
+    effects = [r.plan.prediction["effect"] for r in results]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
+    assert effects == sorted(effects, reverse=True)
+
+
+def test_coverage_counts_every_weight_byte(tmp_path: Path) -> None:
+    case = CASES[0]
+    result = convert(case, tmp_path, exclude=["Conv_3"])
+    coverage = result.report.coverage
+    parameters = sum(int(np.prod(t.dims)) for t in case.proto.graph.initializer if len(t.dims) > 1)
+    assert coverage.total_bytes == 4 * parameters
+    assert coverage.total_bytes - coverage.quantized_bytes == coverage.before["fp32"] == 4 * 16 * 16 * 9
+    assert coverage.left_alone == {"Conv_3": "excluded by the user"}
+    assert sum(coverage.layers.values()) == 4
