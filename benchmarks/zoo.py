@@ -42,8 +42,8 @@ def arrays(entry: Any, split: str, limit: int) -> dict[str, np.ndarray]:
 
 def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path) -> Path:
     """onnxruntime's static quantization with its documented settings: pre-processing, QDQ, per channel, u8/s8."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 (slow to import)
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
