@@ -20,7 +20,8 @@ from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
 from onnxmpq.model import Model
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format
 
-_RIDGE = 0.05  # of one observation's weight: enough to decide between collinear terms
+_RIDGE = 0.2  # of one observation's weight: enough to decide between collinear terms
+_DISTURBED = 0.05  # a profile further off its own wall clock met other work on the machine
 Feature = tuple[str, str, str]  # (what, key, direction)
 
 
@@ -33,7 +34,7 @@ def fit(
 ) -> CostTable:
     """A cost table that explains the profiles; `weights` (default 1) let some profiles count more."""
     weight = np.sqrt(np.asarray(weights or [1.0] * len(profiles)))
-    scale, per_kernel_s = _wall_model(profiles)
+    clock = _Clock.of(profiles)
     edges = edges_of(model)
     views = [_View(p, Formats(model, p.assignment), Layouts(model, layout or {}, p.assignment)) for p in profiles]
     terms: dict[Feature, float] = defaultdict(float)
@@ -41,8 +42,7 @@ def fit(
         near = [e for e in edges if region.name in (e.producer, e.consumer)]
         rows = [_region_features(region.name, near, v) for v in views]
         times = [
-            p.region_s.get(region.name, 0.0) * scale + per_kernel_s * p.region_kernels.get(region.name, 0)
-            for p in profiles
+            clock.wall_s(p, p.region_s.get(region.name, 0.0), p.region_kernels.get(region.name, 0)) for p in profiles
         ]
         _accumulate(terms, rows, times, weight)
     by_tensor: dict[str, list[Edge]] = defaultdict(list)
@@ -50,23 +50,40 @@ def fit(
         by_tensor[edge.tensor].append(edge)
     for tensor, group in by_tensor.items():
         rows = [_tensor_features(group, v) for v in views]
-        times = [p.tensor_s.get(tensor, 0.0) * scale + per_kernel_s * p.tensor_kernels.get(tensor, 0) for p in profiles]
+        times = [clock.wall_s(p, p.tensor_s.get(tensor, 0.0), p.tensor_kernels.get(tensor, 0)) for p in profiles]
         _accumulate(terms, rows, times, weight)
-    other = float(np.mean([p.other_s * scale + per_kernel_s * p.other_kernels for p in profiles]))
+    other = float(np.mean([clock.wall_s(p, p.other_s, p.other_kernels) for p in profiles]))
     return replace(_table(model, terms, other, meta), layout=dict(layout or {}))
 
 
-def _wall_model(profiles: Sequence[Profile]) -> tuple[float, float]:
-    """(factor, seconds per kernel) with wall ≈ factor · Σ kernel times + overhead · number of kernels.
+@dataclass(frozen=True)
+class _Clock:
+    """From profiled kernel times to shares of the wall clock: wall ≈ factor · Σ kernel times + overhead · kernels.
 
-    Least squares on relative errors. The overhead may be negative: the profiler lengthens every kernel a little, and
-    the executor spends time between kernels that the profiler does not see.
+    The overhead may be negative: the profiler lengthens every kernel a little, and the executor spends time between
+    kernels that the profiler does not see. What a profile then is off from its own wall clock, measured interleaved
+    with the fp32 model and so the steadier of the two, is taken for a slow or fast moment of the machine.
     """
-    wall = np.array([p.wall_s for p in profiles])
-    design = np.array([[p.kernel_s, p.kernels] for p in profiles]) / wall[:, None]
-    unit = np.array([1.0, 1e-6])
-    solution, *_ = np.linalg.lstsq(design * unit, np.ones(len(wall)), rcond=None)
-    return float(solution[0]), float(solution[1] * unit[1])
+
+    factor: float
+    overhead_s: float
+
+    @classmethod
+    def of(cls, profiles: Sequence[Profile]) -> _Clock:
+        """Least squares on relative errors, reweighted three times so that disturbed profiles count little."""
+        wall = np.array([p.wall_s for p in profiles])
+        design = np.array([[p.kernel_s, p.kernels * 1e-6] for p in profiles]) / wall[:, None]
+        trust = np.ones(len(wall))
+        for _ in range(3):
+            solution, *_ = np.linalg.lstsq(design * trust[:, None], trust, rcond=None)
+            trust = 1.0 / (1.0 + np.square((design @ solution - 1.0) / _DISTURBED))
+        return cls(float(solution[0]), float(solution[1]) * 1e-6)
+
+    def wall_s(self, profile: Profile, kernel_s: float, kernels: int) -> float:
+        """The share of the profile's wall clock that these kernels have."""
+        explained = self.factor * profile.kernel_s + self.overhead_s * profile.kernels
+        moment = float(np.clip(profile.wall_s / explained, 0.5, 2.0)) if explained > 0 else 1.0
+        return (self.factor * kernel_s + self.overhead_s * kernels) * moment
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Profiler:
         )
 
     def _kernels(self, proto: onnx.ModelProto, folder: Path) -> tuple[dict[str, float], onnx.ModelProto]:
-        """Seconds per kernel (mean of the faster half of the runs) and the optimised graph."""
+        """Seconds per kernel (mean of the fastest third of the runs) and the optimised graph."""
         optimized_path = str(folder / "optimized.onnx")
         settings = replace(self.settings, profile_prefix=str(folder / "profile"), optimized_path=optimized_path)
         session = open_session(proto, settings)
@@ -144,10 +144,10 @@ class Profiler:
             if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
                 durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
         optimized = onnx.load(optimized_path, load_external_data=False)
-        return {name: _faster_half(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
+        return {name: _fastest_third(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
 
 
-def _faster_half(durations: list[float]) -> float:
-    """Mean of the faster half: robust against interruptions, finer than the profiler's microsecond."""
+def _fastest_third(durations: list[float]) -> float:
+    """Mean of the fastest third: robust against interruptions, finer than the profiler's microsecond."""
     ordered = np.sort(durations)
-    return float(ordered[: max(len(ordered) // 2, 1)].mean())
+    return float(ordered[: max(len(ordered) // 3, 1)].mean())
