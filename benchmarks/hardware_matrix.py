@@ -29,12 +29,14 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind, prepare
-from onnxmpq.pipeline import activation_tensors, float_shapes, pose
 from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
+from onnxmpq.stages.costs import float_shapes
+from onnxmpq.stages.effects import pose
+from onnxmpq.stages.ranges import activation_tensors
 from onnxmpq.target import Target, load_target, roofline_table
 
 TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "l4")

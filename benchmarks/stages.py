@@ -24,10 +24,13 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import Menu, candidates, proven, worthwhile
 from onnxmpq.model import Model, prepare
-from onnxmpq.pipeline import calibrate, float_shapes, gather_samples, pose, prepare_bench, profile
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, cpu_model, open_session
 from onnxmpq.schemes import Scheme
+from onnxmpq.stages.costs import float_shapes, profile
+from onnxmpq.stages.effects import pose
+from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.stages.samples import gather_samples
 from onnxmpq.target.load import load_target
 
 SAMPLES = 8  # activation ranges do not change latency: few will do

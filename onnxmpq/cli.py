@@ -16,7 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import inspection, pipeline
+from onnxmpq import inspection, pipeline, replay
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.output import check_writable, write_text
@@ -149,7 +149,7 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    pipeline.apply(model, plan, output=destination)
+    replay.apply(model, plan, output=destination)
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 

@@ -1,0 +1,77 @@
+"""Replay: a plan file and its model give the converted model again, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnxmpq.dialects import DIALECTS, Rewrite
+from onnxmpq.errors import PlanError, UsageError
+from onnxmpq.model import Model, RegionKind, prepare
+from onnxmpq.output import check_writable, write_model
+from onnxmpq.plan import Plan, read_plan
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
+from onnxmpq.weights import (
+    restore_biases,
+    restore_weight,
+)
+
+Weights = dict[tuple[str, str], QuantizedWeight]
+
+
+def apply(
+    model: str | Path | onnx.ModelProto, plan: Plan | str | Path, *, output: str | Path | None = None
+) -> onnx.ModelProto:
+    """Write a plan into a model again, byte for byte as `convert` did.
+
+    Raises PlanError where the plan belongs to another model, names a node or scheme that does not exist, or lacks
+    parameters that it needs.
+    """
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    if output is not None:
+        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
+    prepared = prepare(model)
+    if prepared.source_sha256 != plan.model.get("sha256"):
+        raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
+    proto = rebuild(prepared, plan)
+    if output is not None:
+        write_model(Path(output), proto)
+    return proto
+
+
+def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
+    """The mixed-precision graph of a plan. Raises PlanError."""
+    if plan.dialect not in DIALECTS:
+        raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
+    dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
+    for name in (row.node for row in plan.layers if row.node not in regions):
+        raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")
+    assignment: dict[str, Scheme] = {}
+    weights: Weights = {}
+    for name, scheme_name in plan.schemes.items():
+        region, scheme = regions[name], _known_scheme(scheme_name)
+        if scheme is None:
+            raise PlanError(
+                f"layers: node {name!r} has unknown scheme {scheme_name!r}; use one of {', '.join(SCHEMES)}"
+            )
+        if region.kind is RegionKind.FLOAT or not dialect.supports(region, scheme, model.opset):
+            raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
+        assignment[name] = scheme
+        if region.layer is not None and scheme.weight is not None:
+            weights[name, scheme.weight.name] = restore_weight(
+                model, region, scheme.weight, plan.weights, plan.rounding
+            )
+    model = restore_biases(model, plan.biases)
+    try:
+        return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
+    except KeyError as error:
+        raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
+
+
+def _known_scheme(name: str) -> Scheme | None:
+    try:
+        return scheme_named(name)
+    except UsageError:
+        return None

@@ -1,0 +1,40 @@
+"""Candidates: what is worth measuring, and what is worth having its effect measured."""
+
+from __future__ import annotations
+
+from onnxmpq.allocate import Limits, Problem, solve
+from onnxmpq.cost.judge import Judge
+from onnxmpq.errors import NothingToQuantizeError
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.schemes import Format
+
+
+def storage_only(menu: Menu) -> Menu:
+    return {name: tuple(s for s in schemes if s.reads is Format.FLOAT) for name, schemes in menu.items()}
+
+
+def require_candidates(model: Model, menu: Menu) -> None:
+    """Raises NothingToQuantizeError where no layer has a choice."""
+    if not any(len(menu[r.name]) > 1 for r in model.layers):
+        already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
+        raise NothingToQuantizeError(
+            f"none of the model's {len(model.layers)} layers can be quantized (Conv, MatMul, Gemm or Gather with a "
+            f"constant float32 weight, opset 13 or newer){already}; use the model as it is"
+        )
+
+
+def used_when_fastest(problem: Problem, judge: Judge) -> Menu:
+    """The menu, with int8 for regions without weights only where the fastest plans use it.
+
+    Such a scheme stores nothing; it is there for speed alone. What helps neither the fastest plan by the table nor
+    the fastest that was measured is dropped before its effect on the outputs is measured.
+    """
+    fastest = solve(problem, "latency", Limits())
+    used = set(fastest.assignment if fastest else ())
+    if judge.known:
+        used |= set(min(judge.known, key=lambda pair: pair[1])[0])
+    return {
+        name: tuple(o.scheme for o in options if problem.regions[name].layer or o.scheme.is_float or name in used)
+        for name, options in problem.options.items()
+    }

@@ -1,0 +1,72 @@
+"""Sensitivity, and the allocation problem that it completes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxmpq.allocate import Option, Problem
+from onnxmpq.closed_loop import Workbench
+from onnxmpq.cost.measure import Effort, interleaved_s
+from onnxmpq.cost.size import base_bytes, region_bytes
+from onnxmpq.cost.table import CostTable
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress
+from onnxmpq.ranges import Observation
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
+from onnxmpq.stages.ranges import activation_tensors, range_candidates
+from onnxmpq.stages.threads import workers
+
+EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are saved
+FEWEST_EFFECT_SAMPLES = 8
+RoundedWeights = Mapping[tuple[str, str], QuantizedWeight]
+
+
+def sensitivity(
+    model: Model,
+    menu: Menu,
+    bench: Workbench,
+    observation: Observation,
+    feeds: Feeds,
+    kinds: Mapping[str, OutputKind] | None,
+    progress: Progress,
+) -> Effects:
+    """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
+    formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
+    activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
+    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations)
+    affordable = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries.count, 1e-9))
+    count = min(len(feeds), max(affordable, FEWEST_EFFECT_SAMPLES))
+    chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
+    with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
+        return measure_effects(model, chosen, tries, threads=workers(), kinds=kinds, tick=tick)
+
+
+def forward_seconds(model: Model, feeds: Feeds) -> float:
+    """One run of the fp32 model with the threads that sensitivity uses, in seconds."""
+    session = open_session(model.proto, SessionSettings(threads=workers()))
+    return float(interleaved_s([session], feeds.batch([0]), Effort(seconds=0.1, runs=2, rounds=1))[0].min())
+
+
+def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:
+    """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
+    harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
+    options: dict[str, tuple[Option, ...]] = {}
+    for region in model.regions:
+        rows = []
+        for scheme in menu[region.name]:
+            if not scheme.is_float and not table.offers(region.name, scheme):
+                continue
+            stores = region.layer is not None and scheme.weight is not None
+            effect = harm.get((region.name, scheme.weight.name), 0.0) if stores and scheme.weight else 0.0
+            size = region_bytes(region, scheme, weights)
+            cost = table.scheme_s(region.name, scheme), table.scheme_j(region.name, scheme)
+            rows.append(Option(scheme, cost[0], size, effect, cost[1]))
+        options[region.name] = tuple(rows)
+    activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}
+    return Problem(model, options, activations, table, base_bytes(model))

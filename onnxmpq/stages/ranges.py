@@ -1,0 +1,66 @@
+"""Calibration: histograms of activations, and the workbench that models are built on."""
+
+from __future__ import annotations
+
+from onnxmpq.closed_loop import Workbench
+from onnxmpq.dialects import Dialect
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress
+from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.schemes import Format
+from onnxmpq.stages.threads import workers
+
+ROUNDING = "nearest"
+
+
+def activation_tensors(model: Model, menu: Menu) -> list[str]:
+    """Root tensors that some int8 scheme on the menu reads or writes, in graph order."""
+    roots = model.roots
+    touched = [
+        t
+        for region in model.regions
+        if any(s.reads is Format.INT8 for s in menu[region.name])
+        for t in (*region.inputs, *region.outputs)
+    ]
+    return list(dict.fromkeys(roots.get(t, t) for t in touched))
+
+
+def calibrate(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> Observation:
+    """Histograms of all activations that may be quantized."""
+    tensors = activation_tensors(model, menu)
+    if not tensors:
+        return Observation({}, {})
+    with progress.stage("calibrating activation ranges", 0) as tick:
+        return observe(model, feeds, tensors, threads=workers(), tick=tick)
+
+
+def prepare_bench(
+    model: Model, menu: Menu, observation: Observation, dialect: Dialect, progress: Progress
+) -> Workbench:
+    """Activation parameters (MSE ranges) and rounded weights for every scheme on the menu."""
+    wanted = {
+        (region.name, s.weight.name): (region, s.weight)
+        for region in model.layers
+        for s in menu[region.name]
+        if s.weight is not None
+    }
+    weights: dict[tuple[str, str], QuantizedWeight] = {}
+    with progress.stage("rounding weights", len(wanted)) as tick:
+        for key, (region, weight_format) in wanted.items():
+            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
+            tick(1)
+    activations = {t: ESTIMATORS["mse"](h) for t, h in observation.histograms.items()}
+    return Workbench(model, dialect, activations, weights)
+
+
+def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]:
+    """Parameters worth comparing by their effect on the outputs: estimators that differ by over two percent."""
+    kept: list[QuantParams] = []
+    for name in ("mse", "minmax"):
+        params = ESTIMATORS[name](observation.histograms[tensor])
+        if all(abs(params.scale / other.scale - 1.0) > 0.02 for other in kept):
+            kept.append(params)
+    return kept

@@ -1,0 +1,76 @@
+"""Samples: read, divided, and used to check that the prepared model computes what the original does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxmpq.errors import ModelError
+from onnxmpq.feeds import load_feeds
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import input_specs, open_session, run
+
+HELD_OUT_SHARE = 0.25
+DECIDING_SHARE = 0.25  # of the calibration samples
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration samples, and others for validation. held_out: False where there are too few to hold any back."""
+
+    calibration: Feeds
+    validation: Feeds
+    held_out: bool
+
+    @property
+    def rounding(self) -> Feeds:
+        """Calibration samples that weights are rounded for."""
+        return self.calibration.take([i for i in range(len(self.calibration)) if not self._decides(i)])
+
+    @property
+    def deciding(self) -> Feeds:
+        """The other calibration samples, which decide on what rounding did; none where there are too few."""
+        return self.calibration.take([i for i in range(len(self.calibration)) if self._decides(i)])
+
+    @staticmethod
+    def _decides(number: int) -> bool:
+        every = round(1 / DECIDING_SHARE)
+        return number % every == every - 1
+
+
+def gather_samples(
+    model: Model, calibration: Any, recipe: str | None, limit: int, seed: int, progress: Progress
+) -> Samples:
+    """Read the samples and hold every fourth one back for validation."""
+    specs = input_specs(open_session(model.proto))
+    feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed)
+    for note in feeds.notes:
+        (progress.warn if feeds.synthetic else progress.say)(note)
+    count = len(feeds)
+    every = round(1 / HELD_OUT_SHARE)
+    if count < every:
+        progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
+        return Samples(feeds, feeds, False)
+    back = [i for i in range(count) if i % every == every - 1]
+    return Samples(feeds.take([i for i in range(count) if i % every != every - 1]), feeds.take(back), True)
+
+
+def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
+    """The prepared graph must compute what the original does. Raises ModelError."""
+    original = open_session(source if isinstance(source, onnx.ModelProto) else str(source))
+    inputs = feeds.batch([0])
+    for name, before, after in zip(
+        model.output_names, run(original, inputs), run(open_session(model.proto), inputs), strict=True
+    ):
+        if not np.issubdtype(before.dtype, np.floating):
+            continue
+        if not np.isfinite(before).all():
+            raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
+        reach = float(np.abs(before).max(initial=0.0)) or 1.0
+        if float(np.abs(np.subtract(before, after)).max(initial=0.0)) > 1e-3 * reach:
+            raise ModelError(f"folding or raising the opset changed output {name!r}; please report this model")

@@ -1,0 +1,85 @@
+"""Weights: rounded for their inputs before the plan, and once more in sequence after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx
+
+from onnxmpq.closed_loop import Outcome, Workbench
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.output import serialize
+from onnxmpq.plan import Plan
+from onnxmpq.progress import Progress
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.sensitivity import Effects
+from onnxmpq.stages.samples import Samples
+from onnxmpq.stages.threads import workers
+from onnxmpq.weights import (
+    Compensated,
+    Referee,
+    Techniques,
+    compensate,
+    pack,
+    pack_array,
+    round_weights,
+    with_biases,
+)
+
+FEWEST_DECIDING = 2
+
+
+def round_for_inputs(
+    model: Model, menu: Menu, bench: Workbench, feeds: Feeds, techniques: Techniques, progress: Progress
+) -> Workbench:
+    """The bench with every weight still on the menu rounded for what its layer reads in the fp32 model."""
+    formats = {(r.name, s.weight.name): s.weight for r in model.layers for s in menu[r.name] if s.weight is not None}
+    with progress.stage("rounding for the layers' inputs", len(formats)) as tick:
+        rounded = round_weights(model, formats, feeds, techniques, threads=workers(), tick=tick)
+    return replace(bench, weights={**bench.weights, **rounded})
+
+
+def compensate_plan(
+    bench: Workbench, outcome: Outcome, data: Samples, effects: Effects, techniques: Techniques, progress: Progress
+) -> Compensated:
+    """The plan's weights rounded again in sequence and its biases corrected, where held-back samples are for it."""
+    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
+    weights = {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
+    deciding = data.deciding
+    if len(deciding) < FEWEST_DECIDING or not weights:
+        return Compensated(weights, {}, {}, ())
+
+    def build(model: Model, changed: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
+        stored = {(name, weight.format.name): weight for name, weight in changed.items()}
+        return replace(bench, model=model, weights=stored).build(outcome.assignment)
+
+    referee = Referee.of(bench.model, effects.divergence, deciding, SessionSettings(threads=workers()))
+    with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
+        found = compensate(
+            bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
+        )
+    limit = outcome.size_limit_bytes
+    if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
+        found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
+    losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
+    progress.say(f"divergence on {len(deciding)} samples that rounding has not seen: {losses}")
+    return found
+
+
+def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Outcome:
+    """The outcome with these weights and biases in its model; schemes, and so kernels, stay as they were measured."""
+    weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
+    model = with_biases(bench.model, compensated.biases)
+    proto = replace(bench, model=model, weights=weights).build(outcome.assignment)
+    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=len(serialize(proto))))
+
+
+def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
+    """The plan with all weights and biases that `apply` could not make again without the samples."""
+    biases = {name: pack_array(values.astype("<f4")) for name, values in compensated.biases.items()}
+    weights = {name: pack(weight) for name, weight in compensated.weights.items()}
+    return replace(plan, compensation=dict(compensated.losses), weights=weights, biases=biases)
