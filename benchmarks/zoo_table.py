@@ -1,11 +1,13 @@
 """The README's table: fp32, onnxruntime static int8 and onnxmpq on every zoo model, timed in one run.
 
-    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] [--limit 400] [--out results.json]
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] [--limit 400] [--out results.json] [--keep DIR]
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] --again DIR
 
 Per model: onnxruntime's static int8 (64 calibration samples), then `onnxmpq.convert` with 85 calibration samples (64
 for calibration, 21 held out) once at static int8's latency (fp32's where that is lower) and once `fastest`. All four
 models are then timed interleaved in one process, one thread, on one input; metric and SQNR are taken on test samples
-that calibration never saw. Also prints wall time and peak memory of each conversion.
+that calibration never saw. Also prints wall time and peak memory of each conversion. --keep keeps the converted models;
+--again times and scores those of an earlier run once more, for a machine that was busy then.
 """
 
 from __future__ import annotations
@@ -31,29 +33,35 @@ CALIBRATION, HELD_OUT = 64, 21
 LONG = Effort(seconds=8.0, runs=40, rounds=10)
 
 
-def run_model(name: str, limit: int) -> list[dict[str, Any]]:
-    """Rows of one model."""
+def convert_model(name: str, folder: Path) -> dict[str, Any]:
+    """Write static int8 and both conversions into `folder`; file, seconds and layers per scheme by label."""
     entry = zoo().load(name)
     samples = arrays(entry, "calib", CALIBRATION + HELD_OUT)
-    test = arrays(entry, "test", 50)
-    folder = Path(tempfile.mkdtemp())
     static = static_int8(entry, {n: a[:CALIBRATION] for n, a in samples.items()}, folder / "static.onnx")
-    models: dict[str, Path] = {"fp32": entry.model, "onnxruntime static int8": static}
+    done: dict[str, Any] = {"onnxruntime static int8": {"file": static.name}}
     first = {n: a[:1] for n, a in samples.items()}
-    before = [float(np.median(t)) for t in interleaved_s([session(m) for m in models.values()], first, Effort(4.0))]
-    budget_ms = min(before) * 1e3
-    costs: dict[str, tuple[float, str]] = {}
+    before = interleaved_s([session(m) for m in (entry.model, static)], first, Effort(4.0))
+    budget_ms = min(float(np.median(t)) for t in before) * 1e3
     for label, latency in ((f"onnxmpq --latency {budget_ms:.3g}ms", f"{budget_ms}ms"), ("onnxmpq fastest", "fastest")):
-        start, output = time.perf_counter(), folder / f"{len(models)}.onnx"
+        start, output = time.perf_counter(), folder / f"{len(done)}.onnx"
         try:
             result = onnxmpq.convert(entry.model, latency=latency, calibration=samples, output=output)
         except OnnxmpqError as error:
             print(f"{name}: {label}: {error}", file=sys.stderr)
             continue
-        costs[label] = (time.perf_counter() - start, str(result.report.coverage.layers))
-        models[label] = output
+        seconds = time.perf_counter() - start
+        done[label] = {"file": output.name, "convert_s": seconds, "layers": result.report.coverage.layers}
+    (folder / "done.json").write_text(json.dumps(done))
+    return done
+
+
+def rows_of(name: str, folder: Path, limit: int) -> list[dict[str, Any]]:
+    """Time all models of a folder interleaved with fp32, and score them."""
+    entry, done = zoo().load(name), json.loads((folder / "done.json").read_text())
+    test = arrays(entry, "test", 50)
+    models = {"fp32": entry.model, **{label: folder / found["file"] for label, found in done.items()}}
     sessions = {label: session(m) for label, m in models.items()}
-    times = interleaved_s(list(sessions.values()), first, LONG)
+    times = interleaved_s(list(sessions.values()), {n: a[:1] for n, a in test.items()}, LONG)
     rows = []
     for (label, path), seconds in zip(models.items(), times, strict=True):
         rows.append(
@@ -67,8 +75,7 @@ def run_model(name: str, limit: int) -> list[dict[str, Any]]:
                 "metric_name": entry.meta["metric"],
                 "metric": entry.score(lambda f, s=sessions[label]: s.run(None, f), limit),
                 "sqnr_db": None if label == "fp32" else sqnr_db(sessions["fp32"], sessions[label], test),
-                "convert_s": costs.get(label, (None, ""))[0],
-                "layers": costs.get(label, (None, ""))[1],
+                **done.get(label, {}),
             }
         )
     return rows
@@ -91,15 +98,23 @@ def main() -> None:
     parser.add_argument("models", nargs="*")
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--again", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:  # a process of its own per model, so that peak memory is the model's
-        rows = run_model(options.models[0], options.limit)
+        folder = (options.again or options.keep or Path(tempfile.mkdtemp())) / options.models[0]
+        if not options.again:
+            folder.mkdir(parents=True, exist_ok=True)
+            convert_model(options.models[0], folder)
+        rows = rows_of(options.models[0], folder, options.limit)
         print(json.dumps({"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     rows = []
     for name in options.models or zoo().names():
         command = [sys.executable, "-m", "benchmarks.zoo_table", name, "--limit", str(options.limit), "--one"]
+        for flag, folder in (("--keep", options.keep), ("--again", options.again)):
+            command += [flag, str(folder)] if folder else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name}: failed\n{done.stderr[-2000:]}", file=sys.stderr)
@@ -107,7 +122,7 @@ def main() -> None:
         sys.stderr.write(done.stderr)
         answer = json.loads(done.stdout.splitlines()[-1])
         rows += answer["rows"]
-        seconds = [f"{r['convert_s']:.0f} s" for r in answer["rows"] if r["convert_s"]]
+        seconds = [f"{r['convert_s']:.0f} s" for r in answer["rows"] if r.get("convert_s")]
         print(f"{name}: conversions {', '.join(seconds)}; peak memory {answer['peak_mb']:.0f} MB", file=sys.stderr)
         print(markdown(answer["rows"]), flush=True)
         if options.out:

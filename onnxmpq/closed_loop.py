@@ -18,7 +18,7 @@ from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.schemes import Scheme
+from onnxmpq.schemes import FP32, Scheme
 
 ROUNDS = 5
 NOISE = 0.01  # measured latencies closer than this are equal
@@ -150,6 +150,19 @@ class _Loop:
     def _limits(self, latency_s: float | None = None) -> Limits:
         return Limits(latency_s, self._size_limit(), self.targets.energy_j)
 
+    @property
+    def _storage_only(self) -> bool:
+        """No latency was asked for and every plan runs on the original's kernels: noise must not decide."""
+        schemes = (o.scheme for row in self.problem.options.values() for o in row)
+        return not self.targets.asked_for_latency and all(s.kernel == FP32 for s in schemes)
+
+    def _allowed_s(self, allowance: float) -> float:
+        return self.targets.latency_s * (allowance if self.targets.asked_for_latency else 1.0 + NOISE)
+
+    def _merit(self, turn: Round) -> float:
+        """What is asked to be least among plans that fit."""
+        return float(turn.size_bytes) if self.budgets.smallest else turn.effect
+
     def _keep(self, turn: Round) -> Outcome:
         proto, solution = self.built[self.rounds.index(turn)]
         solution = self._certified(turn, solution)
@@ -186,7 +199,7 @@ class _Loop:
         """Least effect within the limits; the limit handed to the solver follows what was measured."""
         allowance = 1.0
         for _ in range(ROUNDS):
-            latency_s = self.targets.latency_s * (allowance if self.targets.asked_for_latency else 1.0 + NOISE)
+            latency_s = None if self._storage_only else self._allowed_s(allowance)
             goal: Any = "size" if self.budgets.smallest else "effect"
             solution = solve(self.problem, goal, self._limits(latency_s))
             if solution is None:
@@ -201,7 +214,7 @@ class _Loop:
                 allowance *= min(miss, 0.995) if repeated else max(min(miss, 1.0), 0.97)
         fitting = [r for r in self.rounds if self._fits(r)]
         if fitting:
-            return self._keep(min(fitting, key=lambda r: r.effect))
+            return self._keep(min(fitting, key=self._merit))
         return self._last_resort()
 
     def _second_look(self, first: Round) -> Round:
@@ -229,7 +242,7 @@ class _Loop:
                 self._try(solution)
             fitting = [r for r in self.rounds if self._fits(r)]
             if fitting:
-                return self._keep(min(fitting, key=lambda r: r.effect))
+                return self._keep(min(fitting, key=self._merit))
         raise BudgetError(self._out_of_reach())
 
     def _out_of_reach(self) -> str:
