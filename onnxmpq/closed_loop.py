@@ -151,13 +151,19 @@ class _Loop:
         return Limits(latency_s, self._size_limit(), self.targets.energy_j)
 
     @property
-    def _storage_only(self) -> bool:
-        """No latency was asked for and every plan runs on the original's kernels: noise must not decide."""
-        schemes = (o.scheme for row in self.problem.options.values() for o in row)
-        return not self.targets.asked_for_latency and all(s.kernel == FP32 for s in schemes)
+    def _original_will_do(self) -> bool:
+        """Neither latency nor energy was asked for: plans on float32's kernels will do, and no clock judges them."""
+        return not self.targets.asked_for_latency and self.targets.energy_j is None
+
+    def _on_original_kernels(self) -> Problem:
+        kept = {r: tuple(o for o in row if o.scheme.kernel == FP32) for r, row in self.problem.options.items()}
+        return replace(self.problem, options=kept)
 
     def _allowed_s(self, allowance: float) -> float:
-        return self.targets.latency_s * (allowance if self.targets.asked_for_latency else 1.0 + NOISE)
+        """The latency the solver is given; without a budget the original's, as measured or as the table has it."""
+        if self.targets.asked_for_latency:
+            return self.targets.latency_s * allowance
+        return max(self.targets.latency_s, self.problem.latency_s({})) * (1.0 + NOISE)
 
     def _merit(self, turn: Round) -> float:
         """What is asked to be least among plans that fit."""
@@ -197,17 +203,19 @@ class _Loop:
 
     def within_budget(self) -> Outcome:
         """Least effect within the limits; the limit handed to the solver follows what was measured."""
-        allowance = 1.0
+        allowance, calm = 1.0, False
         for _ in range(ROUNDS):
-            latency_s = None if self._storage_only else self._allowed_s(allowance)
+            problem = self._on_original_kernels() if calm else self.problem
             goal: Any = "size" if self.budgets.smallest else "effect"
-            solution = solve(self.problem, goal, self._limits(latency_s))
-            if solution is None:
+            solution = solve(problem, goal, self._limits(None if calm else self._allowed_s(allowance)))
+            turn = self._try(solution) if solution is not None else None
+            if turn is not None and self._fits(turn):
+                return self._keep(self._second_look(turn))
+            if self._original_will_do and not calm:
+                calm = True
+                continue
+            if turn is None:
                 break
-            turn = self._try(solution)
-            if self._fits(turn):
-                better = self._second_look(turn)
-                return self._keep(better)
             repeated = sum(_same(turn.assignment, r.assignment) for r in self.rounds) and turn is not self.rounds[-1]
             if repeated or turn.measured_s > self.targets.latency_s:
                 miss = self.targets.latency_s / turn.measured_s
