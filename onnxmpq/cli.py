@@ -17,7 +17,7 @@ from rich.table import Table
 
 import onnxmpq
 from onnxmpq import inspection, pipeline, replay
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, exit_codes
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
@@ -249,7 +249,7 @@ def validate(
 
 def _check_floor(found: Validation, min_sqnr: float | None) -> None:
     if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
-        raise UsageError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+        raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
 
 
 def _parse_kinds(entries: list[str]) -> dict[str, Any]:

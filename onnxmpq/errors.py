@@ -80,7 +80,7 @@ class ValidationError(OnnxmpqError):
     """The two models compared by `validate` have different inputs or outputs, or one does not run."""
 
     exit_code = 11
-    meaning = "the models cannot be compared"
+    meaning = "the models cannot be compared, or differ more than --min-sqnr allows"
 
 
 INTERRUPTED_EXIT_CODE = 130

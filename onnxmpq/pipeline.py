@@ -90,11 +90,12 @@ def convert(
         budgets = Budgets(fastest=True)
         progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
     device = load_target(target)
-    require_provider(provider or device.provider or CPU)
     if budgets.energy:
         device.require_energy()
     if device.dialect not in DIALECTS:
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
+    runs_on = (provider or device.provider or CPU) if device.cost == "measured" else CPU
+    require_provider(runs_on)
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
         check_writable(plan_path(Path(output)))
@@ -111,7 +112,7 @@ def convert(
 
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
-    settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
+    settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(

@@ -112,14 +112,22 @@ def build_plan(
             "effect": problem.effect(outcome.assignment),
             "solver_bound": outcome.solution.bound,
             "solver_gap": outcome.solution.gap,
+            "original_latency_ms": problem.latency_s({}) * 1e3,
+            **({"energy_mj": outcome.kept.energy_j * 1e3} if problem.table.node_j else {}),
+            **({"original_energy_mj": problem.energy_j({}) * 1e3} if problem.table.node_j else {}),
         },
-        measured={
-            "latency_ms": outcome.kept.measured_s * 1e3,
-            "original_latency_ms": outcome.original_s * 1e3,
-            "size_bytes": outcome.kept.size_bytes,
-        },
+        measured=_measured(outcome),
         output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
     )
+
+
+def _measured(outcome: Outcome) -> dict[str, float]:
+    """What was measured rather than modelled: the size always, latencies where the target is this machine."""
+    size: dict[str, float] = {"size_bytes": outcome.kept.size_bytes}
+    if not outcome.measured:
+        return size
+    latencies = {"latency_ms": outcome.kept.measured_s * 1e3, "original_latency_ms": outcome.original_s * 1e3}
+    return {**latencies, **size}
 
 
 def _planned(
@@ -231,12 +239,16 @@ def _summary(report: Report) -> Table:
         table.add_column(column, justify="right" if column else "left")
     if timing is not None:
         speed = f"{1 / timing.ratio:.2f}x faster" if timing.ratio <= 1 else f"{timing.ratio:.2f}x slower"
+        here = "" if "latency_ms" in report.plan.measured else " here, on the CPU"
         table.add_row(
-            f"latency, {timing.threads} thread(s)",
+            f"latency{here}, {timing.threads} thread(s)",
             f"{timing.original_s * 1e3:.3f} ms",
             f"{timing.result_s * 1e3:.3f} ms",
             speed,
         )
+    if "latency_ms" not in report.plan.measured:
+        for row in _modelled(report.plan.prediction):
+            table.add_row(*row)
     share = report.result_bytes / report.original_bytes
     table.add_row(
         "size", f"{report.original_bytes / 1e6:.3f} MB", f"{report.result_bytes / 1e6:.3f} MB", f"{share:.2f}x"
@@ -250,6 +262,18 @@ def _summary(report: Report) -> Table:
         else:
             table.add_row(f"{output.name}: relative error", "", f"{output.relative_mse:.3g}", "")
     return table
+
+
+def _modelled(prediction: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+    """Rows of latency and energy as the target's table has them."""
+    rows = []
+    for name, unit in (("latency", "ms"), ("energy", "mj")):
+        before, after = prediction.get(f"original_{name}_{unit}"), prediction.get(f"{name}_{unit}")
+        if before and after is not None:
+            shown = unit.replace("mj", "mJ")
+            ratio = f"{after / before:.2f}x"
+            rows.append((f"{name} on the target, modelled", f"{before:.3g} {shown}", f"{after:.3g} {shown}", ratio))
+    return rows
 
 
 def _coverage(coverage: Coverage) -> Table:
