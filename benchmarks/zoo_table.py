@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
 
 CALIBRATION, HELD_OUT = 64, 21
+GOALS = ("latency", "fastest")
 LONG = Effort(seconds=8.0, runs=40, rounds=10)
 
 
-def convert_model(name: str, folder: Path) -> dict[str, Any]:
+def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, Any]:
     """Write static int8 and both conversions into `folder`; file, seconds and layers per scheme by label."""
     entry = zoo().load(name)
     samples = arrays(entry, "calib", CALIBRATION + HELD_OUT)
@@ -42,7 +44,11 @@ def convert_model(name: str, folder: Path) -> dict[str, Any]:
     first = {n: a[:1] for n, a in samples.items()}
     before = interleaved_s([session(m) for m in (entry.model, static)], first, Effort(4.0))
     budget_ms = min(float(np.median(t)) for t in before) * 1e3
-    for label, latency in ((f"onnxmpq --latency {budget_ms:.3g}ms", f"{budget_ms}ms"), ("onnxmpq fastest", "fastest")):
+    known = {
+        "latency": (f"onnxmpq --latency {budget_ms:.3g}ms", f"{budget_ms}ms"),
+        "fastest": ("onnxmpq fastest", "fastest"),
+    }
+    for label, latency in (known[goal] for goal in goals):
         start, output = time.perf_counter(), folder / f"{len(done)}.onnx"
         try:
             result = onnxmpq.convert(entry.model, latency=latency, calibration=samples, output=output)
@@ -99,6 +105,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--goal", action="append", choices=GOALS, help="default: both")
     parser.add_argument("--again", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -106,13 +113,14 @@ def main() -> None:
         folder = (options.again or options.keep or Path(tempfile.mkdtemp())) / options.models[0]
         if not options.again:
             folder.mkdir(parents=True, exist_ok=True)
-            convert_model(options.models[0], folder)
+            convert_model(options.models[0], folder, options.goal or GOALS)
         rows = rows_of(options.models[0], folder, options.limit)
         print(json.dumps({"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     rows = []
     for name in options.models or zoo().names():
         command = [sys.executable, "-m", "benchmarks.zoo_table", name, "--limit", str(options.limit), "--one"]
+        command += [part for goal in options.goal or () for part in ("--goal", goal)]
         for flag, folder in (("--keep", options.keep), ("--again", options.again)):
             command += [flag, str(folder)] if folder else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -63,6 +63,14 @@ def test_least_effect_within_latency_and_size(problem: Problem, latency: float, 
         assert own.effect <= min(within) * (1 + TOLERANCE) + 2e-5
 
 
+def test_an_optimum_that_presolve_dropped() -> None:
+    """HiGHS 1.12 with presolve called another plan optimal here, of effect 0.289."""
+    problem = random_problem("chain", 881)
+    found = solve(problem, "effect", Limits(latency_s=0.00439, size_bytes=16442))
+    assert found is not None
+    assert problem.effect(found.assignment) == pytest.approx(0.2433371)
+
+
 @few
 @given(problems, st.floats(0.05, 1.0))
 def test_least_latency_within_an_effect(problem: Problem, share: float) -> None:
