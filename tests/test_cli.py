@@ -299,7 +299,7 @@ def test_convert_validate_apply(tmp_path: Path, run: Run) -> None:
     [quality] = json.loads(checked.out)["outputs"]
     assert quality["name"] == "y" and quality["sqnr_db"] > 15
     low = run("validate", folder.model, result, "--calib", folder.calib, "--min-sqnr", "200")
-    assert low.code != 0 and "is below --min-sqnr 200 dB" in low.err
+    assert low.code == 11 and "is below --min-sqnr 200 dB" in low.err
 
 
 def test_json_is_all_that_is_printed(tmp_path: Path, run: Run) -> None:
