@@ -276,10 +276,10 @@ class _Loop:
                 f"{frugal.energy_j * 1e3:.3g} mJ, modelled"
             )
         if not parts:
-            size_mb = (self.targets.size_bytes or 0) / 1e6
             parts.append(
-                f"latency {self.targets.latency_s * 1e3:.3g} ms and size {size_mb:.3g} MB cannot be met together: the "
-                f"fastest plan measures {fastest.measured_s * 1e3:.3f} ms at {fastest.size_bytes / 1e6:.3f} MB"
+                "the budgets cannot be met together, though each alone can: the fastest plan takes "
+                f"{fastest.measured_s * 1e3:.3f} ms at {fastest.size_bytes / 1e6:.3f} MB, the smallest "
+                f"{smallest.measured_s * 1e3:.3f} ms at {smallest.size_bytes / 1e6:.3f} MB"
             )
         return "; ".join(parts) + ". Raise the budget"
 

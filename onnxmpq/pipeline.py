@@ -104,11 +104,11 @@ def convert(
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
     check_prepared(model, prepared, data.calibration)
-    dialect = DIALECTS[device.dialect]
-    menu, reasons = candidates(prepared, device, dialect.supports, exclude)
+    dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
+    menu, reasons = candidates(prepared, device, dialect.supports, excluded)
     if (budgets.size or budgets.smallest) and not (budgets.latency or budgets.fastest or budgets.energy):
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
-    require_candidates(prepared, menu)
+    require_candidates(prepared, menu, bool(excluded))
 
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)

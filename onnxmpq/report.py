@@ -153,7 +153,8 @@ def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
     best = min(faster, key=lambda o: o.latency_s)
     saved_us = (chosen.latency_s - best.latency_s) * 1e6
     return (
-        f"kept: {best.scheme.name} would save {saved_us:.1f} us before transitions, for an effect of {best.effect:.2g}"
+        f"kept: {best.scheme.name} would save {saved_us:.1f} us, before transitions and what its activations would "
+        f"cost in quality (its weights alone: {best.effect:.2g})"
     )
 
 

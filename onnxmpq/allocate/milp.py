@@ -23,9 +23,10 @@ from onnxmpq.model import RegionKind
 from onnxmpq.schemes import Format, Scheme, writes
 
 TIME_LIMIT_S = 20.0
-RELATIVE_GAP = 1e-4
-_TIE_BREAK = 1e-5  # weight of the other goals, relative to their fp32 values, between plans of equal value
+RELATIVE_GAP = 1e-5  # one bad choice may be most of the sum; the others must still be told apart
+_TIE_BREAK = 1e-7  # weight of the other goals, relative to their fp32 values, between plans of equal value
 _SMALL = 400  # variables up to which HiGHS goes without its presolve, which once in thousands drops the optimum
+_RESOLUTION = 1e4  # the largest coefficient of the objective; the solver ignores costs below 1e-7
 _NO_TRANSITION = Transition()
 
 
@@ -246,7 +247,7 @@ class _Program:
         scale = {g: self._scale(g) for g in self.totals}
         objective = np.zeros(max(self.count, 1))
         for name, total in self.totals.items():
-            weight = 1.0 if name == goal else _TIE_BREAK
+            weight = _RESOLUTION * (1.0 if name == goal else _TIE_BREAK)
             for variable, value in total.terms.items():
                 objective[variable] += weight * value / scale[name]
         rows = list(self.rows)

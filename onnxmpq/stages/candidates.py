@@ -14,8 +14,10 @@ def storage_only(menu: Menu) -> Menu:
     return {name: tuple(s for s in schemes if s.reads is Format.FLOAT) for name, schemes in menu.items()}
 
 
-def require_candidates(model: Model, menu: Menu) -> None:
+def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
     """Raises NothingToQuantizeError where no layer has a choice."""
+    if excluded and not any(len(menu[r.name]) > 1 for r in model.layers):
+        raise NothingToQuantizeError("--exclude leaves no layer to quantize; exclude fewer nodes")
     if not any(len(menu[r.name]) > 1 for r in model.layers):
         already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
         raise NothingToQuantizeError(

@@ -67,7 +67,7 @@ def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
     for name, before, after in zip(
         model.output_names, run(original, inputs), run(open_session(model.proto), inputs), strict=True
     ):
-        if not np.issubdtype(before.dtype, np.floating):
+        if not isinstance(before, np.ndarray) or not np.issubdtype(before.dtype, np.floating):
             continue
         if not np.isfinite(before).all():
             raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
