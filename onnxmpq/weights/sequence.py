@@ -82,30 +82,17 @@ def compensate(
 
     weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
     """
-    with threadpool_limits(1, user_api="blas"):
-        return _compensate(model, weights, build, feeds, referee, techniques, threads, tick)
-
-
-def _compensate(
-    model: Model,
-    weights: Mapping[str, QuantizedWeight],
-    build: Build,
-    feeds: Feeds,
-    referee: Referee,
-    techniques: Techniques,
-    threads: int,
-    tick: Tick,
-) -> Compensated:
     state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
-    for name, step in STEPS.items():
-        if name not in techniques or not state.weights:
-            continue
-        shipped = build(with_biases(model, state.biases), state.weights)
-        tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-        loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
-        losses = {**state.losses, name: loss}
-        better = loss < min(state.losses[k] for k in ("first", *state.kept))
-        state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
+    with threadpool_limits(1, user_api="blas"):  # as in the first rounding
+        for name, step in STEPS.items():
+            if name not in techniques or not state.weights:
+                continue
+            shipped = build(with_biases(model, state.biases), state.weights)
+            tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+            loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+            losses = {**state.losses, name: loss}
+            better = loss < min(state.losses[k] for k in ("first", *state.kept))
+            state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
     return state
 
 
