@@ -3,6 +3,9 @@
 Placement of activation Q/DQ follows one rule per tensor. Where the producing region writes int8, the tensor's own
 name becomes the output of Q -> DQ, so all readers (and graph outputs) see the quantized value. Where it writes
 float, only int8 readers get a Q -> DQ pair, shared between them. The optimiser moves each DQ into its int8 reader.
+
+What only an int8 Concat reads takes the scale of its result: values are rounded once instead of twice, and the kernel
+copies bytes instead of looking each one up in a table (`joined`).
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class _Writer:
         self.tensors = self.graph.tensors()
         self.taken = {*self.nodes, *self.tensors}
         self.shared: dict[str, gs.Constant] = {}
+        self.joined = joined(job)
 
     def write(self) -> onnx.ModelProto:
         chosen = [(r, s) for r in self.job.model.regions if not (s := self._scheme(r)).is_float]
@@ -76,6 +80,8 @@ class _Writer:
     # ---- activations ---------------------------------------------------------------------------
 
     def _params(self, tensor: str) -> QuantParams:
+        while tensor in self.joined:
+            tensor = self.joined[tensor]
         return self.job.activations[self.job.roots.get(tensor, tensor)]
 
     def _pair(self, source: gs.Tensor, result: gs.Tensor, stem: str, params: QuantParams) -> None:
@@ -236,6 +242,21 @@ class _Writer:
             self.graph.nodes.append(gs.Node("Add", self._new(f"{node.name}/bias"), {}, [product, bias], [result]))
         node.op, node.attrs = "MatMul", {}
         node.inputs = [node.inputs[0], unfolded]
+
+
+def joined(job: Rewrite) -> dict[str, str]:
+    """Tensor that nothing but an int8 Concat reads -> the Concat's result, whose parameters it takes."""
+    found: dict[str, str] = {}
+    consumers, kept = job.model.consumers, set(job.model.output_names)
+    for region in job.model.regions:
+        scheme = job.assignment.get(region.name)
+        if region.op_type != "Concat" or scheme is None or scheme.reads is not Format.INT8:
+            continue
+        for tensor in region.inputs:
+            own = job.roots.get(tensor, tensor) == tensor  # else its source may have readers of its own
+            if own and tensor not in kept and consumers.get(tensor) == [region]:
+                found[tensor] = region.outputs[0]
+    return found
 
 
 _LEFT_ALONE = Scheme("fp32", "left in float32")

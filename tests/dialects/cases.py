@@ -162,6 +162,11 @@ def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, 
     values |= {n: _double(v) for n, v in inputs.items()}
 
     def params(tensor: str) -> QuantParams:
+        readers = [n for n in model.proto.graph.node if tensor in n.input]
+        if [n.op_type for n in readers] == ["Concat"]:
+            concat = assignment.get(owner[readers[0].name].name)
+            if concat is not None and concat.reads is Format.INT8:
+                return params(readers[0].output[0])
         return case.activations[model.roots.get(tensor, tensor)]
 
     for node in model.proto.graph.node:

@@ -154,6 +154,19 @@ def test_golden_graph(case: Rewriting, request: pytest.FixtureRequest) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
+def test_tensors_that_only_a_concat_reads_have_its_scale() -> None:
+    """Else the kernel looks every byte up in a table; and only then: other readers want the finer scale."""
+    case = CASES["silu_concat"]
+    proto = case.rewrite(case.everywhere("int8"))
+    scales = {n.output[0]: n.input[1] for n in proto.graph.node if n.op_type == "DequantizeLinear"}
+    concat = next(n for n in proto.graph.node if n.op_type == "Concat")
+    readers = {t: sum(t in n.input for n in case.model.proto.graph.node) for t in scales}
+    result = scales[next(o for o in scales if o == case.model.region(concat.name).outputs[0])]
+    alone = [t for t in concat.input if readers.get(t) == 1]
+    assert alone
+    assert all(scales[t] == result for t in alone)
+
+
 def test_golden_folder_has_no_strays() -> None:
     assert {p.stem for p in GOLDEN.glob("*.txt")} == {r.id for r in EVERY}
 
