@@ -3,9 +3,10 @@
 `load_feeds` is the entry. This room knows no model and no runtime: it works from the declared inputs alone.
 """
 
+from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
 from onnxmpq.feeds.recipes import available_recipes
 from onnxmpq.feeds.synthetic import synthesize
 from onnxmpq.feeds.types import Feeds, InputSpec
 
-__all__ = ["Feeds", "InputSpec", "available_recipes", "load_feeds", "synthesize"]
+__all__ = ["Feeds", "InputSpec", "available_recipes", "load_feeds", "read_labels", "synthesize"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.files import SOUND_SUFFIXES, find_files
+from onnxmpq.feeds.files import SOUND_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
@@ -38,7 +38,8 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     length = _window_length(spec, recipe)
     windows, notes = _find_windows(path, recipe, length)
     group = rows_per_sample(spec) if len(spec.shape) > 1 else 1
-    chosen = [windows[index] for index in spread(len(windows), None if limit is None else limit * group)]
+    indices = spread(len(windows), None if limit is None else limit * group)
+    chosen = [windows[index] for index in indices]
     kept, dropped = whole_groups(len(chosen), group, str(path), "windows")
     values = np.empty((kept, length), np.float32)
     for place, window in enumerate(chosen[:kept]):
@@ -46,7 +47,10 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     shaped = values.reshape(kept, *_window_shape(spec, length)).astype(spec.dtype)
     through = f"{path} through recipe {recipe.name}"
     source = f"{through}, from {len(windows)} windows of {length / recipe.sample_rate:.3g} s"
-    return assemble({spec.name: MemoryColumn(through, shaped)}, specs, source=source, notes=[*notes, *dropped])
+    folder = path if path.is_dir() else path.parent
+    places = file_places(folder, [window.path for window in chosen[:kept]], indices[:kept], len(windows))
+    columns = {spec.name: MemoryColumn(through, shaped)}
+    return assemble(columns, specs, source=source, notes=[*notes, *dropped], places=places)
 
 
 def _find_input(specs: Sequence[InputSpec], recipe: AudioRecipe) -> InputSpec:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.select import spread
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places, whole_source
 
 
 class Column(Protocol):
@@ -114,10 +115,12 @@ def assemble(
     source: str,
     limit: int | None = None,
     notes: Sequence[str] = (),
+    places: Places | None = None,
 ) -> Feeds:
     """Feeds from one column per input of the model, at most `limit` samples spread evenly.
 
-    source: what the data is, in words; it starts the messages about the whole of it.
+    source: what the data is, in words; it starts the messages about the whole of it. places: of the columns' rows,
+    where those are not all rows of the source already.
     Raises CalibrationError for names, shapes, dtypes, counts or values that do not fit.
     """
     check_names(columns, specs, source)
@@ -134,12 +137,19 @@ def assemble(
     all_notes = list(notes)
     for spec in specs:
         column, layout = columns[spec.name], layouts[spec.name]
-        rows = [index * layout.rows + row for index in chosen for row in range(layout.rows)]
+        rows = _sample_rows(chosen, layout.rows).ravel().tolist()
         values, note = to_dtype(_finite(column.read(rows), rows, column.where), spec, column.where)
         arrays[spec.name] = values.reshape(len(chosen), *layout.sample)
         all_notes += [note] if note else []
     kept = f"{count} samples" if len(chosen) == count else f"{len(chosen)} of {count} samples, evenly spread"
-    return Feeds(arrays, tuple(specs), f"{source} ({kept})", notes=tuple(all_notes))
+    known = (places or whole_source(columns[specs[0].name].shape[0]))[_sample_rows(chosen, layouts[specs[0].name].rows)]
+    return Feeds(arrays, tuple(specs), f"{source} ({kept})", notes=tuple(all_notes), places=known)
+
+
+def _sample_rows(chosen: Sequence[int], rows: int) -> NDArray[np.int64]:
+    """Rows of each sample: int64 [samples], or [samples, rows] where it takes several."""
+    first = np.asarray(chosen, np.int64) * rows
+    return first if rows == 1 else first[:, None] + np.arange(rows)
 
 
 def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: str) -> None:

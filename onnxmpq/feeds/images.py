@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.files import IMAGE_SUFFIXES, find_files
+from onnxmpq.feeds.files import IMAGE_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import Column, MemoryColumn, assemble, is_float, rows_per_sample, show_shape
 from onnxmpq.feeds.npz import npz_columns, open_npy
 from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
 from onnxmpq.feeds.select import spread, whole_groups
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
@@ -70,8 +70,8 @@ def read_images(path: Path, specs: Sequence[InputSpec], recipe: ImageRecipe, lim
     group = frame.pictures_per_sample
     source = _find_pictures(path)
     chosen = spread(len(source), None if limit is None else limit * group)
-    values, notes = _decode(source, chosen, recipe, frame)
-    if not len(values):
+    values, done, notes = _decode(source, chosen, recipe, frame)
+    if not done:
         raise CalibrationError(f"{path}: nothing to calibrate with: {notes[0]}; give readable pictures")
     kept, dropped = whole_groups(len(values), group, str(path), "pictures")
     through = f"{path} through recipe {recipe.name}"
@@ -80,25 +80,28 @@ def read_images(path: Path, specs: Sequence[InputSpec], recipe: ImageRecipe, lim
         specs,
         source=f"{through}, from {len(source)} pictures",
         notes=[*notes, *dropped],
+        places=source.places(done[:kept]),
     )
 
 
-def _decode(source: PictureSource, chosen: Sequence[int], recipe: ImageRecipe, frame: Frame) -> tuple[Array, list[str]]:
-    """The chosen pictures that can be read, first axis = pictures, and notes about the others."""
+def _decode(
+    source: PictureSource, chosen: Sequence[int], recipe: ImageRecipe, frame: Frame
+) -> tuple[Array, list[int], list[str]]:
+    """The chosen pictures that can be read, first axis = pictures; their indices; and notes about the others."""
     values = np.empty((len(chosen), *frame.shape), frame.spec.dtype)
-    done, skipped, repairs = 0, list[str](), Counter[str]()
-    for picture in source.pictures(chosen):
+    done, skipped, repairs = list[int](), list[str](), Counter[str]()
+    for index, picture in zip(chosen, source.pictures(chosen), strict=True):
         try:
             image = picture.decode()
         except _UNREADABLE as error:
             skipped.append(f"{picture.name} ({error})")
             continue
-        values[done] = _prepare(image, recipe, frame, picture.name, repairs)
-        done += 1
-    notes = [f"{count} of {done} pictures {what}" for what, count in repairs.items()]
+        values[len(done)] = _prepare(image, recipe, frame, picture.name, repairs)
+        done.append(index)
+    notes = [f"{count} of {len(done)} pictures {what}" for what, count in repairs.items()]
     if skipped:
         notes.append(f"{len(skipped)} of {len(chosen)} pictures could not be read and were skipped: {_some(skipped)}")
-    return values[:done], notes
+    return values[: len(done)], done, notes
 
 
 def _some(names: list[str]) -> str:
@@ -214,9 +217,12 @@ class PictureSource(Protocol):
 
     def pictures(self, indices: Sequence[int]) -> Iterator[Picture]: ...
 
+    def places(self, indices: Sequence[int]) -> Places: ...
+
 
 @dataclass(frozen=True)
 class PictureFiles:
+    folder: Path
     files: list[Path]
 
     def __len__(self) -> int:
@@ -225,6 +231,9 @@ class PictureFiles:
     def pictures(self, indices: Sequence[int]) -> Iterator[Picture]:
         for index in indices:
             yield Picture(str(self.files[index]), partial(_open, self.files[index]))
+
+    def places(self, indices: Sequence[int]) -> Places:
+        return file_places(self.folder, [self.files[i] for i in indices], indices, len(self.files))
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,9 @@ class PictureArray:
         for index, pixels in zip(indices, rows.astype(np.uint8, copy=False), strict=True):
             yield Picture(f"{self.column.where}[{index}]", partial(_from_pixels, pixels))
 
+    def places(self, indices: Sequence[int]) -> Places:
+        return Places(np.asarray(indices, np.int64), len(self))
+
 
 def _find_pictures(path: Path) -> PictureSource:
     if path.suffix.lower() == ".npz":
@@ -255,7 +267,7 @@ def _find_pictures(path: Path) -> PictureSource:
     files = find_files(path, IMAGE_SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise CalibrationError(f"{path} holds no pictures ({', '.join(IMAGE_SUFFIXES)}); give another folder")
-    return PictureFiles(files)
+    return PictureFiles(path if path.is_dir() else path.parent, files)
 
 
 def _find_picture_array(path: Path, columns: Sequence[Column]) -> PictureArray:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.select import spread
+from onnxmpq.feeds.types import Places
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Line:
 
 def choose_lines(
     paths: Sequence[Path], limit: int | None, keep: Callable[[Line], bool] = lambda line: True
-) -> tuple[list[Line], int]:
-    """At most `limit` lines of the files, evenly spread over those that `keep` accepts, and how many those are."""
+) -> tuple[list[Line], Places]:
+    """At most `limit` of the lines that `keep` accepts, evenly spread over the files, and their places among these."""
     total = sum(1 for line in _lines(paths) if keep(line))
-    wanted = set(spread(total, limit))
+    chosen = spread(total, limit)
+    wanted = set(chosen)
     kept = (line for line in _lines(paths) if keep(line))
-    return [line for index, line in enumerate(kept) if index in wanted], total
+    lines = [line for index, line in enumerate(kept) if index in wanted]
+    return lines, Places(np.asarray(chosen, np.int64), total)
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[Line]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.files import file_places
 from onnxmpq.feeds.fit import assemble
 from onnxmpq.feeds.npz import open_npy
 from onnxmpq.feeds.select import natural_order
@@ -24,7 +25,10 @@ from onnxmpq.feeds.types import Array, Feeds, InputSpec
 def read_npy_folder(folder: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
     """Feeds from a folder of `.npy` files in natural order (2 before 10), see above for its arrangement."""
     files = find_npy_files(folder, specs)
-    return assemble({name: FilesColumn(paths) for name, paths in files.items()}, specs, source=str(folder), limit=limit)
+    columns = {name: FilesColumn(paths) for name, paths in files.items()}
+    named = files[specs[0].name]
+    places = file_places(folder, named, range(len(named)), len(named))
+    return assemble(columns, specs, source=str(folder), limit=limit, places=places)
 
 
 def find_npy_files(folder: Path, specs: Sequence[InputSpec]) -> dict[str, tuple[Path, ...]]:

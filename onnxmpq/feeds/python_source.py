@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxmpq.errors import CalibrationError, OnnxmpqError, UsageError
 from onnxmpq.feeds.fit import MemoryColumn, assemble, check_names, find_layout, show_shape
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places
 
 
 def import_source(reference: str) -> object:
@@ -89,7 +89,7 @@ def _guard(called: str, step: Callable[[], object]) -> object:
 def _read_stream(steps: Iterator[object], specs: Sequence[InputSpec], limit: int | None, called: str) -> Feeds:
     """At most the first `limit` samples of a stream of feeds; a stream cannot be spread without reading it all."""
     parts: dict[str, list[Array]] = {s.name: [] for s in specs}
-    count = 0
+    count, exhausted = 0, False
     for number, item in enumerate(steps):
         feed = _as_feed(item, specs, f"{called}, feed {number}")
         for spec in specs:
@@ -104,6 +104,8 @@ def _read_stream(steps: Iterator[object], specs: Sequence[InputSpec], limit: int
         count += find_layout(first, feed[first.name].shape, f"{called}, feed {number}").samples
         if limit is not None and count >= limit:
             break
+    else:
+        exhausted = True
     if not count:
         raise CalibrationError(f"{called} yields nothing: there are no samples (is it an iterator already used up?)")
     columns = {}
@@ -111,7 +113,9 @@ def _read_stream(steps: Iterator[object], specs: Sequence[InputSpec], limit: int
         where, array = f"{called}, input '{spec.name}'", np.concatenate(parts[spec.name])
         rows = None if limit is None else limit * find_layout(spec, array.shape, where).rows
         columns[spec.name] = MemoryColumn(where, array[:rows])
-    return assemble(columns, specs, source=called)
+    length = columns[specs[0].name].shape[0]
+    places = Places(np.arange(length), length if exhausted else None)
+    return assemble(columns, specs, source=called, places=places)
 
 
 def _as_feed(item: object, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:

@@ -21,12 +21,12 @@ def read_rows(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feed
     if path.suffix.lower() == ".csv" and len(specs) != 1:
         listed = ", ".join(f"'{s.name}'" for s in specs)
         raise CalibrationError(f"{path}: the model has {len(specs)} inputs ({listed}); use .jsonl or .npz, not .csv")
-    lines, total = choose_lines([path], None if limit is None else limit * rows_per_sample(specs[0]), is_data)
+    lines, places = choose_lines([path], None if limit is None else limit * rows_per_sample(specs[0]), is_data)
     if not lines:
         raise CalibrationError(f"{path} holds no rows; add samples")
     items = [parse_line(line) for line in lines]
     columns = {s.name: RowsColumn(lines, [_values(item, s, specs) for item in items], s) for s in specs}
-    return assemble(columns, specs, source=f"{path}, from {total} rows", limit=limit)
+    return assemble(columns, specs, source=f"{path}, from {places.total} rows", limit=limit, places=places)
 
 
 def is_data(line: Line) -> bool:

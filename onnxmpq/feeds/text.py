@@ -32,7 +32,7 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
     spec = _check_inputs(specs, recipe)
     files = find_files(path, (*TEXT_SUFFIXES, *ROW_SUFFIXES)) if path.is_dir() else [path]
     group = rows_per_sample(spec)
-    lines, total = choose_lines(files, None if limit is None else limit * group, is_data)
+    lines, places = choose_lines(files, None if limit is None else limit * group, is_data)
     kept, notes = whole_groups(len(lines), group, str(path), "lines") if lines else (0, [])
     if not kept:
         raise CalibrationError(f"{path} holds no text and no token ids; give lines of either")
@@ -48,7 +48,7 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
     through = f"{path} through recipe {recipe.name}"
     arrays = _fill(rows, length, specs, recipe, through)
     columns = {name: MemoryColumn(through, array) for name, array in arrays.items()}
-    return assemble(columns, specs, source=f"{through}, from {total} lines", notes=notes)
+    return assemble(columns, specs, source=f"{through}, from {places.total} lines", notes=notes, places=places)
 
 
 def _check_inputs(specs: Sequence[InputSpec], recipe: TextRecipe) -> InputSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,30 @@ class InputSpec:
         return bool(self.shape) and not isinstance(self.shape[0], int)
 
 
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where samples stand in the source they were read from, so that labels can follow them.
+
+    rows: int64 [samples], or [samples, k] where k rows make one sample. Rows are what the source counts: rows of an
+        array, pictures, lines of text, windows of sound.
+    total: rows of the source; None where it was not read to its end.
+    files: str, the shape of `rows`, path relative to the folder given; None where rows are not files.
+    """
+
+    rows: NDArray[np.int64]
+    total: int | None
+    files: NDArray[np.str_] | None = None
+
+    def __getitem__(self, index: NDArray[np.int64]) -> Places:
+        """The places of these samples. An index of [samples, k] gathers k rows for each sample."""
+        return Places(self.rows[index], self.total, None if self.files is None else self.files[index])
+
+
+def whole_source(count: int) -> Places:
+    """Places of samples that are all rows of their source, in order."""
+    return Places(np.arange(count), count)
+
+
 @dataclass(frozen=True)
 class Feeds:
     """Samples for every input of a model.
@@ -37,6 +61,7 @@ class Feeds:
     source: what the samples are, in words, for the report.
     synthetic: True where no data was given and the values are made up.
     notes: what was assumed, skipped or repaired, a line each, to be shown to the user.
+    places: where the samples come from; None where they are the whole source, in order.
     """
 
     arrays: dict[str, Array]
@@ -44,6 +69,7 @@ class Feeds:
     source: str
     synthetic: bool = False
     notes: tuple[str, ...] = field(default=())
+    places: Places | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
@@ -71,9 +97,15 @@ class Feeds:
         for start in range(0, len(self), step):
             yield self.batch(range(start, min(start + step, len(self))))
 
+    def label(self, sample: int) -> str:
+        """What to call a sample in a message: its file, or its place in the source."""
+        if self.places is None:
+            return str(sample)
+        names = self.places.rows if self.places.files is None else self.places.files
+        return ", ".join(str(name) for name in np.atleast_1d(names[sample]))
+
     def take(self, indices: Sequence[int]) -> Feeds:
         """The same feeds restricted to these samples, in this order."""
         chosen = np.asarray(indices, dtype=np.int64)
-        return Feeds(
-            {n: a[chosen] for n, a in self.arrays.items()}, self.specs, self.source, self.synthetic, self.notes
-        )
+        places = (self.places or whole_source(len(self)))[chosen]
+        return replace(self, arrays={n: a[chosen] for n, a in self.arrays.items()}, places=places)

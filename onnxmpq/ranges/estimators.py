@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onnxmpq.ranges.entropy import kept_bins
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.params import LEVELS, QuantParams, params_for
 
@@ -47,5 +48,14 @@ def mse(histogram: Histogram) -> QuantParams:
     return params_for(best_low, best_high)
 
 
+def entropy(histogram: Histogram) -> QuantParams:
+    """The threshold on |x| of least information loss (Migacz 2017), where zero and both signs share the levels."""
+    half = len(histogram.counts) // 2
+    magnitudes = histogram.counts[half:] + histogram.counts[:half][::-1]
+    levels = (LEVELS + 1) // 2 if histogram.low < 0.0 < histogram.high else LEVELS + 1
+    threshold = histogram.limit * kept_bins(magnitudes, levels) / half
+    return params_for(max(histogram.low, -threshold), min(histogram.high, threshold))
+
+
 Estimator = Callable[[Histogram], QuantParams]
-ESTIMATORS: dict[str, Estimator] = {"minmax": minmax, "percentile": percentile, "mse": mse}
+ESTIMATORS: dict[str, Estimator] = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}

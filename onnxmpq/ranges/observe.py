@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
+from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 CHUNK_BYTES = 192 * 2**20  # activations held at once
@@ -26,15 +27,6 @@ class Observation:
     shapes: dict[str, tuple[int, ...]]
 
 
-def with_outputs(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """A shallow copy of the graph whose outputs are these float tensors."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in dict.fromkeys(tensors))
-    return copy
-
-
 def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor in a run of the first sample."""
     session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=2, optimize=False))
@@ -42,7 +34,7 @@ def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[st
     return {t: tuple(np.shape(v)) for t, v in zip(tensors, values, strict=True)}
 
 
-def chunks(shapes: dict[str, tuple[int, ...]], samples: int, limit: int = CHUNK_BYTES) -> Iterator[list[str]]:
+def chunks(shapes: dict[str, tuple[int, ...]], samples: int, limit: int) -> Iterator[list[str]]:
     """Tensors in order, cut so that one chunk for `samples` samples stays below `limit` bytes where it can."""
     chunk: list[str] = []
     held = 0
@@ -58,23 +50,40 @@ def chunks(shapes: dict[str, tuple[int, ...]], samples: int, limit: int = CHUNK_
 
 
 def observe(
-    model: Model, feeds: Feeds, tensors: Sequence[str], *, threads: int = 1, tick: Tick = lambda _: None
+    model: Model,
+    feeds: Feeds,
+    tensors: Sequence[str],
+    *,
+    threads: int = 1,
+    held_bytes: int = CHUNK_BYTES,
+    tick: Tick = lambda _: None,
 ) -> Observation:
     """Histograms of float tensors over all samples; `tick` gets the number of samples of each run done.
 
-    Raises CalibrationError naming the first tensor in graph order that is not finite.
+    One sample at a time, of as many tensors as `held_bytes` hold; the model runs once more for every further part.
+
+    The model's own outputs are looked at too. Raises CalibrationError naming the sample for which any of them is not
+    finite, and the first node that makes it so.
     """
     shapes = tensor_shapes(model, feeds, tensors)
     histograms = {t: Histogram() for t in tensors}
-    for chunk in chunks(shapes, 1):
-        session = open_session(with_outputs(model.proto, chunk), SessionSettings(threads=threads))
-        for inputs in feeds.batches(1):
-            for tensor, values in zip(chunk, run(session, inputs, chunk), strict=True):
-                if not np.isfinite(values).all():
-                    raise CalibrationError(
-                        f"the model itself computes NaN or infinity at tensor {tensor!r} for a calibration sample; "
-                        "check the preprocessing of the samples"
-                    )
-                histograms[tensor].add(np.asarray(values, dtype=np.float32))
+    outputs = [o.name for o in model.proto.graph.output if o.name not in shapes]
+    for number, chunk in enumerate(chunks(shapes, 1, held_bytes)):
+        wanted = [*chunk, *outputs] if number == 0 else chunk
+        session = open_session(with_outputs(model.proto, wanted), SessionSettings(threads=threads))
+        for sample, inputs in enumerate(feeds.batches(1)):
+            for tensor, values in zip(wanted, run(session, inputs, wanted), strict=True):
+                if not all_finite(values):
+                    raise CalibrationError(_not_finite(model, feeds, sample, tensor))
+                if tensor in histograms:
+                    histograms[tensor].add(np.asarray(values, dtype=np.float32))
             tick(1)
     return Observation(histograms, shapes)
+
+
+def _not_finite(model: Model, feeds: Feeds, sample: int, tensor: str) -> str:
+    where = explain_nonfinite(model.proto, feeds.batch([sample])) or f"it appears at tensor {tensor!r}"
+    return (
+        f"the model itself computes NaN or infinity for calibration sample {feeds.label(sample)}: {where}; "
+        "check the preprocessing of the samples, or the model there"
+    )

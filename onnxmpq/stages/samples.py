@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import CalibrationError, ModelError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
+from onnxmpq.model.lookups import table_rows
 from onnxmpq.progress import Progress
+from onnxmpq.ranges import explain_nonfinite
 from onnxmpq.runtime import input_specs, open_session, run
 
 HELD_OUT_SHARE = 0.25
@@ -47,8 +50,10 @@ def gather_samples(
     model: Model, calibration: Any, recipe: str | None, limit: int, seed: int, progress: Progress
 ) -> Samples:
     """Read the samples and hold every fourth one back for validation."""
-    specs = input_specs(open_session(model.proto))
-    feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed)
+    specs, tables = input_specs(open_session(model.proto)), table_rows(model.proto)
+    bounds = tables if calibration is None else None
+    feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed, bounds=bounds)
+    check_lookups(feeds, tables)
     for note in feeds.notes:
         (progress.warn if feeds.synthetic else progress.say)(note)
     count = len(feeds)
@@ -58,6 +63,19 @@ def gather_samples(
         return Samples(feeds, feeds, False)
     back = [i for i in range(count) if i % every == every - 1]
     return Samples(feeds.take([i for i in range(count) if i % every != every - 1]), feeds.take(back), True)
+
+
+def check_lookups(feeds: Feeds, tables: Mapping[str, int]) -> None:
+    """Every id must be in the table (of so many rows) that the model looks it up in. Raises CalibrationError."""
+    for name, rows in tables.items():
+        ids = feeds.arrays[name].astype(np.int64)
+        wrong = (ids < -rows) | (ids >= rows)  # Gather counts negative ones from the table's end
+        if wrong.any():
+            first = np.argwhere(wrong)[0]
+            raise CalibrationError(
+                f"input {name!r} holds {ids[tuple(first)]} in sample {feeds.label(int(first[0]))}, but the model looks "
+                f"it up in a table of {rows} rows; give ids from 0 to {rows - 1}"
+            )
 
 
 def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
@@ -70,7 +88,11 @@ def check_prepared(source: Any, model: Model, feeds: Feeds) -> None:
         if not isinstance(before, np.ndarray) or not np.issubdtype(before.dtype, np.floating):
             continue
         if not np.isfinite(before).all():
-            raise ModelError(f"the model computes NaN or infinity at output {name!r} for the first sample; check both")
+            where = explain_nonfinite(model.proto, inputs) or "its prepared graph computes neither"
+            raise ModelError(
+                f"the model computes NaN or infinity at output {name!r} for calibration sample {feeds.label(0)}: "
+                f"{where}; check the preprocessing of the samples, or the model there"
+            )
         reach = float(np.abs(before).max(initial=0.0)) or 1.0
         if float(np.abs(np.subtract(before, after)).max(initial=0.0)) > 1e-3 * reach:
             raise ModelError(f"folding or raising the opset changed output {name!r}; please report this model")

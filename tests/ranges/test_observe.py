@@ -37,8 +37,29 @@ def test_a_model_that_computes_infinity_is_named() -> None:
     proto = graph("a = Exp (x)  b = MatMul (a, w)  y = Tanh (b)", "float[N, 8] x", "float[N, 4] y", "float[8, 4] w")
     feeds = feeds_for(proto)
     feeds.arrays["x"][1, 2] = 1e4
-    with pytest.raises(CalibrationError, match="tensor 'a'"):
+    with pytest.raises(CalibrationError, match=r"sample 1: infinity first appears at node '\w+' \(Exp\); check"):
         observe(prepared(proto), feeds, ["a", "b"])
+
+
+def test_an_output_that_is_not_finite_is_found_in_every_sample() -> None:
+    proto = graph("a = MatMul (x, w)  y = Log (a)", "float[N, 2] x", "float[N, 2] y", "float[2, 2] w")
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "w"))
+    feeds = feeds_for(proto, 4)
+    feeds.arrays["x"][:] = 1.0
+    assert observe(prepared(proto), feeds, ["a"]).histograms["a"].counts.sum() == 8
+    feeds.arrays["x"][2, 0] = -1.0
+    with pytest.raises(CalibrationError, match=r"sample 2: NaN first appears at node '\w+' \(Log\)"):
+        observe(prepared(proto), feeds, ["a"])
+
+
+def test_the_same_however_little_memory_is_allowed() -> None:
+    model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 3)
+    together = observe(model, feeds, TENSORS)
+    runs: list[int] = []
+    apart = observe(model, feeds, TENSORS, held_bytes=1, tick=runs.append)
+    assert len(runs) == len(TENSORS) * len(feeds)  # one tensor at a time
+    for tensor in TENSORS:
+        np.testing.assert_array_equal(apart.histograms[tensor].counts, together.histograms[tensor].counts)
 
 
 def test_chunks_hold_every_tensor_once_within_the_limit() -> None:
