@@ -14,8 +14,7 @@ from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 
-ACTIVATION_BITS = 8  # what calibration and the rewriter can do; schemes with other widths are not planned yet
-FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, the scales outweigh the bytes that int4 saves over int8
+FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, scales outweigh the bytes that int4 saves in a file
 Menu = dict[str, tuple[Scheme, ...]]
 Reasons = dict[str, str]  # region -> why it has nothing but float32
 
@@ -43,8 +42,7 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
         return []
     menu = target.menu if region.layer is not None else target.activation_menu
     listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
-    listed = [s for s in listed if s.activation_bits == ACTIVATION_BITS or s.reads is Format.FLOAT]
-    if region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_4_BITS:
+    if target.cost == "measured" and region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_4_BITS:
         return [s for s in listed if s.weight is None or s.weight.bits > 4]
     return listed
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxmpq.errors import PlanError
 from onnxmpq.ranges import QuantParams
-from onnxmpq.ranges.params import LEVELS
+from onnxmpq.ranges.params import BITS
 from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/1"
@@ -44,6 +44,7 @@ class PlannedRegion:
 class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
     gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
+    notes: what the file cannot say by itself.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
     compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
     """
@@ -59,6 +60,7 @@ class Plan:
     prediction: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     output_sha256: str = ""
+    notes: tuple[str, ...] = ()
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Plan:
             raise PlanError(f"{where}: field schema is not {SCHEMA!r}; this is no plan of this version of onnxmpq")
         try:
             data["layers"] = _regions(data["layers"])
+            data["notes"] = tuple(_text(note) for note in data.get("notes", ()))
             data["activations"] = {t: _params(t, p) for t, p in data["activations"].items()}
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
             data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
@@ -115,8 +118,10 @@ def _params(tensor: str, entry: Mapping[str, Any]) -> QuantParams:
     scale, zero_point = params.scale, params.zero_point
     if type(scale) not in (int, float) or not _SMALLEST_SCALE < scale < _LARGEST_SCALE:
         raise ValueError(f"activations: {tensor!r}: scale {scale!r} is no positive float32")
-    if type(zero_point) is not int or not 0 <= zero_point <= LEVELS:
-        raise ValueError(f"activations: {tensor!r}: zero_point {zero_point!r} is not in 0..{LEVELS}")
+    if type(params.bits) is not int or not 2 <= params.bits <= BITS:
+        raise ValueError(f"activations: {tensor!r}: bits {params.bits!r} is not in 2..{BITS}")
+    if type(zero_point) is not int or not 0 <= zero_point <= params.levels:
+        raise ValueError(f"activations: {tensor!r}: zero_point {zero_point!r} is not in 0..{params.levels}")
     return params
 
 

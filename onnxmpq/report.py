@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,21 @@ def build_plan(
             **({"original_energy_mj": problem.energy_j({}) * 1e3} if problem.table.node_j else {}),
         },
         measured=_measured(outcome),
+        notes=_simulated(outcome.assignment.values()),
         output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
+    )
+
+
+def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
+    """What to know of schemes whose bit-widths the file has no type for."""
+    found = Counter(s.name for s in schemes if s.simulated)
+    if not found:
+        return ()
+    names = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
+    return (
+        f"simulated: {names}. onnxruntime has no types of these bits, so the file stores the next larger one (weights "
+        "int4 or int8, activations uint8), with codes that keep to the bits of the scheme; its size and its latency "
+        "here are not the target's",
     )
 
 
@@ -212,7 +226,7 @@ def build_report(
         outcome.kept.size_bytes,
         calibration.source,
         calibration.synthetic,
-        (*model.notes, *calibration.notes),
+        (*model.notes, *calibration.notes, *plan.notes),
     )
 
 
@@ -308,6 +322,7 @@ def _remarks(report: Report) -> list[str]:
                 f"output {output.name}: SQNR is {output.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
+    lines += report.plan.notes
     where = "held-out samples" if report.validation.held_out else "the calibration samples themselves"
     gap = report.plan.prediction.get("solver_gap", 0.0)
     lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")

@@ -49,6 +49,12 @@ class Scheme:
         """True for the scheme that leaves a region as it is."""
         return self.name == "fp32"
 
+    @property
+    def simulated(self) -> bool:
+        """True where the file stores weights or activations in more bits than the scheme asks for."""
+        wider = self.weight is not None and self.weight.storage_bits > self.weight.bits
+        return wider or self.activation_bits < 8
+
 
 FP32 = "fp32"
 INT8_WEIGHTS = WeightFormat.per_channel(8)

@@ -108,6 +108,22 @@ def test_names_of_schemes() -> None:
             scheme_named(name)
 
 
+def test_modelled_targets_offer_bits_that_only_they_have() -> None:
+    """Also for kernels of few inputs, whose scales only weigh in a file."""
+    proto = graph(
+        "y = Conv <kernel_shape = [3, 3], group = 16> (x, w)",
+        "float[N, 16, 6, 6] x",
+        "float[N, 16, 4, 4] y",
+        "float[16, 1, 3, 3] w",
+    )
+    model = prepared(proto)
+    offered = {
+        t: {s.name for s in candidates(model, load_target(t), ORT.supports)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")
+    }
+    assert {"w2a2", "w4a6", "w7a7", "w4a8"} <= offered["bismo-edge"]
+    assert offered["cpu"] == {"fp32", "w8", "int8"}
+
+
 def test_target_menus_name_schemes_that_exist() -> None:
     for menu in (CPU.menu, CPU.activation_menu):
         assert {s for row in menu.values() for s in row} <= SCHEMES.keys()

@@ -15,7 +15,7 @@ from onnxmpq.errors import ModelError, NothingToQuantizeError, UsageError
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.progress import Progress
-from onnxmpq.schemes import SCHEMES, Format
+from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for, token_model
 from tests.tables import int8_pays
@@ -307,3 +307,21 @@ def test_coverage_counts_every_weight_byte(tmp_path: Path) -> None:
     assert coverage.total_bytes - coverage.quantized_bytes == coverage.before["fp32"] == 4 * 16 * 16 * 9
     assert coverage.left_alone == {"Conv_3": "excluded by the user"}
     assert sum(coverage.layers.values()) == 4
+
+
+def test_bits_between_the_runtimes_own_types(tmp_path: Path) -> None:
+    """On hardware that computes in any bits, a low budget takes fewer than 8 for activations too; the file says so."""
+    proto, path = residual_cnn(), tmp_path / "m.onnx"
+    result = onnxmpq.convert(
+        proto, latency="33%", target="bismo-edge", calibration=samples_for(proto, 16), effort=QUICK, output=path
+    )
+    schemes = {scheme_named(row.scheme) for row in result.plan.layers}
+    assert any(s.simulated for s in schemes) and any(s.activation_bits < 8 for s in schemes)
+    assert result.plan.prediction["latency_ms"] <= 0.33 * result.plan.prediction["original_latency_ms"]
+    assert any(note.startswith("simulated: w") for note in result.plan.notes)
+    assert set(result.plan.notes) <= set(result.report.notes)
+    assert result.report.validation.worst_sqnr_db > 5
+    again = onnxmpq.apply(proto, tmp_path / "m.plan.json")
+    assert serialize(again) == path.read_bytes()
+    roomy = onnxmpq.convert(proto, latency="60%", target="bismo-edge", calibration=samples_for(proto, 16), effort=QUICK)
+    assert roomy.report.validation.worst_sqnr_db > result.report.validation.worst_sqnr_db

@@ -6,6 +6,9 @@ float, only int8 readers get a Q -> DQ pair, shared between them. The optimiser 
 
 What only an int8 Concat reads takes the scale of its result: values are rounded once instead of twice, and the kernel
 copies bytes instead of looking each one up in a table (`joined`).
+
+Readers that ask for fewer than 8 bits get Clip -> Q -> DQ on what the producer computed, before any other rounding:
+the Clip keeps the uint8 codes within their bits. Such plans are for modelled hardware; this file simulates them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region, RegionKind
-from onnxmpq.ranges.params import QuantParams
+from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
 
@@ -42,18 +45,23 @@ class _Writer:
         self.taken = {*self.nodes, *self.tensors}
         self.shared: dict[str, gs.Constant] = {}
         self.joined = joined(job)
+        self.computed: dict[str, gs.Tensor] = {}  # tensor -> its float values, where the name has the quantized ones
 
     def write(self) -> onnx.ModelProto:
         chosen = [(r, s) for r in self.job.model.regions if not (s := self._scheme(r)).is_float]
-        int8_readers = {t for r, s in chosen if s.reads is Format.INT8 for t in r.inputs}
+        asked = sorted({(t, s.activation_bits) for r, s in chosen if s.reads is Format.INT8 for t in r.inputs})
+        int8_readers = {tensor for tensor, bits in asked if bits == BITS}
         written = {t for r, s in chosen if writes(s, r.op_type) is Format.INT8 for t in r.outputs}
         views = {t: self._quantize_after_producer(t) if t in written else None for t in sorted(written)}
         for tensor in sorted(int8_readers - written):
             views[tensor] = self._quantize_for_readers(tensor)
+        narrow = {(tensor, bits): self._quantize_narrowly(tensor, bits) for tensor, bits in asked if bits < BITS}
         for region, scheme in chosen:
             if scheme.reads is Format.INT8:
                 for tensor in region.inputs:
-                    if tensor not in written:
+                    if scheme.activation_bits < BITS:
+                        self._reconnect(region, self.tensors[tensor], narrow[tensor, scheme.activation_bits])
+                    elif tensor not in written:
                         self._reconnect(region, self.tensors[tensor], views[tensor])
                 if region.pattern == "SiLU":
                     self._quantize_inside_silu(region)
@@ -79,10 +87,10 @@ class _Writer:
 
     # ---- activations ---------------------------------------------------------------------------
 
-    def _params(self, tensor: str) -> QuantParams:
-        while tensor in self.joined:
+    def _params(self, tensor: str, bits: int = BITS) -> QuantParams:
+        while bits == BITS and tensor in self.joined:
             tensor = self.joined[tensor]
-        return self.job.activations[self.job.roots.get(tensor, tensor)]
+        return self.job.activations[params_key(self.job.roots.get(tensor, tensor), bits)]
 
     def _pair(self, source: gs.Tensor, result: gs.Tensor, stem: str, params: QuantParams) -> None:
         """source -> QuantizeLinear -> DequantizeLinear -> result."""
@@ -112,11 +120,22 @@ class _Writer:
         raw = gs.Variable(self._new(f"{name}/float"), dtype=np.float32)
         producer.outputs = [raw if t is tensor else t for t in producer.outputs]
         self._pair(raw, tensor, name, self._params(name))
+        self.computed[name] = raw
         return tensor
 
     def _quantize_for_readers(self, name: str) -> gs.Tensor:
         view = gs.Variable(self._new(f"{name}/dq"), dtype=np.float32)
         self._pair(self.tensors[name], view, name, self._params(name))
+        return view
+
+    def _quantize_narrowly(self, name: str, bits: int) -> gs.Tensor:
+        """The tensor rounded to fewer than 8 bits, as uint8 codes that a Clip keeps within them."""
+        params, stem = self._params(name, bits), f"{name}/{bits}bit"
+        clipped, view = (gs.Variable(self._new(f"{stem}/{part}"), dtype=np.float32) for part in ("clip", "dq"))
+        bounds = [self._scalar(np.float32(bound)) for bound in (params.low, params.high)]
+        source = self.computed.get(name, self.tensors[name])
+        self.graph.nodes.append(gs.Node("Clip", self._new(f"{stem}/Clip"), {}, [source, *bounds], [clipped]))
+        self._pair(clipped, view, stem, params)
         return view
 
     def _reconnect(self, region: Region, tensor: gs.Tensor, view: gs.Tensor | None) -> None:
@@ -140,7 +159,7 @@ class _Writer:
         slot = 0 if region.op_type == "Gather" else 1
         if scheme.reads is Format.INT8:
             node.inputs[slot] = self._int8_weight(region, weight)
-            self._int8_bias(region, node, weight)
+            self._int8_bias(region, node, weight, scheme.activation_bits)
         elif scheme.fuses_to:
             self._blocked_weight(region, node, weight)
         else:
@@ -212,12 +231,12 @@ class _Writer:
     def _small_int(self, name: str, values: NDArray[np.generic], element: int) -> gs.Constant:
         return _small_int(self._new(name), values, element)
 
-    def _int8_bias(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
+    def _int8_bias(self, region: Region, node: gs.Node, weight: QuantizedWeight, bits: int) -> None:
         """int32 bias with scale input x weight, as QLinearConv and QGemm take it; a MatMul's Add stays float."""
         if region.op_type == "MatMul" or len(node.inputs) < 3:
             return
         bias = node.inputs[2]
-        scales = self._params(region.inputs[0]).scale * weight.scales.astype(np.float64)
+        scales = self._params(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
         codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_INT32_LIMIT, _INT32_LIMIT)
         quantized = self._constant(f"{region.name}/bias", codes.astype(np.int32))
         scale = self._constant(f"{region.name}/bias_scale", scales.astype(np.float32))

@@ -16,7 +16,7 @@ class Rewrite:
     """Everything needed to write a mixed-precision graph.
 
     assignment: region name -> scheme; regions not named stay float32.
-    activations: root tensor -> its parameters, for every tensor an int8 region reads or writes.
+    activations: `params_key` of a root tensor -> its parameters, for every tensor an int8 region reads or writes.
     weights: (region name, weight format name) -> quantized weight, for every scheme used that stores one.
     roots: tensor -> the tensor whose quantization parameters it shares (see `sensitivity`).
     """

@@ -4,7 +4,7 @@ from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe, tensor_shapes
-from onnxmpq.ranges.params import QuantParams, params_for
+from onnxmpq.ranges.params import QuantParams, params_for, params_key
 
 __all__ = [
     "ESTIMATORS",
@@ -13,6 +13,7 @@ __all__ = [
     "explain_nonfinite",
     "observe",
     "params_for",
+    "params_key",
     "tensor_shapes",
     "with_outputs",
 ]

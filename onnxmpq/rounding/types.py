@@ -94,8 +94,8 @@ class WeightFormat:
 
     @property
     def storage_bits(self) -> int:
-        """Bits a code takes in the file: the narrowest of ONNX INT2 (opset 25), INT4 (opset 21) and INT8."""
-        return next(width for width in (2, 4, 8) if width >= self.bits)
+        """Bits a code takes in the file: INT4 (opset 21) or INT8; no dialect writes INT2 (opset 25)."""
+        return 4 if self.bits <= 4 else 8
 
     def block_width(self, inputs: int) -> int:
         """Consecutive inputs that share one step on a row of `inputs` weights."""

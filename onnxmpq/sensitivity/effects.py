@@ -2,7 +2,8 @@
 
 This is the finite difference of the outputs along the actual quantization perturbation, step 1 (DESIGN §4), kept as
 a vector per sample so that effects of several decisions can be added. Weights and activations are separate effects:
-an activation tensor counts once, however many int8 regions touch it.
+an activation tensor counts once, however many int8 regions touch it. What a layer reads in fewer than 8 bits is an
+effect of that layer alone, since each reader of a tensor may ask for other bits.
 
 Only the part of the graph behind the perturbed tensor is run, on prefix activations that are computed once for a
 group of neighbouring tensors and held in bounded memory.
@@ -11,9 +12,10 @@ group of neighbouring tensors and held in bounded memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from onnxmpq.errors import ModelError
@@ -31,14 +33,16 @@ MEMORY_BYTES = 256 * 2**20  # for all stored effects
 _SMALLEST_SKETCH = 512
 Tick = Callable[[int], None]
 WeightKey = tuple[str, str]  # region, weight format
+InputKey = tuple[str, int]  # region, bits in which it reads
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Change of the coded outputs for every quantized weight and activation tensor.
+    """Change of the coded outputs for every quantized weight, activation tensor, and input read in few bits.
 
-    reference: float32 [samples, width], codes of the fp32 outputs. weights, activations: same shape, the change.
-    params: the activation parameters that each effect belongs to (of several candidates the one of least effect).
+    reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs: same shape, the
+    change. params: the activation parameters that each effect belongs to (of several candidates the one of least
+    effect).
     """
 
     divergence: Divergence
@@ -46,6 +50,7 @@ class Effects:
     weights: dict[WeightKey, Code]
     activations: dict[str, Code]
     params: dict[str, QuantParams]
+    inputs: dict[InputKey, Code] = field(default_factory=dict)
 
     def of_weight(self, key: WeightKey) -> float:
         """Divergence (nats, or relative squared error) caused by this weight alone."""
@@ -55,17 +60,23 @@ class Effects:
         """Divergence caused by quantizing this tensor alone."""
         return self.divergence.mean(self.reference, self.activations[tensor])
 
+    def of_input(self, key: InputKey) -> float:
+        """Divergence caused by one layer alone reading its input in so many bits."""
+        return self.divergence.mean(self.reference, self.inputs[key])
+
 
 @dataclass(frozen=True)
 class Perturbations:
-    """What to try: weights by (region, format), candidate parameters by activation tensor."""
+    """What to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
+    8 bits by (layer, bits) in which it reads."""
 
     weights: Mapping[WeightKey, QuantizedWeight]
     activations: Mapping[str, Sequence[QuantParams]]
+    inputs: Mapping[InputKey, QuantParams] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
-        return len(self.weights) + sum(len(c) for c in self.activations.values())
+        return len(self.weights) + sum(len(c) for c in self.activations.values()) + len(self.inputs)
 
 
 def make_divergence(
@@ -134,6 +145,9 @@ class _Worker:
         self.by_region: dict[str, list[WeightKey]] = {}
         for key in tries.weights:
             self.by_region.setdefault(key[0], []).append(key)
+        self.narrow: dict[str, list[InputKey]] = {}
+        for reader in tries.inputs:
+            self.narrow.setdefault(reader[0], []).append(reader)
         self.targets = self._targets()
 
     def run(self) -> Effects:
@@ -148,14 +162,15 @@ class _Worker:
         return self.effects
 
     def _targets(self) -> dict[str, Region | None]:
-        """Tensors to perturb in graph order, each with the layer whose weights show up there."""
+        """Tensors to perturb in graph order, each with the layer whose weights and inputs show up there."""
         found: dict[str, Region | None] = {}
         for tensor in (i.name for i in self.model.proto.graph.input):
             if tensor in self.tries.activations:
                 found[tensor] = None
         for region in self.model.regions:
             for tensor in region.outputs:
-                own = region.name in self.by_region and tensor == region.outputs[0]
+                tried = region.name in self.by_region or region.name in self.narrow
+                own = tried and tensor == region.outputs[0]
                 if own or tensor in self.tries.activations:
                     found[tensor] = region if own else None
         return found
@@ -202,15 +217,7 @@ class _Worker:
         middle = open_session(route.middle.proto, self.settings) if route.middle.proto.graph.node else None
         region = self.targets[tensor]
         if region is not None:
-            layer, part = region.params, self._layer_part(region)
-            session = open_session(part.proto, self.settings)
-            for key in self.by_region[region.name]:
-                stored = np.ascontiguousarray(layer.stored(self.tries.weights[key].dequantize()))
-                results = [
-                    run(session, {n: stored if n == layer.weight else v[n] for n in part.inputs})[0] for v in values
-                ]
-                self.effects.weights[key] = self._change(tensor, route, middle, values, results)
-                self.tick(1)
+            self._layer(region, tensor, route, middle, values)
         best = np.inf
         for params in self.tries.activations.get(tensor, ()):
             rounded = [params.simulate(np.asarray(v[tensor], np.float32)) for v in values]
@@ -220,6 +227,36 @@ class _Worker:
                 best = effect
                 self.effects.activations[tensor], self.effects.params[tensor] = change, params
             self.tick(1)
+
+    def _layer(
+        self,
+        region: Region,
+        tensor: str,
+        route: _Route,
+        middle: ort.InferenceSession | None,
+        values: list[dict[str, Array]],
+    ) -> None:
+        """Effects of a layer's weights and of the bits it reads in, both seen at its result."""
+        layer, part = region.params, self._layer_part(region)
+        fp32 = self.cutter.index.constants[layer.weight]
+        session, original = open_session(part.proto, self.settings), onnx.numpy_helper.to_array(fp32)
+
+        def effect(weight: Array, narrow: QuantParams | None) -> Code:
+            results = []
+            for batch in values:
+                given = {n: weight if n == layer.weight else batch[n] for n in part.inputs}
+                if narrow is not None:
+                    source = region.inputs[0]
+                    given[source] = narrow.simulate(np.asarray(given[source], np.float32))
+                results.append(run(session, given)[0])
+            self.tick(1)
+            return self._change(tensor, route, middle, values, results)
+
+        for key in self.by_region.get(region.name, ()):
+            stored = np.ascontiguousarray(layer.stored(self.tries.weights[key].dequantize()))
+            self.effects.weights[key] = effect(stored, None)
+        for reader in self.narrow.get(region.name, ()):
+            self.effects.inputs[reader] = effect(original, self.tries.inputs[reader])
 
     def _change(
         self,

@@ -15,11 +15,12 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import Observation
+from onnxmpq.ranges import Observation, params_key
+from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
-from onnxmpq.stages.ranges import activation_tensors, range_candidates
+from onnxmpq.stages.ranges import activation_tensors, narrow_inputs, range_candidates
 from onnxmpq.stages.threads import workers
 
 EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are saved
@@ -39,7 +40,8 @@ def sensitivity(
     """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
     formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
     activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
-    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations)
+    inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
+    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
     affordable = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries.count, 1e-9))
     count = min(len(feeds), max(affordable, FEWEST_EFFECT_SAMPLES))
     chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
@@ -56,6 +58,7 @@ def forward_seconds(model: Model, feeds: Feeds) -> float:
 def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:
     """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
     harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
+    narrow = {key: effects.of_input(key) for key in effects.inputs} if effects else {}
     options: dict[str, tuple[Option, ...]] = {}
     for region in model.regions:
         rows = []
@@ -64,6 +67,8 @@ def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, we
                 continue
             stores = region.layer is not None and scheme.weight is not None
             effect = harm.get((region.name, scheme.weight.name), 0.0) if stores and scheme.weight else 0.0
+            if scheme.activation_bits < BITS:
+                effect += narrow.get((region.name, scheme.activation_bits), 0.0)
             size = region_bytes(region, scheme, weights)
             cost = table.scheme_s(region.name, scheme), table.scheme_j(region.name, scheme)
             rows.append(Option(scheme, cost[0], size, effect, cost[1]))

@@ -8,7 +8,8 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
+from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe, params_key
+from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import Format
 from onnxmpq.stages.threads import workers
@@ -28,6 +29,17 @@ def activation_tensors(model: Model, menu: Menu) -> list[str]:
     return list(dict.fromkeys(roots.get(t, t) for t in touched))
 
 
+def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
+    """(layer, bits) for every width below 8 in which the menu lets a layer read -> root of the tensor it reads."""
+    roots = model.roots
+    return {
+        (region.name, s.activation_bits): roots.get(region.inputs[0], region.inputs[0])
+        for region in model.layers
+        for s in menu[region.name]
+        if s.reads is Format.INT8 and s.activation_bits < BITS
+    }
+
+
 def calibrate(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> Observation:
     """Histograms of all activations that may be quantized."""
     tensors = activation_tensors(model, menu)
@@ -40,7 +52,7 @@ def calibrate(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> Obs
 def prepare_bench(
     model: Model, menu: Menu, observation: Observation, dialect: Dialect, progress: Progress
 ) -> Workbench:
-    """Activation parameters (MSE ranges) and rounded weights for every scheme on the menu."""
+    """Activation parameters (MSE ranges, of every width) and rounded weights for every scheme on the menu."""
     wanted = {
         (region.name, s.weight.name): (region, s.weight)
         for region in model.layers
@@ -53,6 +65,8 @@ def prepare_bench(
             weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
             tick(1)
     activations = {t: ESTIMATORS["mse"](h) for t, h in observation.histograms.items()}
+    for tensor, bits in sorted({(tensor, bits) for (_, bits), tensor in narrow_inputs(model, menu).items()}):
+        activations[params_key(tensor, bits)] = ESTIMATORS["mse"](observation.histograms[tensor], bits)
     return Workbench(model, dialect, activations, weights)
 
 

@@ -14,9 +14,9 @@ from onnx.reference import ReferenceEvaluator
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
-from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
+from onnxmpq.ranges import ESTIMATORS, QuantParams, observe, params_key
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.schemes import SCHEMES, Format, Scheme, writes
+from onnxmpq.schemes import SCHEMES, Format, Scheme, scheme_named, writes
 from tests.graphs import conv_relu, feeds_for, graph, prepared, residual_cnn, token_model
 
 ORT = DIALECTS["onnxruntime"]
@@ -42,7 +42,8 @@ class Case:
     def activations(self) -> dict[str, QuantParams]:
         tensors = dict.fromkeys(t for r in self.model.regions for t in (*r.inputs, *r.outputs))
         found = observe(self.model, self.feeds, list(tensors)).histograms
-        return {t: ESTIMATORS["minmax"](h) for t, h in found.items()}
+        eight = {t: ESTIMATORS["minmax"](h) for t, h in found.items()}
+        return eight | {params_key(t, b): ESTIMATORS["mse"](h, b) for t, h in found.items() for b in range(2, 8)}
 
     def weights(self, assignment: Mapping[str, Scheme]) -> dict[tuple[str, str], QuantizedWeight]:
         return {
@@ -57,7 +58,7 @@ class Case:
 
     def everywhere(self, name: str) -> dict[str, Scheme]:
         """A scheme for every layer that takes it; int8 for the regions without weights too."""
-        scheme, int8 = SCHEMES[name], SCHEMES["int8"]
+        scheme, int8 = scheme_named(name), SCHEMES["int8"]
         wanted = {r.name: scheme if r.layer else int8 for r in self.model.regions if r.layer or name == "int8"}
         return {r: s for r, s in wanted.items() if ORT.supports(self.model.region(r), s, self.model.opset)}
 
@@ -133,7 +134,7 @@ CASES = {**LAYERS, **NETWORKS}
 
 
 def round_to(params: QuantParams, value: Float) -> Float:
-    codes = np.clip(np.rint(value / params.scale) + params.zero_point, 0, 255)
+    codes = np.clip(np.rint(value / params.scale) + params.zero_point, 0, 2**params.bits - 1)
     return (codes - params.zero_point) * params.scale
 
 
@@ -154,12 +155,14 @@ def real_weight(weight: QuantizedWeight) -> Float:
 
 def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, np.ndarray]) -> dict[str, Float]:
     """The graph's outputs in double precision, node by node with onnx's reference operators, every tensor that an
-    int8 region reads or writes rounded to its uint8 grid, weights and biases replaced by what is stored."""
+    int8 region reads or writes rounded to its uint8 grid, or on reading to a narrower one that the reader asks for,
+    weights and biases replaced by what is stored."""
     model = case.model
     weights = case.weights(assignment)
     owner = {n: r for r in model.regions for n in r.nodes}
     values = {t.name: _double(onnx.numpy_helper.to_array(t)) for t in model.proto.graph.initializer}
     values |= {n: _double(v) for n, v in inputs.items()}
+    computed = dict(values)  # before they are rounded
 
     def params(tensor: str) -> QuantParams:
         readers = [n for n in model.proto.graph.node if tensor in n.input]
@@ -169,13 +172,17 @@ def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, 
                 return params(readers[0].output[0])
         return case.activations[model.roots.get(tensor, tensor)]
 
+    def read(tensor: str, bits: int) -> QuantParams:
+        return params(tensor) if bits == 8 else case.activations[params_key(model.roots.get(tensor, tensor), bits)]
+
     for node in model.proto.graph.node:
         region = owner.get(node.name)
         scheme = assignment.get(region.name) if region else None
         given = {t: values[t] for t in node.input if t}
         if region is not None and scheme is not None and not scheme.is_float:
             if scheme.reads is Format.INT8:
-                given |= {t: round_to(params(t), values[t]) for t in node.input if t in region.inputs}
+                source, bits = values if scheme.activation_bits == 8 else computed, scheme.activation_bits
+                given |= {t: round_to(read(t, bits), source[t]) for t in node.input if t in region.inputs}
                 if region.pattern == "SiLU" and node.op_type == "Mul":
                     inner = region_inner(region, model)
                     given[inner] = round_to(QuantParams(1 / 255, 0), values[inner])
@@ -183,9 +190,10 @@ def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, 
                 weight = weights[region.name, scheme.weight.name]
                 given[region.layer.weight] = np.asarray(region.layer.stored(real_weight(weight)), np.float64)
                 if scheme.reads is Format.INT8 and region.layer.bias in node.input:
-                    step = params(region.inputs[0]).scale * weight.scales.astype(np.float64)
+                    step = read(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
                     given[region.layer.bias] = np.rint(given[region.layer.bias] / step) * step
         for name, value in zip(node.output, _run(node, given, model.opset), strict=True):
+            computed[name] = value
             rounds = region is not None and scheme is not None and name in region.outputs
             if rounds and writes(scheme, region.op_type) is Format.INT8:
                 value = round_to(params(name), value)

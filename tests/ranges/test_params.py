@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for
+from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for, params_key
 from onnxmpq.ranges.histogram import Histogram
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -91,6 +91,33 @@ def test_mse_clips_an_outlier_that_minmax_keeps() -> None:
 
     assert ESTIMATORS["minmax"](found).high == pytest.approx(40.0, rel=0.01)
     assert error("mse") < 0.9 * error("minmax")
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_fewer_bits_have_fewer_levels(name: str, bits: int) -> None:
+    x = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+    params = ESTIMATORS[name](histogram(x), bits)
+    rounded = params.simulate(x)
+    assert len(np.unique(rounded)) <= 2**bits == params.levels + 1
+    assert 0.0 in rounded
+    codes = np.rint(rounded / params.scale) + params.zero_point
+    assert codes.min() >= 0 and codes.max() <= params.levels
+
+
+def test_narrow_ranges_follow_the_values_not_the_outliers() -> None:
+    """2 bits for a normal distribution: the least squared error with an exact zero is near 0.19 of the variance (Max
+    1960 has 0.1188 for uniform steps without that demand); the full range loses far more than everything."""
+    x = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    x[0] = 40.0
+    error = {name: float(np.square(ESTIMATORS[name](histogram(x), 2).simulate(x) - x).mean()) for name in ESTIMATORS}
+    assert 0.1188 < error["mse"] < 0.25
+    assert error["minmax"] > 0.9
+
+
+def test_keys_of_parameters() -> None:
+    assert params_key("x") == params_key("x", 8) == "x"
+    assert len({params_key("x", bits) for bits in range(2, 9)}) == 7
 
 
 @given(values)

@@ -74,7 +74,8 @@ def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in formats}
     roots = model.roots
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
-    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors})
+    inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
+    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs)
 
 
 def with_weight(model: Model, region_name: str, weight: QuantizedWeight) -> onnx.ModelProto:
@@ -117,6 +118,26 @@ def with_rounded(model: Model, tensor: str, params: QuantParams) -> onnx.ModelPr
     return proto
 
 
+def with_narrow_input(model: Model, region_name: str, params: QuantParams) -> onnx.ModelProto:
+    """The model with Clip, Q and DQ in front of one layer, which others that read the same tensor do not see."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    position, node = next((i, n) for i, n in enumerate(proto.graph.node) if n.name == region_name)
+    constants = {"low": params.low, "high": params.high, "step": params.scale}
+    for name, value in constants.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(params.zero_point, np.uint8), "zero"))
+    nodes = [
+        onnx.helper.make_node("Clip", [node.input[0], "low", "high"], ["clipped"]),
+        onnx.helper.make_node("QuantizeLinear", ["clipped", "step", "zero"], ["codes"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["narrow"]),
+    ]
+    node.input[0] = "narrow"
+    for offset, extra in enumerate(nodes):
+        proto.graph.node.insert(position + offset, extra)
+    return proto
+
+
 def codes(effects: Effects, proto: onnx.ModelProto, feeds: Feeds) -> np.ndarray:
     """The coded outputs of a model on every sample, run one at a time without the runtime's optimisations."""
     rows = [outputs_of(proto, feeds.batch([i]), optimize=False) for i in range(len(feeds))]
@@ -137,6 +158,11 @@ def test_effects_are_those_of_a_full_run(case: Case) -> None:
     for key, change in effects.weights.items():
         expected = codes(effects, with_weight(model, key[0], tries.weights[key]), feeds) - reference
         np.testing.assert_allclose(change, expected, atol=2e-4, err_msg=str(key))
+    assert effects.inputs.keys() == tries.inputs.keys() and tries.inputs
+    for reader, change in effects.inputs.items():
+        expected = codes(effects, with_narrow_input(model, reader[0], tries.inputs[reader]), feeds) - reference
+        assert np.isclose(change, expected, atol=2e-4).mean() > 0.97, reader
+        assert np.abs(change - expected).max() < 0.2, reader
     for tensor, change in effects.activations.items():
         params = effects.params[tensor]
         expected = codes(effects, with_rounded(model, tensor, params), feeds) - reference
