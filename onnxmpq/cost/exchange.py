@@ -1,10 +1,16 @@
-"""Cost tables as files: written on the device by `onnxmpq profile`, read elsewhere by `convert --cost-table`."""
+"""Cost tables as files: written on the device by `onnxmpq profile`, read elsewhere by `convert --cost-table`.
+
+A table says what it was measured on: model structure, target, provider, threads and onnxruntime version must be those
+of the conversion. CPU and date are told, not compared: another CPU than this machine's is what such a table is for.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 
 from onnxmpq.cost.table import CostTable
@@ -23,43 +29,70 @@ _ADVICE = {
 
 
 def describe(model: Model, target: str, provider: str, threads: int) -> dict[str, str]:
-    """What a cost table is valid for: runtime, CPU, threads, and a hash of the prepared graph's structure."""
-    structure = hashlib.sha256()
-    for node in model.proto.graph.node:
-        structure.update(f"{node.op_type} {node.name} {list(node.input)} {list(node.output)}\n".encode())
-    for region in model.layers:
-        structure.update(f"{region.name} {region.params.weight_shape}\n".encode())
+    """What a cost table is valid for: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
     return {
         **describe_runtime(),
+        "date": date.today().isoformat(),
         "target": target,
         "provider": provider,
         "threads": str(threads),
-        "structure_sha256": structure.hexdigest(),
+        "structure_sha256": _structure(model),
     }
+
+
+def _structure(model: Model) -> str:
+    """Hash of everything in the prepared graph but the values of its constants."""
+    digest = hashlib.sha256()
+    graph = model.proto.graph
+    for message in (*graph.input, *graph.node):
+        digest.update(message.SerializeToString(deterministic=True))
+    for tensor in graph.initializer:
+        digest.update(f"{tensor.name} {tensor.data_type} {list(tensor.dims)}\n".encode())
+    return digest.hexdigest()
 
 
 def read_table(path: Path, expected: dict[str, str]) -> CostTable:
     """A table from a file. Raises TargetError where it cannot be read, has impossible costs, or fits something else."""
     try:
         table = CostTable.from_json(path.read_text(encoding="utf-8"))
+        costs = list(_costs(table))
     except OSError as error:
         raise TargetError(
             f"{path}: cannot be read ({error.strerror}); give a file written by `onnxmpq profile`"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{path}: not a cost table of `onnxmpq profile` ({error}); profile again") from None
     for field in _MUST_MATCH:
         if table.meta.get(field) != expected[field]:
             raise TargetError(
                 f"{path}: {field} is {table.meta.get(field)!r}, here it is {expected[field]!r}: {_ADVICE[field]}"
             )
-    for place, seconds in _node_costs(table):
-        if not math.isfinite(seconds) or seconds < 0:
-            raise TargetError(f"{path}: {place}: {seconds} is not a cost in seconds; profile again")
+    _check_costs(path, table, costs)
     return table
 
 
-def _node_costs(table: CostTable) -> Iterator[tuple[str, float]]:
-    for region, costs in table.node_s.items():
-        for kernel, seconds in costs.items():
-            yield f"node_s[{region!r}][{kernel!r}]", seconds
+def _check_costs(path: Path, table: CostTable, costs: list[tuple[str, object]]) -> None:
+    """Raises TargetError for a cost that is no finite number, or a negative one of a kernel.
+
+    A kernel may cost nothing (it is fused into its neighbour's), and a transition less than that; not everything may.
+    """
+    for place, cost in costs:
+        if isinstance(cost, bool) or not isinstance(cost, int | float) or not math.isfinite(cost):
+            raise TargetError(f"{path}: {place} is {cost!r}, which is no number; profile again")
+        if cost < 0 and place.startswith("node"):
+            raise TargetError(f"{path}: {place} is {cost}; a kernel cannot cost less than nothing; profile again")
+    if table.base_s + sum(table.scheme_s(region, None) for region in table.node_s) <= 0:
+        raise TargetError(f"{path}: the costs of the float32 model add up to nothing; profile again")
+
+
+def _costs(table: CostTable) -> Iterator[tuple[str, object]]:
+    """(where it stands, what stands there) of every number; AttributeError where there is no table of numbers."""
+    yield "base_s", table.base_s
+    for name in ("node_s", "node_j"):
+        for region, costs in getattr(table, name).items():
+            for kernel, cost in costs.items():
+                yield f"{name}[{region!r}][{kernel!r}]", cost
+    for name in ("shared", "edges"):
+        for key, transition in getattr(table, name).items():
+            for field, cost in asdict(transition).items():
+                yield f"{name}[{key!r}].{field}", cost

@@ -41,6 +41,9 @@ def judge_costs(
     meta = describe(model, device.name, settings.provider, settings.threads)
     if table_file is not None:
         table = read_table(table_file, meta)
+        progress.say(
+            f"costs measured on {table.meta.get('cpu', 'an unknown CPU')}, {table.meta.get('date', 'undated')}"
+        )
         offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
