@@ -16,7 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import inspection, pipeline, replay
+from onnxmpq import calibration, inspection, pipeline, replay
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.output import check_writable, write_text
@@ -47,6 +47,8 @@ Recipe = Annotated[str | None, typer.Option("--recipe", help="how pictures, text
 Target = Annotated[str, typer.Option("--target", help="a name from `onnxmpq targets`, or a .toml file")]
 Provider = Annotated[str | None, typer.Option(help="onnxruntime execution provider instead of the target's")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of the runtime while measuring")]
+CacheFolder = Annotated[Path | None, typer.Option("--cache", help="folder of values to reuse (docs/cache)")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
@@ -96,12 +98,17 @@ def convert(
     cost_table: Annotated[
         Path | None, typer.Option(help="costs measured by `onnxmpq profile`, instead of measuring here")
     ] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="activation ranges from `onnxmpq calibrate`, instead of calibrating here")
+    ] = None,
     energy: Annotated[str | None, typer.Option(help="3mJ or 50% of the original, on targets with energies")] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", help=f"switch off: {', '.join(TECHNIQUES)}; may be repeated")
     ] = None,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -116,6 +123,8 @@ def convert(
         size=size,
         energy=energy,
         cost_table=cost_table,
+        ranges=ranges,
+        cache=_cache(cache, no_cache),
         calibration=calib,
         recipe=recipe,
         target=target,
@@ -151,6 +160,42 @@ def apply(
     destination = output or model.with_name(model.stem + ".mpq.onnx")
     replay.apply(model, plan, output=destination)
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+
+
+@app.command()
+def calibrate(
+    model: ModelPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="calibration to write, .npz")],
+    calib: Calib = None,
+    recipe: Recipe = None,
+    target: Target = "cpu",
+    samples: Annotated[int, typer.Option(min=1, help="at most so many samples")] = pipeline.DEFAULT_SAMPLES,
+    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
+    check_writable(output, model)
+    found = calibration.calibrate(
+        model,
+        calibration=calib,
+        recipe=recipe,
+        target=target,
+        samples=samples,
+        seed=seed,
+        cache=_cache(cache, no_cache),
+        progress=_Drawn(quiet),
+    )
+    found.write(output)
+    if as_json:
+        print(_dump(found.to_dict()))
+        return
+    console = _stdout()
+    calibration.render(found, console)
+    console.print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command()
@@ -260,6 +305,12 @@ def _parse_kinds(entries: list[str]) -> dict[str, Any]:
             raise UsageError(f"--output-kind {entry!r}: write NAME=KIND with KIND one of {', '.join(KINDS)}")
         kinds[name] = kind
     return kinds
+
+
+def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
+    if folder is not None and no_cache:
+        raise UsageError("--cache and --no-cache exclude each other; give one of them")
+    return folder if folder is not None else not no_cache
 
 
 def _dump(data: Any) -> str:

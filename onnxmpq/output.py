@@ -32,13 +32,13 @@ def check_writable(path: Path, source: Path | None = None) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Atomically. Raises OutputError."""
-    _write(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_model(path: Path, proto: onnx.ModelProto) -> None:
     """Atomically; models beyond protobuf's 2 GB go to external data beside the file. Raises OutputError."""
     if proto.ByteSize() < _PROTOBUF_LIMIT:
-        _write(path, serialize(proto))
+        write_bytes(path, serialize(proto))
         return
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -54,7 +54,8 @@ def serialize(proto: onnx.ModelProto) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically. Raises OutputError."""
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxmpq.allocate import Budgets, parse_budgets
+from onnxmpq.cache import Cache
 from onnxmpq.closed_loop import Outcome, close_the_loop
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort
@@ -23,14 +24,15 @@ from onnxmpq.model import prepare
 from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
-from onnxmpq.report import Report, build_plan, build_report
+from onnxmpq.ranges.exchange import Calibration
+from onnxmpq.report import Report, build_plan, build_report, source_name
 from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import require_candidates, storage_only, used_when_fastest
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
-from onnxmpq.stages.ranges import ROUNDING, calibrate, prepare_bench
+from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench
 from onnxmpq.stages.samples import Samples, check_prepared, gather_samples
 from onnxmpq.stages.weights import compensate_plan, rebuilt, round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
@@ -66,6 +68,8 @@ def convert(
     exclude: Iterable[str] = (),
     outputs: Mapping[str, OutputKind] | None = None,
     cost_table: str | Path | None = None,
+    ranges: str | Path | Calibration | None = None,
+    cache: str | Path | bool = True,
     seed: int = 0,
     without: Iterable[str] = (),
     effort: Effort | None = None,
@@ -78,6 +82,8 @@ def convert(
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
     provider: execution provider to measure on, instead of the target's own.
     cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
+    ranges: activation ranges from `onnxmpq calibrate`, instead of calibrating again. cache: a folder of values to reuse
+    from other conversions, True for the default one (docs/cache.md), False for none.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. without: names
     of `onnxmpq.weights.TECHNIQUES` to switch off.
@@ -99,7 +105,8 @@ def convert(
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
         check_writable(plan_path(Path(output)))
-    prepared = prepare(model)
+    prepared, store = prepare(model), Cache.of(cache, progress)
+    known = known_ranges(ranges, prepared, source_name(model), progress)
     for name in set(outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
@@ -110,7 +117,7 @@ def convert(
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     require_candidates(prepared, menu, bool(excluded))
 
-    observation = calibrate(prepared, menu, data.calibration, progress)
+    observation = calibrate(prepared, menu, data.calibration, progress, store, known)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
@@ -122,12 +129,12 @@ def convert(
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu)
 
-    bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress)
-    effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress)
+    bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
+    effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     outcome = close_the_loop(problem, budgets, bench, judge, prepared.source_bytes, progress)
-    compensated = compensate_plan(bench, outcome, data, effects, techniques, progress)
+    compensated = compensate_plan(bench, outcome, data, effects, techniques, progress, store)
     outcome = rebuilt(bench, outcome, compensated)
     validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
 
@@ -135,6 +142,7 @@ def convert(
     plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
     plan = with_stored_weights(plan, compensated)
     report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
+    report = replace(report, reused=store.reused)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,10 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side."""
+    """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
+
+    reused: by kind of value, how many came from the cache, of how many.
+    """
 
     model: str
     target: str
@@ -65,6 +68,7 @@ class Report:
     calibration: str
     synthetic: bool
     notes: tuple[str, ...]
+    reused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the stored weights stay in the plan's own file."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from onnxmpq import pipeline
+from onnxmpq import cache, pipeline
 from onnxmpq.cost.measure import Effort
 
 settings.register_profile("onnxmpq", deadline=None)  # the machines that run this are shared: no timed examples
@@ -20,6 +20,16 @@ QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew; read the diff")
+
+
+@pytest.fixture(autouse=True)
+def no_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Off unless a test gives a folder: else the second of two conversions would test only that reading works.
+
+    Commands in processes of their own get a folder of their own. The user's is never touched.
+    """
+    monkeypatch.setattr(cache, "default_folder", lambda: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

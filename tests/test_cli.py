@@ -121,6 +121,11 @@ class Folder:
     def foreign_table(self) -> tuple[object, ...]:
         return self.convert("--cost-table", int8_pays(token_model(), self.path))
 
+    def foreign_ranges(self) -> tuple[object, ...]:
+        samples = samples_for(token_model(), 8)
+        onnxmpq.calibrate(token_model(), calibration=samples).write(self / "ranges.npz")
+        return self.convert("--ranges", self / "ranges.npz")
+
     def other_model(self) -> tuple[object, ...]:
         onnx.save_model(token_model(), self / "other.onnx")
         return ("validate", self.model, self / "other.onnx", "--calib", self.calib)
@@ -188,6 +193,11 @@ BAD = [
     Bad("a folder where the plan belongs", Folder.folder_for_the_plan, 7, "model.mpq.plan.json: is a folder"),
     Bad("unknown target", lambda f: f.convert("--target", "cpux"), 8, "cpux"),
     Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
+    Bad("ranges of another model", Folder.foreign_ranges, 4, "was made for model 'model' (sha256"),
+    Bad("ranges that are none", lambda f: f.convert("--ranges", f.calib), 4, "not a file of `onnxmpq calibrate`"),
+    Bad("no such ranges", lambda f: f.convert("--ranges", f / "no.npz"), 4, "give a file written by"),
+    Bad("calibrating into nowhere", lambda f: ("calibrate", f.model, "-o", f / "no" / "r.npz"), 7, "does not exist"),
+    Bad("cache and none", lambda f: f.convert("--cache", f / "c", "--no-cache"), 2, "exclude each other"),
     Bad("exclusion that matches nothing", lambda f: f.convert("--exclude", "conv*"), 2, "matches no node"),
     Bad("unknown kind of output", lambda f: f.convert("--output-kind", "y=class"), 2, "NAME=KIND"),
     Bad("kind of no output", lambda f: f.convert("--output-kind", "z=logits"), 2, "'z'"),
@@ -348,3 +358,33 @@ def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
     found = run(*folder.convert("--size", "60%", "--cost-table", table, "-o", tmp_path / "out.onnx"))
     assert found.code == 0, found.err
     assert serialize(onnxmpq.apply(folder.model, tmp_path / "out.plan.json")) == (tmp_path / "out.onnx").read_bytes()
+
+
+def test_calibrate_then_convert(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    ranges = tmp_path / "ranges.npz"
+    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges)
+    assert (found.code, found.err) == (0, "")
+    for words in ("6 samples", "min", "max", "mse", "1x16x8x8", "wrote"):
+        assert words in found.out
+    again = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--json")
+    document = json.loads(again.out)
+    assert document["schema"].startswith("onnxmpq.calibration/")
+    assert document["samples"]["count"] == 6 and set(document["estimators"]) >= {"mse", "minmax", "percentile"}
+    table = int8_pays(folder.model, tmp_path)
+    found = run(*folder.convert("--latency", "80%", "--cost-table", table, "--ranges", ranges))
+    assert (found.code, found.err) == (0, "")
+
+
+def test_a_cache_that_cannot_be_written_costs_one_warning(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    found = run(*folder.convert("--size", "smallest", "--cache", folder.model / "cache"))
+    assert found.code == 0
+    assert found.err.count("warning") == 1 and "nothing is cached" in found.err
+
+
+def test_the_cache_is_where_it_was_asked_for(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    command = folder.convert("--size", "smallest", "--cache", tmp_path / "cache")
+    assert run(*command).code == 0
+    assert list((tmp_path / "cache").glob("*/*.npz"))

@@ -325,3 +325,53 @@ def test_bits_between_the_runtimes_own_types(tmp_path: Path) -> None:
     assert serialize(again) == path.read_bytes()
     roomy = onnxmpq.convert(proto, latency="60%", target="bismo-edge", calibration=samples_for(proto, 16), effort=QUICK)
     assert roomy.report.validation.worst_sqnr_db > result.report.validation.worst_sqnr_db
+
+
+def test_a_second_conversion_finds_everything_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    case = Case("residual network", residual_cnn(), 4, samples=24)
+    fresh, first, second = (
+        convert(case, tmp_path, without=(), cache=cache) for cache in (False, tmp_path / "cache", tmp_path / "cache")
+    )
+    assert serialize(first.model) == serialize(fresh.model)
+    assert serialize(second.model) == serialize(fresh.model)
+    assert second.plan.to_json() == fresh.plan.to_json()
+    assert fresh.report.reused == {}
+    assert {what for what, (found, _) in first.report.reused.items() if not found} == set(first.report.reused)
+    assert set(second.report.reused) == {"activation ranges", "rounded weights", "effects", "second rounding"}
+    assert all(found == total for found, total in second.report.reused.values())
+
+
+def test_another_budget_finds_all_but_the_second_rounding(tmp_path: Path) -> None:
+    case = Case("residual network", residual_cnn(), 4, samples=24)
+    notes = Notes()
+    convert(case, tmp_path, without=(), cache=tmp_path / "cache")
+    second = convert(case, tmp_path, without=(), cache=tmp_path / "cache", latency="80%", progress=notes)
+    found, total = second.report.reused["effects"]
+    assert found == total > 8
+    assert f"effects: {found} of {total} from the cache" in notes.said
+    assert second.report.reused["second rounding"] == (0, 1)
+
+
+def test_ranges_from_a_calibration_are_those_of_the_conversion_itself(tmp_path: Path) -> None:
+    case = CASES[0]
+    found = onnxmpq.calibrate(case.proto, calibration=samples_for(case.proto, case.samples))
+    found.write(tmp_path / "ranges.npz")
+    notes = Notes()
+    again = convert(case, tmp_path, ranges=tmp_path / "ranges.npz", progress=notes)
+    assert serialize(again.model) == serialize(convert(case, tmp_path).model)
+    assert any("activation ranges as calibrated before, on 12 samples" in line for line in notes.said)
+
+
+def test_ranges_without_samples(tmp_path: Path) -> None:
+    """Effects are measured on made-up inputs, as without ranges; the ranges are those of the real samples."""
+    case = CASES[0]
+    calibration = {"x": 50 * samples_for(case.proto, 16)["x"]}
+    found = onnxmpq.calibrate(case.proto, calibration=calibration)
+    notes = Notes()
+    table = int8_pays(case.proto, tmp_path)
+    result = onnxmpq.convert(
+        case.proto, ranges=found, cost_table=table, samples=8, effort=QUICK, without=FAST, progress=notes
+    )
+    assert notes.warnings and result.report.synthetic
+    for tensor, params in result.plan.activations.items():
+        assert params in [row[tensor] for row in found.params().values()]

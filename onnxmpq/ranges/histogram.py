@@ -21,6 +21,13 @@ class Histogram:
         self.limit = 0.0
         self.low, self.high = np.inf, -np.inf
 
+    @classmethod
+    def of(cls, counts: NDArray[np.int64], limit: float, low: float, high: float) -> Histogram:
+        """One that was kept: int64 [BINS] counts over [-limit, limit], exact minimum and maximum."""
+        histogram = cls()
+        histogram.counts, histogram.limit, histogram.low, histogram.high = counts, limit, low, high
+        return histogram
+
     def add(self, values: NDArray[np.float32]) -> None:
         """Count one batch of any shape. Values must be finite."""
         if not values.size:

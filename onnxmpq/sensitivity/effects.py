@@ -65,6 +65,14 @@ class Effects:
         return self.divergence.mean(self.reference, self.inputs[key])
 
 
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What changes are measured against. reference: float32 [samples, width], codes of the fp32 outputs."""
+
+    divergence: Divergence
+    reference: Code
+
+
 @dataclass(frozen=True)
 class Perturbations:
     """What to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
@@ -79,13 +87,22 @@ class Perturbations:
         return len(self.weights) + sum(len(c) for c in self.activations.values()) + len(self.inputs)
 
 
+def sketch_width(samples: int, entries: int) -> int:
+    """Most numbers kept of one output for one sample, with `entries` effects in memory.
+
+    A power of two: menus of about the same length then give codes that can be compared, and cached.
+    """
+    most = max(MEMORY_BYTES // (4 * samples * max(entries, 1)), _SMALLEST_SKETCH)
+    return 1 << (most.bit_length() - 1)
+
+
 def make_divergence(
     model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind], seed: int = 0
 ) -> tuple[Divergence, list[list[Array]]]:
     """Views fitted to the fp32 outputs on these samples, and those outputs (one list per batch)."""
     session = open_session(model.proto, SessionSettings(threads=threads))
     singles = [run(session, feeds.batch([i])) for i in range(len(feeds))]
-    limit = max(MEMORY_BYTES // (4 * len(feeds) * max(entries, 1)), _SMALLEST_SKETCH)
+    limit = sketch_width(len(feeds), entries)
     views = []
     for position, name in enumerate(model.output_names):
         samples = [np.asarray(s[position], dtype=np.float32) for s in singles]
@@ -99,6 +116,12 @@ def make_divergence(
     return Divergence(tuple(views)), singles
 
 
+def fit_frame(model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind]) -> Frame:
+    """The frame for `entries` effects on these samples."""
+    divergence, singles = make_divergence(model, feeds, entries, threads=threads, kinds=kinds)
+    return Frame(divergence, np.concatenate([divergence.encode(s, 1) for s in singles]))
+
+
 def measure_effects(
     model: Model,
     feeds: Feeds,
@@ -107,12 +130,15 @@ def measure_effects(
     threads: int = 1,
     batch: int = 8,
     kinds: Mapping[str, OutputKind] | None = None,
+    frame: Frame | None = None,
     tick: Tick = lambda _: None,
 ) -> Effects:
-    """Effects of all perturbations on these samples; `tick` counts perturbations done."""
-    divergence, singles = make_divergence(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    reference = np.concatenate([divergence.encode(s, 1) for s in singles])
-    worker = _Worker(model, feeds, tries, divergence, reference, threads, batch, tick)
+    """Effects of all perturbations on these samples; `tick` counts perturbations done.
+
+    frame: fitted on the same samples before, for effects that are to be added to others'.
+    """
+    frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
+    worker = _Worker(model, feeds, tries, frame, threads, batch, tick)
     return worker.run()
 
 
@@ -128,20 +154,19 @@ class _Worker:
         model: Model,
         feeds: Feeds,
         tries: Perturbations,
-        divergence: Divergence,
-        reference: Code,
+        frame: Frame,
         threads: int,
         batch: int,
         tick: Tick,
     ) -> None:
-        self.model, self.tries, self.divergence, self.reference = model, tries, divergence, reference
+        self.model, self.tries, self.divergence, self.reference = model, tries, frame.divergence, frame.reference
         self.settings, self.tick = SessionSettings(threads=threads), tick
         self.cutter = Cutter(model.proto)
         self.batches = list(feeds.batches(batch))
         step = batch if feeds.batchable else 1
         self.sizes = [min(step, len(feeds) - start) for start in range(0, len(feeds), step)]
         self.starts = np.cumsum([0, *self.sizes])
-        self.effects = Effects(divergence, reference, {}, {}, {})
+        self.effects = Effects(frame.divergence, frame.reference, {}, {}, {})
         self.by_region: dict[str, list[WeightKey]] = {}
         for key in tries.weights:
             self.by_region.setdefault(key[0], []).append(key)

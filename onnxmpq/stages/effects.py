@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from onnxmpq.allocate import Option, Problem
+from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.cost.size import base_bytes, region_bytes
@@ -19,7 +21,8 @@ from onnxmpq.ranges import Observation, params_key
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtime import SessionSettings, open_session
-from onnxmpq.sensitivity import Effects, OutputKind, Perturbations, measure_effects
+from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
+from onnxmpq.stages import reuse
 from onnxmpq.stages.ranges import activation_tensors, narrow_inputs, range_candidates
 from onnxmpq.stages.threads import workers
 
@@ -36,17 +39,27 @@ def sensitivity(
     feeds: Feeds,
     kinds: Mapping[str, OutputKind] | None,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> Effects:
     """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
     formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
     activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
-    affordable = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries.count, 1e-9))
-    count = min(len(feeds), max(affordable, FEWEST_EFFECT_SAMPLES))
+    count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))
     chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
     with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
-        return measure_effects(model, chosen, tries, threads=workers(), kinds=kinds, tick=tick)
+        return reuse.effects(cache, model, chosen, tries, kinds or {}, tick)
+
+
+def affordable(model: Model, feeds: Feeds, tries: int) -> int:
+    """Samples on which so many perturbations take no longer than `EFFECT_SECONDS`; 8, 12, 16, 24, ... or all."""
+    most = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries, 1e-9))
+    if most >= len(feeds):
+        return len(feeds)
+    step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
+    steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
+    return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), len(feeds))
 
 
 def forward_seconds(model: Model, feeds: Feeds) -> float:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.dialects import Dialect
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe, params_key
+from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, params_key
+from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import Format
-from onnxmpq.stages.threads import workers
+from onnxmpq.stages import reuse
 
 ROUNDING = "nearest"
 
@@ -40,13 +44,35 @@ def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
     }
 
 
-def calibrate(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> Observation:
-    """Histograms of all activations that may be quantized."""
+def known_ranges(
+    given: str | Path | Calibration | None, model: Model, name: str, progress: Progress
+) -> Calibration | None:
+    """The calibration that was given, or the one in the file. Raises CalibrationError where it fits another model."""
+    if given is None:
+        return None
+    found = given if isinstance(given, Calibration) else read_calibration(Path(given))
+    found.require(model, name)
+    samples = found.samples
+    progress.say(f"activation ranges as calibrated before, on {samples['count']} samples of {samples['source']}")
+    return found
+
+
+def calibrate(
+    model: Model,
+    menu: Menu,
+    feeds: Feeds,
+    progress: Progress,
+    cache: Cache = NO_CACHE,
+    known: Calibration | None = None,
+) -> Observation:
+    """Histograms of all activations that may be quantized; those of `known` where it is given."""
     tensors = activation_tensors(model, menu)
     if not tensors:
         return Observation({}, {})
+    if known is not None:
+        return known.of(tensors)
     with progress.stage("calibrating activation ranges", 0) as tick:
-        return observe(model, feeds, tensors, threads=workers(), tick=tick)
+        return reuse.observed(cache, model, feeds, tensors, tick)
 
 
 def prepare_bench(

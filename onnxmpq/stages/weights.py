@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Outcome, Workbench
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
@@ -17,6 +18,8 @@ from onnxmpq.progress import Progress
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Effects
+from onnxmpq.stages import reuse
+from onnxmpq.stages.keys import feeds_hash, model_hash
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.weights import (
@@ -26,7 +29,6 @@ from onnxmpq.weights import (
     compensate,
     pack,
     pack_array,
-    round_weights,
     with_biases,
 )
 
@@ -34,17 +36,29 @@ FEWEST_DECIDING = 2
 
 
 def round_for_inputs(
-    model: Model, menu: Menu, bench: Workbench, feeds: Feeds, techniques: Techniques, progress: Progress
+    model: Model,
+    menu: Menu,
+    bench: Workbench,
+    feeds: Feeds,
+    techniques: Techniques,
+    progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> Workbench:
     """The bench with every weight still on the menu rounded for what its layer reads in the fp32 model."""
     formats = {(r.name, s.weight.name): s.weight for r in model.layers for s in menu[r.name] if s.weight is not None}
     with progress.stage("rounding for the layers' inputs", len(formats)) as tick:
-        rounded = round_weights(model, formats, feeds, techniques, threads=workers(), tick=tick)
-    return replace(bench, weights={**bench.weights, **rounded})
+        weights = reuse.rounded(cache, model, formats, feeds, techniques, tick)
+    return replace(bench, weights={**bench.weights, **weights})
 
 
 def compensate_plan(
-    bench: Workbench, outcome: Outcome, data: Samples, effects: Effects, techniques: Techniques, progress: Progress
+    bench: Workbench,
+    outcome: Outcome,
+    data: Samples,
+    effects: Effects,
+    techniques: Techniques,
+    progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> Compensated:
     """The plan's weights rounded again in sequence and its biases corrected, where held-back samples are for it."""
     formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
@@ -57,11 +71,17 @@ def compensate_plan(
         stored = {(name, weight.format.name): weight for name, weight in changed.items()}
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
-    referee = Referee.of(bench.model, effects.divergence, deciding, SessionSettings(threads=workers()))
-    with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
-        found = compensate(
-            bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
-        )
+    def compute() -> Compensated:
+        referee = Referee.of(bench.model, effects.divergence, deciding, SessionSettings(threads=workers()))
+        with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
+            return compensate(
+                bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
+            )
+
+    plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
+    samples = feeds_hash(data.rounding), feeds_hash(deciding)
+    depends_on = (model_hash(bench.model), plan, bench.activations, samples, effects.divergence, techniques)
+    found = reuse.compensated(cache, weights, depends_on, compute)
     limit = outcome.size_limit_bytes
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more

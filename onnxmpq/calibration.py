@@ -1,0 +1,78 @@
+"""Calibration on its own: `onnxmpq calibrate`, and how its result is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxmpq.cache import Cache
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.menu import candidates
+from onnxmpq.model import prepare
+from onnxmpq.pipeline import DEFAULT_SAMPLES
+from onnxmpq.progress import Progress
+from onnxmpq.ranges.exchange import Calibration
+from onnxmpq.report import source_name
+from onnxmpq.runtime import describe_runtime
+from onnxmpq.stages.candidates import require_candidates
+from onnxmpq.stages.keys import feeds_hash
+from onnxmpq.stages.ranges import calibrate as observe_ranges
+from onnxmpq.stages.samples import gather_samples
+from onnxmpq.target.load import load_target
+
+
+def calibrate(
+    model: str | Path,
+    *,
+    calibration: Any = None,
+    recipe: str | None = None,
+    target: str = "cpu",
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    cache: str | Path | bool = True,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Histograms of every activation that the target may quantize, for `convert(ranges=...)`.
+
+    The samples are those that `convert` with the same arguments would calibrate on: every fourth one is left out, so
+    that a later validation on the same source has samples that were never seen.
+    """
+    progress, device = progress or Progress(), load_target(target)
+    prepared = prepare(model)
+    data = gather_samples(prepared, calibration, recipe, samples, seed, progress).calibration
+    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
+    require_candidates(prepared, menu)
+    observation = observe_ranges(prepared, menu, data, progress, Cache.of(cache, progress))
+    return Calibration(
+        model={"name": source_name(model), "sha256": prepared.source_sha256},
+        target=device.name,
+        samples={
+            "source": data.source,
+            "recipe": recipe,
+            "count": len(data),
+            "sha256": feeds_hash(data),
+            "made_up": data.synthetic,
+        },
+        runtime=describe_runtime(),
+        observation=observation,
+    )
+
+
+def render(calibration: Calibration, console: Console) -> None:
+    """Draw a row per tensor: what was seen, and the range that each estimator makes of it."""
+    params, found = calibration.params(), calibration.observation
+    title = (
+        f"{calibration.model['name']}: {len(found.histograms)} activations on {calibration.samples['count']} samples"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    for column in ("shape", "min", "max", *params):
+        table.add_column(column, justify="right")
+    for tensor, histogram in found.histograms.items():
+        shape = "x".join(map(str, found.shapes[tensor]))
+        ranges = [f"{row[tensor].low:.4g} .. {row[tensor].high:.4g}" for row in params.values()]
+        table.add_row(tensor, shape, f"{histogram.low:.4g}", f"{histogram.high:.4g}", *ranges)
+    console.print(table)
