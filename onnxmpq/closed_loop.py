@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +14,7 @@ from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import Dialect, Rewrite
-from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
@@ -22,6 +24,7 @@ from onnxmpq.schemes import FP32, Scheme
 
 ROUNDS = 5
 NOISE = 0.01  # measured latencies closer than this are equal
+DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
 FASTEST_SLACK = 0.01  # `fastest` may spend this share of latency on quality
 
 
@@ -103,6 +106,7 @@ class _Loop:
         self.targets = _Targets(asked or self.original_s, size, energy, asked is not None)
         self.size_overhead = 1.0
         self.rounds: list[Round] = []
+        self.failures: list[ModelError] = []
         self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
 
     # ---- one turn ------------------------------------------------------------------------------
@@ -114,7 +118,7 @@ class _Loop:
             return known
         proto = self.bench.build(solution.assignment)
         predicted_s = self.problem.latency_s(solution.assignment)
-        latency_s = self.judge.latency_s(solution.assignment, proto)
+        latency_s = self._latency_s(solution.assignment, proto)
         turn = Round(
             dict(solution.assignment),
             predicted_s,
@@ -129,6 +133,9 @@ class _Loop:
         self.built[len(self.rounds) - 1] = (proto, solution)
         table = self.judge.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
+        if not math.isfinite(latency_s):
+            self.problem = _without_named(self.problem, solution.assignment, str(self.failures[-1]))
+            return turn
         what = "measured" if self.judge.measured else "modelled"
         self.progress.say(
             f"round {len(self.rounds)}: predicted {predicted_s * 1e3:.3f} ms, {what} {latency_s * 1e3:.3f} ms "
@@ -136,10 +143,24 @@ class _Loop:
         )
         return turn
 
+    def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
+        """As measured, twice where the limit is near; infinite where the provider cannot run the plan."""
+        try:
+            latency_s = self.judge.latency_s(assignment, proto)
+            near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
+            again_s = self.judge.again_s(proto) if near else None
+        except ModelError as error:
+            self.failures.append(error)
+            self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
+            return math.inf
+        return latency_s if again_s is None else again_s
+
     def _size_limit(self) -> float | None:
         return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
 
     def _fits(self, turn: Round) -> bool:
+        if not math.isfinite(turn.measured_s):
+            return False
         small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
         frugal = self.targets.energy_j is None or turn.energy_j <= self.targets.energy_j * (1.0 + 1e-6)
         if not self.targets.asked_for_latency and all(s.kernel == "fp32" for s in turn.assignment.values()):
@@ -177,7 +198,7 @@ class _Loop:
             proto,
             solution,
             self.problem,
-            tuple(self.rounds),
+            tuple(r for r in self.rounds if math.isfinite(r.measured_s)),
             turn,
             self.original_s,
             self.targets.latency_s if self.targets.asked_for_latency else None,
@@ -186,11 +207,15 @@ class _Loop:
         )
 
     def _certified(self, turn: Round, solution: Solution) -> Solution:
-        """The kept plan with the bound it is held against: the least effect that any plan as fast and as small has,
-        by the corrected table."""
+        """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal
+        has, by the corrected table."""
         latency_s = max(self.problem.latency_s(turn.assignment), self._limit_s())
-        size = self._size_limit()
-        limits = Limits(latency_s, None if size is None else max(size, self.problem.size_bytes(turn.assignment)))
+        size, energy = self._size_limit(), self.targets.energy_j
+        limits = Limits(
+            latency_s,
+            None if size is None else max(size, self.problem.size_bytes(turn.assignment)),
+            None if energy is None else max(energy, turn.energy_j),
+        )
         best = solve(self.problem, "effect", limits)
         bound = min(best.bound, turn.effect) if best else turn.effect
         gap = 1.0 - bound / turn.effect if turn.effect > 0 else 0.0
@@ -216,6 +241,8 @@ class _Loop:
                 continue
             if turn is None:
                 break
+            if not math.isfinite(turn.measured_s):
+                continue
             repeated = sum(_same(turn.assignment, r.assignment) for r in self.rounds) and turn is not self.rounds[-1]
             if repeated or turn.measured_s > self.targets.latency_s:
                 miss = self.targets.latency_s / turn.measured_s
@@ -251,11 +278,14 @@ class _Loop:
             fitting = [r for r in self.rounds if self._fits(r)]
             if fitting:
                 return self._keep(min(fitting, key=self._merit))
+        if self.failures and not any(math.isfinite(r.measured_s) for r in self.rounds):
+            raise self.failures[0]
         raise BudgetError(self._out_of_reach())
 
     def _out_of_reach(self) -> str:
-        fastest = min(self.rounds, key=lambda r: r.measured_s)
-        smallest = min(self.rounds, key=lambda r: r.size_bytes)
+        ran = [r for r in self.rounds if math.isfinite(r.measured_s)]
+        fastest = min(ran, key=lambda r: r.measured_s)
+        smallest = min(ran, key=lambda r: r.size_bytes)
         parts = []
         if self.targets.asked_for_latency and fastest.measured_s > self.targets.latency_s:
             holders = ", ".join(f"{name} {s * 1e3:.3f} ms" for name, s in self._slowest(fastest))
@@ -269,7 +299,7 @@ class _Loop:
                 f"size {self.targets.size_bytes / 1e6:.3g} MB cannot be met: the smallest plan takes "
                 f"{smallest.size_bytes / 1e6:.3f} MB; most of it is in {holders}"
             )
-        frugal = min(self.rounds, key=lambda r: r.energy_j)
+        frugal = min(ran, key=lambda r: r.energy_j)
         if self.targets.energy_j is not None and frugal.energy_j > self.targets.energy_j:
             parts.append(
                 f"energy {self.targets.energy_j * 1e3:.3g} mJ cannot be met: the best plan takes "
@@ -302,7 +332,8 @@ class _Loop:
             self._try(solution)
             if len(self.rounds) == count:
                 break
-        fitting = [r for r in self.rounds if self.targets.size_bytes is None or r.size_bytes <= self.targets.size_bytes]
+        size = self.targets.size_bytes
+        fitting = [r for r in self.rounds if math.isfinite(r.measured_s) and (size is None or r.size_bytes <= size)]
         if not fitting:
             return self._last_resort()
         least = min(r.measured_s for r in fitting)
@@ -328,6 +359,18 @@ class _Loop:
             return None
         relaxed = replace(limits, latency_s=self.problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
         return solve(self.problem, "effect", relaxed) or least
+
+
+def _without_named(problem: Problem, assignment: Mapping[str, Scheme], message: str) -> Problem:
+    """The problem without the kernel of the region whose node a message names, where it names one."""
+    nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
+    hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
+    named = max(hit, key=len, default=None)
+    if named is None:
+        return problem
+    kernel = assignment[named].kernel
+    row = tuple(o for o in problem.options[named] if o.scheme.is_float or o.scheme.kernel != kernel)
+    return replace(problem, options={**problem.options, named: row})
 
 
 def _same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:

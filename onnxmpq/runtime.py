@@ -103,7 +103,12 @@ def run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: Sequenc
     try:
         return list(session.run(list(outputs) if outputs is not None else None, feeds))
     except Exception as error:
-        raise ModelError(f"onnxruntime cannot run the model on this input: {_short(error)}") from error
+        raise run_error(error) from error
+
+
+def run_error(error: Exception) -> ModelError:
+    """What the runtime says when a run fails; its message names the node."""
+    return ModelError(f"onnxruntime cannot run the model on this input: {_short(error)}")
 
 
 def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:

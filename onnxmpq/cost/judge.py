@@ -22,7 +22,11 @@ class Judge(Protocol):
     known: list[tuple[Mapping[str, Scheme], float]]  # plans whose latency is known beforehand, in seconds
 
     def latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
-        """Latency of a rewritten model in seconds; may correct `table`."""
+        """Latency of a rewritten model in seconds; may correct `table`. Raises ModelError where it does not run."""
+        ...
+
+    def again_s(self, proto: onnx.ModelProto) -> float | None:
+        """The latency measured once more and longer; None where that would tell nothing new."""
         ...
 
 
@@ -44,6 +48,9 @@ class MeasuringJudge:
         self.table = self.refit(self.profiles)
         return profile.wall_s
 
+    def again_s(self, proto: onnx.ModelProto) -> float | None:
+        return self.profiler.again_s(proto)
+
 
 class TableJudge:
     """Believes a modelled table, or one that was measured on another machine."""
@@ -57,3 +64,6 @@ class TableJudge:
 
     def latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
         return self.table.predict_s(self.model, assignment)
+
+    def again_s(self, proto: onnx.ModelProto) -> float | None:
+        return None

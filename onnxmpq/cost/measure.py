@@ -18,10 +18,11 @@ from onnxmpq.cost.attribute import attribute
 from onnxmpq.cost.table import Assignment
 from onnxmpq.feeds.types import Array
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings, open_session, profile_folder, run
+from onnxmpq.runtime import SessionSettings, open_session, profile_folder, run, run_error
 
 _KERNEL_SUFFIX = "_kernel_time"
 WARMUP_RUNS = 3
+QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not last, the others meet other work
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class Profile:
     def kernel_s(self) -> float:
         return sum(self.region_s.values()) + sum(self.tensor_s.values()) + self.other_s
 
+    def scaled(self, factor: float) -> Profile:
+        """The same with all times multiplied."""
+        return replace(
+            self,
+            region_s={r: s * factor for r, s in self.region_s.items()},
+            tensor_s={t: s * factor for t, s in self.tensor_s.items()},
+            other_s=self.other_s * factor,
+            wall_s=self.wall_s * factor,
+        )
+
     @property
     def kernels(self) -> int:
         return sum(self.region_kernels.values()) + sum(self.tensor_kernels.values()) + self.other_kernels
@@ -77,10 +88,13 @@ def interleaved_s(
 
 def _time_runs(session: ort.InferenceSession, feeds: dict[str, Array], runs: int) -> list[float]:
     times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        session.run(None, feeds)
-        times.append(time.perf_counter() - start)
+    try:  # around the loop and without `run`: what is timed is the runtime alone
+        for _ in range(runs):
+            start = time.perf_counter()
+            session.run(None, feeds)
+            times.append(time.perf_counter() - start)
+    except Exception as error:
+        raise run_error(error) from error
     return times
 
 
@@ -90,12 +104,14 @@ class Profiler:
     def __init__(self, model: Model, feeds: dict[str, Array], settings: SessionSettings, effort: Effort) -> None:
         self.model, self.feeds, self.settings, self.effort = model, feeds, settings, effort
         self.reference = open_session(model.proto, settings)
-        self.reference_s = float(min(interleaved_s([self.reference], feeds, effort)[0]))
+        self.reference_rounds_s = list(interleaved_s([self.reference], feeds, effort)[0])
+        self.reference_s = float(min(self.reference_rounds_s))
 
     def profile(self, assignment: Assignment, proto: onnx.ModelProto) -> Profile:
         """Measure one rewritten model. Times are scaled to the speed of the machine at the first measurement."""
         session = open_session(proto, self.settings)
         reference, plain = interleaved_s([self.reference, session], self.feeds, self.effort)
+        self.reference_rounds_s += list(reference)
         drift = self.reference_s / float(min(reference))
         wall_s = float(min(plain)) * drift
         with profile_folder() as folder:
@@ -127,6 +143,21 @@ class Profiler:
             wall_s,
             attribution.operators,
         )
+
+    def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
+        """The profiles in the time of a machine that nothing else disturbs, as far as fp32's rounds have seen one.
+
+        Its first measurement alone sets the scale of everything in milliseconds, and may have met other work.
+        """
+        before, self.reference_s = self.reference_s, float(np.quantile(self.reference_rounds_s, QUIET_SHARE))
+        return [p.scaled(self.reference_s / before) for p in profiles]
+
+    def again_s(self, proto: onnx.ModelProto) -> float:
+        """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32."""
+        session, effort = open_session(proto, self.settings), self.effort
+        longer = replace(effort, seconds=2 * effort.seconds, rounds=3 * effort.rounds)
+        reference, plain = interleaved_s([self.reference, session], self.feeds, longer)
+        return float(np.median(plain / reference)) * self.reference_s
 
     def _kernels(self, proto: onnx.ModelProto, folder: Path) -> tuple[dict[str, float], onnx.ModelProto]:
         """Seconds per kernel (mean of the fastest third of the runs) and the optimised graph."""

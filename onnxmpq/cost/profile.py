@@ -12,6 +12,7 @@ from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Profile, Profiler
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import ModelError
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
 
@@ -20,6 +21,7 @@ UNIFORM_WEIGHT = 5.0
 LOOP_WEIGHT = 10.0
 Build = Callable[[Mapping[str, Scheme]], onnx.ModelProto]
 Tick = Callable[[int], None]
+Warn = Callable[[str], None]
 
 
 def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list[dict[str, Scheme]]:
@@ -31,22 +33,34 @@ def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list
 
 
 def profile_plans(
-    profiler: Profiler, plans: Sequence[Mapping[str, Scheme]], build: Build, tick: Tick = lambda _: None
+    profiler: Profiler,
+    plans: Sequence[Mapping[str, Scheme]],
+    build: Build,
+    tick: Tick = lambda _: None,
+    warn: Warn = lambda _: None,
 ) -> list[Profile]:
-    """Measure every plan."""
+    """Measure every plan. What the provider cannot run is left out with a warning; the rest is worth having."""
     profiles = []
-    for plan in plans:
-        profiles.append(profiler.profile(plan, build(plan)))
+    for number, plan in enumerate(plans):
+        try:
+            profiles.append(profiler.profile(plan, build(plan)))
+        except ModelError as error:
+            warn(f"plan {number + 1} of {len(plans)} cannot be measured on {profiler.settings.provider}: {error}")
         tick(1)
     return profiles
 
 
 def fit_table(
-    model: Model, profiles: Sequence[Profile], uniform: int, meta: dict[str, str], layout: Roles
+    model: Model,
+    profiles: Sequence[Profile],
+    uniform: int,
+    meta: dict[str, str],
+    layout: Roles,
+    mixed: int = MIXED_PLANS,
 ) -> CostTable:
-    """The table. The first `uniform` profiles and above all those of the closed loop (behind the mixed ones) count
+    """The table. The first `uniform` profiles and above all those of the closed loop (behind `mixed` others) count
     more: plans near the optimum look like them."""
     measured = len(profiles)
-    mixed_end = uniform + MIXED_PLANS
+    mixed_end = uniform + mixed
     weights = [UNIFORM_WEIGHT if i < uniform else 1.0 if i < mixed_end else LOOP_WEIGHT for i in range(measured)]
     return fit(model, profiles, meta, weights, layout)

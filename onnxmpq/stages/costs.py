@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onnxmpq.cost.measure import Effort, Profile, Profiler
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import TargetError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
@@ -51,7 +53,8 @@ def judge_costs(
     profiler = Profiler(model, feeds.batch([0]), settings, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, unfused = proven(model, menu, profiles)
-    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout)
+    mixed = len(profiles) - uniform
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
     return MeasuringJudge(profiler, profiles, refit), menu, unfused
 
 
@@ -70,8 +73,16 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 def profile(
     profiler: Profiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
-    """Profiles of uniform and mixed plans, and how many of them are uniform."""
+    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
     plans = plans_to_profile(bench.model, menu, layout, seed)
+    uniform = len(list(uniform_plans(bench.model, menu, layout)))
+    found: list[list[Profile]] = []
+    start = time.perf_counter()
     with progress.stage("measuring kernels and transitions", len(plans)) as tick:
-        profiles = profile_plans(profiler, plans, bench.build, tick)
-    return profiles, len(list(uniform_plans(bench.model, menu, layout)))
+        for part in (plans[:uniform], plans[uniform:]):
+            found.append(profile_plans(profiler, part, bench.build, tick, progress.warn))
+    profiles = profiler.settled(found[0] + found[1])
+    if not profiles:
+        raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
+    progress.say(f"measured {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    return profiles, len(found[0])
