@@ -6,27 +6,41 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import Supports
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.model import Model, Region, RegionKind
+from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 
 FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, scales outweigh the bytes that int4 saves in a file
+LARGEST_FLOAT16 = 65504.0
+FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
 Menu = dict[str, tuple[Scheme, ...]]
 Reasons = dict[str, str]  # region -> why it has nothing but float32
 
 
-def candidates(model: Model, target: Target, supports: Supports, excluded: Iterable[str] = ()) -> tuple[Menu, Reasons]:
-    """Schemes per region that the target lists and the dialect can spell; float32 always first."""
-    left_out = matching_regions(model, excluded)
+def candidates(
+    model: Model, target: Target, supports: Supports, excluded: Iterable[str] = (), requested: Iterable[str] = ()
+) -> tuple[Menu, Reasons]:
+    """Schemes per region that the target lists and the dialect can spell; float32 always first.
+
+    requested: names of schemes that may be used, all where there are none. Raises UsageError, and TargetError for a
+    requested scheme that the target does not list.
+    """
+    left_out, wanted = matching_regions(model, excluded), frozenset(requested)
+    check_requested(wanted, target)
     frozen = set(model.already_quantized)
     menu: Menu = {}
     reasons: Reasons = {}
     for region in model.regions:
-        offered = [s for s in _listed(region, target) if supports(region, s, model.opset)]
+        listed = [s for s in _listed(region, target) if not wanted or s.name in wanted]
+        offered = [s for s in listed if supports(region, s, model.opset)]
         if region.name in left_out:
             offered, reasons[region.name] = [], "excluded by the user"
         elif region.name in frozen:
@@ -37,11 +51,67 @@ def candidates(model: Model, target: Target, supports: Supports, excluded: Itera
     return menu, reasons
 
 
+def check_requested(requested: frozenset[str], target: Target) -> None:
+    """Raises UsageError for a name that is no scheme, TargetError for a scheme that the target does not offer."""
+    offered = {name for menus in (target.menu, target.activation_menu) for row in menus.values() for name in row}
+    for name in sorted(requested):
+        scheme_named(name)
+        if name not in offered:
+            raise TargetError(f"target {target.name} does not offer '{name}'; it has {', '.join(sorted(offered))}")
+
+
+def one_activation_format(model: Model, menu: Menu) -> Menu:
+    """The menu with one format of quantized activations: the one that reaches most multiply-accumulates, of equals the
+    first on the target's menu. Each tensor has one set of parameters, and TensorRT does not mix int8 with fp8."""
+    reach: dict[Format, int] = {}
+    for region in model.regions:
+        macs = (region.layer.macs or region.layer.parameters) if region.layer else 0
+        for read in dict.fromkeys(s.reads for s in menu[region.name] if s.reads.quantized):
+            reach[read] = reach.get(read, 0) + macs
+    best = max(reach, key=lambda read: reach[read], default=Format.FLOAT)
+    return {name: tuple(s for s in row if not s.reads.quantized or s.reads is best) for name, row in menu.items()}
+
+
+def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]) -> tuple[Menu, Reasons]:
+    """The menu without float16 where a tensor of the region comes near the largest float16, and without bfloat16,
+    which is less exact, where float16 will do."""
+    roots, kept, reasons = model.roots, dict[str, tuple[Scheme, ...]](), Reasons()
+    for region in model.regions:
+        seen = [histograms[r] for t in (*region.inputs, *region.outputs) if (r := roots.get(t, t)) in histograms]
+        reach = max((max(-h.low, h.high) for h in seen), default=0.0)
+        fits, row = reach * FLOAT16_MARGIN <= LARGEST_FLOAT16, menu[region.name]
+        left_out = {"float16"} if not fits else {"bfloat16"} if any(s.half == "float16" for s in row) else set()
+        kept[region.name] = tuple(s for s in row if s.half is None or s.half not in left_out)
+        if not fits and any(s.half == "float16" for s in row) and len(kept[region.name]) == 1:
+            reasons[region.name] = f"values up to {reach:.3g} do not fit float16"
+    return kept, reasons
+
+
+def without_underflow(
+    model: Model, menu: Menu, weights: Mapping[tuple[str, str], QuantizedWeight]
+) -> tuple[Menu, Reasons]:
+    """The menu without formats in which a channel that is not zero becomes zero, as on a scale that is too small."""
+    kept: Menu = dict(menu)
+    reasons: Reasons = {}
+    for region in model.layers:
+        channels = np.abs(model.weight(region)).max(axis=1, initial=0) > 0
+        lost = {
+            s.name
+            for s in menu[region.name]
+            if s.weight is not None and s.weight.kind in ("fp8", "fp8_dual")
+            if (channels & ~weights[region.name, s.weight.name].dequantize().any(axis=1)).any()
+        }
+        kept[region.name] = tuple(s for s in menu[region.name] if s.name not in lost)
+        if lost and len(kept[region.name]) == 1:
+            reasons[region.name] = f"the weights of a channel underflow in {' and '.join(sorted(lost))}"
+    return kept, reasons
+
+
 def _listed(region: Region, target: Target) -> list[Scheme]:
-    if region.kind is RegionKind.FLOAT:
-        return []
     menu = target.menu if region.layer is not None else target.activation_menu
     listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
+    if region.kind is RegionKind.FLOAT:
+        return [s for s in listed if s.half is not None]
     if target.cost == "measured" and region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_4_BITS:
         return [s for s in listed if s.weight is None or s.weight.bits > 4]
     return listed

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from onnxmpq.errors import PlanError
-from onnxmpq.ranges import QuantParams
+from onnxmpq.ranges import ActivationType, QuantParams
 from onnxmpq.ranges.params import BITS
 from onnxmpq.weights import PackedWeight
 
@@ -120,8 +120,13 @@ def _params(tensor: str, entry: Mapping[str, Any]) -> QuantParams:
         raise ValueError(f"activations: {tensor!r}: scale {scale!r} is no positive float32")
     if type(params.bits) is not int or not 2 <= params.bits <= BITS:
         raise ValueError(f"activations: {tensor!r}: bits {params.bits!r} is not in 2..{BITS}")
-    if type(zero_point) is not int or not 0 <= zero_point <= params.levels:
-        raise ValueError(f"activations: {tensor!r}: zero_point {zero_point!r} is not in 0..{params.levels}")
+    if params.type not in get_args(ActivationType):
+        raise ValueError(
+            f"activations: {tensor!r}: type {params.type!r} is none of {', '.join(get_args(ActivationType))}"
+        )
+    largest = params.levels if params.type == "uint8" else 0
+    if type(zero_point) is not int or not 0 <= zero_point <= largest:
+        raise ValueError(f"activations: {tensor!r}: zero_point {zero_point!r} is not in 0..{largest}")
     return params
 
 
@@ -129,6 +134,8 @@ def _packed(entry: Mapping[str, Any]) -> PackedWeight:
     packed = PackedWeight(**entry)
     if type(packed.block) is not int or packed.block < 1:
         raise TypeError(f"block is {packed.block!r}, not a number of weights")
+    if type(packed.tensor_scale) not in (int, float) or not _SMALLEST_SCALE < packed.tensor_scale < _LARGEST_SCALE:
+        raise ValueError(f"tensor_scale {packed.tensor_scale!r} is no positive float32")
     for value in (packed.format, packed.codes, packed.scales, packed.multipliers):
         _text(value)
     return packed

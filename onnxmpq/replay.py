@@ -8,7 +8,7 @@ import onnx
 
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
-from onnxmpq.model import Model, RegionKind, prepare
+from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, write_model
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.rounding import QuantizedWeight
@@ -56,7 +56,7 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
             raise PlanError(
                 f"layers: node {name!r} has unknown scheme {scheme_name!r}; use one of {', '.join(SCHEMES)}"
             )
-        if region.kind is RegionKind.FLOAT or not dialect.supports(region, scheme, model.opset):
+        if not dialect.supports(region, scheme, model.opset):
             raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
         assignment[name] = scheme
         if region.layer is not None and scheme.weight is not None:

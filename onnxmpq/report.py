@@ -99,7 +99,7 @@ def build_plan(
     rows = [
         _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], reasons)
         for region in model.regions
-        if region.kind is not RegionKind.FLOAT
+        if region.kind is not RegionKind.FLOAT or region.name in outcome.assignment
     ]
     return Plan(
         model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},

@@ -6,7 +6,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,9 @@ from onnxmpq.feeds.types import InputSpec
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
 _PROTOBUF_LIMIT = 2**31 - 2**20
+_WRONG_FOR_FP8 = ["ReluQuantRewrite"]
+"""Optimisers that keep_qdq must switch off: this one drops a Relu in front of a QuantizeLinear to float8 (1.31)."""
+_FP8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -65,7 +68,9 @@ def open_session(
     """A session on a model. Raises ModelError with the runtime's own first line, TargetError for the provider."""
     settings = settings or SessionSettings()
     require_provider(settings.provider)
-    options = ort.SessionOptions()
+    if isinstance(model, onnx.ModelProto) and holds_fp8(model):
+        settings = replace(settings, keep_qdq=True)
+    options, disabled = ort.SessionOptions(), []
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -73,6 +78,7 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if settings.keep_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        disabled = _WRONG_FOR_FP8
     if settings.profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile_prefix
@@ -81,21 +87,34 @@ def open_session(
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
         if isinstance(model, onnx.ModelProto):
-            return _open_proto(model, options, providers)
-        return ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=providers)
+            return _open_proto(model, options, providers, disabled)
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
         raise ModelError(f"onnxruntime cannot load the model: {_short(error)}") from error
 
 
-def _open_proto(model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str]) -> ort.InferenceSession:
+def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
+    """Whether a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it."""
+    if isinstance(model, bytes):
+        model = onnx.load_from_string(model)
+    if isinstance(model, (str, Path)):
+        model = onnx.load(model, load_external_data=False)
+    return any(t.data_type in _FP8 for t in model.graph.initializer)
+
+
+def _open_proto(
+    model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str], disabled: list[str]
+) -> ort.InferenceSession:
     if model.ByteSize() < _PROTOBUF_LIMIT:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        raw = model.SerializeToString()
+        return ort.InferenceSession(raw, options, providers=providers, disabled_optimizers=disabled)
     with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
         path = Path(folder) / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         onnx.save_model(copy, path, save_as_external_data=True, location="model.data")
-        return ort.InferenceSession(str(path), options, providers=providers)
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
 
 
 def run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:

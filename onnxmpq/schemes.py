@@ -11,16 +11,38 @@ import difflib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from onnxmpq.errors import UsageError
+from onnxmpq.ranges.params import ActivationType
 from onnxmpq.rounding.types import WeightFormat
+
+HalfType = Literal["float16", "bfloat16"]
 
 
 class Format(StrEnum):
-    """Format of an activation tensor between two regions."""
+    """Format of an activation tensor between two regions. A graph has one of the quantized ones at most."""
 
     FLOAT = "float"
-    INT8 = "int8"
+    INT8 = "int8"  # affine uint8
+    SYMMETRIC_INT8 = "symmetric_int8"
+    FP8 = "fp8"  # float8e4m3fn
+
+    @property
+    def quantized(self) -> bool:
+        return self is not Format.FLOAT
+
+    @property
+    def element(self) -> ActivationType:
+        """The ONNX type of its codes; only for quantized formats."""
+        return _ELEMENTS[self]
+
+
+_ELEMENTS: dict[Format, ActivationType] = {
+    Format.INT8: "uint8",
+    Format.SYMMETRIC_INT8: "int8",
+    Format.FP8: "float8e4m3fn",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,7 @@ class Scheme:
     fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
         empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
+    half: the 16-bit type that it reads, computes and writes in; None for float32.
     """
 
     name: str
@@ -43,6 +66,7 @@ class Scheme:
     kernel: str = "fp32"
     fuses_to: tuple[str, ...] = ()
     activation_bits: int = 8
+    half: HalfType | None = None
 
     @property
     def is_float(self) -> bool:
@@ -102,6 +126,36 @@ _LAYER_SCHEMES = (
         WeightFormat.per_block(8, 128),
         kernel="w8b128",
         fuses_to=("MatMulNBits",),
+    ),
+    Scheme("fp16", "float16", kernel="fp16", half="float16"),
+    Scheme("bf16", "bfloat16", kernel="bf16", half="bfloat16"),
+    Scheme(
+        "w4a16",
+        "float16 activations x int4 weights in 64-blocks, unfolded to float16",
+        WeightFormat.per_block_float16(4, 64),
+        kernel="w4a16",
+        half="float16",
+    ),
+    Scheme(
+        "w8a8-int8",
+        "symmetric int8 activations x int8 weights per channel",
+        INT8_WEIGHTS,
+        Format.SYMMETRIC_INT8,
+        kernel="w8a8-int8",
+    ),
+    Scheme(
+        "w8a8-fp8",
+        "float8e4m3fn activations x float8e4m3fn weights per channel",
+        WeightFormat.fp8(),
+        Format.FP8,
+        kernel="w8a8-fp8",
+    ),
+    Scheme(
+        "w4a8-fp8",
+        "float8e4m3fn activations x int4 weights in 64-blocks, unfolded to float8e4m3fn",
+        WeightFormat.fp8_dual(64),
+        Format.FP8,
+        kernel="w4a8-fp8",
     ),
 )
 

@@ -20,7 +20,7 @@ from onnxmpq.cost.chains import is_chained, moves_maps
 from onnxmpq.cost.layout import CONVOLUTION, FOLLOWS
 from onnxmpq.cost.table import Edge, Transition
 from onnxmpq.model import RegionKind
-from onnxmpq.schemes import Format, Scheme, writes
+from onnxmpq.schemes import Scheme, writes
 
 TIME_LIMIT_S = 20.0
 RELATIVE_GAP = 1e-5  # one bad choice may be most of the sum; the others must still be told apart
@@ -112,8 +112,8 @@ class _Program:
         put(self.totals["latency"], option.latency_s)
         put(self.totals["size"], option.size_bytes)
         put(self.totals["energy"], option.energy_j)
-        put(self.reads[region], float(option.scheme.reads is Format.INT8))
-        put(self.writes[region], float(writes(option.scheme, op_type) is Format.INT8))
+        put(self.reads[region], float(option.scheme.reads.quantized))
+        put(self.writes[region], float(writes(option.scheme, op_type).quantized))
 
     def _written(self, edge: Edge) -> _Sum:
         return self.writes[edge.producer] if edge.producer else _Sum()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from onnxmpq.cost.table import CostTable, Edge, edges_of
 from onnxmpq.model import Model, Region
-from onnxmpq.schemes import Format, Scheme, writes
+from onnxmpq.schemes import Scheme, writes
 
 Goal = Literal["effect", "latency", "size", "energy"]
 
@@ -103,8 +103,8 @@ def quantized_roots(model: Model, assignment: Mapping[str, Scheme]) -> frozenset
         scheme = assignment.get(region.name)
         if scheme is None:
             continue
-        if scheme.reads is Format.INT8:
+        if scheme.reads.quantized:
             found.update(roots.get(t, t) for t in region.inputs)
-        if writes(scheme, region.op_type) is Format.INT8:
+        if writes(scheme, region.op_type).quantized:
             found.update(roots.get(t, t) for t in region.outputs)
     return frozenset(found)

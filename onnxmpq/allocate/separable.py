@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
 from onnxmpq.cost.chains import legalize
-from onnxmpq.schemes import Format, Scheme, writes
+from onnxmpq.schemes import Scheme, writes
 
 GOALS: tuple[Goal, ...] = ("effect", "latency", "size", "energy")
 _TRIES = 20
@@ -109,8 +109,8 @@ def _touched(problem: Problem) -> dict[tuple[str, str], frozenset[str]]:
     for name, options in problem.options.items():
         region = problem.regions[name]
         for scheme in (o.scheme for o in options):
-            read = region.inputs if scheme.reads is Format.INT8 else ()
-            written = region.outputs if writes(scheme, region.op_type) is Format.INT8 else ()
+            read = region.inputs if scheme.reads.quantized else ()
+            written = region.outputs if writes(scheme, region.op_type).quantized else ()
             found[name, scheme.name] = frozenset(roots.get(t, t) for t in (*read, *written))
     return found
 

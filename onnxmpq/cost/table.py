@@ -118,14 +118,14 @@ class CostTable:
             raise TargetError("the cost table has no energies; choose a target whose file gives them")
         total = sum(self.scheme_j(r.name, assignment.get(r.name)) for r in model.regions)
         for _, read, own, shared in self._changes(model, assignment):
-            quantizes = read is Format.INT8
+            quantizes = read.quantized
             total += own.quantize_j + shared.quantize_j if quantizes else own.dequantize_j + shared.dequantize_j
         return total
 
     def transitions_s(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, float]]:
         """The edges that change format and what each costs; a shared cost goes to the first of its readers."""
         for edge, read, own, shared in self._changes(model, assignment):
-            if read is Format.INT8:
+            if read.quantized:
                 yield edge, own.quantize_s + shared.quantize_s
             else:
                 yield edge, own.dequantize_s + shared.dequantize_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxmpq.dialects import onnxruntime
+from onnxmpq.dialects import onnxruntime, portable, tensorrt
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region
 from onnxmpq.schemes import Scheme
@@ -26,6 +26,8 @@ class Dialect:
 
 DIALECTS: dict[str, Dialect] = {
     "onnxruntime": Dialect("onnxruntime", onnxruntime.rewrite, onnxruntime.supports),
+    "tensorrt": Dialect("tensorrt", tensorrt.rewrite, tensorrt.supports),
+    "portable": Dialect("portable", portable.rewrite, portable.supports),
 }
 
 __all__ = ["DIALECTS", "Dialect", "Rewrite", "Supports"]

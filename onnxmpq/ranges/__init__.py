@@ -4,10 +4,11 @@ from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe, tensor_shapes
-from onnxmpq.ranges.params import QuantParams, params_for, params_key
+from onnxmpq.ranges.params import ActivationType, QuantParams, params_for, params_key
 
 __all__ = [
     "ESTIMATORS",
+    "ActivationType",
     "Observation",
     "QuantParams",
     "explain_nonfinite",

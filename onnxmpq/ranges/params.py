@@ -1,26 +1,34 @@
-"""Affine parameters of an activation tensor: uint8, of which fewer than 8 bits may be used."""
+"""Parameters of an activation tensor: affine uint8 (all or fewer of its bits), symmetric int8, float8e4m3fn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
+
+ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
 BITS = 8
+_SYMMETRIC_LARGEST = {"int8": 127.0, "float8e4m3fn": float(E4M3FN_LARGEST)}
+"""What the largest magnitude of a symmetric range becomes in units of the scale."""
+
 _SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
 class QuantParams:
-    """Affine parameters of one activation tensor: real = scale * (code - zero_point), code in 0..levels.
+    """Parameters of one activation tensor: real = scale * (code - zero_point), a uint8 code in 0..levels.
 
-    bits: 2..8 used of a code; the file stores uint8.
+    bits: 2..8 used of a uint8 code. type: of the codes in the file; those of int8 and float8e4m3fn are symmetric.
     """
 
     scale: float
     zero_point: int
     bits: int = BITS
+    type: ActivationType = "uint8"
 
     @property
     def levels(self) -> int:
@@ -29,25 +37,32 @@ class QuantParams:
 
     @property
     def low(self) -> float:
-        return (0 - self.zero_point) * self.scale
+        return -self.high if self.type != "uint8" else (0 - self.zero_point) * self.scale
 
     @property
     def high(self) -> float:
-        return (self.levels - self.zero_point) * self.scale
+        largest = self.levels if self.type == "uint8" else _SYMMETRIC_LARGEST[self.type]
+        return (largest - self.zero_point) * self.scale
 
     def simulate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Quantize and dequantize, as QuantizeLinear and DequantizeLinear do (round half to even, saturate)."""
+        if self.type == "float8e4m3fn":
+            return np.asarray(round_to_fp8(values / np.float32(self.scale)) * np.float32(self.scale), dtype=np.float32)
+        lowest, highest = (0, self.levels) if self.type == "uint8" else (-128, 127)
         codes = np.rint(values / np.float32(self.scale))
         codes += np.float32(self.zero_point)
-        np.clip(codes, 0, self.levels, out=codes)
+        np.clip(codes, lowest, highest, out=codes)
         codes -= np.float32(self.zero_point)
         codes *= np.float32(self.scale)
         return np.asarray(codes, dtype=np.float32)
 
 
-def params_for(low: float, high: float, bits: int = BITS) -> QuantParams:
-    """Parameters of the range [low, high], widened to hold 0, which must be exact."""
+def params_for(low: float, high: float, bits: int = BITS, kind: ActivationType = "uint8") -> QuantParams:
+    """Parameters of the range [low, high], widened to hold 0, which must be exact, and if symmetric both signs."""
     low, high, levels = min(low, 0.0), max(high, 0.0), (1 << bits) - 1
+    if kind != "uint8":
+        scale = max(max(-low, high) / _SYMMETRIC_LARGEST[kind], _SMALLEST_SCALE)
+        return QuantParams(float(np.float32(scale)), 0, bits, kind)
     scale = float(np.float32(max((high - low) / levels, _SMALLEST_SCALE)))
     return QuantParams(scale, int(np.clip(round(-low / scale), 0, levels)), bits)
 

@@ -21,9 +21,14 @@ PANEL = 64
 
 
 def quantize_descent(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
-    """GPTQ, then least-squares scales, coordinate descent on the codes, and least-squares scales again."""
+    """GPTQ, then least-squares scales, coordinate descent on the codes, and least-squares scales again.
+
+    GPTQ alone for fp8, whose values are no linear function of codes and scales.
+    """
     start = quantize_gptq(w, weight_format, hessian)
     assert hessian is not None  # or GPTQ would have refused
+    if not weight_format.linear:
+        return start
     return refit_scales(w, descend(w, refit_scales(w, start, hessian), hessian), hessian)
 
 

@@ -36,6 +36,8 @@ def quantize_exact(w: FloatArray, weight_format: WeightFormat, hessian: FloatArr
     if w.shape[1] > EXACT_INPUTS:
         raise ValueError(f"the exact search is for rows of up to {EXACT_INPUTS} weights, not {w.shape[1]}")
     best = start = quantize_descent(w, weight_format, hessian)
+    if not weight_format.linear:
+        return best
     assert hessian is not None  # or the methods above would have refused
     for factor in STEP_FACTORS:
         scales = start.scales * factor

@@ -1,4 +1,4 @@
-"""8-bit floats in NumPy (ONNX FLOAT8E4M3FN and FLOAT8E5M2), and DPQ's weights on them: int4 codes that unfold to fp8.
+"""8-bit floats in NumPy (ONNX FLOAT8E4M3FN and FLOAT8E5M2), and DPQ's scale for weights on them.
 
 E4M3FN: 4 exponent bits (bias 7), 3 mantissa bits, no infinities, one NaN per sign, largest value 448.
 E5M2: 5 exponent bits (bias 15), 2 mantissa bits, as IEEE 754 would, largest finite value 57344 (arXiv 2209.05433).
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.quantize import quantize_weight
-from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
-
+FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 
 SIGN = 0x80
@@ -33,6 +31,11 @@ class Fp8Format:
 
 E4M3FN = Fp8Format("float8e4m3fn", mantissa_bits=3, exponent_bias=7, largest=0x7E, beyond=0x7F, nan=0x7F)
 E5M2 = Fp8Format("float8e5m2", mantissa_bits=2, exponent_bias=15, largest=0x7B, beyond=0x7C, nan=0x7E)
+
+E4M3FN_LARGEST = np.float32(448)
+E4M3FN_SMALLEST_NORMAL = np.float32(2**-6)
+_SUBNORMAL_STEPS = np.float32(2**9)  # in the interval from 0 to 1; below the smallest normal, steps are equal
+_DROPPED_BITS = 20  # of float32's 23 mantissa bits
 
 PROTECTED_LARGEST = 224.0
 """DPQ (arXiv 2505.14638) scales weights into ±224: rounded to the nearest int4 times a step, nothing passes ±240, the
@@ -58,6 +61,19 @@ def to_fp8(x: FloatArray, fp8: Fp8Format, *, saturate: bool = True) -> ByteArray
     return signed
 
 
+def round_to_fp8(x: FloatArray) -> FloatArray:
+    """The E4M3FN values nearest to x, ties to even, saturating at ±448: `from_fp8(to_fp8(x, E4M3FN), E4M3FN)`, but
+    several times faster. NaN stays NaN. Same shape."""
+    values = np.asarray(x, dtype=np.float32)
+    clipped = np.where(np.isnan(values), np.float32(0), np.clip(values, -E4M3FN_LARGEST, E4M3FN_LARGEST))
+    subnormal = np.rint(clipped * _SUBNORMAL_STEPS) / _SUBNORMAL_STEPS
+    bits = clipped.view(np.uint32)
+    odd = (bits >> np.uint32(_DROPPED_BITS)) & np.uint32(1)
+    kept = (bits + odd + np.uint32((1 << (_DROPPED_BITS - 1)) - 1)) & np.uint32(2**32 - (1 << _DROPPED_BITS))
+    result = np.where(np.abs(clipped) < E4M3FN_SMALLEST_NORMAL, subnormal, kept.view(np.float32))
+    return np.where(np.isnan(values), values, result)
+
+
 def from_fp8(codes: ByteArray, fp8: Fp8Format) -> FloatArray:
     """The float32 values of fp8 bytes, same shape; exact."""
     values: FloatArray = _all_values(fp8)[codes]
@@ -80,34 +96,3 @@ def power_of_two_scale(w: FloatArray, largest: float = PROTECTED_LARGEST) -> flo
     """The smallest power of two s with max|w| / s <= largest; 1 for a weight of zeros."""
     peak = float(np.abs(w).max(initial=0))
     return 2.0 ** np.ceil(np.log2(peak / largest)) if peak > 0 else 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Fp8DualWeight:
-    """w ≈ tensor_scale · fp8(step[o, b] · code): an int4 file that computes in E4M3FN.
-
-    groups: codes and steps (its float32 scales) per group, in units of tensor_scale.
-    """
-
-    groups: QuantizedWeight
-    tensor_scale: float
-
-    def fp8_codes(self) -> ByteArray:
-        """uint8 [O, K]: the E4M3FN bytes that the runtime multiplies with."""
-        return to_fp8(self.groups.dequantize(), E4M3FN)
-
-    def dequantize(self) -> FloatArray:
-        return from_fp8(self.fp8_codes(), E4M3FN) * np.float32(self.tensor_scale)
-
-
-def quantize_fp8_dual(
-    w: FloatArray, block: int, *, method: str = "nearest", hessian: FloatArray | None = None
-) -> Fp8DualWeight:
-    """DPQ on w float32 [O, K]: cast to fp8 on a power-of-two scale, then int4 per group of the fp8 weights.
-
-    method, hessian: as for `quantize_weight`.
-    """
-    scale = power_of_two_scale(w)
-    cast = from_fp8(to_fp8(w / np.float32(scale), E4M3FN), E4M3FN)
-    positive = WeightFormat.per_block(4, block, negative_scales=False)
-    return Fp8DualWeight(quantize_weight(cast, positive, method=method, hessian=hessian), scale)

@@ -6,12 +6,13 @@ the two are the same algorithm (Babai's nearest plane; arXiv 2507.18553), but he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.scales import fit_grid, fit_multipliers, fit_steps
+from onnxmpq.rounding.fp8 import power_of_two_scale
+from onnxmpq.rounding.scales import fit_cast, fit_grid, fit_multipliers, fit_steps
 from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
 
@@ -26,7 +27,8 @@ def quantize_gptq(w: FloatArray, weight_format: WeightFormat, hessian: FloatArra
     """w float32 [O, K]; hessian float32 [G, K, K], positive definite."""
     if hessian is None:
         raise ValueError("GPTQ needs the input statistics of the layer")
-    return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h))
+    tensor_scale = power_of_two_scale(w)
+    return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h, tensor_scale))
 
 
 def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
@@ -53,7 +55,9 @@ class _Group:
     start: Grid
 
 
-def _round_group(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray) -> QuantizedWeight:
+def _round_group(
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray, tensor_scale: float
+) -> QuantizedWeight:
     """One group: w float32 [O, K], hessian float32 [K, K]."""
     diagonal = np.ascontiguousarray(np.diagonal(hessian))
     blocks = input_order(diagonal, weight_format.block_width(w.shape[1]))
@@ -63,7 +67,8 @@ def _round_group(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray
     in_place = np.empty_like(importance)
     in_place[order] = importance
     transposed = np.ascontiguousarray(w.T[order])
-    group = _Group(transposed, blocks, factors, importance, fit_grid(w, weight_format, in_place))
+    start = fit_grid(w, weight_format, in_place, tensor_scale if weight_format.kind == "fp8_dual" else None)
+    group = _Group(transposed, blocks, factors, importance, start)
     runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
     return best_per_channel(w, hessian[None], runs)
 
@@ -71,8 +76,9 @@ def _round_group(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray
 def _run(group: _Group, factor: np.float32) -> QuantizedWeight:
     """One pass over all blocks with steps scaled by `factor`."""
     start = group.start
-    scales = start.scales * factor if start.format.kind == "channel" else start.scales.copy()
-    grid = Grid(start.format, scales, None if start.multipliers is None else start.multipliers.copy(), start.block)
+    scales = start.scales * factor if start.format.kind in ("channel", "fp8") else start.scales.copy()
+    multipliers = None if start.multipliers is None else start.multipliers.copy()
+    grid = replace(start, scales=scales, multipliers=multipliers)
     errors = np.zeros_like(group.transposed)
     codes = np.empty(group.transposed.shape[::-1], dtype=np.int8)
     begin = 0
@@ -81,20 +87,22 @@ def _run(group: _Group, factor: np.float32) -> QuantizedWeight:
         carried = group.factors[:begin, here].T @ errors[:begin]
         w, block = group.transposed[here], int(inputs[0]) // grid.block
         step = _open_block(grid, block, w + carried, group.importance[here], factor)
-        rounded = _round_block(w, carried, group.factors[here, here], step, grid.format)
-        errors[here] = w - rounded * step
-        codes[:, inputs] = rounded.T
+        rounded = _round_block(w, carried, group.factors[here, here], step, grid)
+        errors[here] = w - grid.value(rounded, step)
+        codes[:, inputs] = grid.encoded(rounded.T)
         begin = here.stop
     return grid.with_codes(codes)
 
 
 def _open_block(grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32) -> FloatArray:
     """Fits the block's scales or multipliers, in place, to the target [block, O]; float32 [O]: its step."""
-    if grid.format.kind == "channel":
+    if grid.format.kind in ("channel", "fp8"):
         return grid.scales
     rows = np.ascontiguousarray(target.T)
     weighting = np.broadcast_to(importance, rows.shape)
-    steps = fit_steps(rows, grid.format, weighting) * factor
+    steps = grid.format.storable(fit_steps(rows, grid.format, weighting) * factor)
+    if grid.format.kind == "fp8_dual":
+        steps = fit_cast(rows, steps, grid, weighting)
     if grid.multipliers is None:
         grid.scales[:, block] = steps
         return steps
@@ -102,21 +110,23 @@ def _open_block(grid: Grid, block: int, target: FloatArray, importance: FloatArr
     return grid.steps[:, block]
 
 
-def _round_block(
-    w: FloatArray, carried: FloatArray, factors: FloatArray, step: FloatArray, weight_format: WeightFormat
-) -> FloatArray:
-    """float32 [B, O]: codes of one block.
+def _round_block(w: FloatArray, carried: FloatArray, factors: FloatArray, step: FloatArray, grid: Grid) -> FloatArray:
+    """float32 [B, O]: one block, rounded, in units of its step.
 
     w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O].
     """
     codes = np.empty_like(w)
     errors = np.empty_like(w)
-    inverse = 1 / step
+    inverse, limits = 1 / step, (grid.format.low, grid.format.high)
     for start in range(0, len(w), PANEL):
         stop = min(start + PANEL, len(w))
         target = w[start:stop] + carried[start:stop] + factors[:start, start:stop].T @ errors[:start]
         for i in range(start, stop):
             wanted = target[i - start] + factors[start:i, i] @ errors[start:i]
-            np.clip(np.rint(wanted * inverse), weight_format.low, weight_format.high, out=codes[i])
-            errors[i] = w[i] - codes[i] * step
+            if grid.format.linear:
+                np.clip(np.rint(wanted * inverse), *limits, out=codes[i])
+                errors[i] = w[i] - codes[i] * step
+            else:
+                codes[i] = grid.rounded(wanted, step)
+                errors[i] = w[i] - grid.value(codes[i], step)
     return codes

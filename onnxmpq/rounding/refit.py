@@ -6,6 +6,8 @@ in the scales s of a channel and least where A s = y, with A_bd = c_b H c_dᵀ a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxmpq.rounding.second_order import best_per_channel
@@ -25,7 +27,7 @@ def refit_scales(w: FloatArray, quantized: QuantizedWeight, hessian: FloatArray)
     """
     codes = quantized.int8_codes().astype(np.float32)
     old = quantized.scales.reshape(len(w), -1)
-    block = quantized.block if quantized.format.kind == "block" else w.shape[1]
+    block = quantized.block if quantized.format.blocked else w.shape[1]
     per_group = (len(hessian), -1, w.shape[1])
     codes, error = codes.reshape(per_group), (w - quantized.dequantize()).reshape(per_group)
     chunk = max(1, ENTRIES_PER_CHUNK // (len(hessian) * old.shape[1] ** 2))
@@ -36,7 +38,7 @@ def refit_scales(w: FloatArray, quantized: QuantizedWeight, hessian: FloatArray)
     new = (old + np.concatenate(corrections, axis=1).reshape(old.shape)).astype(np.float32)
     usable = np.abs(new) >= SMALLEST_STEP if quantized.format.negative_scales else new >= SMALLEST_STEP
     scales = np.where(usable.all(axis=1, keepdims=True), new, old).reshape(quantized.scales.shape)
-    refitted = QuantizedWeight(quantized.format, quantized.codes, scales, quantized.multipliers, quantized.block)
+    refitted = replace(quantized, scales=quantized.format.storable(scales))
     return best_per_channel(w, hessian, [quantized, refitted])
 
 

@@ -8,9 +8,11 @@ that refit, which lets few trials cover the range.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
 from onnxmpq.rounding.types import MAX_MULTIPLIER, SMALLEST_STEP, FloatArray, Grid, MultiplierArray, WeightFormat
 
 TRIALS = 30
@@ -22,25 +24,62 @@ NARROWEST_TRIAL = np.float32(0.3)
 DUAL_RATIOS = np.linspace(7.0, 22.0, 31, dtype=np.float32)
 """Trial values of (largest block step of a channel) / (scale of the channel); above 15 that block is clipped."""
 
+CAST_FACTORS = np.array([1.0, 0.9, 0.94, 0.97, 1.03, 1.06, 1.1], dtype=np.float32)
+"""Trial steps of int4 codes that unfold to fp8, relative to the best step without that cast."""
+
 ELEMENTS_PER_CHUNK = 1 << 16
 """Rows are searched in chunks that stay in the processor's cache."""
 
 
-def fit_grid(w: FloatArray, weight_format: WeightFormat, importance: FloatArray | None = None) -> Grid:
+def fit_grid(
+    w: FloatArray,
+    weight_format: WeightFormat,
+    importance: FloatArray | None = None,
+    tensor_scale: float | None = None,
+) -> Grid:
     """The grid of `weight_format` for w float32 [O, K].
 
     importance: float32 [O, K] or [K], > 0: weight of each squared error, usually diag(E[x xᵀ]); None for all ones.
+    tensor_scale: of "fp8_dual", where w is only a part of the tensor.
     """
     channels, inputs = w.shape
     block = weight_format.block_width(inputs)
+    if weight_format.kind == "fp8":
+        return Grid(weight_format, _fp8_scales(w), None, block)
     rows = _rows_of_blocks(w, block)
     weighting = None if importance is None else _rows_of_blocks(np.broadcast_to(importance, w.shape), block)
     steps = fit_steps(rows, weight_format, weighting).reshape(channels, -1)
+    if weight_format.kind == "fp8_dual":
+        start = Grid(weight_format, steps, None, block, tensor_scale or power_of_two_scale(w))
+        return replace(start, scales=fit_cast(rows, steps.ravel(), start, weighting).reshape(channels, -1))
     if weight_format.kind == "block":
-        return Grid(weight_format, steps, None, block)
+        return Grid(weight_format, weight_format.storable(steps), None, block)
     if weight_format.kind == "channel":
         return Grid(weight_format, steps[:, 0], None, block)
     return _fit_dual(rows, steps, weight_format, weighting, block)
+
+
+def _fp8_scales(w: FloatArray) -> FloatArray:
+    """float32 [O]: the scale that puts a channel's largest weight on E4M3FN's largest value; 1 for zeros."""
+    largest = np.abs(w).max(axis=1, initial=0)
+    return np.where(largest > 0, np.maximum(largest / E4M3FN_LARGEST, SMALLEST_STEP), np.float32(1))
+
+
+def fit_cast(rows: FloatArray, steps: FloatArray, grid: Grid, importance: FloatArray | None) -> FloatArray:
+    """float32 [R]: for each of rows [R, B] the step near steps [R] whose values are closest after the cast to fp8.
+
+    grid: of kind "fp8_dual". How well 3 mantissa bits hold the products of a step with -8..7 depends on the step.
+    """
+    best, best_error = steps.copy(), np.full(len(steps), np.inf, dtype=np.float32)
+    for chunk in _chunks(*rows.shape):
+        here, weighting = rows[chunk], None if importance is None else importance[chunk]
+        for factor in CAST_FACTORS:
+            trial = np.maximum(steps[chunk] * factor, SMALLEST_STEP)
+            value = grid.value(grid.rounded(here, trial[:, None]), trial[:, None])
+            error = _power(np.subtract(here, value, out=value), weighting)
+            better = error < best_error[chunk]
+            best[chunk][better], best_error[chunk][better] = trial[better], error[better]
+    return best
 
 
 def fit_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatArray | None = None) -> FloatArray:

@@ -7,6 +7,7 @@ sum over output channels, which are therefore rounded independently and all at o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +87,11 @@ def _joined(
 ) -> QuantizedWeight:
     first = parts[0]
     multipliers = [p.multipliers for p in parts if p.multipliers is not None]
-    return QuantizedWeight(
-        first.format,
-        join([p.codes for p in parts]).astype(np.int8, copy=False),
-        join([p.scales for p in parts]).astype(np.float32, copy=False),
-        join([*multipliers]).astype(np.uint8, copy=False) if multipliers else None,
-        first.block,
+    return replace(
+        first,
+        codes=join([p.codes for p in parts]).astype(np.int8, copy=False),
+        scales=join([p.scales for p in parts]).astype(np.float32, copy=False),
+        multipliers=join([*multipliers]).astype(np.uint8, copy=False) if multipliers else None,
     )
 
 

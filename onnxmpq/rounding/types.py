@@ -12,15 +12,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.rounding.fp8 import E4M3FN, from_fp8, round_to_fp8, to_fp8
+
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 CodeArray = NDArray[np.int8]
 MultiplierArray = NDArray[np.uint8]
-Kind = Literal["channel", "block", "dual"]
+Kind = Literal["channel", "block", "dual", "fp8", "fp8_dual"]
+ScaleType = Literal["float32", "float16"]
 
 MAX_MULTIPLIER = 15  # the largest uint4: 15 · -8 = -120 still is an int8
 MULTIPLIER_BITS = 4
 SMALLEST_DUAL_BLOCK = 16
+TENSOR_SCALE_BYTES = 4
+SMALLEST_FLOAT16 = np.float32(2**-14)
+"""The smallest normal float16: a step below it would lose its own precision."""
+LARGEST_FLOAT16 = np.float32(65504)
 
 SMALLEST_STEP = np.finfo(np.float32).tiny
 """Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
@@ -46,10 +53,14 @@ class WeightFormat:
             `block`, the last block of a row is shorter (ONNX DequantizeLinear: ⌈K / block⌉ scales).
         "dual": w ≈ scale[o] · (multiplier[o, b] · code), code int4, multiplier 1..15 (uint4), the product an int8:
             an int4 file that computes as per-channel int8 (DPQ, arXiv 2505.14638, with int8 in the place of fp8).
-    bits: 2..8 used by a code; "dual" is always 4.
-    block: inputs per scale or multiplier; None for "channel".
+        "fp8": w ≈ scale[o] · code, the code an E4M3FN byte (kept as int8).
+        "fp8_dual": w ≈ s · fp8(scale[o, b] · code / s), code int4, s a power of two for the whole tensor: an int4
+            file that computes in E4M3FN (DPQ itself).
+    bits: 2..8 used by a code; "dual" and "fp8_dual" are always 4, "fp8" is 8.
+    block: inputs per scale or multiplier; None for "channel" and "fp8".
     negative_scales: "block" only; a negative scale turns the longer end of the code range (-2^(bits-1)) to the side
         where the block's largest weight is. onnxruntime accepts it, TensorRT wants positive scales.
+    scale_type: of "block" scales. With float16 the weight itself is float16 when it is unfolded.
     """
 
     name: str
@@ -57,18 +68,23 @@ class WeightFormat:
     kind: Kind
     block: int | None = None
     negative_scales: bool = False
+    scale_type: ScaleType = "float32"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise ValueError(f"{self.name}: a code has 2 to 8 bits, not {self.bits}")
-        if (self.block is None) != (self.kind == "channel"):
+        if (self.block is None) != (self.kind in ("channel", "fp8")):
             raise ValueError(f"{self.name}: formats of kind {self.kind!r} and block {self.block} do not go together")
         if self.block is not None and self.block < 1:
             raise ValueError(f"{self.name}: a block holds at least one weight, not {self.block}")
-        if self.kind == "dual" and self.bits != 4:
+        if self.kind in ("dual", "fp8_dual") and self.bits != 4:
             raise ValueError(f"{self.name}: dual precision stores 4 bits, not {self.bits}")
+        if self.kind == "fp8" and self.bits != 8:
+            raise ValueError(f"{self.name}: fp8 has 8 bits, not {self.bits}")
         if self.negative_scales and self.kind != "block":
             raise ValueError(f"{self.name}: only block scales may be negative")
+        if self.scale_type != "float32" and self.kind != "block":
+            raise ValueError(f"{self.name}: only block scales may be float16")
 
     @classmethod
     def per_channel(cls, bits: int) -> WeightFormat:
@@ -79,12 +95,25 @@ class WeightFormat:
         return cls(f"int{bits}_block{block}", bits, "block", block, negative_scales)
 
     @classmethod
+    def per_block_float16(cls, bits: int, block: int) -> WeightFormat:
+        """Positive float16 scales, for runtimes that compute in float16."""
+        return cls(f"int{bits}_block{block}_float16", bits, "block", block, scale_type="float16")
+
+    @classmethod
+    def fp8(cls) -> WeightFormat:
+        return cls("fp8_channel", 8, "fp8")
+
+    @classmethod
+    def fp8_dual(cls, block: int = 64) -> WeightFormat:
+        return cls(f"int4_fp8_dual{block}", 4, "fp8_dual", block)
+
+    @classmethod
     def dual(cls, block: int = 64) -> WeightFormat:
         return cls(f"int4_dual{block}", 4, "dual", block)
 
     @property
     def low(self) -> int:
-        """Smallest code: -2^(bits-1), but -127 for per-channel int8 (onnxruntime's symmetric int8 range)."""
+        """Smallest code: -2^(bits-1), but -127 for per-channel int8 (onnxruntime's and TensorRT's symmetric range)."""
         return -127 if self.bits == 8 and self.kind == "channel" else -(1 << (self.bits - 1))
 
     @property
@@ -97,6 +126,23 @@ class WeightFormat:
         """Bits a code takes in the file: INT4 (opset 21) or INT8; no dialect writes INT2 (opset 25)."""
         return 4 if self.bits <= 4 else 8
 
+    @property
+    def blocked(self) -> bool:
+        """One scale per block, [O, B]; else one per channel, [O]."""
+        return self.kind in ("block", "fp8_dual")
+
+    @property
+    def linear(self) -> bool:
+        """Values are codes times steps, so that sums of squares in them are quadratic; fp8 rounds once more."""
+        return self.kind not in ("fp8", "fp8_dual")
+
+    def storable(self, scales: FloatArray) -> FloatArray:
+        """The scales as the file holds them, float32 values."""
+        if self.scale_type == "float32":
+            return scales
+        magnitude = np.clip(np.abs(scales), SMALLEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16).astype(np.float32)
+        return np.copysign(magnitude, scales)
+
     def block_width(self, inputs: int) -> int:
         """Consecutive inputs that share one step on a row of `inputs` weights."""
         if self.block is None:
@@ -108,15 +154,17 @@ class WeightFormat:
 class Grid:
     """The values a weight [O, K] may take: integer codes times a step per (channel, block).
 
-    scales: float32, [O] ("channel", "dual") or [O, B] ("block").
+    scales: float32, [O] ("channel", "dual", "fp8") or [O, B] ("block", "fp8_dual").
     multipliers: uint8 [O, B] in 1..15 for "dual", else None.
     block: inputs per step; the last block of a row may be shorter.
+    tensor_scale: s of "fp8_dual", else 1.
     """
 
     format: WeightFormat
     scales: FloatArray
     multipliers: MultiplierArray | None
     block: int
+    tensor_scale: float = 1.0
 
     @property
     def steps(self) -> FloatArray:
@@ -131,19 +179,43 @@ class Grid:
 
     def nearest(self, w: FloatArray) -> QuantizedWeight:
         """w [O, K] rounded to the nearest point of the grid, ties to even codes."""
-        codes = np.rint(w / self.steps_per_input(w.shape[1]))
-        return self.with_codes(np.clip(codes, self.format.low, self.format.high).astype(np.int8))
+        return self.with_codes(self.encoded(self.rounded(w, self.steps_per_input(w.shape[1]))))
+
+    def rounded(self, w: FloatArray, steps: FloatArray) -> FloatArray:
+        """For each of w the value, in units of its step, whose `value` is nearest: integers, or E4M3FN values."""
+        if self.format.kind == "fp8":
+            return round_to_fp8(w / steps)
+        wanted: FloatArray = np.clip(np.rint(w / steps), self.format.low, self.format.high)
+        if self.format.kind != "fp8_dual":
+            return wanted
+        aside = np.clip(wanted + np.sign(w - wanted * steps), self.format.low, self.format.high)
+        closer = np.abs(w - self.value(aside, steps)) < np.abs(w - self.value(wanted, steps))
+        return np.where(closer, aside, wanted)
+
+    def value(self, rounded: FloatArray, steps: FloatArray) -> FloatArray:
+        """What values in units of their steps stand for when the runtime has unfolded them."""
+        products: FloatArray = rounded * steps
+        if self.format.kind == "fp8_dual":
+            scale = np.float32(self.tensor_scale)
+            return round_to_fp8(products / scale) * scale
+        if self.format.scale_type == "float16":
+            return products.astype(np.float16).astype(np.float32)
+        return products
+
+    def encoded(self, rounded: FloatArray) -> CodeArray:
+        """Results of `rounded` as they are stored."""
+        return to_fp8(rounded, E4M3FN).view(np.int8) if self.format.kind == "fp8" else rounded.astype(np.int8)
 
     def with_codes(self, codes: CodeArray) -> QuantizedWeight:
-        return QuantizedWeight(self.format, codes, self.scales, self.multipliers, self.block)
+        return QuantizedWeight(self.format, codes, self.scales, self.multipliers, self.block, self.tensor_scale)
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
     """A weight as it goes to the file.
 
-    codes: int8 [O, K] in format.low..format.high.
-    scales, multipliers, block: see `Grid`.
+    codes: int8 [O, K] in format.low..format.high; for "fp8" the bytes of E4M3FN values.
+    scales, multipliers, block, tensor_scale: see `Grid`.
     """
 
     format: WeightFormat
@@ -151,11 +223,12 @@ class QuantizedWeight:
     scales: FloatArray
     multipliers: MultiplierArray | None
     block: int
+    tensor_scale: float = 1.0
 
     def __post_init__(self) -> None:
         channels, inputs = self.codes.shape
         blocks = -(-inputs // self.block)
-        if self.scales.shape != ((channels, blocks) if self.format.kind == "block" else (channels,)):
+        if self.scales.shape != ((channels, blocks) if self.format.blocked else (channels,)):
             raise ValueError(f"{self.format.name}: scales {self.scales.shape} do not fit codes {self.codes.shape}")
         if (self.multipliers is not None) != (self.format.kind == "dual"):
             raise ValueError(f"{self.format.name}: multipliers belong to dual formats, and only to them")
@@ -164,7 +237,7 @@ class QuantizedWeight:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.format, self.scales, self.multipliers, self.block)
+        return Grid(self.format, self.scales, self.multipliers, self.block, self.tensor_scale)
 
     def int8_codes(self) -> CodeArray:
         """int8 [O, K]: what the runtime multiplies with; for "dual" the codes times their block's multiplier."""
@@ -175,8 +248,10 @@ class QuantizedWeight:
 
     def dequantize(self) -> FloatArray:
         """float32 [O, K], computed as the runtime does: integer product first, then one float32 product."""
-        if self.format.kind == "block":
-            return self.codes.astype(np.float32) * self.grid.steps_per_input(self.codes.shape[1])
+        if self.format.kind == "fp8":
+            return from_fp8(self.codes.view(np.uint8), E4M3FN) * self.scales[:, None]
+        if self.format.blocked:
+            return self.grid.value(self.codes.astype(np.float32), self.grid.steps_per_input(self.codes.shape[1]))
         return self.int8_codes().astype(np.float32) * self.scales[:, None]
 
     @property
@@ -185,6 +260,7 @@ class QuantizedWeight:
         multipliers = 0 if self.multipliers is None else self.multipliers.size
         return (
             -(-self.codes.size * self.format.storage_bits // 8)
-            + self.scales.size * 4
+            + self.scales.size * (2 if self.format.scale_type == "float16" else 4)
             + -(-multipliers * MULTIPLIER_BITS // 8)
+            + (TENSOR_SCALE_BYTES if self.format.kind == "fp8_dual" else 0)
         )

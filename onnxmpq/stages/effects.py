@@ -23,7 +23,7 @@ from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
 from onnxmpq.stages import reuse
-from onnxmpq.stages.ranges import activation_tensors, narrow_inputs, range_candidates
+from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates
 from onnxmpq.stages.threads import workers
 
 EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are saved
@@ -43,7 +43,8 @@ def sensitivity(
 ) -> Effects:
     """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
     formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
-    activations = {t: range_candidates(observation, t) for t in activation_tensors(model, menu)}
+    kind = activation_type(menu)
+    activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
     count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))

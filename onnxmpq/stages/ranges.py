@@ -11,7 +11,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, params_key
+from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -22,15 +22,33 @@ ROUNDING = "nearest"
 
 
 def activation_tensors(model: Model, menu: Menu) -> list[str]:
-    """Root tensors that some int8 scheme on the menu reads or writes, in graph order."""
+    """Root tensors that some scheme on the menu reads or writes in 8 or fewer bits, in graph order."""
+    roots = model.roots
+    touched: list[str] = []
+    for region in model.regions:
+        if any(s.reads.quantized for s in menu[region.name]):
+            touched += region.inputs
+        if any(s.reads is Format.INT8 for s in menu[region.name]):
+            touched += region.outputs
+    return list(dict.fromkeys(roots.get(t, t) for t in touched))
+
+
+def half_tensors(model: Model, menu: Menu) -> list[str]:
+    """Root tensors that some scheme on the menu would hold in float16."""
     roots = model.roots
     touched = [
         t
         for region in model.regions
-        if any(s.reads is Format.INT8 for s in menu[region.name])
+        if any(s.half == "float16" for s in menu[region.name])
         for t in (*region.inputs, *region.outputs)
     ]
     return list(dict.fromkeys(roots.get(t, t) for t in touched))
+
+
+def activation_type(menu: Menu) -> ActivationType:
+    """The one type of quantized activations on the menu (`menu.one_activation_format`)."""
+    found = {s.reads for row in menu.values() for s in row if s.reads.quantized}
+    return next(iter(found)).element if found else "uint8"
 
 
 def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
@@ -65,8 +83,8 @@ def calibrate(
     cache: Cache = NO_CACHE,
     known: Calibration | None = None,
 ) -> Observation:
-    """Histograms of all activations that may be quantized; those of `known` where it is given."""
-    tensors = activation_tensors(model, menu)
+    """Histograms of all activations that may be quantized or held in float16; those of `known` where it is given."""
+    tensors = list(dict.fromkeys((*activation_tensors(model, menu), *half_tensors(model, menu))))
     if not tensors:
         return Observation({}, {})
     if known is not None:
@@ -90,17 +108,18 @@ def prepare_bench(
         for key, (region, weight_format) in wanted.items():
             weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
             tick(1)
-    activations = {t: ESTIMATORS["mse"](h) for t, h in observation.histograms.items()}
+    kind, histograms = activation_type(menu), observation.histograms
+    activations = {t: ESTIMATORS["mse"](histograms[t], kind=kind) for t in activation_tensors(model, menu)}
     for tensor, bits in sorted({(tensor, bits) for (_, bits), tensor in narrow_inputs(model, menu).items()}):
-        activations[params_key(tensor, bits)] = ESTIMATORS["mse"](observation.histograms[tensor], bits)
+        activations[params_key(tensor, bits)] = ESTIMATORS["mse"](histograms[tensor], bits)
     return Workbench(model, dialect, activations, weights)
 
 
-def range_candidates(observation: Observation, tensor: str) -> list[QuantParams]:
+def range_candidates(observation: Observation, tensor: str, kind: ActivationType) -> list[QuantParams]:
     """Parameters worth comparing by their effect on the outputs: estimators that differ by over two percent."""
     kept: list[QuantParams] = []
     for name in ("mse", "minmax"):
-        params = ESTIMATORS[name](observation.histograms[tensor])
+        params = ESTIMATORS[name](observation.histograms[tensor], kind=kind)
         if all(abs(params.scale / other.scale - 1.0) > 0.02 for other in kept):
             kept.append(params)
     return kept

@@ -91,17 +91,19 @@ def _of_weight(weight: QuantizedWeight) -> Archive:
     arrays: dict[str, Array] = {"codes": weight.codes, "scales": weight.scales}
     if weight.multipliers is not None:
         arrays["multipliers"] = weight.multipliers
-    return Archive(arrays, weight.block)
+    return Archive(arrays, [weight.block, weight.tensor_scale])
 
 
 def _to_weight(entry: Archive, weight_format: WeightFormat) -> QuantizedWeight:
     multipliers = entry.arrays.get("multipliers")
+    block, tensor_scale = entry.meta
     return QuantizedWeight(
         weight_format,
         np.asarray(entry.arrays["codes"], np.int8),
         np.asarray(entry.arrays["scales"], np.float32),
         None if multipliers is None else np.asarray(multipliers, np.uint8),
-        int(entry.meta),
+        int(block),
+        float(tensor_scale),
     )
 
 

@@ -12,7 +12,7 @@ import onnx
 
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.resources import data_folder
-from onnxmpq.schemes import FP32, Format, scheme_named
+from onnxmpq.schemes import FP32, scheme_named
 from onnxmpq.target.fields import Fields, nearest
 from onnxmpq.target.types import (
     BITS,
@@ -204,7 +204,7 @@ def _check_kernels(target: Target, roofline: Roofline, where: str) -> None:
     for section, menus in (("menu", target.menu), ("menu.activations", target.activation_menu)):
         for operator, schemes in menus.items():
             for name in schemes:
-                scales = roofline.bits is not None and scheme_named(name).reads is Format.INT8
+                scales = roofline.bits is not None and scheme_named(name).reads.quantized
                 if name not in roofline.kernels and not scales:
                     reason = f"offers '{name}' without saying how it runs; add [roofline.kernels.{name}]"
                     raise TargetError(f"target file {where}: field '{section}.{operator}' {reason}")

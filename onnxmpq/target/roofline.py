@@ -105,7 +105,7 @@ class _Machine:
         """The target's own entry; on bit-scalable hardware a scheme runs in the bits it is quantized to."""
         if scheme.name in self.roofline.kernels:
             return self.roofline.kernels[scheme.name]
-        if self.roofline.bits is not None and scheme.reads is Format.INT8:
+        if self.roofline.bits is not None and scheme.reads.quantized:
             return Kernel(BITS, self.roofline.bits.steps_per_s.source)
         raise TargetError(
             f"target '{self.name}' does not say how '{scheme.name}' runs; add [roofline.kernels.{scheme.name}]"

@@ -20,7 +20,7 @@ from onnxmpq.weights.simulate import correctable, with_biases
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One rounded weight [O, K]. format: its name; block: inputs per step.
+    """One rounded weight [O, K]. format: its name; block: inputs per step; tensor_scale: of formats that have one.
 
     codes (int8 [O, K]), scales (little-endian float32), multipliers (uint8, empty where the format has none).
     """
@@ -30,6 +30,7 @@ class PackedWeight:
     codes: str
     scales: str
     multipliers: str = ""
+    tensor_scale: float = 1.0
 
 
 def pack(weight: QuantizedWeight) -> PackedWeight:
@@ -39,6 +40,7 @@ def pack(weight: QuantizedWeight) -> PackedWeight:
         pack_array(weight.codes.astype(np.int8)),
         pack_array(weight.scales.astype("<f4")),
         "" if weight.multipliers is None else pack_array(weight.multipliers.astype(np.uint8)),
+        float(weight.tensor_scale),
     )
 
 
@@ -47,18 +49,20 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     rows, inputs = shape
     blocks = -(-inputs // packed.block) if packed.block > 0 else 0
     codes = unpack_array(packed.codes, np.int8, rows * inputs, f"{where}.codes").astype(np.int8).reshape(shape)
-    blocked = weight_format.kind == "block"
+    blocked = weight_format.blocked
     scales = unpack_array(packed.scales, "<f4", rows * (blocks if blocked else 1), f"{where}.scales").astype(np.float32)
     multipliers: MultiplierArray | None = None
     if weight_format.kind == "dual":
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
+    if weight_format.kind != "fp8_dual" and packed.tensor_scale != 1.0:
+        raise PlanError(f"{where}.tensor_scale: {weight_format.name} has none; convert again")
     if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
         raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
     if not np.isfinite(scales).all():
         raise PlanError(f"{where}.scales: values that are not finite; convert again")
     shaped = scales.reshape((rows, blocks) if blocked else (rows,))
-    return QuantizedWeight(weight_format, codes, shaped, multipliers, packed.block)
+    return QuantizedWeight(weight_format, codes, shaped, multipliers, packed.block, packed.tensor_scale)
 
 
 def pack_array(values: NDArray[np.generic]) -> str:

@@ -27,14 +27,22 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
         node.input[0 if region.op_type == "Gather" else 1] = weight_name(name)
         values = stored_as(node, region, weight.dequantize())
         proto.graph.initializer.append(onnx.numpy_helper.from_array(values, weight_name(name)))
+        if weight.format.scale_type == "float16":  # the layer computes in float16, weights that change are float32
+            narrow = f"{weight_name(name)}/float16"
+            cast = onnx.helper.make_node("Cast", [weight_name(name)], [narrow], f"{narrow}/cast", to=_FLOAT16)
+            node.input[1] = narrow
+            proto.graph.node.insert(0, cast)
         bias = region.params.bias
-        if bias is not None and len(node.input) > 2:
+        if bias is not None and len(node.input) > 2 and weight.format.scale_type != "float16":
             node.input[2] = bias
             if bias not in known:
                 proto.graph.initializer.append(biases[bias])
                 known.add(bias)
     _drop_unused(proto.graph)
     return proto
+
+
+_FLOAT16 = onnx.TensorProto.FLOAT16
 
 
 def weight_name(region: str) -> str:

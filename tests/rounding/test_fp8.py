@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from onnxmpq.rounding import WeightFormat, quantize_weight
 from onnxmpq.rounding.fp8 import (
     E4M3FN,
     E5M2,
@@ -14,11 +15,12 @@ from onnxmpq.rounding.fp8 import (
     Fp8Format,
     from_fp8,
     power_of_two_scale,
-    quantize_fp8_dual,
+    round_to_fp8,
     to_fp8,
 )
+from onnxmpq.rounding.second_order import output_error
 
-from .strategies import gaussian, weights
+from .strategies import correlated_hessian, gaussian, weights
 
 REFERENCE = {"float8e4m3fn": ml_dtypes.float8_e4m3fn, "float8e5m2": ml_dtypes.float8_e5m2}
 both = pytest.mark.parametrize("fp8", [E4M3FN, E5M2], ids=lambda f: f.name)
@@ -64,15 +66,62 @@ def test_power_of_two_scale_is_tight(w: np.ndarray) -> None:
     assert peak == 0 or peak / scale > PROTECTED_LARGEST / 2
 
 
+@pytest.mark.parametrize("values", [all_float16, random_float32], ids=lambda f: f.__name__)
+def test_the_fast_way_rounds_to_the_same_values(values: Callable[[], np.ndarray]) -> None:
+    x = values()
+    expected, found = from_fp8(to_fp8(x, E4M3FN), E4M3FN), round_to_fp8(x)
+    np.testing.assert_array_equal(found, expected)
+    signed = ~np.isnan(x)
+    np.testing.assert_array_equal(np.signbit(found[signed]), np.signbit(expected[signed]))
+
+
+def test_the_fast_way_leaves_its_argument_alone() -> None:
+    x = np.array([0.3, 500.0, -1e-3], np.float32)
+    before = x.copy()
+    round_to_fp8(x)
+    np.testing.assert_array_equal(x, before)
+
+
 @given(weights)
 def test_dual_stays_inside_the_protected_range(w: np.ndarray) -> None:
-    dual = quantize_fp8_dual(w, 16)
-    assert np.abs(from_fp8(dual.fp8_codes(), E4M3FN)).max() <= 240
+    dual = quantize_weight(w, WeightFormat.fp8_dual(16))
+    assert np.abs(dual.dequantize() / np.float32(dual.tensor_scale)).max() <= 256
+    assert dual.tensor_scale == power_of_two_scale(w)
+
+
+def test_dual_weights_are_the_cast_of_codes_times_steps() -> None:
+    w = gaussian(8, 96)
+    dual = quantize_weight(w, WeightFormat.fp8_dual(64))
+    assert dual.scales.shape == (8, 2)
+    spread = np.repeat(dual.scales, 64, axis=1)[:, :96]
+    scaled = dual.codes.astype(np.float32) * spread / np.float32(dual.tensor_scale)
+    expected = scaled.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * dual.tensor_scale
+    np.testing.assert_array_equal(dual.dequantize(), expected)
 
 
 def test_dual_loses_little_to_the_fp8_cast() -> None:
+    """Steps chosen with the cast in mind, against the same 4 bits without a cast."""
     w = gaussian(64, 512)
-    dual = quantize_fp8_dual(w, 64)
-    before_cast = dual.groups.dequantize() * np.float32(dual.tensor_scale)
-    relative = [np.linalg.norm(w - q) / np.linalg.norm(w) for q in (before_cast, dual.dequantize())]
-    assert relative[0] < relative[1] < 1.1 * relative[0]
+    formats = WeightFormat.per_block(4, 64, negative_scales=False), WeightFormat.fp8_dual(64)
+    plain, dual = (np.linalg.norm(w - quantize_weight(w, f).dequantize()) for f in formats)
+    assert dual < 1.01 * plain
+
+
+def test_gptq_makes_up_for_the_cast() -> None:
+    """With the cast in its errors GPTQ ends closer than with the cast made afterwards."""
+    w, hessian = gaussian(64, 256), correlated_hessian(256)
+    plain = quantize_weight(w, WeightFormat.per_block(4, 64, negative_scales=False), method="gptq", hessian=hessian)
+    dual = quantize_weight(w, WeightFormat.fp8_dual(64), method="gptq", hessian=hessian)
+    scale = np.float32(dual.tensor_scale)
+    cast_later = round_to_fp8(plain.dequantize() / scale) * scale
+    errors = [output_error(w, q, hessian[None]).sum() for q in (dual.dequantize(), cast_later)]
+    assert errors[0] < 0.95 * errors[1]
+
+
+def test_fp8_weights_are_bytes_times_a_scale_per_channel() -> None:
+    w = gaussian(8, 40) * np.geomspace(1e-6, 1e6, 8, dtype=np.float32)[:, None]
+    quantized = quantize_weight(w, WeightFormat.fp8())
+    expected = quantized.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * quantized.scales[:, None]
+    np.testing.assert_array_equal(quantized.dequantize(), expected)
+    np.testing.assert_allclose(expected, w, rtol=0.0626, atol=1e-4 * float(np.abs(w).max()))
+    assert quantized.size_bytes == w.size + 4 * len(w)

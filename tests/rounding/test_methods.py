@@ -92,9 +92,10 @@ def textbook_gptq(w: np.ndarray, steps: np.ndarray, hessian: np.ndarray, low: in
 @pytest.mark.parametrize("inputs", [7, 300])
 def test_the_factor_of_the_hessian_gives_what_the_paper_gives(inputs: int) -> None:
     w, hessian = gaussian(8, inputs), damped(correlated_hessian(inputs)[None])[0]
-    weight_format, steps = WeightFormat.per_channel(4), np.full(8, 0.4, np.float32)
+    steps = np.full(8, 0.4, np.float32)
     factors, _pivots = coupling(hessian)
-    ours = _round_block(np.ascontiguousarray(w.T), np.zeros_like(w.T), factors, steps, weight_format).T
+    grid = Grid(WeightFormat.per_channel(4), steps, None, inputs)
+    ours = _round_block(np.ascontiguousarray(w.T), np.zeros_like(w.T), factors, steps, grid).T
     agreement = np.mean(ours == textbook_gptq(w, steps, hessian, -8, 7))
     assert agreement > 0.995  # a tie that falls the other way in float32 is carried on along its row
 

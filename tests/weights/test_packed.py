@@ -17,6 +17,9 @@ FORMATS = (
     WeightFormat.dual(64),
     WeightFormat.per_block(4, 32),
     WeightFormat.per_block(8, 128),
+    WeightFormat.per_block_float16(4, 64),
+    WeightFormat.fp8(),
+    WeightFormat.fp8_dual(64),
 )
 WEIGHT = np.random.default_rng(0).normal(size=(5, 128)).astype(np.float32)
 

@@ -1,0 +1,209 @@
+"""Explicit quantization: symmetric Q/DQ in front of what computes in 8 bits, casts around what computes in 16 bits.
+
+The spelling that TensorRT documents and that any runtime executes as it stands. One rule places activation pairs: a
+quantized region reads its inputs through Q -> DQ, one pair per tensor, shared by all its readers; results stay float.
+So a bias stays float, a Q moves back over what only moves values, and a residual Add that follows a quantized layer
+can join that layer's kernel: its other input is read through the pair that the branch has anyway (see
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html).
+Inputs and outputs of the graph keep their types.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from onnxmpq.dialects.types import Rewrite
+from onnxmpq.dialects.writer import FP8_OPSET, INT4_OPSET, PER_CHANNEL_OPSET, Writer
+from onnxmpq.model import Region, RegionKind
+from onnxmpq.ranges.params import QuantParams
+from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.schemes import Format, HalfType, Scheme
+
+HALF_OPS = frozenset(
+    {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"}
+    | {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Expand", "Identity"}
+)
+"""Operators without weights that may compute in 16 bits; sums over many values (norms, reductions) are not here."""
+
+_HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+
+
+def rewrite(job: Rewrite) -> onnx.ModelProto:
+    """Write the plan into a copy of the model."""
+    return _Writer(job).write()
+
+
+def lowest_opset(scheme: Scheme) -> int:
+    """The first opset whose types and operators can hold the scheme."""
+    weight = scheme.weight
+    if weight is not None and weight.bits <= 4:
+        return INT4_OPSET
+    if scheme.half == "bfloat16":
+        return PER_CHANNEL_OPSET  # Cast
+    return FP8_OPSET if scheme.reads is Format.FP8 else PER_CHANNEL_OPSET
+
+
+def spells(region: Region, scheme: Scheme, opset: int) -> bool:
+    """Whether this writer has a spelling; a dialect may allow less."""
+    if scheme.is_float:
+        return True
+    if opset < lowest_opset(scheme) or scheme.reads is Format.INT8 or (scheme.weight and scheme.weight.kind == "dual"):
+        return False
+    if scheme.fuses_to:  # onnxruntime's own kernels
+        return False
+    if region.layer is None:
+        if scheme.half is not None and scheme.weight is None:
+            return region.op_type in HALF_OPS and region.pattern == region.op_type
+        return scheme.reads.quantized and region.kind is RegionKind.ARITHMETIC and region.op_type == "MatMul"
+    if region.op_type in ("Gather", "ConvTranspose"):
+        return not scheme.reads.quantized and (scheme.weight is None or not scheme.weight.blocked)
+    return region.op_type in ("MatMul", "Gemm") or scheme.weight is None or not scheme.weight.blocked
+
+
+class _Writer(Writer):
+    def write(self) -> onnx.ModelProto:
+        chosen = self.chosen()
+        views = self._quantize_inputs([r for r, s in chosen if s.reads.quantized])
+        self._quantize_residuals({r.name for r, s in chosen if s.reads.quantized}, views)
+        for region, scheme in chosen:
+            if region.layer is not None and scheme.weight is not None:
+                weight = self.job.weights[region.name, scheme.weight.name]
+                slot = 0 if region.op_type == "Gather" else 1
+                self.nodes[region.nodes[0]].inputs[slot] = self._weight(region, weight)
+        self._compute_in_half([(r, s.half) for r, s in chosen if s.half is not None])
+        return self.finish()
+
+    # ---- activations in 8 bits -----------------------------------------------------------------
+
+    def _quantize_inputs(self, regions: list[Region]) -> dict[str, gs.Tensor]:
+        """Every tensor that these regions read, through a pair of its own; by tensor."""
+        views = {t: self.quantized_view(t) for t in sorted({t for r in regions for t in r.inputs})}
+        for region in regions:
+            for tensor in region.inputs:
+                self.reconnect(region, self.tensors[tensor], views[tensor])
+        return views
+
+    def _quantize_residuals(self, quantized: set[str], views: dict[str, gs.Tensor]) -> None:
+        """A float Add of a quantized layer's result and a tensor that is quantized for others reads it quantized."""
+        producers = self.job.model.producers
+        for region in self.job.model.regions:
+            if region.op_type != "Add" or len(region.inputs) != 2 or region.name in quantized:
+                continue
+            for own, other in (region.inputs, region.inputs[::-1]):
+                source = producers.get(own)
+                if source is not None and source.name in quantized and source.layer and other in views:
+                    self.reconnect(region, self.tensors[other], views[other])
+                    break
+
+    # ---- weights -------------------------------------------------------------------------------
+
+    def _weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        """The layer's weight unfolded, in its stored shape."""
+        kind = weight.format.kind
+        if kind == "channel":
+            return self.int8_weight(region, weight, self._int_codes(region, weight))
+        if kind == "fp8":
+            return self._fp8_weight(region, weight)
+        blocks = self._blocks(region, weight)
+        return self._unfolded_to_fp8(region, weight, blocks) if kind == "fp8_dual" else blocks
+
+    def _int_codes(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        codes, name = region.params.stored(weight.codes), f"{region.name}/codes"
+        if weight.format.bits <= 4:
+            return self.small_int(name, codes, TensorProto.INT4)
+        return self.constant(name, np.ascontiguousarray(codes))
+
+    def _fp8_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        codes = region.params.stored(weight.codes)
+        stored = self.raw(f"{region.name}/codes", TensorProto.FLOAT8E4M3FN, codes.shape, codes.tobytes())
+        scales = self.constant(f"{region.name}/scale", weight.scales.astype(np.float32))
+        axis = 1 if region.params.transposed else 0
+        return self.node("DequantizeLinear", f"{region.name}/w", [stored, scales], np.float32, axis=axis)
+
+    def _blocks(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        """int4 codes with a scale per block of inputs; the result has the scales' type."""
+        transposed = region.params.transposed
+        dtype = np.float16 if weight.format.scale_type == "float16" else np.float32
+        scales = np.ascontiguousarray(weight.scales.T if transposed else weight.scales).astype(dtype)
+        inputs = [self._int_codes(region, weight), self.constant(f"{region.name}/scale", scales)]
+        axis = 0 if transposed else 1
+        return self.node("DequantizeLinear", f"{region.name}/blocks", inputs, dtype, axis=axis, block_size=weight.block)
+
+    def _unfolded_to_fp8(self, region: Region, weight: QuantizedWeight, blocks: gs.Tensor) -> gs.Tensor:
+        """int4 -> float -> fp8 on the tensor's power-of-two scale -> float."""
+        unfolded = gs.Variable(self.new(f"{region.name}/w"), dtype=np.float32)
+        self.pair(blocks, unfolded, region.name, QuantParams(weight.tensor_scale, 0, type="float8e4m3fn"))
+        return unfolded
+
+    # ---- 16 bits -------------------------------------------------------------------------------
+
+    def _compute_in_half(self, regions: list[tuple[Region, HalfType]]) -> None:
+        """Casts around these regions; between two of the same type there are none."""
+        raw: dict[tuple[str, HalfType], gs.Tensor] = {}
+        for region, half in regions:
+            for tensor in region.outputs:
+                raw[tensor, half] = self._half_result(self.tensors[tensor], half)
+        for region, half in regions:
+            for tensor in region.inputs:
+                if (tensor, half) not in raw:
+                    raw[tensor, half] = self._cast(self.tensors[tensor], f"{tensor}/{half}", half)
+                self.reconnect(region, self.tensors[tensor], raw[tensor, half])
+            for name in region.nodes:
+                node = self.nodes[name]
+                bias = region.layer.bias if region.layer else None
+                node.inputs = [self._half_constant(t, half, t.name == bias) for t in node.inputs]
+
+    def _half_result(self, tensor: gs.Tensor, half: HalfType) -> gs.Tensor:
+        """The producer writes the type; the tensor's own name is float32 again. What 16-bit readers read."""
+        producer = tensor.inputs[0]
+        computed = gs.Variable(self.new(f"{tensor.name}/{half}"), dtype=np.float32)
+        producer.outputs = [computed if t is tensor else t for t in producer.outputs]
+        if half == "float16":
+            self._append_cast(computed, tensor, TensorProto.FLOAT)
+            return computed
+        narrow = gs.Variable(self.new(f"{tensor.name}/narrow"), dtype=np.float32)
+        self._append_cast(computed, narrow, _HALF[half])
+        self._append_cast(narrow, tensor, TensorProto.FLOAT)
+        return tensor
+
+    def _cast(self, tensor: gs.Tensor, name: str, half: HalfType) -> gs.Tensor:
+        """A tensor in the type that the nodes compute in.
+
+        onnxruntime's CPU provider has no bfloat16 kernels, so bfloat16 is a cast there and back; the device's own
+        compiler computes in between as it sees fit.
+        """
+        narrow = gs.Variable(self.new(name), dtype=np.float32)
+        self._append_cast(tensor, narrow, _HALF[half])
+        if half == "float16":
+            return narrow
+        wide = gs.Variable(self.new(f"{name}/wide"), dtype=np.float32)
+        self._append_cast(narrow, wide, TensorProto.FLOAT)
+        return wide
+
+    def _append_cast(self, source: gs.Tensor, result: gs.Tensor, element: int) -> None:
+        self.graph.nodes.append(gs.Node("Cast", self.new(f"{result.name}/cast"), {"to": element}, [source], [result]))
+
+    def _half_constant(self, tensor: gs.Tensor, half: HalfType, cast: bool) -> gs.Tensor:
+        """A float32 initializer in 16 bits; any other tensor as it is.
+
+        cast: store it in float32 with a Cast behind it, as biases are, which may still be corrected.
+        """
+        if not isinstance(tensor, gs.Constant) or tensor.dtype != np.float32:
+            return tensor
+        name = f"{tensor.name}/{half}"
+        if cast:
+            return self._cast(tensor, name, half)
+        if half == "float16":
+            return self.shared(name, tensor.values.astype(np.float16))
+        if name not in self.shared_constants:
+            words = onnx.numpy_helper.from_array(tensor.values.astype(_bfloat16()), name)
+            self.shared_constants[name] = self.raw(name, TensorProto.BFLOAT16, tensor.values.shape, words.raw_data)
+        wide = self.node("Cast", f"{name}/wide", [self.shared_constants[name]], np.float32, to=TensorProto.FLOAT)
+        return wide
+
+
+def _bfloat16() -> np.dtype[np.generic]:
+    return onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)

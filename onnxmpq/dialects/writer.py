@@ -1,0 +1,137 @@
+"""What all dialects share: the graph being rewritten, names that are still free, constants, Q/DQ pairs.
+
+A dialect is a subclass that decides where pairs go and how weights are spelled; nothing here knows a scheme.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxmpq.dialects.types import Rewrite
+from onnxmpq.model import Region
+from onnxmpq.ranges.params import BITS, QuantParams, params_key
+from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.schemes import Scheme
+
+PER_CHANNEL_OPSET = 13  # DequantizeLinear(axis)
+FP8_OPSET = 19  # float8 tensors in QuantizeLinear and DequantizeLinear
+INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
+
+
+class Writer:
+    """A copy of the prepared graph, changed in place. Node and tensor names of the prepared graph are kept."""
+
+    def __init__(self, job: Rewrite) -> None:
+        self.job = job
+        self.graph = gs.import_onnx(job.model.proto)
+        self.nodes = {n.name: n for n in self.graph.nodes}
+        self.tensors = self.graph.tensors()
+        self.taken = {*self.nodes, *self.tensors}
+        self.shared_constants: dict[str, gs.Constant] = {}
+
+    def chosen(self) -> list[tuple[Region, Scheme]]:
+        """Regions that are not left as they are, in graph order."""
+        found = ((r, self.job.assignment.get(r.name)) for r in self.job.model.regions)
+        return [(r, s) for r, s in found if s is not None and not s.is_float]
+
+    def finish(self) -> onnx.ModelProto:
+        """The rewritten model, without what nothing reads any more."""
+        self.graph.cleanup().toposort()
+        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        proto.ir_version = self.job.model.proto.ir_version
+        del proto.graph.value_info[:]
+        return proto
+
+    # ---- names, constants, nodes ---------------------------------------------------------------
+
+    def new(self, name: str) -> str:
+        """The name, with a number where a node or tensor of the model already has it."""
+        free, number = name, 1
+        while free in self.taken:
+            free, number = f"{name}_{number}", number + 1
+        self.taken.add(free)
+        return free
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
+        return gs.Constant(self.new(name), values)
+
+    def shared(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
+        """An initializer that all who ask for this name get."""
+        if name not in self.shared_constants:
+            self.shared_constants[name] = self.constant(name, values)
+        return self.shared_constants[name]
+
+    def scalar(self, value: np.generic) -> gs.Constant:
+        """A shared scalar initializer."""
+        return self.shared(f"mpq/{value.dtype.name}/{value!s}", np.array(value))
+
+    def small_int(self, name: str, values: NDArray[np.generic], element: int) -> gs.Constant:
+        """A 4-bit initializer, two codes per byte (onnx.proto: low nibble first)."""
+        flat = values.reshape(-1).astype(np.int8).view(np.uint8) & 0x0F
+        if len(flat) % 2:
+            flat = np.append(flat, np.uint8(0))
+        packed = (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)
+        return self.raw(name, element, values.shape, packed.tobytes())
+
+    def raw(self, name: str, element: int, shape: tuple[int, ...], data: bytes) -> gs.Constant:
+        """An initializer of a type that NumPy does not have."""
+        free = self.new(name)
+        proto = helper.make_tensor(free, element, shape, data, raw=True)
+        return gs.Constant(free, gs.ir.tensor.LazyValues(proto))
+
+    def node(self, op: str, name: str, inputs: list[gs.Tensor], dtype: type, **attributes: object) -> gs.Tensor:
+        """The result of a new node, which has the node's name."""
+        free = self.new(name)
+        result = gs.Variable(free, dtype=dtype)
+        self.graph.nodes.append(gs.Node(op, free, attributes, inputs, [result]))
+        return result
+
+    # ---- activations ---------------------------------------------------------------------------
+
+    def params(self, tensor: str, bits: int = BITS) -> QuantParams:
+        return self.job.activations[params_key(self.job.roots.get(tensor, tensor), bits)]
+
+    def pair(self, source: gs.Tensor, result: gs.Tensor, stem: str, params: QuantParams) -> None:
+        """source -> QuantizeLinear -> DequantizeLinear -> result."""
+        scale, zero_point = self.scalar(np.float32(params.scale)), self.zero_point(params)
+        codes = gs.Variable(self.new(f"{stem}/q"), dtype=np.uint8)
+        quantize, dequantize = self.new(f"{stem}/Q"), self.new(f"{stem}/DQ")
+        self.graph.nodes.append(gs.Node("QuantizeLinear", quantize, {}, [source, scale, zero_point], [codes]))
+        self.graph.nodes.append(gs.Node("DequantizeLinear", dequantize, {}, [codes, scale, zero_point], [result]))
+
+    def zero_point(self, params: QuantParams) -> gs.Constant:
+        """It also tells QuantizeLinear the type of the codes."""
+        if params.type == "float8e4m3fn":
+            return self.fp8_zero()
+        return self.scalar(np.dtype(params.type).type(params.zero_point))
+
+    def fp8_zero(self) -> gs.Constant:
+        name = "mpq/float8e4m3fn/0"
+        if name not in self.shared_constants:
+            self.shared_constants[name] = self.raw(name, TensorProto.FLOAT8E4M3FN, (), b"\0")
+        return self.shared_constants[name]
+
+    def quantized_view(self, name: str) -> gs.Tensor:
+        """A tensor through a Q/DQ pair, for readers that are quantized."""
+        view = gs.Variable(self.new(f"{name}/dq"), dtype=np.float32)
+        self.pair(self.tensors[name], view, name, self.params(name))
+        return view
+
+    def reconnect(self, region: Region, tensor: gs.Tensor, view: gs.Tensor | None) -> None:
+        """All nodes of a region read `view` instead of `tensor`."""
+        for name in region.nodes:
+            node = self.nodes[name]
+            node.inputs = [view if t is tensor else t for t in node.inputs]
+
+    # ---- weights -------------------------------------------------------------------------------
+
+    def int8_weight(self, region: Region, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
+        """int8 codes in the layer's stored shape, dequantized per output channel."""
+        axis = 1 if region.params.transposed else 0
+        scales = self.constant(f"{region.name}/scale", weight.scales.astype(np.float32))
+        zeros = self.shared(f"mpq/zeros/{len(weight.scales)}", np.zeros(len(weight.scales), np.int8))
+        return self.node("DequantizeLinear", f"{region.name}/w", [codes, scales, zeros], np.float32, axis=axis)
