@@ -100,7 +100,7 @@ def convert(
         device.require_energy()
     if device.dialect not in DIALECTS:
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
-    runs_on = (provider or device.provider or CPU) if device.cost == "measured" else CPU
+    runs_on = device.runs_on(provider) or CPU
     require_provider(runs_on)
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))

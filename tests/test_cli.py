@@ -23,6 +23,8 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
+from onnxmpq.resources import data_folder
+from onnxmpq.runtime import CPU
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import graph, residual_cnn, samples_for, token_model
 from tests.tables import int8_pays
@@ -121,6 +123,15 @@ class Folder:
     def foreign_table(self) -> tuple[object, ...]:
         return self.convert("--cost-table", int8_pays(token_model(), self.path))
 
+    def negative_table(self) -> tuple[object, ...]:
+        path = int8_pays(self.model, self.path)
+        path.write_text(path.read_text().replace("0.0005", "-0.0005", 1))
+        return self.convert("--cost-table", path)
+
+    def target(self, text: str) -> tuple[object, ...]:
+        (self / "t.toml").write_text(text)
+        return self.convert("--target", self / "t.toml", "--latency", "80%")
+
     def foreign_ranges(self) -> tuple[object, ...]:
         samples = samples_for(token_model(), 8)
         onnxmpq.calibrate(token_model(), calibration=samples).write(self / "ranges.npz")
@@ -144,6 +155,7 @@ def all_quantized() -> onnx.ModelProto:
     )
 
 
+NPU = (data_folder("cost_models") / "edge-npu.toml").read_text(encoding="utf-8").replace('"edge-npu"', '"t"')
 X = samples_for(residual_cnn(), 8)["x"]
 
 
@@ -192,6 +204,23 @@ BAD = [
     Bad("report below a file", lambda f: f.convert("--report", f.model / "report.json"), 7, "does not exist"),
     Bad("a folder where the plan belongs", Folder.folder_for_the_plan, 7, "model.mpq.plan.json: is a folder"),
     Bad("unknown target", lambda f: f.convert("--target", "cpux"), 8, "cpux"),
+    Bad("target that is no TOML", lambda f: f.target('name = "t"\ncost = \n'), 8, "(at line 2, column 8)"),
+    Bad("target without fields", lambda f: f.target('name = "t"\n'), 8, "t.toml: field 'cost' is missing"),
+    Bad("no such target file", lambda f: f.convert("--target", f / "no.toml"), 8, "does not exist"),
+    Bad(
+        "negative rate",
+        lambda f: f.target(NPU.replace("4e9", "-4e9")),
+        8,
+        "'roofline.bandwidth_bytes_per_s.value' is -",
+    ),
+    Bad("a rate of nothing", lambda f: f.target(NPU.replace("512e9", "0")), 8, "'roofline.macs_per_s.int8.value' is 0"),
+    Bad(
+        "no such provider", lambda f: f.convert("--provider", "OpenVINOExecutionProvider"), 8, "not in this onnxruntime"
+    ),
+    Bad("provider of a model", lambda f: f.convert("--target", "edge-npu", "--provider", CPU), 2, "nothing runs there"),
+    Bad("unmeetable energy", lambda f: f.convert("--target", "edge-npu", "--energy", "1nJ"), 5, "the best plan takes"),
+    Bad("table with negative costs", Folder.negative_table, 8, "['int8'] is -"),
+    Bad("no such table", lambda f: f.convert("--cost-table", f / "no.json"), 8, "no.json: cannot be read"),
     Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
     Bad("ranges of another model", Folder.foreign_ranges, 4, "was made for model 'model' (sha256"),
     Bad("ranges that are none", lambda f: f.convert("--ranges", f.calib), 4, "not a file of `onnxmpq calibrate`"),

@@ -8,7 +8,11 @@ linear in x, so all variables but x are continuous and take 0/1 values at the op
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +50,19 @@ class _Sum:
             self.put(variable, factor * value)
         self.constant += factor * other.constant
         return self
+
+
+@contextmanager
+def _stdout_kept_clean() -> Iterator[None]:
+    """Sends to stderr what native code writes to stdout: HiGHS, told to be silent, still remarks on some steps."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def solve(
@@ -255,13 +272,14 @@ class _Program:
             total = self.totals[name]
             scaled = _Sum({v: c / scale[name] for v, c in total.terms.items()}, total.constant / scale[name])
             rows.append((scaled, -np.inf, limit / scale[name]))
-        result = milp(
-            objective,
-            integrality=self._integrality(),
-            bounds=Bounds(0.0, 1.0),
-            constraints=self._constraints(rows),
-            options={"time_limit": time_limit_s, "mip_rel_gap": RELATIVE_GAP, "presolve": self.count > _SMALL},
-        )
+        with _stdout_kept_clean():
+            result = milp(
+                objective,
+                integrality=self._integrality(),
+                bounds=Bounds(0.0, 1.0),
+                constraints=self._constraints(rows),
+                options={"time_limit": time_limit_s, "mip_rel_gap": RELATIVE_GAP, "presolve": self.count > _SMALL},
+            )
         if result.x is None:
             return None
         return self._solution(goal, result, scale[goal])

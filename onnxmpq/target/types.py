@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from onnxmpq.errors import TargetError
+from onnxmpq.errors import TargetError, UsageError
 
 CostSource = Literal["measured", "roofline", "lookup"]
 BitLaw = Literal["bricks", "serial"]
@@ -151,4 +151,16 @@ class Target:
     def require_energy(self) -> None:
         """Raises TargetError where the target has no energies."""
         if not self.has_energy:
-            raise TargetError(f"target '{self.name}' has no energies, so an energy budget cannot be planned for it")
+            raise TargetError(
+                f"target '{self.name}' has no energies, so an energy budget cannot be planned for it; use a modelled "
+                "target, or one whose file has [energy]"
+            )
+
+    def runs_on(self, asked: str | None) -> str | None:
+        """The execution provider to measure on; None for a modelled target. Raises UsageError where one is asked for
+        that would not be used."""
+        if self.cost == "measured":
+            return asked or self.provider
+        if asked is not None:
+            raise UsageError(f"--provider {asked}: the costs of target '{self.name}' are modelled, nothing runs there")
+        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import onnxmpq.allocate.milp as module
 from onnxmpq.allocate import Limits, Problem, quantized_roots, solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.schemes import SCHEMES
@@ -158,3 +160,21 @@ def test_passthrough_shares_its_source() -> None:
     model = shape("chain").model
     pool = next(r for r in model.regions if r.op_type == "MaxPool")
     assert quantized_roots(model, {pool.name: SCHEMES["int8"]}) == {"a"}
+
+
+def test_remarks_of_native_code_do_not_reach_stdout(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`convert --json` prints one document there."""
+
+    def talkative(*arguments: object, **options: object) -> object:
+        os.write(1, b"HighsMipSolverData: a remark\n")
+        return scipy_milp(*arguments, **options)
+
+    scipy_milp = module.milp
+    monkeypatch.setattr(module, "milp", talkative)
+    assert solve(random_problem("chain", 0), "latency", Limits()) is not None
+    out, err = capfd.readouterr()
+    assert out == "" and "a remark" in err
+    os.write(1, b"afterwards\n")
+    assert capfd.readouterr().out == "afterwards\n"
