@@ -40,9 +40,18 @@ def arrays(entry: Any, split: str, limit: int) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in collected.items()}
 
 
-def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path) -> Path:
-    """onnxruntime's static quantization with its documented settings: pre-processing, QDQ, per channel, u8/s8."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 (slow to import)
+def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path, ranges: str = "minmax") -> Path:
+    """onnxruntime's static quantization with its documented settings: pre-processing, QDQ, per channel, u8/s8.
+
+    ranges: "minmax", "percentile" or "entropy".
+    """
+    from onnxruntime.quantization import (  # noqa: PLC0415 (slow to import)
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -64,6 +73,7 @@ def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path) -
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            calibrate_method={m.name.lower(): m for m in CalibrationMethod}[ranges],
         )
     return destination
 

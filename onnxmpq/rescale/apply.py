@@ -1,0 +1,29 @@
+"""The rescaled model: other constants, the same function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from onnxmpq.model import Model
+from onnxmpq.rescale.channels import Channels
+from onnxmpq.rounding.types import FloatArray
+
+
+def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:
+    """The model with channels divided by `factors` (float32 [channels.count], > 0) where they are made.
+
+    Its outputs are those of `model` but for rounding in float32. The same bytes for the same factors.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    constants = {t.name: t for t in proto.graph.initializer}
+    by_id = np.append(factors, 1).astype(np.float32)
+    for role in channels.roles:
+        tensor = constants[role.constant]
+        values, factor = onnx.numpy_helper.to_array(tensor), by_id[role.ids]
+        changed = values * factor if role.consumes else values / factor
+        tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+    return replace(model, proto=proto, weights={t.name: t for t in proto.graph.initializer})
