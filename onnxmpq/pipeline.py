@@ -33,6 +33,7 @@ from onnxmpq.stages.candidates import require_candidates, storage_only, used_whe
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench
+from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import Samples, check_prepared, gather_samples
 from onnxmpq.stages.weights import compensate_plan, rebuilt, round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
@@ -113,10 +114,16 @@ def convert(
     check_prepared(model, prepared, data.calibration)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
     menu, reasons = candidates(prepared, device, dialect.supports, excluded)
-    if (budgets.size or budgets.smallest) and not (budgets.latency or budgets.fastest or budgets.energy):
+    for_size = bool(budgets.size or budgets.smallest)
+    if for_size and not (budgets.latency or budgets.fastest or budgets.energy):
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     require_candidates(prepared, menu, bool(excluded))
 
+    if known is None:  # or the ranges would be those of other scales
+        rescaling = rescale(prepared, menu, dialect, data, outputs, for_size, techniques, progress, store)
+    else:
+        rescaling = Rescaling(prepared)
+    prepared = rescaling.model
     observation = calibrate(prepared, menu, data.calibration, progress, store, known)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     settings = SessionSettings(threads=threads, provider=runs_on)
@@ -140,7 +147,7 @@ def convert(
 
     reasons |= unfused
     plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
-    plan = with_stored_weights(plan, compensated)
+    plan = with_factors(with_stored_weights(plan, compensated), rescaling)
     report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
     report = replace(report, reused=store.reused)
     if output is not None:

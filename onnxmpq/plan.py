@@ -45,6 +45,8 @@ class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
     gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself.
+    factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
+    a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
     compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
     """
@@ -61,6 +63,8 @@ class Plan:
     measured: dict[str, float] = field(default_factory=dict)
     output_sha256: str = ""
     notes: tuple[str, ...] = ()
+    rescaling: dict[str, float] = field(default_factory=dict)
+    factors: str = ""
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -91,10 +95,18 @@ class Plan:
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
             data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
             plan = cls(**data)
-            for table in (plan.model, plan.budgets, plan.runtime, plan.prediction, plan.measured, plan.compensation):
+            for table in (
+                plan.model,
+                plan.budgets,
+                plan.runtime,
+                plan.prediction,
+                plan.measured,
+                plan.rescaling,
+                plan.compensation,
+            ):
                 if not isinstance(table, dict):
                     raise TypeError(f"{table!r:.40} is no table")
-            for text_field in (plan.target, plan.dialect, plan.rounding, plan.output_sha256):
+            for text_field in (plan.target, plan.dialect, plan.rounding, plan.output_sha256, plan.factors):
                 _text(text_field)
             return plan
         except (KeyError, TypeError, AttributeError, ValueError) as error:

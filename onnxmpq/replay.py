@@ -11,6 +11,7 @@ from onnxmpq.errors import PlanError, UsageError
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, write_model
 from onnxmpq.plan import Plan, read_plan
+from onnxmpq.rescale import restore_factors
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.weights import (
@@ -45,6 +46,7 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
     """The mixed-precision graph of a plan. Raises PlanError."""
     if plan.dialect not in DIALECTS:
         raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
+    model = restore_factors(model, plan.factors)
     dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
     for name in (row.node for row in plan.layers if row.node not in regions):
         raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from onnxmpq.errors import PlanError
 from onnxmpq.model import Model
-from onnxmpq.rescale.channels import Channels
+from onnxmpq.rescale.channels import Channels, find_channels
 from onnxmpq.rounding.types import FloatArray
+from onnxmpq.weights.packed import unpack_array
 
 
 def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:
@@ -27,3 +29,14 @@ def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:
         changed = values * factor if role.consumes else values / factor
         tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
     return replace(model, proto=proto, weights={t.name: t for t in proto.graph.initializer})
+
+
+def restore_factors(model: Model, text: str) -> Model:
+    """The model rescaled by the factors of a plan, packed as text; as it is where there are none. Raises PlanError."""
+    if not text:
+        return model
+    channels = find_channels(model.proto)
+    factors = unpack_array(text, "<f4", channels.count, "factors").astype(np.float32)
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise PlanError("factors: values that are not positive numbers; convert again instead of editing")
+    return rescaled(model, channels, factors)

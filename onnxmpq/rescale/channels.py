@@ -335,7 +335,9 @@ def _split(walk: _Walk, node: onnx.NodeProto) -> None:
     if carried is None or (axis in carried.axes and len(carried.axes) > 1):
         return _fix_inputs(walk, node)
     if axis not in carried.axes:
-        return [walk.passes(t, carried) for t in node.output][0]
+        for tensor in node.output:
+            walk.passes(tensor, carried)
+        return None
     widths = [walk.shape(t)[axis] or 0 for t in node.output]
     if sum(widths) != len(carried.ids):
         return _fix_inputs(walk, node)
@@ -363,7 +365,13 @@ def _pad(walk: _Walk, node: onnx.NodeProto) -> None:
     value = node.input[2] if len(node.input) > 2 else ""
     pads = walk.index.constants.get(node.input[1])
     zeros = mode == b"constant" and (not value or walk.index.scalar(value) == 0.0)
-    if carried is None or pads is None or not zeros or len(carried.axes) != 1 or (len(node.input) > 3 and node.input[3]):
+    if (
+        carried is None
+        or pads is None
+        or not zeros
+        or len(carried.axes) != 1
+        or (len(node.input) > 3 and node.input[3])
+    ):
         return _fix_inputs(walk, node)
     widths = onnx.numpy_helper.to_array(pads).reshape(2, -1)[:, carried.axes[0]]
     if (widths < 0).any():

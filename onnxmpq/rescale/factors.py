@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,19 @@ import onnx
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import with_outputs
-from onnxmpq.rescale.channels import Channels, Ids
+from onnxmpq.rescale.channels import Channels
 from onnxmpq.rounding import cross_layer_factors, smoothing_factors
 from onnxmpq.rounding.types import DoubleArray, FloatArray
 from onnxmpq.runtime import SessionSettings, open_session, run
 
-SWEEPS = 10
-
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """What is known of the channels, float32 [count] each: the largest |x| that layers read, the largest weight that
-    reads x, and the largest that makes it."""
+    """What is known of the channels, float32 [count] each.
+
+    low, high: the range of what layers read, 0 included. consumed, produced: the largest |weight| that reads the
+    channel, and that makes it.
+    """
 
     low: FloatArray
     high: FloatArray
@@ -31,12 +32,14 @@ class Extent:
 
     @property
     def activations(self) -> FloatArray:
+        """float32 [count]: the largest |x|."""
         return np.maximum(-self.low, self.high)
 
 
 def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: int = 1) -> Extent:
     """Ranges of activations on the samples, and of the weights."""
-    low, high = (np.zeros(channels.count + 1, np.float32) for _ in range(2))
+    count = channels.count
+    low, high = (np.zeros(count + 1, np.float32) for _ in range(2))
     heads = {n.name: n for n in model.proto.graph.node}
     tensors = {heads[name].input[0]: carried for name, carried in channels.reads.items()}
     session = open_session(with_outputs(model.proto, list(tensors)), SessionSettings(threads=threads))
@@ -47,26 +50,40 @@ def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: i
             np.maximum.at(high, carried.ids, found.max(axis=rest).ravel())
             np.minimum.at(low, carried.ids, found.min(axis=rest).ravel())
     constants = {t.name: t for t in model.proto.graph.initializer}
-    weights = {True: np.zeros(channels.count + 1, np.float32), False: np.zeros(channels.count + 1, np.float32)}
+    weights = {consumes: np.zeros(count + 1, np.float32) for consumes in (True, False)}
     for role in channels.roles:
         values = np.abs(onnx.numpy_helper.to_array(constants[role.constant]))
-        if role.ids.ndim > 1:
+        if role.ids.ndim > 1:  # no bias
             np.maximum.at(weights[role.consumes], np.broadcast_to(role.ids, values.shape), values)
-    count = channels.count
     return Extent(low[:count], high[:count], weights[True][:count], weights[False][:count])
 
 
-def equalizing(extent: Extent, channels: Channels) -> FloatArray:
-    return level(cross_layer_factors(extent.produced, extent.consumed), channels)
+def _equalised(extent: Extent, channels: Channels) -> FloatArray:
+    return np.where(channels.normalised, np.float32(1), cross_layer_factors(extent.produced, extent.consumed))
 
 
-def smoothing(extent: Extent, channels: Channels, strength: float) -> FloatArray:
-    return level(smoothing_factors(extent.activations, extent.consumed, strength), channels)
+def _smoothed(strength: float) -> Candidate:
+    return lambda extent, channels: smoothing_factors(extent.activations, extent.consumed, strength)
 
 
-def level(factors: FloatArray, channels: Channels) -> FloatArray:
-    """The factors with a geometric mean of 1 in each group."""
-    groups = channels.groups
+Candidate = Callable[[Extent, Channels], FloatArray]
+CANDIDATES: Mapping[str, tuple[str, Candidate]] = {
+    "equalised": ("equalisation", _equalised),
+    "smoothed 0.25": ("smoothquant", _smoothed(0.25)),
+    "smoothed 0.5": ("smoothquant", _smoothed(0.5)),
+    "smoothed 0.75": ("smoothquant", _smoothed(0.75)),
+}
+"""Name -> (the technique it belongs to, factors float32 [count]).
+
+Equalisation (Nagel et al. 2019, arXiv 1906.04721) looks at weights alone, so it leaves what LayerNormalization makes as
+it is; smoothing (SmoothQuant, arXiv 2211.10438) weighs activations against weights by its strength.
+"""
+
+
+def candidate_factors(name: str, extent: Extent, channels: Channels) -> FloatArray:
+    """float32 [count]: a candidate's factors, with a geometric mean of 1 among those that meet in a tensor."""
+    factors, groups = CANDIDATES[name][1](extent, channels), channels.groups
     logs = np.log(factors.astype(np.float64))
     means = np.bincount(groups, logs) / np.bincount(groups)
-    return np.exp(logs - means[groups]).astype(np.float32)
+    levelled: DoubleArray = np.exp(logs - means[groups])
+    return levelled.astype(np.float32)

@@ -1,0 +1,15 @@
+"""Rescaling channels of the fp32 model, which changes what quantization loses and nothing else."""
+
+from onnxmpq.rescale.apply import rescaled, restore_factors
+from onnxmpq.rescale.channels import Channels, find_channels
+from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
+
+__all__ = [
+    "CANDIDATES",
+    "Channels",
+    "candidate_factors",
+    "find_channels",
+    "measure_extent",
+    "rescaled",
+    "restore_factors",
+]

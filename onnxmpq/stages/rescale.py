@@ -1,0 +1,136 @@
+"""Rescaling: channels of the fp32 model scaled against each other, where a quick quantized model gains by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnxmpq.archive import Archive
+from onnxmpq.cache import NO_CACHE, Cache, content_hash
+from onnxmpq.dialects import Dialect
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.plan import Plan
+from onnxmpq.progress import Progress, Tick
+from onnxmpq.rescale import CANDIDATES, Channels, candidate_factors, find_channels, measure_extent, rescaled
+from onnxmpq.rounding.types import FloatArray
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.schemes import Format, Scheme
+from onnxmpq.sensitivity import OutputKind
+from onnxmpq.sensitivity.effects import make_divergence
+from onnxmpq.stages.keys import feeds_hash, model_hash, programs
+from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.stages.samples import Samples
+from onnxmpq.stages.threads import workers
+from onnxmpq.stages.weights import FEWEST_DECIDING, round_for_inputs
+from onnxmpq.weights import Referee, Techniques, pack_array
+
+AS_IT_IS = "as it is"
+LEAST_GAIN = 0.05
+"""Rounding anew changes the quick model's divergence by a few percent whatever the factors are; less is no gain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaling:
+    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled.
+
+    losses: divergence of the quick model, "as it is" and by candidate.
+    """
+
+    model: Model
+    factors: FloatArray | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+def rescale(
+    model: Model,
+    menu: Menu,
+    dialect: Dialect,
+    data: Samples,
+    kinds: Mapping[str, OutputKind] | None,
+    small: bool,
+    techniques: Techniques,
+    progress: Progress,
+    cache: Cache = NO_CACHE,
+) -> Rescaling:
+    """The model with the factors whose quick model is closest to fp32, if it is clearly closer than without any.
+
+    In a quick model every layer has one scheme (`_quick_scheme`). Its weights are rounded for the deciding samples, and
+    the others judge it: more of them see less noise.
+    """
+    wanted = [name for name, (technique, _) in CANDIDATES.items() if technique in techniques]
+    channels = find_channels(model.proto)
+    schemes = {r.name: s for r in model.layers if (s := _quick_scheme(menu[r.name], small)) is not None}
+    if not wanted or not channels.count or not schemes or len(data.deciding) < FEWEST_DECIDING:
+        return Rescaling(model)
+    extent = measure_extent(model, channels, data.deciding, threads=workers())
+    tried = {name: candidate_factors(name, extent, channels) for name in wanted}
+    plain = {AS_IT_IS: np.ones(channels.count, np.float32), **tried}
+    key = content_hash(
+        *("rescaled", programs(), model_hash(model), feeds_hash(data.rounding), feeds_hash(data.deciding)),
+        *(techniques, kinds, {name: s.name for name, s in schemes.items()}, plain),
+    )
+    known = cache.get(key)
+    if known is None:
+        judge = _Judge(model, schemes, dialect, data, kinds or {}, techniques)
+        with progress.stage("rescaling channels", len(plain)) as tick:
+            known = Archive({}, {name: judge.loss(channels, factors, tick) for name, factors in plain.items()})
+        cache.put(key, known)
+    losses = known.meta
+    best = min(tried, key=lambda name: losses[name])
+    kept = losses[best] < (1 - LEAST_GAIN) * losses[AS_IT_IS]
+    progress.say(
+        f"rescaling {channels.count} channels: {best if kept else 'nothing'} kept; divergence of a quick model "
+        + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+    )
+    if not kept:
+        return Rescaling(model, None, losses)
+    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses)
+
+
+class _Judge:
+    """Quick quantized forms of rescaled models, against the fp32 one."""
+
+    def __init__(
+        self,
+        model: Model,
+        schemes: Mapping[str, Scheme],
+        dialect: Dialect,
+        data: Samples,
+        kinds: Mapping[str, OutputKind],
+        techniques: Techniques,
+    ) -> None:
+        self.model, self.schemes, self.dialect, self.data, self.techniques = model, schemes, dialect, data, techniques
+        settings = SessionSettings(threads=workers())
+        divergence, _ = make_divergence(model, data.rounding, 1, threads=workers(), kinds=kinds)
+        self.referee = Referee.of(model, divergence, data.rounding, settings)
+
+    def loss(self, channels: Channels, factors: FloatArray, tick: Tick) -> float:
+        """Divergence of the quick model on the samples that its weights were not rounded for."""
+        model, silent = rescaled(self.model, channels, factors), Progress()
+        menu: Menu = {r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions}
+        observation = calibrate(model, menu, self.data.deciding, silent)
+        bench = prepare_bench(model, menu, observation, self.dialect, silent)
+        bench = round_for_inputs(model, menu, bench, self.data.deciding, self.techniques, silent)
+        loss = self.referee.loss(bench.build(self.schemes))
+        tick(1)
+        return loss
+
+
+def _quick_scheme(schemes: Sequence[Scheme], small: bool) -> Scheme | None:
+    """One with 8-bit weights, or with the smallest where size counts; int8 kernels before float ones."""
+
+    def rank(scheme: Scheme) -> tuple[int, bool]:
+        bits = scheme.weight.bits if scheme.weight else 0
+        return bits if small else -bits, scheme.reads is Format.FLOAT
+
+    plain = [s for s in schemes if s.weight is not None and s.half is None and s.reads in (Format.FLOAT, Format.INT8)]
+    return min(plain, key=rank, default=None)
+
+
+def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
+    """The plan with what `apply` needs to rescale the model again."""
+    packed = "" if rescaling.factors is None else pack_array(rescaling.factors.astype("<f4"))
+    return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
