@@ -51,7 +51,7 @@ def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, An
     for label, latency in (known[goal] for goal in goals):
         start, output = time.perf_counter(), folder / f"{len(done)}.onnx"
         try:
-            result = onnxmpq.convert(entry.model, latency=latency, calibration=samples, output=output)
+            result = onnxmpq.convert(entry.model, latency=latency, calibration=samples, output=output, cache=False)
         except OnnxmpqError as error:
             print(f"{name}: {label}: {error}", file=sys.stderr)
             continue

@@ -162,7 +162,7 @@ class _Worker:
         self.model, self.tries, self.divergence, self.reference = model, tries, frame.divergence, frame.reference
         self.settings, self.tick = SessionSettings(threads=threads), tick
         self.cutter = Cutter(model.proto)
-        self.batches = list(feeds.batches(batch))
+        self.one, self.batches = feeds.batch([0]), list(feeds.batches(batch))
         step = batch if feeds.batchable else 1
         self.sizes = [min(step, len(feeds) - start) for start in range(0, len(feeds), step)]
         self.starts = np.cumsum([0, *self.sizes])
@@ -213,10 +213,10 @@ class _Worker:
         return [g for g in groups if g]
 
     def _bytes(self) -> dict[str, int]:
-        """Twice the bytes of each target over all batches: itself and what is kept beside it."""
-        inner = [t for t in self.targets if t not in self.batches[0]]
-        values = run(open_session(with_outputs(self.model.proto, inner), self.settings), self.batches[0], inner)
-        return {t: 2 * v.nbytes * len(self.batches) for t, v in zip(inner, values, strict=True)}
+        """Twice the bytes of each target over all samples: itself and what is kept beside it."""
+        inner = [t for t in self.targets if t not in self.one]
+        values = run(open_session(with_outputs(self.model.proto, inner), self.settings), self.one, inner)
+        return {t: 2 * v.nbytes * int(self.starts[-1]) for t, v in zip(inner, values, strict=True)}
 
     def _needs(self, group: Sequence[str], suffix: Part, middles: Mapping[str, Part]) -> set[str]:
         needed = {*suffix.inputs, *group}
