@@ -35,7 +35,7 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity import Perturbations, measure_effects
-from onnxmpq.stages.ranges import activation_tensors, calibrate, prepare_bench, range_candidates
+from onnxmpq.stages.ranges import activation_tensors, activation_type, calibrate, prepare_bench, range_candidates
 from onnxmpq.stages.samples import gather_samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.target.load import load_target
@@ -70,7 +70,8 @@ def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], progress)
     tensors = activation_tensors(model, menu)
-    tries = Perturbations(bench.weights, {t: range_candidates(observation, t) for t in tensors})
+    kind = activation_type(menu)
+    tries = Perturbations(bench.weights, {t: range_candidates(observation, t, kind) for t in tensors})
     passes = {batch: [pass_seconds(model, feeds, batch) for _ in range(2)] for batch in (1, BATCH)}
     profiler = cProfile.Profile()
     start = time.perf_counter()

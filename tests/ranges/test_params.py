@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for, params_key
+from onnxmpq.ranges import ESTIMATORS, ActivationType, QuantParams, params_for, params_key
 from onnxmpq.ranges.histogram import Histogram
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -49,6 +49,18 @@ def test_simulation_by_hand() -> None:
     given_values = np.array([-100, -5, -0.25, 0.0, 0.25, 0.75, 1.3, 122.5, 1000], np.float32)
     expected = np.array([-5, -5, 0, 0, 0, 1.0, 1.5, 122.5, 122.5], np.float32)  # ties go to even codes
     np.testing.assert_array_equal(params.simulate(given_values), expected)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+def test_simulation_of_large_tensors_is_that_of_their_values(kind: ActivationType) -> None:
+    """Done in blocks; whatever the layout."""
+    params = params_for(-1.0, 2.0, kind=kind)
+    given_values = np.random.default_rng(0).standard_normal((7, 90, 101)).astype(np.float32).transpose(2, 0, 1)
+    lowest, highest = (0, 255) if kind == "uint8" else (-128, 127)
+    scale, zero = np.float32(params.scale), np.float32(params.zero_point)
+    expected = (np.clip(np.rint(given_values / scale) + zero, lowest, highest) - zero) * scale
+    np.testing.assert_array_equal(params.simulate(given_values), expected)
+    assert params.simulate(given_values[:0]).shape == (0, 7, 90)
 
 
 @given(st.lists(values, min_size=1, max_size=4), estimators)
