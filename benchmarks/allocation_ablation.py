@@ -1,6 +1,6 @@
 """Ablation on one cost table: the fastest plan of solvers that see transitions and of solvers that do not.
 
-    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.allocation_ablation [MODEL ...] [--csv ablation.csv]
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.allocation_ablation [MODEL ...] [--csv ablation.csv] [--out tables.md]
 
 Per model one cost table is measured as `onnxmpq.convert` does. From it come the fastest plans of: the exact solver
 without transition costs (the per-layer MCKP; chain rules still hold), greedy (Chen et al. 2021), the exact solver
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.stages import Profiled, machine, models, profiled, table_of
+from benchmarks.stages import Profiled, machine, models, profiled, show, table_of
 from benchmarks.zoo import static_int8
 from onnxmpq.allocate import Limits, Problem
 from onnxmpq.allocate.solvers import SOLVERS
@@ -109,19 +109,19 @@ def summary(rows: list[list[float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--csv", type=Path, help="write the figures there, model by model")
+    parser.add_argument("--out", type=Path, help="write the tables there too")
     options = parser.parse_args()
     rows = {}
     for name in models(options.models):
         rows[name] = row_of(profiled(name))
         print(*cells_of(name, rows[name]), sep=" | ", flush=True)
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *((n, *(f"{v:.5f}" for v in r)) for n, r in rows.items())])
+        if options.csv:
+            with options.csv.open("w", newline="") as file:
+                csv.writer(file).writerows([COLUMNS, *((n, *(f"{v:.5f}" for v in r)) for n, r in rows.items())])
     header = ("model", "fp32", "static int8", *(f"{m}, predicted / measured" for m in METHODS), "closed loop", "bound")
-    print(f"\n{machine()}; all in ms\n")
-    print(table_of((*header, "distance"), [cells_of(n, r) for n, r in rows.items()]))
-    print("\n" + summary(list(rows.values())))
+    table = table_of((*header, "distance"), [cells_of(n, r) for n, r in rows.items()])
+    show(f"{machine()}; all in ms\n\n{table}\n\n{summary(list(rows.values()))}", options.out)
 
 
 if __name__ == "__main__":

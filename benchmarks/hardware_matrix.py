@@ -6,57 +6,42 @@ Four shipped targets, each with its own menu: BitFusion at the edge and BISMO in
 an edge NPU with compressed weights, and an L4. Each plans the model for its own least latency (or energy) under the
 same limit on the predicted effect on the outputs: the geometric mean of the effects of all-int8 and of all-w4a4.
 Every plan is then charged with every target's costs; what a target does not offer runs there in its cheapest scheme
-of no fewer bits, float where it has none. Effects are measured on a few samples (nearest rounding); reading an
-activation with fewer than 8 bits counts once per reader. No machine is timed: the numbers are the same everywhere.
+of no fewer bits, float where it has none. Effects are measured on a few samples (nearest rounding). No machine is
+timed: the numbers are the same everywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.stages import table_of
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.allocate import Limits, Option, Problem, solve
+from onnxmpq.allocate import Limits, Problem, solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind, prepare
-from onnxmpq.ranges import ESTIMATORS, Observation, QuantParams, observe
+from onnxmpq.ranges import ESTIMATORS, Observation, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
 from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effects import pose
-from onnxmpq.stages.ranges import activation_tensors
+from onnxmpq.stages.ranges import activation_tensors, narrow_inputs
 from onnxmpq.target import Target, load_target, roofline_table
 
 TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "l4")
 MODELS = ("resnet20_cifar10", "mobilenet_v1_0.25")
 Goal = Literal["latency", "energy"]
 Plan = dict[str, Scheme]
-
-
-@dataclass(frozen=True)
-class CoarseParams(QuantParams):
-    """An activation tensor's range cut into fewer than 256 levels."""
-
-    bits: int = 8
-
-    def simulate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        levels = 2**self.bits - 1
-        scale = np.float32((self.high - self.low) / levels)
-        zero_point = np.rint(-self.low / scale)
-        codes = np.clip(np.rint(values / scale) + zero_point, 0, levels)
-        return np.asarray((codes - zero_point) * scale, dtype=np.float32)
 
 
 def menu_of(model: Model, targets: Sequence[Target]) -> Menu:
@@ -85,28 +70,24 @@ def rounded(model: Model, menu: Menu) -> Weights:
     return {(r.name, form.name): quantize_weight(model.weight(r), form) for r, form in wanted}
 
 
-def effects_of(
-    model: Model, menu: Menu, weights: Weights, feeds: Feeds, observation: Observation
-) -> dict[int, Effects]:
-    """Activation bits -> effects of rounding activations to them; those for 8 bits hold the weights' effects too."""
-    widths = {s.activation_bits for schemes in menu.values() for s in schemes} | {8}
-    ranges = {t: ESTIMATORS["mse"](h) for t, h in observation.histograms.items()}
-    found = {}
-    for bits in widths:
-        activations = {t: [CoarseParams(p.scale, p.zero_point, bits)] for t, p in ranges.items()}
-        found[bits] = measure_effects(model, feeds, Perturbations(weights if bits == 8 else {}, activations))
-    return found
+def effects_of(model: Model, menu: Menu, weights: Weights, feeds: Feeds, observation: Observation) -> Effects:
+    """Effects of all weights, of 8-bit activations, and of what layers read in fewer bits."""
+    histograms, estimate = observation.histograms, ESTIMATORS["mse"]
+    inputs = {key: estimate(histograms[t], key[1]) for key, t in narrow_inputs(model, menu).items()}
+    return measure_effects(
+        model, feeds, Perturbations(weights, {t: [estimate(h)] for t, h in histograms.items()}, inputs)
+    )
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A model and what all targets share: everything but costs. effects: by activation bits."""
+    """A model and what all targets share: everything but costs."""
 
     model: Model
     feeds: Feeds
     shapes: Mapping[str, tuple[int, ...]]
     weights: Weights
-    effects: Mapping[int, Effects]
+    effects: Effects
 
 
 def bench_of(name: str, targets: Sequence[Target], samples: int) -> Bench:
@@ -138,19 +119,8 @@ def uniform(problem: Problem, wanted: str) -> Plan:
 
 
 def posed(bench: Bench, menu: Menu, table: CostTable) -> Problem:
-    """The allocation problem, with the effect of reading in fewer than 8 bits added to each option."""
-    eight, roots = bench.effects[8], bench.model.roots
-    problem = pose(bench.model, menu, table, eight, bench.weights)
-
-    def whole(region: str, option: Option) -> Option:
-        bits = option.scheme.activation_bits
-        tensors = [roots.get(t, t) for t in problem.regions[region].inputs] if bits < 8 else []
-        coarse = bench.effects[bits]
-        further = sum(max(coarse.of_activation(t) - eight.of_activation(t), 0.0) for t in tensors)
-        return replace(option, effect=option.effect + further)
-
-    options = {name: tuple(whole(name, o) for o in row) for name, row in problem.options.items()}
-    return replace(problem, options=options)
+    """The allocation problem on one target."""
+    return pose(bench.model, menu, table, bench.effects, bench.weights)
 
 
 def as_run(problem: Problem, plan: Plan) -> Plan:

@@ -1,12 +1,14 @@
 """Predicted against measured latency of random mixed plans that profiling never saw.
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.latency_prediction [MODEL ...] [--plans 20] [--csv points.csv]
-    python -m benchmarks.latency_prediction --plot docs/latency_prediction.png --csv points.csv
+        [--plot docs/latency_prediction.png] [--out table.md]
+    python -m benchmarks.latency_prediction --again points.csv [--plot docs/latency_prediction.png] [--out table.md]
 
 The first form profiles every model as `onnxmpq.convert` does, draws plans with a seed of its own, predicts each from
 the cost table, builds it and measures it interleaved with fp32 in one process, one thread. It prints the median and
-the 90th percentile of |predicted / measured − 1| per model and appends the points to the CSV file. The second form
-draws the scatter plot of a CSV file (needs matplotlib, extra `benchmarks`). Run it on an otherwise idle machine.
+the 90th percentile of |predicted / measured − 1| per model and writes the points to the CSV file, model by model. The
+second form makes table and scatter plot of such a file. Plots need matplotlib (extra `benchmarks`). Run it on an
+otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.stages import Profiled, machine, models, profiled, table_of
+from benchmarks.stages import Profiled, machine, models, profiled, show, table_of
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.sampler import random_plan
 
@@ -88,33 +90,38 @@ def read(path: Path) -> list[Point]:
     return [(r[0], float(r[1]), float(r[2]), float(r[3]), float(r[4])) for r in rows]
 
 
-def append(path: Path, points: list[Point]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([COLUMNS] if new else [])
-        writer.writerows((p[0], *(f"{v:.5f}" for v in p[1:])) for p in points)
+def write(path: Path, points: list[Point]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *((p[0], *(f"{v:.5f}" for v in p[1:])) for p in points)])
+
+
+def measure(wanted: list[str], plans: int, destination: Path | None) -> list[Point]:
+    """Points of all models; the file holds those of the models done so far."""
+    points: list[Point] = []
+    for name in models(wanted):
+        found = points_of(profiled(name), plans)
+        points += found
+        print(" ".join(row_of(name, found)), flush=True)
+        if destination:
+            write(destination, points)
+    return points
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*")
     parser.add_argument("--plans", type=int, default=20)
-    parser.add_argument("--csv", type=Path)
-    parser.add_argument("--plot", type=Path, help="draw the points of --csv and stop")
+    parser.add_argument("--csv", type=Path, help="write the points there")
+    parser.add_argument("--again", type=Path, help="points of an earlier run, instead of measuring")
+    parser.add_argument("--plot", type=Path, help="write the scatter plot there")
+    parser.add_argument("--out", type=Path, help="write the table there too")
     options = parser.parse_args()
+    points = read(options.again) if options.again else measure(options.models, options.plans, options.csv)
+    rows = [row_of(name, group) for name, group in by_model(points).items()]
+    table = table_of(("model", "fp32 ms", "plans measured ms", "median error", "90 %", "bias", "profiling s"), rows)
+    show(table if options.again else f"{machine()}\n\n{table}", options.out)
     if options.plot:
-        plot(read(options.csv), options.plot)
-        return
-    rows = []
-    for name in models(options.models):
-        points = points_of(profiled(name), options.plans)
-        rows.append(row_of(name, points))
-        print(" ".join(rows[-1]), flush=True)
-        if options.csv:
-            append(options.csv, points)
-    print(f"\n{machine()}\n")
-    print(table_of(("model", "fp32 ms", "plans measured ms", "median error", "90 %", "bias", "profiling s"), rows))
+        plot(points, options.plot)
 
 
 if __name__ == "__main__":

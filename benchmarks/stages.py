@@ -124,3 +124,10 @@ def table_of(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+
+
+def show(text: str, destination: Path | None) -> None:
+    """Print the result, and write it where it was asked for."""
+    print(f"\n{text}")
+    if destination:
+        destination.write_text(text + "\n", encoding="utf-8")
