@@ -23,7 +23,7 @@ from onnxmpq.archive import Archive
 from onnxmpq.progress import Progress
 
 LIMIT_BYTES = 4 * 2**30
-"""Size of a cache folder. A conversion of the zoo leaves 5 to 300 MB."""
+"""Size of a cache folder. Three conversions of squeezenet1.1 leave 15 MB, of gpt_char 174 MB."""
 _SWEEP_SHARE = 1 / 16  # of the limit may be written between two looks at the folder's size
 _ENTRY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64}\.npz|\.writing-\w+)")
 
