@@ -40,10 +40,12 @@ def arrays(entry: Any, split: str, limit: int) -> dict[str, np.ndarray]:
     return {name: np.concatenate(values) for name, values in collected.items()}
 
 
-def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path, ranges: str = "minmax") -> Path:
+def static_int8(
+    entry: Any, samples: dict[str, np.ndarray], destination: Path, ranges: str = "minmax", activations: Any = None
+) -> Path:
     """onnxruntime's static quantization with its documented settings: pre-processing, QDQ, per channel, u8/s8.
 
-    ranges: "minmax", "percentile" or "entropy".
+    ranges: "minmax", "percentile" or "entropy". activations: another QuantType for them.
     """
     from onnxruntime.quantization import (  # noqa: PLC0415 (slow to import)
         CalibrationDataReader,
@@ -71,7 +73,7 @@ def static_int8(entry: Any, samples: dict[str, np.ndarray], destination: Path, r
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=activations or QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method={m.name.lower(): m for m in CalibrationMethod}[ranges],
         )

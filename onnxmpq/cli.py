@@ -16,9 +16,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, inspection, pipeline, replay
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, UsageError, ValidationError, exit_codes
+from onnxmpq import calibration, inspection, lint, pipeline, replay
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
+from onnxmpq.lint import show
+from onnxmpq.model.load import read
 from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
@@ -235,6 +237,24 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
         print(_dump(found.to_dict()))
     else:
         found.render(_stdout())
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
+    dialect: Annotated[str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}")] = "onnxruntime",
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """Which rules of a runtime MODEL breaks, and at which nodes (docs/check)."""
+    proto, _, _ = read(model)
+    found = lint.lint(proto, dialect)
+    if as_json:
+        print(_dump(show.as_dict(found, model.name, dialect)))
+    else:
+        show.render(found, model.name, dialect, _stdout())
+    if any(f.severity == "error" for f in found):
+        raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
 
 
 @app.command()

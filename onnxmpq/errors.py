@@ -83,6 +83,13 @@ class ValidationError(OnnxmpqError):
     meaning = "the models cannot be compared, or differ more than --min-sqnr allows"
 
 
+class CheckError(OnnxmpqError):
+    """A graph that breaks rules of the dialect it was checked against."""
+
+    exit_code = 12
+    meaning = "check found errors"
+
+
 INTERRUPTED_EXIT_CODE = 130
 
 

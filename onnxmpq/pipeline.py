@@ -19,6 +19,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, worthwhile
 from onnxmpq.model import prepare
 from onnxmpq.output import check_writable, write_model, write_text
@@ -143,13 +144,14 @@ def convert(
     outcome = close_the_loop(problem, budgets, bench, judge, prepared.source_bytes, progress)
     compensated = compensate_plan(bench, outcome, data, effects, techniques, progress, store)
     outcome = rebuilt(bench, outcome, compensated)
+    warned = lint_export(outcome.proto, prepared.proto, device.dialect)
     validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
 
     reasons |= unfused
     plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
     plan = with_factors(with_stored_weights(plan, compensated), rescaling)
     report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
-    report = replace(report, reused=store.reused)
+    report = replace(report, reused=store.reused, warnings=warned)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())

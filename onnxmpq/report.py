@@ -53,7 +53,7 @@ class Coverage:
 class Report:
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
-    reused: by kind of value, how many came from the cache, of how many.
+    reused: by kind of value, how many came from the cache, of how many. warnings: of `onnxmpq.lint`.
     """
 
     model: str
@@ -69,6 +69,7 @@ class Report:
     synthetic: bool
     notes: tuple[str, ...]
     reused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the stored weights stay in the plan's own file."""
@@ -327,6 +328,7 @@ def _remarks(report: Report) -> list[str]:
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
     lines += report.plan.notes
+    lines += [f"warning, rule {warning}" for warning in report.warnings]
     where = "held-out samples" if report.validation.held_out else "the calibration samples themselves"
     gap = report.plan.prediction.get("solver_gap", 0.0)
     lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")

@@ -178,6 +178,10 @@ class Bad:
 BAD = [
     Bad("no such model", lambda f: ("convert", f / "nothing.onnx", "--quiet"), 3, "no such file"),
     Bad("not ONNX", lambda f: f.spoiled(b"this is a text about models\n"), 3, "not an ONNX model"),
+    Bad("check: not ONNX", lambda f: ("check", *f.spoiled(b"a text")[1:2]), 3, "not an ONNX model"),
+    Bad(
+        "check: unknown dialect", lambda f: ("check", f.model, "--dialect", "tf"), 2, "use one of tensorrt, onnxruntime"
+    ),
     Bad("an empty file", lambda f: f.spoiled(b""), 3, "not an ONNX model"),
     Bad("truncated", lambda f: f.spoiled(f.model.read_bytes()[:-5000]), 3, "truncated"),
     Bad("external data missing", Folder.without_external_data, 3, "external data file 'w.bin' is missing"),
@@ -375,6 +379,24 @@ def test_inspect(tmp_path: Path, run: Run) -> None:
 def test_lists(command: str, row: str, run: Run) -> None:
     assert row in run(command).out
     assert row in {entry["name"] for entry in json.loads(run(command, "--json").out)}
+
+
+def test_check(tmp_path: Path, run: Run) -> None:
+    """Findings go to stdout, one line and a code of its own to stderr where there are errors among them."""
+    folder = Folder(tmp_path)
+    found = run("check", folder.model)
+    assert (found.code, found.err) == (0, "")
+    assert "model.onnx, dialect onnxruntime: no errors or warnings" in found.out
+    quantized = folder.saved(all_quantized())[1]
+    found = run("check", quantized, "--dialect", "tensorrt")
+    assert found.code == 12
+    assert len(found.err.splitlines()) == 1
+    assert "4 errors and 1 warning" in found.err
+    assert "unsigned" in found.out
+    found = run("check", quantized, "--dialect", "tensorrt", "--json")
+    document = json.loads(found.out)
+    assert found.code == 12
+    assert {f["rule"] for f in document["findings"] if f["severity"] == "error"} == {"symmetric", "unsigned"}
 
 
 def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:

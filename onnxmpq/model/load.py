@@ -50,7 +50,7 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
         where, digest, size = "the given model", hashlib.sha256(raw).hexdigest(), len(raw)
     else:
         where = str(source)
-        proto, digest, size = _read(Path(source))
+        proto, digest, size = read(Path(source))
     _check(proto, where)
     notes: list[str] = []
     if proto.functions:
@@ -63,7 +63,11 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
     return Loaded(proto, digest, size, tuple(notes))
 
 
-def _read(path: Path) -> tuple[onnx.ModelProto, str, int]:
+def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
+    """A model file with its external data, as it is; sha256 and size in bytes of all its files together.
+
+    Raises ModelError: no such file, not ONNX, truncated, external data missing.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -76,6 +80,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, str, int]:
         raise ModelError(
             f"{path}: not an ONNX model, or truncated ({len(raw)} bytes); export or copy it again"
         ) from None
+    _require_graph(proto, str(path))
     digest, size = hashlib.sha256(raw), len(raw)
     for location in sorted(_external_files(proto)):
         file = path.parent / location
@@ -101,9 +106,13 @@ def _external_files(proto: onnx.ModelProto) -> set[str]:
     }
 
 
-def _check(proto: onnx.ModelProto, where: str) -> None:
+def _require_graph(proto: onnx.ModelProto, where: str) -> None:
     if not proto.ir_version or not proto.graph.node:
         raise ModelError(f"{where}: not an ONNX model (no graph in it), or truncated; export or copy it again")
+
+
+def _check(proto: onnx.ModelProto, where: str) -> None:
+    _require_graph(proto, where)
     if opset_of(proto) < MINIMUM_OPSET:
         raise ModelError(
             f"{where}: opset {opset_of(proto)} is older than {MINIMUM_OPSET}; export it again with a newer opset"
