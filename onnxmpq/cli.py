@@ -26,6 +26,7 @@ from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.sensitivity import KINDS
+from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
 from onnxmpq.validate import Validation
 from onnxmpq.weights import TECHNIQUES
@@ -107,6 +108,7 @@ def convert(
     without: Annotated[
         list[str] | None, typer.Option("--without", help=f"switch off: {', '.join(TECHNIQUES)}; may be repeated")
     ] = None,
+    estimator: Annotated[str, typer.Option(help=f"of activation ranges: {', '.join(CHOICES)}")] = "auto",
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     cache: CacheFolder = None,
@@ -137,6 +139,7 @@ def convert(
         exclude=exclude or (),
         outputs=_parse_kinds(output_kind or []),
         without=without or (),
+        estimator=estimator,
         seed=seed,
         progress=_Drawn(quiet),
     )

@@ -33,7 +33,7 @@ from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import require_candidates, storage_only, used_when_fastest
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
-from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench
+from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import Samples, check_prepared, gather_samples
 from onnxmpq.stages.weights import compensate_plan, rebuilt, round_for_inputs, with_stored_weights
@@ -74,6 +74,7 @@ def convert(
     cache: str | Path | bool = True,
     seed: int = 0,
     without: Iterable[str] = (),
+    estimator: str = "auto",
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -84,8 +85,10 @@ def convert(
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
     provider: execution provider to measure on, instead of the target's own.
     cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
-    ranges: activation ranges from `onnxmpq calibrate`, instead of calibrating again. cache: a folder of values to reuse
-    from other conversions, True for the default one (docs/cache.md), False for none.
+    estimator: how activation ranges are chosen: "minmax", "percentile", "mse" or "entropy"; "auto" chooses for each
+    tensor by the error of the outputs. ranges: activations as `onnxmpq calibrate` observed them, instead of
+    calibrating again. cache: a folder of values to reuse from other conversions, True for the default one
+    (docs/cache.md), False for none.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. without: names
     of `onnxmpq.weights.TECHNIQUES` to switch off.
@@ -97,6 +100,7 @@ def convert(
     if budgets.empty:
         budgets = Budgets(fastest=True)
         progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
+    require_estimator(estimator)
     device = load_target(target)
     if budgets.energy:
         device.require_energy()
@@ -125,7 +129,7 @@ def convert(
     else:
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
-    observation = calibrate(prepared, menu, data.calibration, progress, store, known)
+    observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})

@@ -49,7 +49,8 @@ def load_feeds(
     source: a path (`.npz`, `.npy`, `.csv`, `.jsonl`, `.txt`, a picture, `.wav`, or a folder), `"module:function"`,
         a dict of arrays, an iterable of feeds, a reader with `get_next()`, a callable that returns one of these,
         or None for made-up samples (see `synthesize`).
-    recipe: name of a recipe in `calibration/` or path of a TOML file; for pictures, text and sound.
+    recipe: name of a recipe in `calibration/` or path of a TOML file; for pictures, text and sound. Made-up pictures
+        take their size, range and layout from it.
     limit: at most so many samples, evenly spread over the source (of iterables and readers: the first ones).
     seed, dims, bounds: for made-up samples only.
 
@@ -61,9 +62,11 @@ def load_feeds(
     if not specs:
         raise CalibrationError("the model has no inputs, so no data can calibrate it")
     if source is None:
-        if recipe is not None:
+        found = None if recipe is None else find_recipe(recipe)
+        if found is not None and not isinstance(found, ImageRecipe):
             raise UsageError(f"recipe '{recipe}' was given without calibration data; give its source too")
-        return synthesize(specs, DEFAULT_SAMPLES if limit is None else limit, seed, dims=dims, bounds=bounds)
+        count = DEFAULT_SAMPLES if limit is None else limit
+        return synthesize(specs, count, seed, dims=dims, bounds=bounds, recipe=found)
     if dims or bounds:
         raise UsageError("dims and bounds are for made-up samples; leave them out where calibration data is given")
     if isinstance(source, str | PathLike):

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
+from onnxmpq.feeds.made_pictures import DEVIATION, MEAN, made_picture
+from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 DEFAULT_SAMPLES = 32
 DEFAULT_LENGTH = 128  # of dynamic axes such as sequences
 DEFAULT_PIXELS = 224  # of dynamic axes of pictures
 DEFAULT_BOUND = 32  # exclusive, of integers: small, for a larger id may not exist in the model's vocabulary
+
+_PICTURES = "pictures of random shapes and 1/f noise"
+_ASSUMED = "assumed to be normalised as for ImageNet, about -2 to 2.4 (a recipe would say)"
+_PROPORTIONS = (4 / 3, 3 / 2, 1.0, 3 / 4, 2 / 3)  # of photographs
 
 WARNING = (
     "NO CALIBRATION DATA WAS GIVEN: all samples are made up, so ranges and sensitivities may be far from real ones"
@@ -28,8 +37,11 @@ def synthesize(
     *,
     dims: Mapping[str, int] | None = None,
     bounds: Mapping[str, int] | None = None,
+    recipe: ImageRecipe | None = None,
 ) -> Feeds:
     """`count` samples made up from the declared inputs, the same ones for the same seed.
+
+    recipe: what pictures become for this model: size, range, layout.
 
     dims: sizes of dynamic axes, by their symbolic name, or `input[axis]` for one without a name; the others are
         `DEFAULT_LENGTH`, in pictures `DEFAULT_PIXELS`. The batch axis (a dynamic first one) is not among them.
@@ -43,7 +55,13 @@ def synthesize(
     _check_known("bound of input", bounds, {s.name for s in specs})
     generator = np.random.default_rng(seed)
     arrays, notes = {}, [WARNING]
-    for spec in specs:
+    if recipe is not None:
+        frame = find_frame(specs, recipe)
+        spec, group = frame.spec, frame.pictures_per_sample
+        values = _pictures(generator, count * group, frame, recipe)
+        arrays[spec.name] = values if group == 1 else values.reshape(count, group, *frame.shape)
+        notes.append(f"input '{spec.name}' {show_shape(spec.shape)} {spec.dtype}: {_PICTURES}, recipe {recipe.name}")
+    for spec in specs if recipe is None else ():
         shape, assumed = _resolve(spec, dims)
         arrays[spec.name], what = _values(generator, (count, *shape), spec, bounds.get(spec.name))
         notes.append(f"input '{spec.name}' {show_shape(spec.shape)} {spec.dtype}: {what}{assumed}")
@@ -69,7 +87,7 @@ def _axis_key(spec: InputSpec, axis: int) -> str:
 
 def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...], str]:
     """The shape of one sample (without the batch axis where that is dynamic or 1), and what it assumes in words."""
-    default = DEFAULT_PIXELS if _picture_axes(spec) else DEFAULT_LENGTH
+    default = DEFAULT_PIXELS if _layout(spec) else DEFAULT_LENGTH
     sizes, assumed = [], []
     for axis, declared in enumerate(spec.shape):
         if axis == 0 and rows_per_sample(spec) == 1:
@@ -82,14 +100,15 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
     return tuple(sizes), f"; {', '.join(assumed)}" if assumed else ""
 
 
-def _picture_axes(spec: InputSpec) -> tuple[int, int] | None:
-    """The axes of height and width in [batch, channels, height, width] or its channels-last form, else None."""
+def _layout(spec: InputSpec) -> PixelLayout | None:
+    """How pictures lie in [batch, channels, height, width] or its channels-last form; None where it takes none."""
+    layouts: tuple[tuple[PixelLayout, int, int, int], ...] = (("chw", 1, 2, 3), ("hwc", 3, 1, 2))
     if len(spec.shape) != 4:
         return None
-    for channels, height, width in ((1, 2, 3), (3, 1, 2)):
+    for layout, channels, height, width in layouts:
         large = all(not isinstance(size, int) or size > 4 for size in (spec.shape[height], spec.shape[width]))
         if spec.shape[channels] in (1, 3) and large:
-            return height, width
+            return layout
     return None
 
 
@@ -97,20 +116,18 @@ def _values(
     generator: np.random.Generator, shape: tuple[int, ...], spec: InputSpec, bound: int | None
 ) -> tuple[Array, str]:
     """Values of the whole array, first axis = samples, and their distribution in words."""
-    picture = _picture_axes(spec)
-    # A sample that keeps a fixed batch axis has one axis more in front.
-    axes = tuple(axis - 4 for axis in picture) if picture else ()
+    layout = _layout(spec)
     if spec.dtype.kind == "b":
         return (np.ones(shape, np.bool_), "all true") if "mask" in spec.name.lower() else _booleans(generator, shape)
     if "mask" in spec.name.lower() and (is_float(spec.dtype) or spec.dtype.kind in "iu"):
         return np.ones(shape, spec.dtype), "ones (it is called a mask)"
+    if layout and (is_float(spec.dtype) or (spec.dtype == np.uint8 and bound is None)):
+        channels, *size = shape[-3:] if layout == "chw" else (shape[-1], *shape[-3:-1])
+        frame = Frame(spec, size[0], size[1], channels, layout)
+        values = _pictures(generator, math.prod(shape[:-3]), frame, None).reshape(shape)
+        return values, f"{_PICTURES}, {'0 to 255' if spec.dtype == np.uint8 else _ASSUMED}"
     if is_float(spec.dtype):
-        if axes:
-            return _noise(generator, shape, axes).astype(spec.dtype), "smooth 1/f noise, mean 0, deviation 1"
         return generator.standard_normal(shape, np.float32).astype(spec.dtype), "normal noise, mean 0, deviation 1"
-    if spec.dtype == np.uint8 and axes and bound is None:
-        pixels = np.clip(128 + 48 * _noise(generator, shape, axes), 0, 255)
-        return pixels.astype(np.uint8), "smooth 1/f noise, mean 128, deviation 48"
     if spec.dtype.kind in "iu":
         return _integers(generator, shape, spec, bound)
     raise CalibrationError(f"input '{spec.name}' takes {spec.dtype}, which cannot be made up; give calibration data")
@@ -135,17 +152,29 @@ def _integers(
     return generator.integers(0, bound, shape).astype(spec.dtype), f"uniform integers from 0 to {bound - 1}"
 
 
-def _noise(generator: np.random.Generator, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """float32 noise whose amplitude falls as 1/frequency over `axes`, as in photographs; mean 0, deviation 1 each."""
-    height, width = (shape[axis] for axis in axes)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = np.inf
-    place = [1] * len(shape)
-    place[axes[0]], place[axes[1]] = frequency.shape
-    result = np.empty(shape, np.float32)
-    for index in range(shape[0]):  # one sample at a time: the spectrum takes four times the memory
-        white = generator.standard_normal(shape[1:], np.float32)
-        spectrum = np.fft.rfft2(white, axes=axes) / frequency.reshape(place[1:])
-        smooth = np.fft.irfft2(spectrum, s=(height, width), axes=axes)
-        result[index] = smooth / max(float(smooth.std()), 1e-12)
-    return result
+def _pictures(generator: np.random.Generator, count: int, frame: Frame, recipe: ImageRecipe | None) -> Array:
+    """`count` made-up pictures, [count, *frame.shape], in the recipe's range or the assumed one."""
+    values = np.empty((count, *frame.shape), frame.spec.dtype)
+    for place in range(count):
+        pixels = _framed_picture(generator, frame, recipe)
+        if frame.channels == 1:
+            pixels = pixels.mean(axis=-1, keepdims=True)
+        if recipe is not None:
+            values[place] = to_tensor(np.rint(255 * pixels).astype(np.uint8), recipe, frame)
+            continue
+        scaled = 255 * pixels if frame.spec.dtype == np.uint8 else (pixels - MEAN) / DEVIATION
+        values[place] = scaled.transpose(2, 0, 1) if frame.layout == "chw" else scaled
+    return values
+
+
+def _framed_picture(generator: np.random.Generator, frame: Frame, recipe: ImageRecipe | None) -> NDArray[np.float32]:
+    """RGB from 0 to 1, [height, width, 3]; with a border where the recipe letterboxes."""
+    if recipe is None or recipe.resize != "letterbox":
+        return made_picture(generator, frame.height, frame.width)
+    ratio = float(generator.choice(_PROPORTIONS))  # width of the picture by its height
+    height = min(frame.height, round(frame.width / ratio))
+    width = min(frame.width, round(frame.height * ratio))
+    canvas = np.full((frame.height, frame.width, 3), recipe.pad / 255, np.float32)
+    top, left = (frame.height - height) // 2, (frame.width - width) // 2
+    canvas[top : top + height, left : left + width] = made_picture(generator, height, width)
+    return canvas

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.errors import ModelError
+from onnxmpq.model.batchnorm import batchnorm_statistics
 from onnxmpq.model.fold import fold
 from onnxmpq.model.load import is_quantized_op, load, opset_of
 from onnxmpq.model.regions import find_regions
@@ -27,6 +28,7 @@ def prepare(source: str | Path | onnx.ModelProto) -> Model:
         raise ModelError(f"{where}: the graph cannot be folded ({error}); check it with onnx.checker") from error
     if quantized:
         notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
+    computed = {t for n in proto.graph.node for t in n.output}
     return Model(
         proto=proto,
         regions=find_regions(proto, frozen=_touching_quantized(proto)),
@@ -37,6 +39,7 @@ def prepare(source: str | Path | onnx.ModelProto) -> Model:
         prepared_bytes=proto.ByteSize(),
         notes=tuple(notes),
         already_quantized=quantized,
+        batchnorm={t: s for t, s in batchnorm_statistics(loaded.proto).items() if t in computed},
         weights={t.name: t for t in proto.graph.initializer},
     )
 

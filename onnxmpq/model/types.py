@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxmpq.model.batchnorm import ChannelStatistics
+
 Float32 = NDArray[np.float32]
 
 
@@ -97,6 +99,7 @@ class Model:
     proto: the prepared graph; never modified. source_sha256: of the file (or bytes) it came from.
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
+    batchnorm: tensor -> what a BatchNorm, now folded, remembers of it.
     """
 
     proto: onnx.ModelProto
@@ -108,6 +111,7 @@ class Model:
     prepared_bytes: int = 0
     notes: tuple[str, ...] = ()
     already_quantized: tuple[str, ...] = ()
+    batchnorm: dict[str, ChannelStatistics] = field(default_factory=dict, repr=False, compare=False)
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict, repr=False, compare=False)
 
     @property

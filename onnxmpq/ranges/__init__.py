@@ -2,6 +2,7 @@
 
 from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.expose import with_outputs
+from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe, tensor_shapes
 from onnxmpq.ranges.params import ActivationType, QuantParams, params_for, params_key
@@ -12,6 +13,7 @@ __all__ = [
     "Observation",
     "QuantParams",
     "explain_nonfinite",
+    "headroom",
     "observe",
     "params_for",
     "params_key",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
+from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.expose import with_outputs
+from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
+from onnxmpq.ranges.params import BITS, ActivationType, QuantParams
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 CHUNK_BYTES = 192 * 2**20  # activations held at once
@@ -21,10 +24,20 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Observation:
-    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of one sample."""
+    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of one sample.
+
+    estimators: names of `ESTIMATORS` to make ranges with; of several the one of least effect on the outputs is taken,
+    the first where effects are not known. headroom: tensor -> factor by which all its ranges are widened.
+    """
 
     histograms: dict[str, Histogram]
     shapes: dict[str, tuple[int, ...]]
+    estimators: tuple[str, ...] = ("mse",)
+    headroom: Mapping[str, float] = field(default_factory=dict)
+
+    def estimate(self, tensor: str, estimator: str, bits: int = BITS, kind: ActivationType = "uint8") -> QuantParams:
+        """Parameters of a tensor by one estimator."""
+        return widened(ESTIMATORS[estimator](self.histograms[tensor], bits, kind), self.headroom.get(tensor, 1.0))
 
 
 def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.dialects import Dialect
+from onnxmpq.errors import UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, params_key
+from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, headroom, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -19,6 +21,8 @@ from onnxmpq.schemes import Format
 from onnxmpq.stages import reuse
 
 ROUNDING = "nearest"
+CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name,) for name in ESTIMATORS}}
+"""What `--estimator` takes: of several, each tensor gets the one of least effect on the outputs."""
 
 
 def activation_tensors(model: Model, menu: Menu) -> list[str]:
@@ -62,6 +66,12 @@ def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
     }
 
 
+def require_estimator(name: str) -> None:
+    """Raises UsageError for a name that is not in `CHOICES`."""
+    if name not in CHOICES:
+        raise UsageError(f"no estimator of ranges is called {name!r}; choose one of {', '.join(CHOICES)}")
+
+
 def known_ranges(
     given: str | Path | Calibration | None, model: Model, name: str, progress: Progress
 ) -> Calibration | None:
@@ -82,21 +92,28 @@ def calibrate(
     progress: Progress,
     cache: Cache = NO_CACHE,
     known: Calibration | None = None,
+    estimator: str = "auto",
 ) -> Observation:
-    """Histograms of all activations that may be quantized or held in float16; those of `known` where it is given."""
+    """Histograms of all activations that may be quantized or held in float16; those of `known` where it is given.
+
+    estimator: a name of `CHOICES`, to make ranges of them.
+    """
     tensors = list(dict.fromkeys((*activation_tensors(model, menu), *half_tensors(model, menu))))
     if not tensors:
         return Observation({}, {})
     if known is not None:
-        return known.of(tensors)
-    with progress.stage("calibrating activation ranges", 0) as tick:
-        return reuse.observed(cache, model, feeds, tensors, tick)
+        found, made_up = known.of(tensors), bool(known.samples["made_up"])
+    else:
+        with progress.stage("calibrating activation ranges", 0) as tick:
+            found, made_up = reuse.observed(cache, model, feeds, tensors, tick), feeds.synthetic
+    room = headroom(model.proto, tensors) if made_up else {}
+    return replace(found, estimators=CHOICES[estimator], headroom=room)
 
 
 def prepare_bench(
     model: Model, menu: Menu, observation: Observation, dialect: Dialect, progress: Progress
 ) -> Workbench:
-    """Activation parameters (MSE ranges, of every width) and rounded weights for every scheme on the menu."""
+    """Activation parameters of every width by the first estimator, and rounded weights for every scheme on the menu."""
     wanted = {
         (region.name, s.weight.name): (region, s.weight)
         for region in model.layers
@@ -108,18 +125,18 @@ def prepare_bench(
         for key, (region, weight_format) in wanted.items():
             weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
             tick(1)
-    kind, histograms = activation_type(menu), observation.histograms
-    activations = {t: ESTIMATORS["mse"](histograms[t], kind=kind) for t in activation_tensors(model, menu)}
+    kind, estimator = activation_type(menu), observation.estimators[0]
+    activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}
     for tensor, bits in sorted({(tensor, bits) for (_, bits), tensor in narrow_inputs(model, menu).items()}):
-        activations[params_key(tensor, bits)] = ESTIMATORS["mse"](histograms[tensor], bits)
+        activations[params_key(tensor, bits)] = observation.estimate(tensor, estimator, bits)
     return Workbench(model, dialect, activations, weights)
 
 
 def range_candidates(observation: Observation, tensor: str, kind: ActivationType) -> list[QuantParams]:
     """Parameters worth comparing by their effect on the outputs: estimators that differ by over two percent."""
     kept: list[QuantParams] = []
-    for name in ("mse", "minmax"):
-        params = ESTIMATORS[name](observation.histograms[tensor], kind=kind)
+    for name in observation.estimators:
+        params = observation.estimate(tensor, name, kind=kind)
         if all(abs(params.scale / other.scale - 1.0) > 0.02 for other in kept):
             kept.append(params)
     return kept

@@ -17,6 +17,7 @@ from onnxmpq.model.lookups import table_rows
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import explain_nonfinite
 from onnxmpq.runtime import input_specs, open_session, run
+from onnxmpq.stages.data_free import recipe_by_batchnorm
 
 HELD_OUT_SHARE = 0.25
 DECIDING_SHARE = 0.25  # of the calibration samples
@@ -52,6 +53,9 @@ def gather_samples(
     """Read the samples and hold every fourth one back for validation."""
     specs, tables = input_specs(open_session(model.proto)), table_rows(model.proto)
     bounds = tables if calibration is None else None
+    if calibration is None and recipe is None and (fitting := recipe_by_batchnorm(model, specs, seed)):
+        recipe, why = fitting
+        progress.say(f"no calibration data and no recipe: {why}")
     feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed, bounds=bounds)
     check_lookups(feeds, tables)
     for note in feeds.notes:

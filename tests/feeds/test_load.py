@@ -42,7 +42,7 @@ def test_arguments_that_do_not_go_together() -> None:
     with pytest.raises(UsageError, match="recipe 'vit' is for files"):
         load_feeds(data, [X], recipe="vit")
     with pytest.raises(UsageError, match="without calibration data"):
-        load_feeds(None, [X], recipe="vit")
+        load_feeds(None, [X], recipe="audio-16k")
     with pytest.raises(UsageError, match="dims and bounds"):
         load_feeds(data, [X], dims={"N": 1})
     with pytest.raises(UsageError, match="at least 1"):

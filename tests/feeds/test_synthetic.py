@@ -7,8 +7,17 @@ from hypothesis import strategies as st
 
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds import synthesize
+from onnxmpq.feeds.recipes import ImageRecipe
+from onnxmpq.feeds.recipes import find_recipe as find
 from onnxmpq.feeds.synthetic import WARNING
 from tests.feeds.specs import BERT, spec
+
+
+def find_recipe(name: str) -> ImageRecipe:
+    found = find(name)
+    assert isinstance(found, ImageRecipe)
+    return found
+
 
 AXES = st.lists(st.one_of(st.integers(1, 4), st.sampled_from(["N", "T"]), st.none()), max_size=4)
 
@@ -48,12 +57,39 @@ def test_bert_inputs_by_their_names() -> None:
 @pytest.mark.parametrize("shape", [("N", 3, 64, 64), (1, 64, 64, 3), (2, 1, 64, 64)], ids=str)
 def test_pictures_are_smooth(shape: tuple[int | str, ...]) -> None:
     values = synthesize([spec("x", *shape)], 4).arrays["x"]
-    flat = values.reshape(4, -1)
-    np.testing.assert_allclose(flat.mean(axis=1), 0, atol=1e-3)
-    np.testing.assert_allclose(flat.std(axis=1), 1, atol=1e-3)
     vertical = -3 if shape[-1] == 3 else -2
     steps = np.diff(values, axis=vertical)
     assert steps.std() < 0.8 * values.std()  # white noise: 1.41
+
+
+def test_pictures_have_the_statistics_of_normalised_photographs() -> None:
+    values = synthesize([spec("x", "N", 3, 48, 48)], 32).arrays["x"]
+    assert abs(values.mean()) < 0.25 and 0.9 < values.std() < 1.35  # photographs: 0 and 1.1
+    contrasts = values.std(axis=(1, 2, 3))
+    assert contrasts.max() > 1.5 * contrasts.min()
+    correlation = np.corrcoef(values.transpose(1, 0, 2, 3).reshape(3, -1))
+    assert 0.6 < correlation.min() < 0.95
+    steps = np.abs(np.diff(values, axis=3))
+    assert np.percentile(steps, 99) > 4 * np.median(steps)  # edges: of 1/f noise alone it is 3.8
+
+
+def test_pictures_through_a_recipe() -> None:
+    pixels = spec("images", 1, 3, 64, 64)
+    feeds = synthesize([pixels], 4, recipe=find_recipe("yolo"))
+    values = feeds.arrays["images"]
+    assert values.shape == (4, 3, 64, 64)
+    assert values.min() >= 0 and values.max() <= 1
+    assert (values == np.float32(114 / 255)).mean() > 0.1  # the letterbox's border
+    assert "recipe yolo" in feeds.notes[1]
+    assert synthesize([spec("x", 2, 32, 32, 3)], 3, recipe=find_recipe("imagenet-tf")).arrays["x"].shape == (
+        3,
+        2,
+        32,
+        32,
+        3,
+    )
+    with pytest.raises(CalibrationError, match="takes no pictures"):
+        synthesize([spec("x", "N", 7)], 1, recipe=find_recipe("imagenet"))
 
 
 def test_pictures_of_open_size_and_bytes() -> None:
