@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import onnxmpq
 from onnxmpq import pipeline
@@ -102,6 +104,30 @@ class Folder:
         (self / "empty").mkdir()
         return ("convert", self.model, "--calib", self / "empty", "--quiet")
 
+    def pictures(self, recipe: str | None, content: bytes = b"") -> tuple[object, ...]:
+        (self / "pictures").mkdir()
+        for number in range(2):
+            Image.new("RGB", (20, 20)).save(self / "pictures" / f"{number}.png")
+            if content:
+                (self / "pictures" / f"{number}.png").write_bytes(content)
+        chosen = () if recipe is None else ("--recipe", recipe)
+        return ("convert", self.model, "--calib", self / "pictures", *chosen, "--quiet")
+
+    def foreign_ids(self) -> tuple[object, ...]:
+        samples = samples_for(token_model(), 8)
+        samples["tokens"][2, 1] = 8
+        onnx.save_model(token_model(), self.model)
+        return self.samples(**samples)
+
+    def python(self, text: str) -> tuple[object, ...]:
+        name = f"source_{hashlib.sha256(text.encode()).hexdigest()[:8]}"  # modules are imported once
+        (self / f"{name}.py").write_text(text)
+        return ("convert", self.model, "--calib", f"{name}:feeds", "--quiet")
+
+    def computing_nan(self) -> tuple[object, ...]:
+        body = "a = MatMul (x, w)  b = Log (a)  y = MatMul (b, w)"
+        return self.saved(graph(body, "float[N, 8] x", "float[N, 8] y", "float[8, 8] w"))
+
     def folder_for_the_plan(self) -> tuple[object, ...]:
         (self / "model.mpq.plan.json").mkdir()
         return self.convert()
@@ -155,6 +181,13 @@ def all_quantized() -> onnx.ModelProto:
     )
 
 
+CHANGING = """
+import numpy
+
+def feeds():
+    for size in (3, 4):
+        yield {"x": numpy.zeros((size - 2, 3, 16, 13 + size), "float32")}
+"""
 NPU = (data_folder("cost_models") / "edge-npu.toml").read_text(encoding="utf-8").replace('"edge-npu"', '"t"')
 X = samples_for(residual_cnn(), 8)["x"]
 
@@ -194,6 +227,18 @@ BAD = [
     Bad("infinity", lambda f: f.samples(x=with_value(np.inf)), 4, "index [3, 1, 2, 5]"),
     Bad("an empty folder", Folder.empty_folder, 4, "empty"),
     Bad("no such samples", lambda f: ("convert", f.model, "--calib", f / "none.npz", "--quiet"), 4, "none.npz"),
+    Bad("no readable picture", lambda f: f.pictures("cifar10", b"x"), 4, "2 of 2 pictures could not be read"),
+    Bad("grey recipe for colours", lambda f: f.pictures("mnist"), 4, "colour = grey makes 1 channel(s)"),
+    Bad("pictures without a recipe", lambda f: f.pictures(None), 4, "needs a recipe"),
+    Bad(
+        "ids outside the table", Folder.foreign_ids, 4, "holds 8 in sample 2, but the model looks it up in a table of 8"
+    ),
+    Bad("a source that yields nothing", lambda f: f.python("feeds = []"), 4, "yields nothing"),
+    Bad("shapes that change", lambda f: f.python(CHANGING), 4, "feed 1, input 'x' has shape [2, 3, 16, 17]"),
+    Bad("a source that raises", lambda f: f.python("def feeds(): return 1 / 0"), 4, "raised ZeroDivisionError"),
+    Bad("no such function", lambda f: f.python("other = 1"), 2, "cannot be imported"),
+    Bad("NaN by the model", Folder.computing_nan, 3, "sample 0: NaN first appears at node 'Log_1' (Log)"),
+    Bad("unknown estimator", lambda f: f.convert("--estimator", "max"), 2, "choose one of auto, minmax"),
     Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
     Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),
     Bad("budget of another kind", lambda f: f.convert("--size", "5ms"), 2, "--size '5ms': unknown unit 'ms'"),
@@ -245,7 +290,9 @@ BAD = [
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.id)
-def test_one_line_a_code_and_no_file(case: Bad, tmp_path: Path, run: Run) -> None:
+def test_one_line_a_code_and_no_file(case: Bad, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     folder = Folder(tmp_path)
     arguments = case.arrange(folder)
     before = folder.content()
