@@ -95,6 +95,11 @@ def convert(
     threads: Threads = 1,
     samples: Annotated[int, typer.Option(min=1, help="at most so many calibration samples")] = pipeline.DEFAULT_SAMPLES,
     exclude: Annotated[list[str] | None, typer.Option(help="node name, glob or /regex/ to leave in float32")] = None,
+    scheme: Annotated[
+        list[str] | None, typer.Option(help="use no other schemes than this; may be repeated (`inspect` lists them)")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="of the result; 19 holds fp8, 21 also int4")] = None,
+    batch: Annotated[int | None, typer.Option(help="samples at a time on a modelled target; costs per sample")] = None,
     output_kind: Annotated[
         list[str] | None, typer.Option(help="NAME=logits|probabilities|values, where the guess is wrong")
     ] = None,
@@ -137,6 +142,9 @@ def convert(
         samples=samples,
         output=destination,
         exclude=exclude or (),
+        schemes=scheme or (),
+        opset=opset,
+        batch=batch,
         outputs=_parse_kinds(output_kind or []),
         without=without or (),
         estimator=estimator,

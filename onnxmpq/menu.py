@@ -19,6 +19,7 @@ from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_
 from onnxmpq.target.types import Target
 
 FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, scales outweigh the bytes that int4 saves in a file
+NEWEST_OPSET = 21  # that any scheme needs
 LARGEST_FLOAT16 = 65504.0
 FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
 Menu = dict[str, tuple[Scheme, ...]]
@@ -48,7 +49,16 @@ def candidates(
         elif not offered and region.kind is not RegionKind.FLOAT:
             reasons[region.name] = f"target {target.name} has no scheme for {region.op_type} of this shape or opset"
         menu[region.name] = (SCHEMES[FP32], *offered)
+    for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
+        raise TargetError(_why_nowhere(scheme_named(name), model, target, supports))
     return menu, reasons
+
+
+def _why_nowhere(scheme: Scheme, model: Model, target: Target, supports: Supports) -> str:
+    """Why no region of the model can have a scheme that the target offers."""
+    if any(supports(r, scheme, NEWEST_OPSET) for r in model.regions if scheme in _listed(r, target)):
+        return f"opset {model.opset} does not have the types of '{scheme.name}'; convert with opset {NEWEST_OPSET}"
+    return f"no layer of the model can have '{scheme.name}' on target {target.name}; see docs/gpu.md for the rules"
 
 
 def check_requested(requested: frozenset[str], target: Target) -> None:

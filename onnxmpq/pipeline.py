@@ -20,7 +20,7 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.lint import lint_export
-from onnxmpq.menu import candidates, worthwhile
+from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
 from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
@@ -68,6 +68,9 @@ def convert(
     samples: int = DEFAULT_SAMPLES,
     output: str | Path | None = None,
     exclude: Iterable[str] = (),
+    schemes: Iterable[str] = (),
+    opset: int | None = None,
+    batch: int | None = None,
     outputs: Mapping[str, OutputKind] | None = None,
     cost_table: str | Path | None = None,
     ranges: str | Path | Calibration | None = None,
@@ -90,8 +93,9 @@ def convert(
     calibrating again. cache: a folder of values to reuse from other conversions, True for the default one
     (docs/cache.md), False for none.
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
-    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. without: names
-    of `onnxmpq.weights.TECHNIQUES` to switch off.
+    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. schemes: use
+    no others than these. opset: of the result, 21 where nothing is given. batch: samples that a modelled target
+    computes at a time; costs are per sample. without: names of `onnxmpq.weights.TECHNIQUES` to switch off.
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
@@ -102,6 +106,7 @@ def convert(
         progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
     require_estimator(estimator)
     device = load_target(target)
+    device = device if batch is None else device.serving(batch)
     if budgets.energy:
         device.require_energy()
     if device.dialect not in DIALECTS:
@@ -111,16 +116,18 @@ def convert(
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
         check_writable(plan_path(Path(output)))
-    prepared, store = prepare(model), Cache.of(cache, progress)
+    prepared, store = prepare(model, opset), Cache.of(cache, progress)
     known = known_ranges(ranges, prepared, source_name(model), progress)
     for name in set(outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
     check_prepared(model, prepared, data.calibration)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
-    menu, reasons = candidates(prepared, device, dialect.supports, excluded)
+    menu, reasons = candidates(prepared, device, dialect.supports, excluded, schemes)
+    menu = one_activation_format(prepared, menu)
     for_size = bool(budgets.size or budgets.smallest)
-    if for_size and not (budgets.latency or budgets.fastest or budgets.energy):
+    for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
+    if for_nothing_else and device.cost == "measured":
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     require_candidates(prepared, menu, bool(excluded))
 
@@ -130,7 +137,11 @@ def convert(
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
     observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
+    menu, overflow = within_float16(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    menu, underflow = without_underflow(prepared, menu, bench.weights)
+    reasons |= overflow | underflow
+    require_candidates(prepared, menu)
     settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
@@ -153,7 +164,7 @@ def convert(
 
     reasons |= unfused
     plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
-    plan = with_factors(with_stored_weights(plan, compensated), rescaling)
+    plan = with_factors(replace(with_stored_weights(plan, compensated), opset=opset), rescaling)
     report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
     report = replace(report, reused=store.reused, warnings=warned)
     if output is not None:
@@ -214,6 +225,8 @@ def validate_result(
             settings=settings,
             held_out=data.held_out,
         )
+        if quality.emulated:
+            return quality
         longer = replace(effort, seconds=2 * effort.seconds, rounds=2 * effort.rounds)
         timing = time_side_by_side(original, outcome.proto, data.calibration, settings, longer)
     return replace(quality, timing=timing)
@@ -233,6 +246,8 @@ def validate(
         if np.issubdtype(v.dtype, np.floating)
     }
     found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
+    if found.emulated:
+        return found
     return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
 
 

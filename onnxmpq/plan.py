@@ -44,7 +44,7 @@ class PlannedRegion:
 class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
     gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
-    notes: what the file cannot say by itself.
+    notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
     a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
@@ -65,6 +65,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
+    opset: int | None = None
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -95,6 +96,8 @@ class Plan:
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
             data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
             plan = cls(**data)
+            if plan.opset is not None and type(plan.opset) is not int:
+                raise TypeError(f"opset {plan.opset!r} is no number")
             for table in (
                 plan.model,
                 plan.budgets,

@@ -33,7 +33,7 @@ def apply(
     plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
-    prepared = prepare(model)
+    prepared = prepare(model, plan.opset)
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     proto = rebuild(prepared, plan)

@@ -28,6 +28,10 @@ from onnxmpq.target.types import Target
 from onnxmpq.validate import Validation
 
 SCHEMA = "onnxmpq.report/1"
+EMULATED = (
+    "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
+    "session.disable_quant_qdq=1, optimizer ReluQuantRewrite off), which is emulation, so no time was taken"
+)
 
 
 @dataclass(frozen=True)
@@ -329,6 +333,8 @@ def _remarks(report: Report) -> list[str]:
             )
     lines += report.plan.notes
     lines += [f"warning, rule {warning}" for warning in report.warnings]
+    if report.validation.emulated:
+        lines.append(EMULATED)
     where = "held-out samples" if report.validation.held_out else "the calibration samples themselves"
     gap = report.plan.prediction.get("solver_gap", 0.0)
     lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")

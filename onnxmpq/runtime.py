@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError, TargetError
@@ -95,11 +96,17 @@ def open_session(
 
 
 def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
-    """Whether a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it."""
-    if isinstance(model, bytes):
-        model = onnx.load_from_string(model)
-    if isinstance(model, (str, Path)):
-        model = onnx.load(model, load_external_data=False)
+    """Whether a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it.
+
+    False for what is no ONNX model; a session on it says what is wrong.
+    """
+    try:
+        if isinstance(model, bytes):
+            model = onnx.load_from_string(model)
+        if isinstance(model, (str, Path)):
+            model = onnx.load(model, load_external_data=False)
+    except (OSError, DecodeError):
+        return False
     return any(t.data_type in _FP8 for t in model.graph.initializer)
 
 

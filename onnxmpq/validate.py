@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
@@ -57,12 +57,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Validation:
-    """samples: how many, none of which calibration saw where `held_out` is true."""
+    """samples: how many, none of which calibration saw where `held_out` is true.
+
+    emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
+    """
 
     outputs: tuple[OutputQuality, ...]
     samples: int
     held_out: bool
     timing: Timing | None = None
+    emulated: bool = False
 
     @property
     def worst_sqnr_db(self) -> float:
@@ -80,13 +84,14 @@ def compare(
     unfused: bool = True,
 ) -> Validation:
     """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing."""
+    emulated = holds_fp8(result)
     before = open_session(original, settings)
-    after = open_session(result, settings)
+    after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or emulated))
     check_same_interface(before, after)
     reference, outputs = _collect(before, feeds), _collect(after, feeds)
     names = [o.name for o in before.get_outputs()]
     plain: list[list[Array]] | None = None
-    if unfused:
+    if unfused and not emulated:  # else there is nothing that was fused
         level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)
         plain = _collect(open_session(result, level), feeds)
     qualities = []
@@ -98,7 +103,7 @@ def compare(
         if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
             continue  # a list whose length depends on the data cannot be compared by position
         qualities.append(_quality(name, kinds.get(name, "values"), a, b, c))
-    return Validation(tuple(qualities), len(feeds), held_out)
+    return Validation(tuple(qualities), len(feeds), held_out, emulated=emulated)
 
 
 def check_same_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:

@@ -25,8 +25,10 @@ from onnxmpq.schemes import Format, HalfType, Scheme
 HALF_OPS = frozenset(
     {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"}
     | {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Expand", "Identity"}
+    | {"GELU", "SiLU", "LayerNormalization"}
 )
-"""Operators without weights that may compute in 16 bits; sums over many values (norms, reductions) are not here."""
+"""Regions without weights that may compute in 16 bits, by pattern. Reductions are not here; LayerNormalization is,
+because its statistics are float32 in any case (`stash_type`)."""
 
 _HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
@@ -56,7 +58,7 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if region.layer is None:
         if scheme.half is not None and scheme.weight is None:
-            return region.op_type in HALF_OPS and region.pattern == region.op_type
+            return region.pattern in HALF_OPS
         return scheme.reads.quantized and region.kind is RegionKind.ARITHMETIC and region.op_type == "MatMul"
     if region.op_type in ("Gather", "ConvTranspose"):
         return not scheme.reads.quantized and (scheme.weight is None or not scheme.weight.blocked)
@@ -73,7 +75,7 @@ class _Writer(Writer):
                 weight = self.job.weights[region.name, scheme.weight.name]
                 slot = 0 if region.op_type == "Gather" else 1
                 self.nodes[region.nodes[0]].inputs[slot] = self._weight(region, weight)
-        self._compute_in_half([(r, s.half) for r, s in chosen if s.half is not None])
+        self._compute_in_half(self._carried({r.name: s.half for r, s in chosen if s.half is not None}))
         return self.finish()
 
     # ---- activations in 8 bits -----------------------------------------------------------------
@@ -139,6 +141,21 @@ class _Writer(Writer):
         return unfolded
 
     # ---- 16 bits -------------------------------------------------------------------------------
+
+    def _carried(self, halves: dict[str, HalfType]) -> list[tuple[Region, HalfType]]:
+        """Regions in 16 bits: those chosen, and float ones between them that only move values, to save two casts."""
+        model, found = self.job.model, dict(halves)
+        producers, consumers, kept = model.producers, model.consumers, set(model.output_names)
+        for region in model.regions:
+            source = producers.get(region.inputs[0]) if region.kind is RegionKind.PASSTHROUGH else None
+            if region.name in self.job.assignment or source is None or source.name not in found:
+                continue
+            readers = [r for t in region.outputs for r in consumers.get(t, [])]
+            half = found[source.name]
+            inner = readers and not kept.intersection(region.outputs)
+            if inner and all(halves.get(r.name) == half for r in readers):
+                found[region.name] = half
+        return [(r, found[r.name]) for r in model.regions if r.name in found]
 
     def _compute_in_half(self, regions: list[tuple[Region, HalfType]]) -> None:
         """Casts around these regions; between two of the same type there are none."""

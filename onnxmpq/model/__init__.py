@@ -16,9 +16,12 @@ from onnxmpq.model.types import Layer, Model, Region, RegionKind
 __all__ = ["Layer", "Model", "Region", "RegionKind", "prepare"]
 
 
-def prepare(source: str | Path | onnx.ModelProto) -> Model:
-    """Read a model and prepare it for planning. Raises ModelError; the source is never modified."""
-    loaded = load(source)
+def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Model:
+    """Read a model and prepare it for planning. Raises ModelError; the source is never modified.
+
+    opset: convert the graph to this version of ONNX, not only up to the first that has int4.
+    """
+    loaded = load(source, opset)
     quantized = tuple(n.name for n in loaded.proto.graph.node if is_quantized_op(n.op_type))
     notes = list(loaded.notes)
     try:

@@ -12,11 +12,12 @@ import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError
 
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import ModelError, UsageError
 
 MINIMUM_OPSET = 9
 TARGET_OPSET = 21  # first with int4 tensors and blocked DequantizeLinear
 PER_CHANNEL_OPSET = 13  # first with DequantizeLinear(axis)
+_IR_VERSIONS = ((21, 10), (19, 9), (0, 8))  # opset, the IR version that came with it
 QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
     | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm"}
@@ -38,8 +39,8 @@ def is_quantized_op(op_type: str) -> bool:
     return op_type in QUANTIZED_OPS or op_type.startswith("QLinear")
 
 
-def load(source: str | Path | onnx.ModelProto) -> Loaded:
-    """Read a model from a path or take a proto.
+def load(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Loaded:
+    """Read a model from a path or take a proto; convert it to `opset`, or raise it to `TARGET_OPSET`.
 
     Raises ModelError: no such file, not ONNX, truncated, external data missing, opset below 9.
     """
@@ -57,7 +58,7 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
         proto = onnx.inliner.inline_local_functions(proto)
         notes.append("local functions were inlined")
     name_nodes(proto)
-    proto, opset_note = _raise_opset(proto)
+    proto, opset_note = _raise_opset(proto) if opset is None else _convert_opset(proto, opset)
     type_constants(proto.graph)
     notes += opset_note
     return Loaded(proto, digest, size, tuple(notes))
@@ -174,6 +175,25 @@ def _raise_opset(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         return proto, [f"kept at opset {version}, without int4 ({_first_line(error)})"]
     raised.ir_version = max(raised.ir_version, 10)
     return raised, [f"opset raised from {version} to {TARGET_OPSET}"]
+
+
+def _convert_opset(proto: onnx.ModelProto, wanted: int) -> tuple[onnx.ModelProto, list[str]]:
+    """The model at exactly this opset. Raises UsageError or ModelError."""
+    version, newest = opset_of(proto), onnx.defs.onnx_opset_version()
+    if not PER_CHANNEL_OPSET <= wanted <= newest:
+        raise UsageError(f"opset {wanted} is not in {PER_CHANNEL_OPSET}..{newest}, which can hold quantized models")
+    if version == wanted:
+        return proto, []
+    try:
+        converted = onnx.version_converter.convert_version(proto, wanted)
+        onnx.checker.check_model(converted)
+    except Exception as error:  # as above
+        raise ModelError(
+            f"the model cannot be converted from opset {version} to {wanted} ({_first_line(error)}); "
+            "leave the opset out, or export the model again"
+        ) from None
+    converted.ir_version = max(converted.ir_version, next(ir for least, ir in _IR_VERSIONS if wanted >= least))
+    return converted, [f"opset converted from {version} to {wanted}"]
 
 
 def _first_line(error: BaseException) -> str:

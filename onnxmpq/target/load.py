@@ -29,7 +29,7 @@ from onnxmpq.target.types import (
     Transitions,
 )
 
-DIALECTS = ("onnxruntime", "tensorrt")
+DIALECTS = ("onnxruntime", "tensorrt", "portable")
 _WIDEST = 64
 
 

@@ -6,7 +6,7 @@ read from, or the assumption it stands on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -147,6 +147,14 @@ class Target:
         if self.roofline is not None:
             return self.roofline.energy is not None
         return self.lookup is not None and self.lookup.energy is not None
+
+    def serving(self, batch: int) -> Target:
+        """The target computing so many samples at a time. Raises UsageError where its costs are not modelled so."""
+        if self.roofline is None:
+            raise UsageError(f"a batch size is for targets with a roofline; costs of {self.name} are {self.cost}")
+        if batch < 1:
+            raise UsageError(f"a batch has at least one sample, not {batch}")
+        return replace(self, roofline=replace(self.roofline, batch=batch))
 
     def require_energy(self) -> None:
         """Raises TargetError where the target has no energies."""

@@ -77,9 +77,10 @@ def test_separate_dequantization_is_charged() -> None:
     l4 = load_target("l4")
     machine = roofline(l4)
     apart = Kernel("int8", "assumption: a test", unfolds_to=8)
-    unfused = replace(l4, roofline=replace(machine, kernels={**machine.kernels, "int8": apart}))
+    symmetric = scheme_named("w8a8-int8")
+    unfused = replace(l4, roofline=replace(machine, kernels={**machine.kernels, symmetric.name: apart}))
     conv = region_names(SMALL)["Conv"]
-    fused_s, apart_s = (table_of(SMALL, t).scheme_s(conv, INT8) for t in (l4, unfused))
+    fused_s, apart_s = (table_of(SMALL, t).scheme_s(conv, symmetric) for t in (l4, unfused))
     traffic_s = 2 * 32 * 72 / machine.bandwidth_bytes_per_s.value
     assert apart_s == pytest.approx(fused_s + traffic_s + machine.launch_s.value)
 
