@@ -48,8 +48,9 @@ class _State:
         self.option = np.concatenate([np.arange(len(c)) for c in view.costs])
         self.first = np.concatenate([[0], np.cumsum([len(c) for c in view.costs])[:-1]]).astype(np.int64)
         self.limited = np.isfinite(limits)
-        self.scale = np.maximum(np.abs(limits[self.limited]), np.finfo(float).tiny)
         reach = np.maximum(np.abs(self.costs).max(axis=0), np.finfo(float).tiny)
+        # A limit of nothing is held against what things cost, so that the share by which it is missed stays a number.
+        self.scale = np.maximum(np.abs(limits[self.limited]), _LEAST * reach[self.limited])
         order = self.costs[:, goal] / reach[goal] + 1e-9 * (self.costs / reach).sum(axis=1)  # ties: the least of all
         self.reach = float(reach[goal])
         self.picked = np.array([int(np.argmin(order[self.region == r])) for r in range(len(view.costs))])

@@ -140,3 +140,16 @@ def test_greedy_exchanges_pairs() -> None:
     picked = greedy.choose(view, 0, np.array([np.inf, 3.0, np.inf, np.inf]))
     assert picked is not None
     assert picked.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-300, 1e-12])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_greedy_with_a_limit_of_nothing(limit: float) -> None:
+    """Reached where a choice costs nothing, None where none does, and no overflow on the way."""
+    free = np.array([[1.0, 1.0, 0, 0], [2.0, 0.0, 0, 0]])
+    dear = np.array([[1.0, 1.0, 0, 0], [2.0, 0.5, 0, 0]])
+    limits = np.array([np.inf, limit, np.inf, np.inf])
+    picked = greedy.choose(Separable(("a", "b"), ((), ()), (free, free), np.zeros(4)), 0, limits)
+    assert picked is not None
+    assert picked.tolist() == [1, 1]
+    assert greedy.choose(Separable(("a", "b"), ((), ()), (free, dear), np.zeros(4)), 0, limits) is None
