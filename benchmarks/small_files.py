@@ -67,13 +67,19 @@ def static_share(bench: Bench, static: Path, sample: Mapping[str, np.ndarray]) -
 
 
 def convert(
-    bench: Bench, static: Path, folder: Path, samples: int, latency: bool, options: Mapping[str, Any]
+    bench: Bench,
+    static: Path,
+    folder: Path,
+    samples: int,
+    latency: bool,
+    budget: str | None,
+    options: Mapping[str, Any],
 ) -> tuple[Path, str]:
     """(converted file, how) at the share of static int8's size."""
     share = SHARES.get(bench.entry.name, SHARE)
     limit = int(static.stat().st_size * share)
     calibration = arrays(bench.entry, "calib", samples + samples // 3)
-    budgets: dict[str, Any] = {"size": f"{limit}B"}
+    budgets: dict[str, Any] = {"size": f"{limit}B", **({"latency": budget} if budget else {})}
     if latency:
         allowed = static_share(bench, static, {n: a[:1] for n, a in calibration.items()}) * LATENCY_SLACK
         budgets["latency"] = f"{100 * allowed:.1f}%"
@@ -93,7 +99,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--limit", type=int, default=400, help="test samples for the metric")
     parser.add_argument("--latency", action="store_true")
-    parser.add_argument("--cost-table", type=Path, help="folder of MODEL.json tables from `onnxmpq profile`")
+    parser.add_argument("--target", default="cpu", help="a modelled target: nothing is timed while converting")
+    parser.add_argument("--budget", help="latency budget relative to fp32, as 60%%, instead of static int8's")
     parser.add_argument("--without", action="append", default=[])
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
@@ -109,11 +116,9 @@ def main() -> None:
             if not file.exists():
                 static_int8(bench.entry, samples, file, ranges)
             print(bench.row(f"static int8, {ranges}", file, static), flush=True)
-        extra: dict[str, Any] = {"without": options.without}
-        if options.cost_table:
-            extra["cost_table"] = options.cost_table / f"{name}.json"
+        extra: dict[str, Any] = {"without": options.without, "target": options.target}
         try:
-            file, how = convert(bench, static, folder, options.samples, options.latency, extra)
+            file, how = convert(bench, static, folder, options.samples, options.latency, options.budget, extra)
         except OnnxmpqError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             continue

@@ -82,12 +82,12 @@ class Scheme:
 
 FP32 = "fp32"
 INT8_WEIGHTS = WeightFormat.per_channel(8)
-DUAL_WEIGHTS = WeightFormat.dual(64)
+DUAL_WEIGHTS = WeightFormat.dual(16)
 
 _LAYER_SCHEMES = (
     Scheme(FP32, "left in float32"),
     Scheme("w8", "int8 weights per channel, unfolded to float32 when the session is created", INT8_WEIGHTS),
-    Scheme("w4", "int4 weights in 64-blocks, unfolded to float32 when the session is created", DUAL_WEIGHTS),
+    Scheme("w4", "int4 weights in 16-blocks, unfolded to float32 when the session is created", DUAL_WEIGHTS),
     Scheme(
         "int8",
         "uint8 activations x int8 weights per channel",
@@ -99,7 +99,7 @@ _LAYER_SCHEMES = (
     ),
     Scheme(
         "w4a8",
-        "uint8 activations x int4 weights in 64-blocks, unfolded to int8 when the session is created",
+        "uint8 activations x int4 weights in 16-blocks, unfolded to int8 when the session is created",
         DUAL_WEIGHTS,
         Format.INT8,
         Format.INT8,

@@ -23,7 +23,7 @@ ScaleType = Literal["float32", "float16"]
 
 MAX_MULTIPLIER = 15  # the largest uint4: 15 · -8 = -120 still is an int8
 MULTIPLIER_BITS = 4
-SMALLEST_DUAL_BLOCK = 16
+SMALLEST_DUAL_BLOCK = 8
 TENSOR_SCALE_BYTES = 4
 SMALLEST_FLOAT16 = np.float32(2**-14)
 """The smallest normal float16: a step below it would lose its own precision."""
@@ -37,10 +37,10 @@ def effective_block(inputs: int, block: int) -> int:
     """The block width a dual format really uses on a row of `inputs` weights.
 
     The chain that onnxruntime folds multiplies [O, K / block, block] codes by [O, K / block, 1] multipliers, so the
-    width must divide K: the largest divisor of `inputs` in 16..`block` if there is one, else one block per channel.
+    width must divide K: the largest divisor of `inputs` in 8..`block` if there is one, else the smallest above `block`.
     """
-    divisors = (d for d in range(min(block, inputs), SMALLEST_DUAL_BLOCK - 1, -1) if inputs % d == 0)
-    return next(divisors, inputs)
+    narrower = range(min(block, inputs), SMALLEST_DUAL_BLOCK - 1, -1)
+    return next((width for width in (*narrower, *range(block + 1, inputs)) if inputs % width == 0), max(inputs, 1))
 
 
 @dataclass(frozen=True)

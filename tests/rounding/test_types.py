@@ -30,7 +30,11 @@ class BlockCase:
         BlockCase(27, 64, 27),
         BlockCase(144, 64, 48),
         BlockCase(9, 64, 9),
-        BlockCase(134, 64, 134),  # 2 · 67: no divisor in 16..64
+        BlockCase(144, 16, 16),
+        BlockCase(36, 16, 12),
+        BlockCase(27, 16, 9),
+        BlockCase(147, 16, 21),  # 3 · 7 · 7: no divisor in 8..16
+        BlockCase(134, 64, 67),  # 2 · 67: none in 8..64
         BlockCase(147, 64, 49),
         BlockCase(97, 64, 97),
     ],
