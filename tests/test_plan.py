@@ -83,7 +83,7 @@ def test_an_edited_scheme_is_applied(result: Result, scheme: str) -> None:
     proto = onnxmpq.apply(PROTO, plan)
     onnx.checker.check_model(proto, full_check=True)
     assert plan.schemes.get("Conv_3", "fp32") == scheme
-    kinds = {t.data_type for t in proto.graph.initializer if t.name.startswith("Conv_3/codes")}
+    kinds = {t.data_type for t in proto.graph.initializer if t.name.startswith("w1/codes")}
     expected = {"w4a8": {onnx.TensorProto.INT4}, "w4": {onnx.TensorProto.INT4}, "fp32": set()}
     assert kinds == expected.get(scheme, {onnx.TensorProto.INT8})
 

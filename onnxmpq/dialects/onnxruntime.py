@@ -121,8 +121,8 @@ class _Writer(Writer):
             shape: tuple[int, ...] = (1, layer.out_channels)
         else:
             shape = (layer.out_channels, *[1] * (len(layer.weight_shape) - 1))
-        scales = self.constant(f"{region.name}/scale", weight.scales.reshape(shape).astype(np.float32))
-        return self.node("Mul", f"{region.name}/w", [codes, scales], np.float32)
+        scales = self.constant(f"{self.stem(region)}/scale", weight.scales.reshape(shape).astype(np.float32))
+        return self.node("Mul", f"{self.stem(region)}/w", [codes, scales], np.float32)
 
     def _codes(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
         """Integer weights in the layer's stored shape, as int8 or float values."""
@@ -130,37 +130,37 @@ class _Writer(Writer):
         if weight.multipliers is None:
             stored = layer.stored(weight.codes)
             if weight.format.bits > 4:
-                codes = self.constant(f"{region.name}/codes", stored.astype(np.int8))
+                codes = self.constant(f"{self.stem(region)}/codes", stored.astype(np.int8))
                 return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
-            return self._cast(region, self.small_int(f"{region.name}/codes", stored, TensorProto.INT4), element)
+            return self._cast(region, self.small_int(f"{self.stem(region)}/codes", stored, TensorProto.INT4), element)
         rows, blocks = weight.multipliers.shape
         codes = self.small_int(
-            f"{region.name}/codes", weight.codes.reshape(rows, blocks, layer.fan_in // blocks), TensorProto.INT4
+            f"{self.stem(region)}/codes", weight.codes.reshape(rows, blocks, layer.fan_in // blocks), TensorProto.INT4
         )
         if np.all(weight.multipliers == 1):
             unfolded = self._cast(region, codes, element)
         else:
             multipliers = self.small_int(
-                f"{region.name}/multipliers", weight.multipliers.reshape(rows, blocks, 1), TensorProto.UINT4
+                f"{self.stem(region)}/multipliers", weight.multipliers.reshape(rows, blocks, 1), TensorProto.UINT4
             )
-            wide = self.node("Cast", f"{region.name}/codes32", [codes], np.int32, to=TensorProto.INT32)
-            factor = self.node("Cast", f"{region.name}/multipliers32", [multipliers], np.int32, to=TensorProto.INT32)
-            product = self.node("Mul", f"{region.name}/unfolded", [wide, factor], np.int32)
+            wide = self.node("Cast", f"{self.stem(region)}/codes32", [codes], np.int32, to=TensorProto.INT32)
+            factor = self.node("Cast", f"{self.stem(region)}/multipliers32", [multipliers], np.int32, to=TensorProto.INT32)
+            product = self.node("Mul", f"{self.stem(region)}/unfolded", [wide, factor], np.int32)
             unfolded = self._cast(region, product, element)
         return self._to_stored_shape(region, unfolded)
 
     def _to_stored_shape(self, region: Region, matrix: gs.Tensor) -> gs.Tensor:
         layer = region.params
         flat = (layer.out_channels, layer.fan_in) if layer.transposed else layer.weight_shape
-        shape = self.constant(f"{region.name}/shape", np.array(flat, np.int64))
-        shaped = self.node("Reshape", f"{region.name}/shaped", [matrix, shape], matrix.dtype)
+        shape = self.constant(f"{self.stem(region)}/shape", np.array(flat, np.int64))
+        shaped = self.node("Reshape", f"{self.stem(region)}/shaped", [matrix, shape], matrix.dtype)
         if not layer.transposed:
             return shaped
-        return self.node("Transpose", f"{region.name}/transposed", [shaped], matrix.dtype, perm=[1, 0])
+        return self.node("Transpose", f"{self.stem(region)}/transposed", [shaped], matrix.dtype, perm=[1, 0])
 
     def _cast(self, region: Region, tensor: gs.Tensor, element: int) -> gs.Tensor:
         dtype = np.int8 if element == TensorProto.INT8 else np.float32
-        return self.node("Cast", f"{region.name}/{dtype.__name__}", [tensor], dtype, to=element)
+        return self.node("Cast", f"{self.stem(region)}/{dtype.__name__}", [tensor], dtype, to=element)
 
     def _int8_bias(self, region: Region, node: gs.Node, weight: QuantizedWeight, bits: int) -> None:
         """int32 bias with scale input x weight, as QLinearConv and QGemm take it; a MatMul's Add stays float."""
@@ -169,21 +169,21 @@ class _Writer(Writer):
         bias = node.inputs[2]
         scales = self.params(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
         codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_INT32_LIMIT, _INT32_LIMIT)
-        quantized = self.constant(f"{region.name}/bias", codes.astype(np.int32))
-        scale = self.constant(f"{region.name}/bias_scale", scales.astype(np.float32))
-        node.inputs[2] = self.node("DequantizeLinear", f"{region.name}/b", [quantized, scale], np.float32, axis=0)
+        quantized = self.constant(f"{self.stem(region)}/bias", codes.astype(np.int32))
+        scale = self.constant(f"{self.stem(region)}/bias_scale", scales.astype(np.float32))
+        node.inputs[2] = self.node("DequantizeLinear", f"{self.stem(region)}/b", [quantized, scale], np.float32, axis=0)
 
     def _blocked_weight(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
         """Weight [K, N] in blocks along K, the one layout that becomes MatMulNBits; a Gemm becomes MatMul + Add."""
         element = TensorProto.INT4 if weight.format.bits <= 4 else TensorProto.INT8
         codes = weight.codes.T
         if element == TensorProto.INT4:
-            stored = self.small_int(f"{region.name}/codes", codes, element)
+            stored = self.small_int(f"{self.stem(region)}/codes", codes, element)
         else:
-            stored = self.constant(f"{region.name}/codes", np.ascontiguousarray(codes).astype(np.int8))
-        scales = self.constant(f"{region.name}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
+            stored = self.constant(f"{self.stem(region)}/codes", np.ascontiguousarray(codes).astype(np.int8))
+        scales = self.constant(f"{self.stem(region)}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
         unfolded = self.node(
-            "DequantizeLinear", f"{region.name}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
+            "DequantizeLinear", f"{self.stem(region)}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
         )
         if node.op == "Gemm" and len(node.inputs) > 2:
             bias, result = node.inputs[2], node.outputs[0]

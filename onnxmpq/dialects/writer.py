@@ -32,6 +32,7 @@ class Writer:
         self.tensors = self.graph.tensors()
         self.taken = {*self.nodes, *self.tensors}
         self.shared_constants: dict[str, gs.Constant] = {}
+        self.stems = {r.name: f"w{number}" for number, r in enumerate(job.model.layers)}
 
     def chosen(self) -> list[tuple[Region, Scheme]]:
         """Regions that are not left as they are, in graph order."""
@@ -55,6 +56,10 @@ class Writer:
             free, number = f"{name}_{number}", number + 1
         self.taken.add(free)
         return free
+
+    def stem(self, region: Region) -> str:
+        """What names of a layer's stored weight begin with. Short: its own name, six times over, fills small files."""
+        return self.stems[region.name]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
         return gs.Constant(self.new(name), values)
@@ -132,6 +137,6 @@ class Writer:
     def int8_weight(self, region: Region, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
         """int8 codes in the layer's stored shape, dequantized per output channel."""
         axis = 1 if region.params.transposed else 0
-        scales = self.constant(f"{region.name}/scale", weight.scales.astype(np.float32))
+        scales = self.constant(f"{self.stem(region)}/scale", weight.scales.astype(np.float32))
         zeros = self.shared(f"mpq/zeros/{len(weight.scales)}", np.zeros(len(weight.scales), np.int8))
-        return self.node("DequantizeLinear", f"{region.name}/w", [codes, scales, zeros], np.float32, axis=axis)
+        return self.node("DequantizeLinear", f"{self.stem(region)}/w", [codes, scales, zeros], np.float32, axis=axis)

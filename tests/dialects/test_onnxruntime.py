@@ -197,7 +197,7 @@ def test_names_of_the_model_never_clash_with_new_ones(scheme: str) -> None:
         "float[64, 8] w, " + ", ".join(f"float[1, 8] t{i}" for i in range(9)),
     )
     proto.graph.node[0].name = "fc"
-    taken = ["fc/w", "fc/codes", "fc/scale", "fc/shape", "fc/shaped", "fc/multipliers", "x/q", "x/dq", "fc/unfolded"]
+    taken = [*(f"w0/{n}" for n in ("w", "codes", "scale", "shape", "shaped", "multipliers", "unfolded")), "x/q", "x/dq"]
     renamed = {f"t{i}": name for i, name in enumerate(taken)}
     for node in proto.graph.node:
         for slot, tensor in enumerate(node.input):
