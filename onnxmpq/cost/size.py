@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxmpq.model import Model, Region
-from onnxmpq.rounding.types import QuantizedWeight
-from onnxmpq.schemes import Scheme, writes
+from onnxmpq.rounding.types import Kind, QuantizedWeight
+from onnxmpq.schemes import Format, Scheme, writes
 
 NODE_BYTES = 90  # a node with its name, tensor names and attributes, beyond what its names take
+PAIR_BYTES = 300  # Q and DQ with their scale and zero point, beyond what the tensor's name takes
+UNFOLDING_BYTES = {"channel": 110, "block": 110, "dual": 450}  # names, nodes and headers that surround integer codes
+BIAS_BYTES = 110  # the same around an int32 bias, without its scales
 FLOAT_BYTES = 4
 HALF_BYTES = 2
+VALUE_INFO_HEADER = 3
 
 
 def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]) -> int:
@@ -20,17 +24,26 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     if region.layer is not None:
         total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
         if scheme.weight is not None:
-            nodes = {"channel": 2, "block": 1, "dual": 6, "fp8": 1, "fp8_dual": 3}[scheme.weight.kind]
-            total = weights[region.name, scheme.weight.name].size_bytes + nodes * (NODE_BYTES + 3 * len(region.name))
+            total = weights[region.name, scheme.weight.name].size_bytes + _unfolding_bytes(region, scheme.weight.kind)
+            if scheme.reads is Format.INT8 and region.layer.bias is not None and region.op_type != "MatMul":
+                total += BIAS_BYTES + FLOAT_BYTES * region.layer.out_channels
     if scheme.reads.quantized or scheme.half is not None:
         total += NODE_BYTES
     if scheme.half is not None:
         total += NODE_BYTES + names
     if writes(scheme, region.op_type).quantized:
-        total += 2 * (NODE_BYTES + 2 * names)
+        total += PAIR_BYTES + 3 * names
     return total
+
+
+def _unfolding_bytes(region: Region, kind: Kind) -> int:
+    """Everything but codes, scales and multipliers that turns a stored weight into what the layer reads."""
+    if kind in UNFOLDING_BYTES:
+        return UNFOLDING_BYTES[kind]
+    return {"fp8": 1, "fp8_dual": 3}[kind] * (NODE_BYTES + 3 * len(region.name))
 
 
 def base_bytes(model: Model) -> int:
     """Bytes of the prepared model that are not weights of layers."""
-    return model.prepared_bytes - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)
+    shapes = sum(v.ByteSize() + VALUE_INFO_HEADER for v in model.proto.graph.value_info)  # a rewrite drops them
+    return model.prepared_bytes - shapes - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)

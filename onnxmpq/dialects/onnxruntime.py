@@ -144,7 +144,9 @@ class _Writer(Writer):
                 f"{self.stem(region)}/multipliers", weight.multipliers.reshape(rows, blocks, 1), TensorProto.UINT4
             )
             wide = self.node("Cast", f"{self.stem(region)}/codes32", [codes], np.int32, to=TensorProto.INT32)
-            factor = self.node("Cast", f"{self.stem(region)}/multipliers32", [multipliers], np.int32, to=TensorProto.INT32)
+            factor = self.node(
+                "Cast", f"{self.stem(region)}/multipliers32", [multipliers], np.int32, to=TensorProto.INT32
+            )
             product = self.node("Mul", f"{self.stem(region)}/unfolded", [wide, factor], np.int32)
             unfolded = self._cast(region, product, element)
         return self._to_stored_shape(region, unfolded)
