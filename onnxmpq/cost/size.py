@@ -45,5 +45,5 @@ def _unfolding_bytes(region: Region, kind: Kind) -> int:
 
 def base_bytes(model: Model) -> int:
     """Bytes of the prepared model that are not weights of layers."""
-    shapes = sum(v.ByteSize() + VALUE_INFO_HEADER for v in model.proto.graph.value_info)  # a rewrite drops them
+    shapes: int = sum(v.ByteSize() + VALUE_INFO_HEADER for v in model.proto.graph.value_info)  # a rewrite drops them
     return model.prepared_bytes - shapes - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)
