@@ -114,6 +114,16 @@ def convert(
         list[str] | None, typer.Option("--without", help=f"switch off: {', '.join(TECHNIQUES)}; may be repeated")
     ] = None,
     estimator: Annotated[str, typer.Option(help=f"of activation ranges: {', '.join(CHOICES)}")] = "auto",
+    min_sqnr: Annotated[str | None, typer.Option(help="quality floor: 30dB at the worst output")] = None,
+    max_divergence: Annotated[
+        str | None, typer.Option(help="quality floor: 0.01, KL in nats or relative error")
+    ] = None,
+    min_agreement: Annotated[str | None, typer.Option(help="quality floor: 99% same top class as fp32")] = None,
+    max_drop: Annotated[str | None, typer.Option(help="quality floor: 0.5% of the metric on labelled samples")] = None,
+    labels: Annotated[str | None, typer.Option(help="of the samples: .npy, .npz:NAME or .csv")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="module:function of (outputs by name, labels), higher is better; default top-1")
+    ] = None,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     cache: CacheFolder = None,
@@ -148,6 +158,12 @@ def convert(
         outputs=_parse_kinds(output_kind or []),
         without=without or (),
         estimator=estimator,
+        min_sqnr=min_sqnr,
+        max_divergence=max_divergence,
+        min_agreement=min_agreement,
+        max_drop=max_drop,
+        labels=labels,
+        metric=metric,
         seed=seed,
         progress=_Drawn(quiet),
     )

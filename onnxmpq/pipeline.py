@@ -12,13 +12,13 @@ import onnx
 
 from onnxmpq.allocate import Budgets, parse_budgets
 from onnxmpq.cache import Cache
-from onnxmpq.closed_loop import Outcome, close_the_loop
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
@@ -33,10 +33,11 @@ from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import require_candidates, storage_only, used_when_fastest
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
+from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
-from onnxmpq.stages.samples import Samples, check_prepared, gather_samples
-from onnxmpq.stages.weights import compensate_plan, rebuilt, round_for_inputs, with_stored_weights
+from onnxmpq.stages.samples import check_prepared, gather_samples
+from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
 from onnxmpq.validate import Validation, compare, time_side_by_side
 from onnxmpq.weights import without as all_but
@@ -78,6 +79,12 @@ def convert(
     seed: int = 0,
     without: Iterable[str] = (),
     estimator: str = "auto",
+    min_sqnr: str | float | None = None,
+    max_divergence: str | float | None = None,
+    min_agreement: str | float | None = None,
+    max_drop: str | float | None = None,
+    labels: str | Path | None = None,
+    metric: str | MetricFunction | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -96,14 +103,21 @@ def convert(
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. schemes: use
     no others than these. opset: of the result, 21 where nothing is given. batch: samples that a modelled target
     computes at a time; costs are per sample. without: names of `onnxmpq.weights.TECHNIQUES` to switch off.
+    min_sqnr ("30dB"), max_divergence, min_agreement ("99%"), max_drop ("0.5%" of the metric): quality floors; without a
+    budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
+    metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
     progress, effort, techniques = progress or Progress(), effort or Effort(), all_but(without)
     budgets = parse_budgets(latency, size, energy)
+    floors = parse_floors(min_sqnr, max_divergence, min_agreement, max_drop)
+    floors.require_labels(labels is not None or metric is not None)
+    source = model if isinstance(model, onnx.ModelProto) else str(model)
     if budgets.empty:
         budgets = Budgets(fastest=True)
-        progress.say("no budget given: converting for the lowest latency (as --latency fastest)")
+        what = "no budget" if floors.empty else "a quality floor and no budget"
+        progress.say(f"{what} given: converting for the lowest latency (as --latency fastest)")
     require_estimator(estimator)
     device = load_target(target)
     device = device if batch is None else device.serving(batch)
@@ -122,6 +136,9 @@ def convert(
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
     check_prepared(model, prepared, data.calibration)
+    labelled = Labelled.of(labels, metric)
+    if labelled is not None:
+        labelled.try_out(source, data)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
     menu, reasons = candidates(prepared, device, dialect.supports, excluded, schemes)
     menu = one_activation_format(prepared, menu)
@@ -156,16 +173,19 @@ def convert(
     effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
-    outcome = close_the_loop(problem, budgets, bench, judge, prepared.source_bytes, progress)
-    compensated = compensate_plan(bench, outcome, data, effects, techniques, progress, store)
-    outcome = rebuilt(bench, outcome, compensated)
+    examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
+    shipped = finish(
+        Job(problem, budgets, floors, bench, judge, data, effects, techniques, examiner, effort, seed, progress, store)
+    )
+    outcome = shipped.outcome
     warned = lint_export(outcome.proto, prepared.proto, device.dialect)
-    validation = validate_result(model, outcome, data, effects.divergence.kinds, settings, effort, progress)
 
     reasons |= unfused
-    plan = build_plan(prepared, device, budgets, outcome, bench.activations, reasons, effects, threads, model, ROUNDING)
-    plan = with_factors(replace(with_stored_weights(plan, compensated), opset=opset), rescaling)
-    report = build_report(prepared, device, plan, outcome, validation, data.calibration, reasons)
+    plan = build_plan(
+        prepared, device, budgets, floors, outcome, bench.activations, reasons, effects, threads, model, ROUNDING
+    )
+    plan = with_factors(replace(with_stored_weights(plan, shipped.compensated), opset=opset), rescaling)
+    report = build_report(prepared, device, plan, outcome, shipped.validation, data.calibration, reasons)
     report = replace(report, reused=store.reused, warnings=warned)
     if output is not None:
         write_model(Path(output), outcome.proto)
@@ -203,33 +223,6 @@ def profile_model(
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in menu.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
     return replace(judge.table, node_s=offered)
-
-
-def validate_result(
-    source: Any,
-    outcome: Outcome,
-    data: Samples,
-    kinds: Mapping[str, OutputKind],
-    settings: SessionSettings,
-    effort: Effort,
-    progress: Progress,
-) -> Validation:
-    """Quality on held-out samples and latency side by side with the original file."""
-    original = source if isinstance(source, onnx.ModelProto) else str(source)
-    with progress.stage("validating", 0):
-        quality = compare(
-            original,
-            outcome.proto,
-            data.validation,
-            kinds,
-            settings=settings,
-            held_out=data.held_out,
-        )
-        if quality.emulated:
-            return quality
-        longer = replace(effort, seconds=2 * effort.seconds, rounds=2 * effort.rounds)
-        timing = time_side_by_side(original, outcome.proto, data.calibration, settings, longer)
-    return replace(quality, timing=timing)
 
 
 def validate(

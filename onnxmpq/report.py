@@ -17,6 +17,7 @@ from onnxmpq.allocate import Budgets, Option
 from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
@@ -91,6 +92,7 @@ def build_plan(
     model: Model,
     target: Target,
     budgets: Budgets,
+    floors: Floors,
     outcome: Outcome,
     activations: Mapping[str, QuantParams],
     reasons: Mapping[str, str],
@@ -110,7 +112,7 @@ def build_plan(
         model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},
         target=target.name,
         dialect=target.dialect,
-        budgets=_spell(budgets),
+        budgets={**_spell(budgets), **floors.asked()},
         layers=tuple(rows),
         activations={t: activations[t] for t in sorted(activations)},
         rounding=rounding,
@@ -285,6 +287,9 @@ def _summary(report: Report) -> Table:
             table.add_row(f"{output.name}: top-1 agreement", "", f"{output.top1_agreement:.1%}", "")
         else:
             table.add_row(f"{output.name}: relative error", "", f"{output.relative_mse:.3g}", "")
+    if (metric := report.validation.metric) is not None:
+        change = f"{metric.result - metric.original:+.4g}"
+        table.add_row(metric.name, f"{metric.original:.4g}", f"{metric.result:.4g}", change)
     return table
 
 

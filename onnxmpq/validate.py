@@ -56,8 +56,17 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class MetricScores:
+    """A metric on labelled samples, higher is better: of the original and of the result."""
+
+    name: str
+    original: float
+    result: float
+
+
+@dataclass(frozen=True)
 class Validation:
-    """samples: how many, none of which calibration saw where `held_out` is true.
+    """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
 
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
@@ -67,10 +76,21 @@ class Validation:
     held_out: bool
     timing: Timing | None = None
     emulated: bool = False
+    metric: MetricScores | None = None
 
     @property
     def worst_sqnr_db(self) -> float:
         return min((o.sqnr_db for o in self.outputs), default=float("inf"))
+
+    @property
+    def divergence(self) -> float:
+        """Summed over outputs: KL in nats where they are class scores, else error over variance."""
+        return sum(o.relative_mse if o.kl_nats is None else o.kl_nats for o in self.outputs)
+
+    @property
+    def agreement(self) -> float | None:
+        """Top-1 agreement of the worst classifier-like output."""
+        return min((o.top1_agreement for o in self.outputs if o.top1_agreement is not None), default=None)
 
 
 def compare(

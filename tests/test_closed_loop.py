@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
-from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
+from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop, search_floor
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
@@ -210,3 +210,43 @@ def test_good_luck_near_the_limit_is_measured_again() -> None:
     assert len(outcome.rounds) > 1
     truth = table(1.05)
     assert truth.predict_s(CASE.model, outcome.assignment) <= 0.56 * truth.predict_s(CASE.model, {})
+
+
+@dataclass
+class Quality:
+    """What is lost by a plan, known only from its graph: one step per int8 or int4 initializer that is stored."""
+
+    floor: int
+    seen: list[int] = field(default_factory=list)
+
+    def __call__(self, proto: onnx.ModelProto) -> list[str]:
+        lost = sum(t.name.endswith("/codes") for t in proto.graph.initializer)
+        self.seen.append(lost)
+        return [f"{lost} lost"] if lost > self.floor else []
+
+
+@pytest.mark.parametrize("goal", ["fastest", "smallest"])
+@pytest.mark.parametrize("floor", [1, 2, 99])
+def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
+    """The kept plan keeps the floor, a lower floor gives a cheaper one, and the cheapest of all is tried first."""
+    smallest = goal == "smallest"
+    budgets = parse_budgets(None if smallest else goal, goal if smallest else None)
+    machine, quality = Machine(table(), ORIGINAL_S), Quality(floor)
+    bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    posed = problem(machine.table, storage_only=smallest)
+    outcome = search_floor(posed, budgets, bench, machine, CASE.proto.ByteSize(), Progress(), quality)
+    assert quality(outcome.proto) == []
+    free = loop(budgets, Machine(table(), ORIGINAL_S), storage_only=smallest)
+    if floor == 99:
+        assert len(quality.seen) == 2 and outcome.kept.size_bytes == free.kept.size_bytes
+    elif smallest:
+        assert outcome.kept.size_bytes > free.kept.size_bytes
+    else:
+        assert outcome.kept.measured_s > free.kept.measured_s
+
+
+def test_floor_that_no_plan_keeps() -> None:
+    machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    posed = problem(machine.table)
+    with pytest.raises((BudgetError, NothingFasterError)):
+        search_floor(posed, parse_budgets("fastest"), bench, machine, CASE.proto.ByteSize(), Progress(), Quality(-1))

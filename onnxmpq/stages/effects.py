@@ -48,7 +48,7 @@ def sensitivity(
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
     count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))
-    chosen = feeds.take(np.linspace(0, len(feeds) - 1, count).round().astype(int).tolist())
+    chosen = feeds.take(effect_samples(len(feeds), count))
     with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
         return reuse.effects(cache, model, chosen, tries, kinds or {}, tick)
 
@@ -61,6 +61,11 @@ def affordable(model: Model, feeds: Feeds, tries: int) -> int:
     step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
     steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
     return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), len(feeds))
+
+
+def effect_samples(available: int, count: int) -> list[int]:
+    """Which samples effects are measured on: `count` of them, evenly spread."""
+    return [int(i) for i in np.linspace(0, available - 1, count).round()]
 
 
 def forward_seconds(model: Model, feeds: Feeds) -> float:

@@ -62,9 +62,13 @@ class Referee:
     def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
         return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
 
-    def loss(self, proto: onnx.ModelProto) -> float:
+    def losses(self, proto: onnx.ModelProto) -> NDArray[np.float64]:
+        """Divergence per sample, float64 [samples]."""
         codes = _codes(proto, self.divergence, self.feeds, self.settings)
-        return self.divergence.mean(self.reference, codes - self.reference)
+        return self.divergence.per_sample(self.reference, codes - self.reference)
+
+    def loss(self, proto: onnx.ModelProto) -> float:
+        return float(self.losses(proto).mean())
 
 
 def compensate(

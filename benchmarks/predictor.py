@@ -1,0 +1,84 @@
+"""How well a plan's divergence is predicted on samples that took no part: separable against superposed effects.
+
+    ONNXMPQ_ZOO=... python -m benchmarks.predictor [MODEL ...] [--samples 256] [--test 400] [--plans 40]
+
+Per model: effects on calibration samples (weights rounded for three quarters of them), then plans with a random scheme
+for every layer whose top-1 agreement with fp32 is at least 85 % are built and run. Kendall's tau between predicted and
+true divergence on test samples; `ceiling` is that of the true divergence on the calibration samples. Prints a markdown
+table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from benchmarks.prepared import Prepared, prepare_entry
+from onnxmpq.allocate.superpose import Predictor, random_plan
+from onnxmpq.schemes import Scheme
+
+CLASSIFIERS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "vit_tiny", "gpt_char")
+LEAST_AGREEMENT = 0.85
+
+
+def useful_plans(prepared: Prepared, count: int, seed: int) -> list[dict[str, Scheme]]:
+    """Random plans that agree with fp32 on the top class of at least 85 % of the calibration samples."""
+    generator, plans, tried = np.random.default_rng(seed), [], 0
+    while len(plans) < count and tried < 6 * count:
+        tried += 1
+        plan = random_plan(prepared.problem, generator, freedom=1.0)
+        if plan and agreement(prepared, plan) >= LEAST_AGREEMENT:
+            plans.append(plan)
+    return plans
+
+
+def agreement(prepared: Prepared, plan: dict[str, Scheme]) -> float:
+    """Share of rows whose largest entry is where the fp32 model has it, on calibration samples."""
+    classes = prepared.effects.divergence.views[0].classes
+    before = prepared.effects.reference.reshape(-1, classes)
+    after = prepared.codes(prepared.bench.build(plan), prepared.samples).reshape(-1, classes)
+    return float((before.argmax(axis=1) == after.argmax(axis=1)).mean())
+
+
+def row(name: str, samples: int, test: int, count: int, seed: int) -> str:
+    start = time.perf_counter()
+    prepared = prepare_entry(name, samples, test, layers_only=True)
+    plans = useful_plans(prepared, count, seed)
+    predictor = Predictor.fitted(prepared.problem, prepared.effects, prepared.spared, seed)
+    pure = Predictor(prepared.problem, prepared.effects, 1.0, 1.0)
+    truth = np.array([prepared.true_divergence(p) for p in plans])
+    predictions = {
+        "separable": [prepared.problem.effect(p) for p in plans],
+        "superposed": [pure.divergence(p) for p in plans],
+        "shrunk": [predictor.divergence(p) for p in plans],
+        "ceiling": list(truth[:, 0]),
+    }
+    tau = {k: float(kendalltau(v, truth[:, 1]).statistic) for k, v in predictions.items()}
+    ratio = float(np.median(np.array(predictions["shrunk"]) / truth[:, 1]))
+    cells = [f"{tau[k]:.2f}" for k in predictions] + [f"{ratio:.2f}", f"{np.median(truth[:, 1]):.3g}"]
+    shown = f"{name}, {len(prepared.effects.reference)}"
+    spent = time.perf_counter() - start
+    cells += [f"{predictor.trust:.2f}", f"{spent:.0f}"]
+    return f"| {shown} | {len(plans)} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=CLASSIFIERS)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--test", type=int, default=400)
+    parser.add_argument("--plans", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    columns = ("model, samples", "plans", "separable", "superposed", "shrunk", "ceiling", "predicted/true", "true")
+    columns += ("trust", "s")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name in given.models:
+        print(row(name, given.samples, given.test, given.plans, given.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()

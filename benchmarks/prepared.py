@@ -1,0 +1,92 @@
+"""A zoo model up to the allocation problem, without any timing: menu, ranges, rounded weights and effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.zoo import arrays, zoo
+from onnxmpq.allocate import Problem
+from onnxmpq.closed_loop import Workbench
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.feeds import load_feeds
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import candidates
+from onnxmpq.model import Model, prepare
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity.divergence import Code
+from onnxmpq.stages.effects import effect_samples, pose, sensitivity
+from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.stages.threads import workers
+from onnxmpq.stages.weights import round_for_inputs
+from onnxmpq.target.load import load_target
+from onnxmpq.weights import without
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """effects: on `samples` calibration samples, of which weights were rounded for all but `spared` (bool [samples]);
+    unseen: samples that took no part."""
+
+    entry: Any
+    model: Model
+    bench: Workbench
+    effects: Effects
+    problem: Problem
+    samples: Feeds
+    spared: NDArray[np.bool_]
+    unseen: Feeds
+
+    def codes(self, proto: onnx.ModelProto, feeds: Feeds) -> Code:
+        """Codes of a model's outputs, float32 [samples, width]."""
+        session = open_session(proto, SessionSettings(threads=workers()))
+        encode = self.effects.divergence.encode
+        return np.concatenate([encode(run(session, inputs), 1) for inputs in feeds.batches(1)])
+
+    @cached_property
+    def unseen_reference(self) -> Code:
+        return self.codes(self.model.proto, self.unseen)
+
+    def true_divergence(self, assignment: dict[str, Scheme]) -> tuple[float, float]:
+        """Divergence of the real graph on the effects' own samples and on unseen ones."""
+        proto = self.bench.build(assignment)
+        measure, known = self.effects.divergence.mean, self.effects.reference
+        inside = self.codes(proto, self.samples) - known
+        outside = self.codes(proto, self.unseen) - self.unseen_reference
+        return measure(known, inside), measure(self.unseen_reference, outside)
+
+
+def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = False) -> Prepared:
+    """layers_only: no int8 for regions without weights (as in most plans, where little of it pays)."""
+    entry = zoo().load(name)
+    model = prepare(entry.model)
+    specs = input_specs(open_session(model.proto))
+    feeds, unseen = (
+        load_feeds(arrays(entry, split, count), specs, limit=count)
+        for split, count in (("calib", samples), ("test", test))
+    )
+    dialect, progress = DIALECTS["onnxruntime"], Progress()
+    menu, _ = candidates(model, load_target("cpu"), dialect.supports)
+    if layers_only:
+        weighted = {r.name for r in model.layers}
+        menu = {n: row if n in weighted else row[:1] for n, row in menu.items()}
+    observation = calibrate(model, menu, feeds, progress)
+    bench = prepare_bench(model, menu, observation, dialect, progress)
+    rounding = feeds.take([i for i in range(len(feeds)) if i % 4 != 3])
+    bench = round_for_inputs(model, menu, bench, rounding, without([]), progress)
+    effects = sensitivity(model, menu, bench, observation, feeds, None, progress)
+    chosen = effect_samples(len(feeds), len(effects.reference))
+    kept, spared = feeds.take(chosen), np.array([i % 4 == 3 for i in chosen])
+    bench = replace(bench, activations={**bench.activations, **effects.params})
+    free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
+    problem = pose(model, menu, free, effects, bench.weights)
+    return Prepared(entry, model, bench, effects, problem, kept, spared, unseen)

@@ -1,0 +1,187 @@
+"""Divergence of a whole plan, predicted by adding up the effects of its decisions: D(z₀, z₀ + Σ Δz) (DESIGN §4).
+
+The sum knows how decisions interact: one effect vector per decision gives every pair's cross term. From few samples
+the cross terms are partly noise, which an optimiser exploits, so what they say beyond their general level is shrunk:
+
+    prediction = optimism · (level · (1 - trust) · Σ D(z₀, z₀ + Δz) + trust · D(z₀, z₀ + Σ Δz))
+
+level is the typical ratio of superposed to separable over random plans. trust is how well the deviations from it on
+one half of the samples foretell those on the other half (split-half reliability), carried over to all samples by the
+Spearman-Brown formula, 2r / (1 + r). optimism: weights rounded for some of the samples do less harm there than on
+others. Nothing is run for any of it; everything is in the effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.allocate.problem import Option, Problem, quantized_roots
+from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity.divergence import Code
+from onnxmpq.sensitivity.effects import Effects
+
+SPLITS = 8
+RANDOM_PLANS = 40
+FEWEST_SAMPLES = 8  # to believe cross terms at all
+LEAST_SHARE = 0.1  # of its single effect that a decision counts for, however much others seem to make up for it
+Assignment = dict[str, Scheme]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Divergence of plans by superposed effects. level, trust: see above; trust 0 is the separable prediction.
+
+    optimism: divergence on samples that rounding has not seen over that on all samples.
+    """
+
+    problem: Problem
+    effects: Effects
+    level: float = 1.0
+    trust: float = 0.0
+    optimism: float = 1.0
+
+    @classmethod
+    def fitted(
+        cls, problem: Problem, effects: Effects, unseen: NDArray[np.bool_] | None = None, seed: int = 0
+    ) -> Predictor:
+        """Level and trust from random plans of this problem; separable where there are too few samples.
+
+        unseen: bool [samples], those that weights were not rounded for.
+        """
+        predictor = cls(problem, effects)
+        if len(effects.reference) < FEWEST_SAMPLES:
+            return predictor
+        generator = np.random.default_rng(seed)
+        plans = [random_plan(problem, generator) for _ in range(RANDOM_PLANS)]
+        separable = np.stack([predictor.separable_per_sample(p) for p in plans])
+        superposed = np.stack([predictor.superposed_per_sample(p) for p in plans])
+        optimism = _optimism(separable, unseen) if unseen is not None else 1.0
+        level, trust = _fit(separable, superposed, generator)
+        return cls(problem, effects, level, trust, optimism)
+
+    def divergence(self, assignment: Assignment) -> float:
+        """Predicted divergence of a plan from fp32 (nats, or relative squared error)."""
+        superposed = self.effects.divergence.mean(self.effects.reference, self._total(assignment))
+        separable = self.level * (1.0 - self.trust) * self.problem.effect(assignment)
+        return self.optimism * (separable + self.trust * superposed)
+
+    def superposed_per_sample(self, assignment: Assignment) -> NDArray[np.float64]:
+        """float64 [samples]: D(z₀, z₀ + Σ Δz)."""
+        return self.effects.divergence.per_sample(self.effects.reference, self._total(assignment))
+
+    def separable_per_sample(self, assignment: Assignment) -> NDArray[np.float64]:
+        """float64 [samples]: Σ D(z₀, z₀ + Δz)."""
+        total = np.zeros(len(self.effects.reference))
+        for change in self._changes(assignment):
+            total += self.effects.divergence.per_sample(self.effects.reference, change)
+        return total
+
+    def around(self, assignment: Assignment) -> Problem:
+        """The problem with each decision's effect as it is beside the others of this plan, instead of alone."""
+        total, model = self._total(assignment), self.problem.model
+        options: dict[str, tuple[Option, ...]] = {}
+        for region, row in self.problem.options.items():
+            rest = total - self._of_choice(region, assignment.get(region))
+            options[region] = tuple(self._beside(region, option, rest) for option in row)
+        chosen, activations = quantized_roots(model, assignment), {}
+        for tensor, alone in self.problem.activations.items():
+            change = self.effects.activations[tensor]
+            rest = total - change if tensor in chosen else total
+            activations[tensor] = self._marginal(alone, change, rest)
+        return replace(self.problem, options=options, activations=activations)
+
+    def _beside(self, region: str, option: Option, rest: Code) -> Option:
+        if option.effect == 0.0:
+            return option
+        return replace(option, effect=self._marginal(option.effect, self._of_choice(region, option.scheme), rest))
+
+    def _marginal(self, alone: float, change: Code, rest: Code) -> float:
+        measure, reference = self.effects.divergence.mean, self.effects.reference
+        beside = measure(reference, rest + change) - measure(reference, rest)
+        return max(self.level * (1.0 - self.trust) * alone + self.trust * beside, LEAST_SHARE * alone)
+
+    def _changes(self, assignment: Assignment) -> list[Code]:
+        """Effect vectors of all decisions of a plan."""
+        own = [change for region, scheme in assignment.items() for change in self._choice(region, scheme)]
+        tensors = sorted(quantized_roots(self.problem.model, assignment))
+        return own + [self.effects.activations[t] for t in tensors if t in self.effects.activations]
+
+    def _total(self, assignment: Assignment) -> Code:
+        return sum_of(self._changes(assignment), self.effects.reference)
+
+    def _choice(self, region: str, scheme: Scheme | None) -> list[Code]:
+        """Effect vectors of a region's own choice: of its weight, and of reading its input in few bits."""
+        if scheme is None or scheme.weight is None:
+            return []
+        weight = self.effects.weights.get((region, scheme.weight.name))
+        narrow = self.effects.inputs.get((region, scheme.activation_bits))
+        return [change for change in (weight, narrow) if change is not None]
+
+    def _of_choice(self, region: str, scheme: Scheme | None) -> Code:
+        return sum_of(self._choice(region, scheme), self.effects.reference)
+
+
+def sum_of(changes: Iterable[Code], like: Code) -> Code:
+    """Σ changes, float32, shaped as `like` also where there are none."""
+    total = np.zeros_like(like)
+    for change in changes:
+        total += change
+    return total
+
+
+def random_plan(problem: Problem, generator: np.random.Generator, freedom: float | None = None) -> Assignment:
+    """A random scheme for a share `freedom` of the regions, for a random share where it is None."""
+    plan = Assignment()
+    freedom = generator.uniform() if freedom is None else freedom
+    for region, row in problem.options.items():
+        option = row[generator.integers(len(row))] if generator.uniform() < freedom else row[0]
+        if not option.scheme.is_float:
+            plan[region] = option.scheme
+    return plan
+
+
+def _fit(
+    separable: NDArray[np.float64], superposed: NDArray[np.float64], generator: np.random.Generator
+) -> tuple[float, float]:
+    """level and trust, from [plans, samples] of both."""
+    used = separable.mean(axis=1) > 0
+    separable, superposed = separable[used], superposed[used]
+    if len(separable) < 3:
+        return 1.0, 0.0
+    level = float(np.exp(_logs(superposed.mean(axis=1), separable.mean(axis=1)).mean()))
+    halves: list[float] = []
+    for _ in range(SPLITS):
+        order = generator.permutation(separable.shape[1])
+        first, second = (_deviations(separable[:, part], superposed[:, part]) for part in _halved(order))
+        power = float(first @ first)
+        halves.append(float(first @ second) / power if power > 0 else 0.0)
+    reliability = float(np.clip(np.mean(halves), 0.0, 1.0))
+    return level, 2.0 * reliability / (1.0 + reliability)
+
+
+def _optimism(separable: NDArray[np.float64], unseen: NDArray[np.bool_]) -> float:
+    """Divergence on unseen samples over that on all; 1 where there are not enough of either."""
+    everywhere = float(separable.mean())
+    if unseen.sum() < FEWEST_SAMPLES or unseen.all() or everywhere <= 0:
+        return 1.0
+    return float(separable[:, unseen].mean()) / everywhere
+
+
+def _deviations(separable: NDArray[np.float64], superposed: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(superposed / separable) per plan, less its mean over plans."""
+    ratio = _logs(superposed.mean(axis=1), separable.mean(axis=1))
+    return np.asarray(ratio - ratio.mean())
+
+
+def _logs(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    tiny = np.finfo(np.float64).tiny
+    return np.asarray(np.log(np.maximum(above, tiny)) - np.log(np.maximum(below, tiny)))
+
+
+def _halved(order: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    whole = np.asarray(order)
+    return whole[: len(whole) // 2], whole[len(whole) // 2 :]

@@ -1,0 +1,183 @@
+"""Goals of the loop: least effect within budgets, least latency, or the cheapest plan above a quality floor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
+from onnxmpq.closed_loop.loop import FASTEST_SLACK, NOISE, Loop, same
+from onnxmpq.closed_loop.reach import out_of_reach
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.cost.judge import Judge
+from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.progress import Progress
+
+ROUNDS = 5
+FLOOR_ROUNDS = 9
+FLOOR_PRECISION = 0.9  # of the predicted effect, where the search for a quality floor ends
+LEAST_EFFECT_SHARE = 1e-4  # of the fastest plan's effect, where that search starts from below
+
+
+def close_the_loop(
+    problem: Problem,
+    budgets: Budgets,
+    bench: Workbench,
+    judge: Judge,
+    original_bytes: int,
+    progress: Progress,
+    refiner: Refiner | None = None,
+) -> Outcome:
+    """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError."""
+    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner)
+    return _fastest(loop) if budgets.fastest else _within_budget(loop)
+
+
+def search_floor(
+    problem: Problem,
+    budgets: Budgets,
+    bench: Workbench,
+    judge: Judge,
+    original_bytes: int,
+    progress: Progress,
+    keeps: Keeps,
+    most_effect: float | None = None,
+) -> Outcome:
+    """The fastest (`budgets.smallest`: the smallest) plan within the budgets that keeps the quality floors.
+
+    most_effect: plans of more predicted effect are not considered. Raises BudgetError or NothingFasterError.
+    """
+    loop = Loop(problem, budgets, bench, judge, original_bytes, progress)
+    return _above_floor(loop, keeps, most_effect)
+
+
+def _within_budget(loop: Loop) -> Outcome:
+    """Least effect within the limits; the limit handed to the solver follows what was measured."""
+    allowance, calm = 1.0, False
+    for _ in range(ROUNDS):
+        problem = loop.on_original_kernels() if calm else loop.problem
+        goal: Any = "size" if loop.budgets.smallest else "effect"
+        solution = solve(problem, goal, loop.limits(None if calm else loop.allowed_s(allowance)))
+        turn = loop.attempt(solution) if solution is not None else None
+        if turn is not None and loop.fits(turn):
+            return loop.keep(_second_look(loop, turn))
+        if loop.original_will_do and not calm:
+            calm = True
+            continue
+        if turn is None:
+            break
+        if not math.isfinite(turn.measured_s):
+            continue
+        repeated = sum(same(turn.assignment, r.assignment) for r in loop.rounds) and turn is not loop.rounds[-1]
+        if repeated or turn.measured_s > loop.targets.latency_s:
+            miss = loop.targets.latency_s / turn.measured_s
+            allowance *= min(miss, 0.995) if repeated else max(min(miss, 1.0), 0.97)
+    fitting = [r for r in loop.rounds if loop.fits(r)]
+    if fitting:
+        return loop.keep(min(fitting, key=loop.merit))
+    return _last_resort(loop)
+
+
+def _second_look(loop: Loop, first: Round) -> Round:
+    """The corrected table may allow a plan of less effect: try it once, keep the better of the two."""
+    limits = loop.limits(loop.targets.latency_s)
+    if loop.budgets.smallest:
+        return first
+    solution = solve(loop.problem, "effect", limits)
+    if solution is None or loop.problem.effect(solution.assignment) >= first.effect * 0.98:
+        return first
+    second = loop.attempt(solution)
+    return second if loop.fits(second) and second.effect < first.effect else first
+
+
+def _fastest(loop: Loop) -> Outcome:
+    """Least measured latency (and the size limit, if there is one); ties go to the plan of less effect."""
+    loop.try_known()
+    for _ in range(ROUNDS):
+        solution = _cheapest(loop, None)
+        if solution is None:
+            return _last_resort(loop)
+        count = len(loop.rounds)
+        loop.attempt(solution)
+        if len(loop.rounds) == count:
+            break
+    size = loop.targets.size_bytes
+    fitting = [r for r in loop.rounds if math.isfinite(r.measured_s) and (size is None or r.size_bytes <= size)]
+    if not fitting:
+        return _last_resort(loop)
+    least = min(r.measured_s for r in fitting)
+    best = min((r for r in fitting if r.measured_s <= least * (1.0 + NOISE)), key=lambda r: r.effect)
+    return loop.keep(_faster(loop, best))
+
+
+def _faster(loop: Loop, best: Round) -> Round:
+    """The plan, if it is faster than the original. Raises NothingFasterError."""
+    if best.measured_s < loop.original_s * (1.0 - NOISE):
+        return best
+    raise NothingFasterError(
+        f"nothing beats the original on this machine: the best plan measures {best.measured_s * 1e3:.3f} ms, "
+        f"fp32 {loop.original_s * 1e3:.3f} ms. Keep the original, or give --size to make it smaller"
+    )
+
+
+def _above_floor(loop: Loop, keeps: Keeps, most_effect: float | None) -> Outcome:
+    """Bisection over the predicted effect: the more of it a plan may have, the faster or smaller it is."""
+    unmet: list[str] = []
+    kept: list[Round] = []
+    low, high = 0.0, most_effect
+    for _ in range(FLOOR_ROUNDS):
+        limit = (low * high) ** 0.5 if low and high else high
+        solution = _cheapest(loop, limit)
+        if solution is None:
+            break
+        turn = loop.attempt(solution)
+        high = high or turn.effect
+        missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        if missing:
+            unmet, high = missing, min(limit or high, turn.effect)
+            low = low or high * LEAST_EFFECT_SHARE
+        else:  # plans of less effect are kept as well, or are as slow
+            kept += [turn] if loop.fits(turn) else []
+            low = max(low, turn.effect, limit or 0.0)
+        if low >= high * FLOOR_PRECISION:
+            break
+    if not kept:
+        why = ", ".join(unmet) or "plans of so little effect are no faster or smaller than asked"
+        raise BudgetError(f"no plan that saves anything keeps the quality floor: {why}; lower the floor")
+    best = min(kept, key=lambda r: r.size_bytes if loop.budgets.smallest else r.measured_s)
+    return loop.keep(best if loop.budgets.smallest else _faster(loop, best))
+
+
+def _cheapest(loop: Loop, most_effect: float | None) -> Solution | None:
+    """The fastest (or smallest) plan of at most so much effect, and the one of least effect among its equals."""
+    limits = replace(loop.limits(), effect=most_effect)
+    if loop.budgets.latency:
+        limits = replace(limits, latency_s=loop.targets.latency_s)
+    if loop.budgets.smallest:
+        return solve(loop.problem, "size", limits)
+    least = solve(loop.problem, "latency", limits)
+    if least is None:
+        return None
+    relaxed = replace(limits, latency_s=loop.problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
+    return solve(loop.problem, "effect", relaxed) or least
+
+
+def _last_resort(loop: Loop) -> Outcome:
+    """Nothing fitted yet: measure the fastest (or smallest) plans, then give up with what is possible."""
+    loop.try_known()
+    for goal, limits in (
+        ("latency", loop.limits()),
+        ("latency", Limits()),
+        ("size", Limits()),
+        ("energy", Limits()),
+    ):
+        solution = solve(loop.problem, goal, limits)  # type: ignore[arg-type]
+        if solution is not None:
+            loop.attempt(solution)
+        fitting = [r for r in loop.rounds if loop.fits(r)]
+        if fitting:
+            return loop.keep(min(fitting, key=loop.merit))
+    if loop.failures and not any(math.isfinite(r.measured_s) for r in loop.rounds):
+        raise loop.failures[0]
+    raise BudgetError(out_of_reach(loop))

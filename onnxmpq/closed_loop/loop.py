@@ -1,0 +1,223 @@
+"""One turn of the loop: build a plan, measure it, learn from it; and what it takes to keep one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
+from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Workbench
+from onnxmpq.cost.judge import Judge
+from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import ModelError
+from onnxmpq.output import serialize
+from onnxmpq.progress import Progress
+from onnxmpq.schemes import FP32, Scheme
+
+NOISE = 0.01  # measured latencies closer than this are equal
+DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
+FASTEST_SLACK = 0.01  # `fastest` may spend this share of latency on quality
+
+
+@dataclass
+class Targets:
+    """Limits in absolute units. latency_s also holds "no slower than the original" where no latency was asked for."""
+
+    latency_s: float
+    size_bytes: float | None
+    energy_j: float | None
+    asked_for_latency: bool
+
+
+class Loop:
+    def __init__(
+        self,
+        problem: Problem,
+        budgets: Budgets,
+        bench: Workbench,
+        judge: Judge,
+        original_bytes: int,
+        progress: Progress,
+        refiner: Refiner | None = None,
+    ) -> None:
+        self.problem, self.budgets, self.bench, self.judge = problem, budgets, bench, judge
+        self.progress, self.original_s, self.refiner = progress, judge.original_s, refiner
+        size = budgets.size.of(original_bytes) if budgets.size else None
+        asked = budgets.latency.of(self.original_s) if budgets.latency else None
+        energy = budgets.energy.of(problem.energy_j({})) if budgets.energy else None
+        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
+        self.size_overhead = 1.0
+        self.rounds: list[Round] = []
+        self.failures: list[ModelError] = []
+        self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
+
+    # ---- one turn ------------------------------------------------------------------------------
+
+    def attempt(self, solution: Solution) -> Round:
+        """Build and measure a solution, and learn from it."""
+        known = next((r for r in self.rounds if same(r.assignment, solution.assignment)), None)
+        if known is not None:
+            return known
+        proto = self.bench.build(solution.assignment)
+        predicted_s = self.problem.latency_s(solution.assignment)
+        latency_s = self._latency_s(solution.assignment, proto)
+        turn = Round(
+            dict(solution.assignment),
+            predicted_s,
+            latency_s,
+            len(serialize(proto)),
+            self.problem.effect(solution.assignment),
+            self.problem.energy_j(solution.assignment),
+        )
+        predicted_bytes = self.problem.size_bytes(solution.assignment)
+        self.size_overhead = max(self.size_overhead, turn.size_bytes / max(predicted_bytes, 1.0))
+        self.rounds.append(turn)
+        self.built[len(self.rounds) - 1] = (proto, solution)
+        table = self.judge.table
+        self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
+        if not math.isfinite(latency_s):
+            self.problem = _without_named(self.problem, solution.assignment, str(self.failures[-1]))
+            return turn
+        what = "measured" if self.judge.measured else "modelled"
+        self.progress.say(
+            f"round {len(self.rounds)}: predicted {predicted_s * 1e3:.3f} ms, {what} {latency_s * 1e3:.3f} ms "
+            f"(fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"
+        )
+        return turn
+
+    def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
+        """As measured, twice where the limit is near; infinite where the provider cannot run the plan."""
+        try:
+            latency_s = self.judge.latency_s(assignment, proto)
+            near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
+            again_s = self.judge.again_s(proto) if near else None
+        except ModelError as error:
+            self.failures.append(error)
+            self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
+            return math.inf
+        return latency_s if again_s is None else again_s
+
+    def _size_limit(self) -> float | None:
+        return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
+
+    def fits(self, turn: Round) -> bool:
+        if not math.isfinite(turn.measured_s):
+            return False
+        small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
+        frugal = self.targets.energy_j is None or turn.energy_j <= self.targets.energy_j * (1.0 + 1e-6)
+        if not self.targets.asked_for_latency and all(s.kernel == "fp32" for s in turn.assignment.values()):
+            return small and frugal  # the session unfolds it to the original's kernels: as fast by construction
+        slack = 0.0 if self.targets.asked_for_latency else NOISE
+        return small and frugal and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
+
+    def limits(self, latency_s: float | None = None) -> Limits:
+        return Limits(latency_s, self._size_limit(), self.targets.energy_j)
+
+    @property
+    def original_will_do(self) -> bool:
+        """Neither latency nor energy was asked for: plans on float32's kernels will do, and no clock judges them."""
+        return not self.targets.asked_for_latency and self.targets.energy_j is None
+
+    def on_original_kernels(self) -> Problem:
+        kept = {r: tuple(o for o in row if o.scheme.kernel == FP32) for r, row in self.problem.options.items()}
+        return replace(self.problem, options=kept)
+
+    def allowed_s(self, allowance: float) -> float:
+        """The latency the solver is given; without a budget the original's, as measured or as the table has it."""
+        if self.targets.asked_for_latency:
+            return self.targets.latency_s * allowance
+        return max(self.targets.latency_s, self.problem.latency_s({})) * (1.0 + NOISE)
+
+    def merit(self, turn: Round) -> float:
+        """What is asked to be least among plans that fit."""
+        return float(turn.size_bytes) if self.budgets.smallest else turn.effect
+
+    def _refined(self, turn: Round) -> Round:
+        """The plan that loses least when really run, of this one and others as fast and as small."""
+        if self.refiner is None or self.budgets.smallest:
+            return turn
+        scale = self.problem.latency_s(turn.assignment) / turn.measured_s
+        allowed_s = max(self.limit_s(), turn.measured_s * (1.0 + FASTEST_SLACK)) * scale
+        on_original = self.original_will_do and all(s.kernel == FP32 for s in turn.assignment.values())
+        problem = self.on_original_kernels() if on_original else self.problem
+        for solution in self.refiner.proposals(problem, turn.assignment, self.limits(allowed_s)):
+            other = self.attempt(solution)
+            as_fast = self.limit_s() or turn.measured_s * (1.0 + FASTEST_SLACK)
+            holds = self.fits(other) and (on_original or other.measured_s <= as_fast)
+            if other is not turn and holds and self.refiner.prefers(self.proto_of(other), self.proto_of(turn)):
+                turn = other
+        return turn
+
+    def proto_of(self, turn: Round) -> onnx.ModelProto:
+        return self.built[self.rounds.index(turn)][0]
+
+    def keep(self, turn: Round) -> Outcome:
+        turn = self._refined(turn)
+        proto, solution = self.built[self.rounds.index(turn)]
+        solution = self._certified(turn, solution)
+        return Outcome(
+            turn.assignment,
+            proto,
+            solution,
+            self.problem,
+            tuple(r for r in self.rounds if math.isfinite(r.measured_s)),
+            turn,
+            self.original_s,
+            self.targets.latency_s if self.targets.asked_for_latency else None,
+            self.targets.size_bytes,
+            self.judge.measured,
+        )
+
+    def _certified(self, turn: Round, solution: Solution) -> Solution:
+        """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal
+        has, by the corrected table. Where the size is to be least, its own bound stands."""
+        if self.budgets.smallest:
+            return solution
+        latency_s = max(self.problem.latency_s(turn.assignment), self.limit_s())
+        size, energy = self._size_limit(), self.targets.energy_j
+        limits = Limits(
+            latency_s,
+            None if size is None else max(size, self.problem.size_bytes(turn.assignment)),
+            None if energy is None else max(energy, turn.energy_j),
+        )
+        best = solve(self.problem, "effect", limits)
+        bound = min(best.bound, turn.effect) if best else turn.effect
+        gap = 1.0 - bound / turn.effect if turn.effect > 0 else 0.0
+        return Solution(solution.assignment, turn.effect, bound, max(gap, 0.0), best is not None and best.proven)
+
+    def limit_s(self) -> float:
+        return self.targets.latency_s if self.targets.asked_for_latency else 0.0
+
+    def try_known(self) -> None:
+        """Measure again the fastest plan that profiling met: mixed by chance or uniform, it may beat the solver's."""
+        legal = [(a, s) for a, s in self.judge.known if self.problem.holds(a)]
+        if legal:
+            assignment, seconds = min(legal, key=lambda pair: pair[1])
+            self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
+
+
+def _without_named(problem: Problem, assignment: Mapping[str, Scheme], message: str) -> Problem:
+    """The problem without the kernel of the region whose node a message names, where it names one."""
+    nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
+    hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
+    named = max(hit, key=len, default=None)
+    if named is None:
+        return problem
+    kernel = assignment[named].kernel
+    row = tuple(o for o in problem.options[named] if o.scheme.is_float or o.scheme.kernel != kernel)
+    return replace(problem, options={**problem.options, named: row})
+
+
+def same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:
+    return {k: s.name for k, s in one.items()} == {k: s.name for k, s in other.items()}
+
+
+def _with_costs(problem: Problem, table: CostTable) -> dict[str, tuple[Option, ...]]:
+    return {
+        region: tuple(replace(o, latency_s=table.scheme_s(region, o.scheme)) for o in options)
+        for region, options in problem.options.items()
+    }

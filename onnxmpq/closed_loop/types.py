@@ -1,0 +1,74 @@
+"""What goes into the loop and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+
+from onnxmpq.allocate import Limits, Problem, Solution
+from onnxmpq.dialects import Dialect, Rewrite
+from onnxmpq.model import Model
+from onnxmpq.ranges import QuantParams
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything a rewritten model is built from, for any assignment."""
+
+    model: Model
+    dialect: Dialect
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[tuple[str, str], QuantizedWeight]
+
+    def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+        """The mixed-precision graph of an assignment."""
+        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, self.model.roots))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of the loop: what was predicted and what was measured."""
+
+    assignment: dict[str, Scheme]
+    predicted_s: float
+    measured_s: float
+    size_bytes: int
+    effect: float
+    energy_j: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap."""
+
+    assignment: dict[str, Scheme]
+    proto: onnx.ModelProto
+    solution: Solution
+    problem: Problem
+    rounds: tuple[Round, ...]
+    kept: Round
+    original_s: float
+    latencylimit_s: float | None
+    size_limit_bytes: float | None
+    measured: bool = True
+
+
+class Refiner(Protocol):
+    """Knows more of quality than the sum of single effects does."""
+
+    def proposals(self, problem: Problem, assignment: Mapping[str, Scheme], limits: Limits) -> Sequence[Solution]:
+        """Other plans within the limits that may lose less quality than this one, most promising first."""
+        ...
+
+    def prefers(self, challenger: onnx.ModelProto, incumbent: onnx.ModelProto) -> bool:
+        """Whether the challenger really loses less, by more than chance."""
+        ...
+
+
+Keeps = Callable[[onnx.ModelProto], list[str]]
+"""Quality floors: a rewritten model -> those it does not keep, in words."""

@@ -1,0 +1,153 @@
+"""Quality floors: what a converted model must keep, and whether it does.
+
+--min-sqnr 30dB        worst output's 10 log10(Σ reference² / Σ error²)
+--max-divergence 0.01  KL in nats of classifier-like outputs, error over variance of others; summed over outputs
+--min-agreement 99%    rows whose largest entry is where fp32 has it, worst classifier-like output
+--max-drop 0.5%        of a metric on labelled samples: top-1 accuracy, or --metric module:function
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.feeds.python_source import import_source
+from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.runtime import run
+from onnxmpq.validate import Validation
+
+_ROUNDING = 1e-9
+MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
+_NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(dB|db|%)?\s*$")
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Limits of quality; None where there is none. max_drop: in the metric's own unit (0.005 for half a point)."""
+
+    min_sqnr_db: float | None = None
+    max_divergence: float | None = None
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        return all(v is None for v in (self.min_sqnr_db, self.max_divergence, self.min_agreement, self.max_drop))
+
+    def unmet(self, quality: Validation) -> list[str]:
+        """What is not kept, a short text each: "SQNR 27.1 dB, at least 30 asked"."""
+        found: list[str] = []
+        if self.min_sqnr_db is not None and quality.worst_sqnr_db < self.min_sqnr_db:
+            found.append(f"SQNR {quality.worst_sqnr_db:.1f} dB, at least {self.min_sqnr_db:g} asked")
+        if self.max_divergence is not None and quality.divergence > self.max_divergence:
+            found.append(f"divergence {quality.divergence:.3g}, at most {self.max_divergence:g} asked")
+        if self.min_agreement is not None and (quality.agreement or 0.0) < self.min_agreement:
+            found.append(f"top-1 agreement {quality.agreement or 0.0:.1%}, at least {self.min_agreement:.4g} asked")
+        metric = quality.metric
+        if self.max_drop is not None and metric and metric.original - metric.result > self.max_drop + _ROUNDING:
+            drop = metric.original - metric.result
+            found.append(f"{metric.name} dropped by {drop:.4g}, at most {self.max_drop:g} asked")
+        return found
+
+    def require_labels(self, labelled: bool) -> None:
+        """Raises UsageError where a metric has to be kept and there is none to take."""
+        if self.max_drop is not None and not labelled:
+            raise UsageError("--max-drop needs labels: give --labels, and --metric for other than top-1 accuracy")
+
+    def require_classes(self, kinds: Iterable[str]) -> None:
+        """Raises UsageError where classes have to agree and no output (of these kinds) has any."""
+        if self.min_agreement is not None and all(kind == "values" for kind in kinds):
+            raise UsageError("--min-agreement needs an output of class scores, and this model has none")
+
+    def asked(self) -> dict[str, str]:
+        """The floors as the command line spells them, for plans and reports."""
+        given = {
+            "min_sqnr": self.min_sqnr_db and f"{self.min_sqnr_db:g}dB",
+            "max_divergence": self.max_divergence and f"{self.max_divergence:g}",
+            "min_agreement": self.min_agreement and f"{self.min_agreement * 100:g}%",
+            "max_drop": self.max_drop is not None and f"{self.max_drop * 100:g}%",
+        }
+        return {name: text for name, text in given.items() if text}
+
+
+def parse_floors(
+    min_sqnr: str | float | None = None,
+    max_divergence: str | float | None = None,
+    min_agreement: str | float | None = None,
+    max_drop: str | float | None = None,
+) -> Floors:
+    """Floors from the command line's spelling. Raises UsageError."""
+    agreement = _number("--min-agreement", min_agreement, "99%", ("%", ""))
+    if agreement is not None and agreement > 1.0:
+        raise UsageError(f"--min-agreement {min_agreement!r}: more than all; write for example 99%")
+    return Floors(
+        _number("--min-sqnr", min_sqnr, "30dB", ("db", "")),
+        _number("--max-divergence", max_divergence, "0.01", ("",)),
+        agreement,
+        _number("--max-drop", max_drop, "0.5%", ("%", "")),
+    )
+
+
+def _number(option: str, text: str | float | None, example: str, units: Sequence[str]) -> float | None:
+    if text is None:
+        return None
+    match = _NUMBER.match(str(text))
+    unit = (match[2] or "").lower() if match else ""
+    if match is None or unit not in units:
+        raise UsageError(f"{option} {text!r}: cannot be understood; write for example {example}")
+    return float(match[1]) * (0.01 if unit == "%" else 1.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit on labelled samples, higher is better. name: for reports."""
+
+    name: str
+    function: MetricFunction
+
+    @classmethod
+    def named(cls, reference: str | MetricFunction | None) -> Metric:
+        """`module:function`, a function, or None for top-1 accuracy. Raises UsageError."""
+        if reference is None:
+            return cls("top-1", top1)
+        found: Any = import_source(reference) if isinstance(reference, str) else reference
+        if not callable(found):
+            raise UsageError(f"--metric {reference}: is a {type(found).__name__}, not a function (outputs, labels)")
+        return cls(reference if isinstance(reference, str) else getattr(found, "__name__", "metric"), found)
+
+    def score(self, session: ort.InferenceSession, feeds: Feeds, labels: Array | None) -> float:
+        """The function's value for a model's outputs on all samples. Raises CalibrationError where it fails."""
+        names = [o.name for o in session.get_outputs()]
+        runs = [run(session, inputs) for inputs in feeds.batches(1)]
+        outputs = {name: _stacked([r[i] for r in runs]) for i, name in enumerate(names)}
+        try:
+            value = float(self.function(outputs, labels))
+        except Exception as error:
+            raise CalibrationError(f"metric {self.name} raised {type(error).__name__}: {error}; repair it") from error
+        if not np.isfinite(value):
+            raise CalibrationError(f"metric {self.name} gave {value}; it must be a finite number")
+        return value
+
+
+def _stacked(values: list[Array]) -> Array | list[Array]:
+    """One array, first axis = samples, where all samples have the same shape."""
+    if all(v.shape == values[0].shape and v.ndim for v in values):
+        return np.concatenate(values)
+    return values
+
+
+def top1(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> float:
+    """Share of samples (or rows) whose largest entry of the first output is at the label. labels: int [samples]."""
+    scores = next(iter(outputs.values()))
+    if labels is None or not isinstance(scores, np.ndarray) or scores.ndim < 2:
+        raise ValueError("top-1 needs labels and an output [samples, classes]")
+    classes = scores.argmax(axis=-1)
+    if classes.size != labels.size:
+        raise ValueError(f"{labels.size} labels for {classes.size} rows of scores")
+    return float((classes.reshape(-1) == labels.reshape(-1)).mean())

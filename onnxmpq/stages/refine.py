@@ -1,0 +1,80 @@
+"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that took no part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.allocate import Limits, Problem, Solution, solve
+from onnxmpq.allocate.refine import refine
+from onnxmpq.allocate.superpose import Predictor
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity import Effects
+from onnxmpq.stages.effects import effect_samples
+from onnxmpq.stages.samples import Samples
+from onnxmpq.stages.threads import workers
+from onnxmpq.weights import Referee
+
+FEWEST_DECIDING = 8  # samples, to tell two plans apart
+MOST_PROPOSALS = 2  # each is built, measured and run
+
+
+@dataclass(frozen=True)
+class RunningRefiner:
+    """Proposes plans by superposed effects and prefers what does better on the referee's samples (`Refiner`).
+
+    unseen: bool [samples of the effects], those that weights were not rounded for. score: the user's metric.
+    """
+
+    effects: Effects
+    unseen: NDArray[np.bool_]
+    referee: Referee
+    seed: int
+    progress: Progress
+    score: Callable[[onnx.ModelProto], float] | None = None
+
+    def proposals(self, problem: Problem, assignment: Mapping[str, Scheme], limits: Limits) -> Sequence[Solution]:
+        """The least separable effect within the limits, then plans of less superposed divergence, the best first."""
+        predictor = Predictor.fitted(problem, self.effects, self.unseen, self.seed)
+        start = solve(problem, "effect", limits)
+        if start is None:
+            return []
+        better = refine(predictor, start, limits)
+        self.progress.say(
+            f"superposed effects: cross terms believed to {predictor.trust:.0%}, {len(better)} plans of less "
+            f"predicted divergence than the separable one"
+        )
+        return [*better[::-1][: MOST_PROPOSALS - 1], start]
+
+    def prefers(self, challenger: onnx.ModelProto, incumbent: onnx.ModelProto) -> bool:
+        """Whether the user's metric is better; without one or where it is equal, whether the mean divergence is lower
+        by more than its standard error, sample by sample."""
+        if self.score is not None and (better := self.score(challenger) - self.score(incumbent)):
+            return better > 0
+        gain = self.referee.losses(incumbent) - self.referee.losses(challenger)
+        return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def make_refiner(
+    model: Model,
+    effects: Effects,
+    data: Samples,
+    seed: int,
+    progress: Progress,
+    score: Callable[[onnx.ModelProto], float] | None = None,
+) -> RunningRefiner | None:
+    """None where too few samples are held back for it."""
+    deciding = data.deciding
+    if len(deciding) < FEWEST_DECIDING:
+        return None
+    referee = Referee.of(model, effects.divergence, deciding, SessionSettings(threads=workers()))
+    used = effect_samples(len(data.calibration), len(effects.reference))
+    unseen = np.array([data.decides(i) for i in used])
+    return RunningRefiner(effects, unseen, referee, seed, progress, score)
