@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,11 @@ def gather_samples(
     """Read the samples and hold every fourth one back for validation."""
     specs, tables = input_specs(open_session(model.proto)), table_rows(model.proto)
     bounds = tables if calibration is None else None
-    if calibration is None and recipe is None and (fitting := recipe_by_batchnorm(model, specs, seed)):
-        recipe, why = fitting
-        progress.say(f"no calibration data and no recipe: {why}")
+    fitting = recipe_by_batchnorm(model, specs, seed) if calibration is None and recipe is None else None
+    recipe, reasons = (fitting[0], (fitting[1],)) if fitting else (recipe, ())
     feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed, bounds=bounds)
     check_lookups(feeds, tables)
+    feeds = replace(feeds, notes=(*feeds.notes, *reasons))
     for note in feeds.notes:
         (progress.warn if feeds.synthetic else progress.say)(note)
     count = len(feeds)
