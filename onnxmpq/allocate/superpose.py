@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +78,18 @@ class Predictor:
         """float64 [samples]: Σ D(z₀, z₀ + Δz)."""
         total = np.zeros(len(self.effects.reference))
         for change in self._changes(assignment):
-            total += self.effects.divergence.per_sample(self.effects.reference, change)
+            total += self._alone(change)
         return total
+
+    def _alone(self, change: Code) -> NDArray[np.float64]:
+        """float64 [samples]: D(z₀, z₀ + Δz) of one of the effects, computed once."""
+        if id(change) not in self._singles:
+            self._singles[id(change)] = self.effects.divergence.per_sample(self.effects.reference, change)
+        return self._singles[id(change)]
+
+    @cached_property
+    def _singles(self) -> dict[int, NDArray[np.float64]]:
+        return {}
 
     def around(self, assignment: Assignment) -> Problem:
         """The problem with each decision's effect as it is beside the others of this plan, instead of alone."""

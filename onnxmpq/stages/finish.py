@@ -20,7 +20,7 @@ from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtime import SessionSettings, holds_fp8, open_session
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
@@ -57,6 +57,7 @@ class Labelled:
 
     def score(self, model: Any, feeds: Feeds, settings: SessionSettings) -> float:
         labels = None if self.labels is None else read_labels(self.labels, feeds)
+        settings = replace(settings, keep_qdq=settings.keep_qdq or holds_fp8(model))
         return self.metric.score(open_session(model, settings), feeds, labels)
 
 
