@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnxmpq.errors import ModelError, UsageError
 
 MINIMUM_OPSET = 9
+LARGEST_BYTES = 2**31 - 2**20  # protobuf's end, and with it that of onnx's checker, inliner and opset converter
 TARGET_OPSET = 21  # first with int4 tensors and blocked DequantizeLinear
 PER_CHANNEL_OPSET = 13  # first with DequantizeLinear(axis)
 _IR_VERSIONS = ((21, 10), (19, 9), (0, 8))  # opset, the IR version that came with it
@@ -42,9 +43,10 @@ def is_quantized_op(op_type: str) -> bool:
 def load(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Loaded:
     """Read a model from a path or take a proto; convert it to `opset`, or raise it to `TARGET_OPSET`.
 
-    Raises ModelError: no such file, not ONNX, truncated, external data missing, opset below 9.
+    Raises ModelError: no such file, not ONNX, truncated, external data missing, 2 GB or more, opset below 9.
     """
     if isinstance(source, onnx.ModelProto):
+        _require_fitting(sum(len(t.raw_data) for t in source.graph.initializer), "the given model")
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
         raw = source.SerializeToString(deterministic=True)
@@ -52,6 +54,7 @@ def load(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Load
     else:
         where = str(source)
         proto, digest, size = read(Path(source))
+        _require_fitting(size, where)
     _check(proto, where)
     notes: list[str] = []
     if proto.functions:
@@ -110,6 +113,13 @@ def _external_files(proto: onnx.ModelProto) -> set[str]:
 def _require_graph(proto: onnx.ModelProto, where: str) -> None:
     if not proto.ir_version or not proto.graph.node:
         raise ModelError(f"{where}: not an ONNX model (no graph in it), or truncated; export or copy it again")
+
+
+def _require_fitting(size: int, where: str) -> None:
+    if size >= LARGEST_BYTES:
+        raise ModelError(
+            f"{where}: {size / 1e9:.1f} GB with its weights; models of 2 GB or more cannot be prepared, convert parts"
+        )
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,3 +197,15 @@ def test_half_precision_models_have_no_layers() -> None:
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 4), np.float16), "w"))
     assert not prepare(proto).layers
+
+
+@pytest.mark.parametrize("as_path", [True, False], ids=["path", "proto"])
+def test_too_large_for_protobuf(as_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnx's own tools end at 2 GB; it is said before they are asked."""
+    proto = conv_relu()
+    load = sys.modules["onnxmpq.model.load"]  # onnxmpq.model.load is the function
+    monkeypatch.setattr(load, "LARGEST_BYTES", 1500)
+    with pytest.raises(ModelError, match="models of 2 GB or more cannot be prepared"):
+        prepare(saved(proto, tmp_path, external=True) if as_path else proto)
+    monkeypatch.setattr(load, "LARGEST_BYTES", 4000)
+    assert prepare(proto).layers
