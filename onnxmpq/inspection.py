@@ -53,7 +53,7 @@ class Inspection:
             table.add_row(row.name, row.pattern, str(row.parameters), str(row.macs or "?"), " ".join(row.schemes))
         console.print(table)
         movable = sum(len(r.schemes) > 1 for r in self.regions if r.kind != RegionKind.LAYER)
-        console.print(f"{len(self.regions) - len(layers)} other regions, {movable} of which can be int8")
+        console.print(f"{len(self.regions) - len(layers)} other regions, {movable} of which have a choice")
         for note in self.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
 

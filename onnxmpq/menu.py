@@ -20,6 +20,8 @@ from onnxmpq.target.types import Target
 
 FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, scales outweigh the bytes that int4 saves in a file
 NEWEST_OPSET = 21  # that any scheme needs
+PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outliers better
+ABOUT_AS_MANY = 0.9
 LARGEST_FLOAT16 = 65504.0
 FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
 Menu = dict[str, tuple[Scheme, ...]]
@@ -71,14 +73,15 @@ def check_requested(requested: frozenset[str], target: Target) -> None:
 
 
 def one_activation_format(model: Model, menu: Menu) -> Menu:
-    """The menu with one format of quantized activations: the one that reaches most multiply-accumulates, of equals the
-    first on the target's menu. Each tensor has one set of parameters, and TensorRT does not mix int8 with fp8."""
+    """The menu with one format of quantized activations, since each tensor has one set of parameters: the one that
+    reaches most multiply-accumulates, and of those that reach about as many the first of `PREFERRED`."""
     reach: dict[Format, int] = {}
     for region in model.regions:
         macs = (region.layer.macs or region.layer.parameters) if region.layer else 0
         for read in dict.fromkeys(s.reads for s in menu[region.name] if s.reads.quantized):
             reach[read] = reach.get(read, 0) + macs
-    best = max(reach, key=lambda read: reach[read], default=Format.FLOAT)
+    enough = ABOUT_AS_MANY * max(reach.values(), default=0)
+    best = next((read for read in PREFERRED if read in reach and reach[read] >= enough), Format.FLOAT)
     return {name: tuple(s for s in row if not s.reads.quantized or s.reads is best) for name, row in menu.items()}
 
 
@@ -90,7 +93,8 @@ def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]
         seen = [histograms[r] for t in (*region.inputs, *region.outputs) if (r := roots.get(t, t)) in histograms]
         reach = max((max(-h.low, h.high) for h in seen), default=0.0)
         fits, row = reach * FLOAT16_MARGIN <= LARGEST_FLOAT16, menu[region.name]
-        left_out = {"float16"} if not fits else {"bfloat16"} if any(s.half == "float16" for s in row) else set()
+        computes = any(s.half == "float16" and not s.reads.quantized for s in row)
+        left_out = {"float16"} if not fits else {"bfloat16"} if computes else set()
         kept[region.name] = tuple(s for s in row if s.half is None or s.half not in left_out)
         if not fits and any(s.half == "float16" for s in row) and len(kept[region.name]) == 1:
             reasons[region.name] = f"values up to {reach:.3g} do not fit float16"

@@ -55,7 +55,8 @@ class Scheme:
     fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
         empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
-    half: the 16-bit type that it reads, computes and writes in; None for float32.
+    half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
+        float32.
     """
 
     name: str
@@ -142,6 +143,7 @@ _LAYER_SCHEMES = (
         INT8_WEIGHTS,
         Format.SYMMETRIC_INT8,
         kernel="w8a8-int8",
+        half="float16",
     ),
     Scheme(
         "w8a8-fp8",
@@ -149,6 +151,7 @@ _LAYER_SCHEMES = (
         WeightFormat.fp8(),
         Format.FP8,
         kernel="w8a8-fp8",
+        half="float16",
     ),
     Scheme(
         "w4a8-fp8",
@@ -156,6 +159,7 @@ _LAYER_SCHEMES = (
         WeightFormat.fp8_dual(64),
         Format.FP8,
         kernel="w4a8-fp8",
+        half="float16",
     ),
 )
 

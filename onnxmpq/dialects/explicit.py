@@ -1,7 +1,7 @@
 """Explicit quantization: symmetric Q/DQ in front of what computes in 8 bits, casts around what computes in 16 bits.
 
 The spelling that TensorRT documents and that any runtime executes as it stands. One rule places activation pairs: a
-quantized region reads its inputs through Q -> DQ, one pair per tensor, shared by all its readers; results stay float.
+quantized region reads its inputs through Q -> DQ, one pair per tensor, shared by all its readers; it writes float16.
 So a bias stays float, a Q moves back over what only moves values, and a residual Add that follows a quantized layer
 can join that layer's kernel: its other input is read through the pair that the branch has anyway (see
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html).
@@ -66,6 +66,10 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
 
 
 class _Writer(Writer):
+    def __init__(self, job: Rewrite) -> None:
+        super().__init__(job)
+        self.residuals: dict[str, tuple[str, gs.Tensor]] = {}  # region -> the tensor it reads quantized, and as what
+
     def write(self) -> onnx.ModelProto:
         chosen = self.chosen()
         views = self._quantize_inputs([r for r, s in chosen if s.reads.quantized])
@@ -75,7 +79,8 @@ class _Writer(Writer):
                 weight = self.job.weights[region.name, scheme.weight.name]
                 slot = 0 if region.op_type == "Gather" else 1
                 self.nodes[region.nodes[0]].inputs[slot] = self._weight(region, weight)
-        self._compute_in_half(self._carried({r.name: s.half for r, s in chosen if s.half is not None}))
+        halves: dict[str, HalfType] = {r.name: s.half for r, s in chosen if s.half is not None}
+        self._compute_in_half(self._carried(halves), {r.name for r, s in chosen if s.reads.quantized})
         return self.finish()
 
     # ---- activations in 8 bits -----------------------------------------------------------------
@@ -98,6 +103,7 @@ class _Writer(Writer):
                 source = producers.get(own)
                 if source is not None and source.name in quantized and source.layer and other in views:
                     self.reconnect(region, self.tensors[other], views[other])
+                    self.residuals[region.name] = other, views[other]
                     break
 
     # ---- weights -------------------------------------------------------------------------------
@@ -157,14 +163,19 @@ class _Writer(Writer):
                 found[region.name] = half
         return [(r, found[r.name]) for r in model.regions if r.name in found]
 
-    def _compute_in_half(self, regions: list[tuple[Region, HalfType]]) -> None:
-        """Casts around these regions; between two of the same type there are none."""
+    def _compute_in_half(self, regions: list[tuple[Region, HalfType]], quantized: set[str]) -> None:
+        """Casts around these regions, or only behind them where they are quantized; none between two of one type."""
         raw: dict[tuple[str, HalfType], gs.Tensor] = {}
         for region, half in regions:
             for tensor in region.outputs:
-                raw[tensor, half] = self._half_result(self.tensors[tensor], half)
-        for region, half in regions:
+                raw[tensor, half] = self._half_result(self.tensors[tensor], half, region.name not in quantized)
+        for region, half in ((r, h) for r, h in regions if r.name not in quantized):
+            residual, view = self.residuals.get(region.name, ("", None))
+            if view is not None:
+                self.reconnect(region, view, self._cast(view, f"{residual}/residual", half))
             for tensor in region.inputs:
+                if tensor == residual:
+                    continue
                 if (tensor, half) not in raw:
                     raw[tensor, half] = self._cast(self.tensors[tensor], f"{tensor}/{half}", half)
                 self.reconnect(region, self.tensors[tensor], raw[tensor, half])
@@ -173,18 +184,19 @@ class _Writer(Writer):
                 bias = region.layer.bias if region.layer else None
                 node.inputs = [self._half_constant(t, half, t.name == bias) for t in node.inputs]
 
-    def _half_result(self, tensor: gs.Tensor, half: HalfType) -> gs.Tensor:
-        """The producer writes the type; the tensor's own name is float32 again. What 16-bit readers read."""
+    def _half_result(self, tensor: gs.Tensor, half: HalfType, computed_so: bool) -> gs.Tensor:
+        """The producer computes the type, or is cast to it; the tensor's own name is float32 again. What 16-bit
+        readers read."""
         producer = tensor.inputs[0]
         computed = gs.Variable(self.new(f"{tensor.name}/{half}"), dtype=np.float32)
         producer.outputs = [computed if t is tensor else t for t in producer.outputs]
-        if half == "float16":
+        if half == "float16" and computed_so:
             self._append_cast(computed, tensor, TensorProto.FLOAT)
             return computed
         narrow = gs.Variable(self.new(f"{tensor.name}/narrow"), dtype=np.float32)
         self._append_cast(computed, narrow, _HALF[half])
         self._append_cast(narrow, tensor, TensorProto.FLOAT)
-        return tensor
+        return tensor if half == "bfloat16" else narrow
 
     def _cast(self, tensor: gs.Tensor, name: str, half: HalfType) -> gs.Tensor:
         """A tensor in the type that the nodes compute in.

@@ -27,6 +27,7 @@ FREE_OPS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 """Operators that only rename a tensor's dimensions: no kernel runs."""
 
 _INT8_BITS = 8
+_HALF_BITS = 16
 _SCALE_BITS = 32
 _MULTIPLIER_BITS = 4
 
@@ -136,6 +137,8 @@ class _Machine:
     def _activation_bits(self, kernel: Kernel, scheme: Scheme, side: Format) -> int:
         if side is not Format.FLOAT:
             return kernel.activation_bits or scheme.activation_bits
+        if scheme.half is not None and scheme.reads.quantized:
+            return _HALF_BITS
         computes_in_float = scheme.reads is Format.FLOAT
         return (kernel.activation_bits if computes_in_float else None) or self.roofline.float_bits
 
