@@ -1,14 +1,16 @@
-"""Ablation of weight rounding: every weight at 4 bits (w4: dual blocks of 64, activations float), one step at a time.
+"""Ablation of weight rounding: every weight at 4 bits (w4: dual blocks of 16, activations float), one step at a time.
 
     ONNXMPQ_ZOO=... python -m benchmarks.rounding_ablation [MODEL ...] [--samples 64] [--test 400] [--scheme w4]
 
 Prints a markdown table: divergence from fp32 and the model's metric on test samples that calibration never saw. As in
 a conversion, moments come from three quarters of the calibration samples and the rest decides on the last two steps.
+Steps named "the same" are the one before them on a model with rescaled channels; what follows builds on the plain one.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
+from onnxmpq.rescale import CANDIDATES, candidate_factors, find_channels, measure_extent, rescaled
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.scales import fit_grid
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
@@ -31,6 +34,7 @@ from onnxmpq.weights import Referee, compensate, round_weights, with_biases, wit
 
 DEFAULT_MODELS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "vit_tiny", "gpt_char")
 Weights = dict[str, QuantizedWeight]
+LAST_FIRST_STEP = "+ descent, exact depthwise"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Subject:
         self.entry, self.scheme, self.test = zoo().load(name), scheme, test
         self.model = prepare(self.entry.model)
         self.dialect = DIALECTS["onnxruntime"]
-        calibration = self._feeds("calib", samples)
+        self.calibration = calibration = self._feeds("calib", samples)
         count = len(calibration)
         self.rounding = calibration.take([i for i in range(count) if i % 4 != 3])
         deciding, unseen = calibration.take(range(3, count, 4)), self._feeds("test", test)
@@ -76,6 +80,17 @@ class Subject:
         histograms = observe(self.model, feeds, list(tensors)).histograms
         return {t: ESTIMATORS["mse"](h) for t, h in histograms.items()}
 
+    def rescaled(self, candidate: str) -> Subject | None:
+        """The same with channels rescaled; None where the model has none that can be."""
+        channels = find_channels(self.model.proto)
+        if not channels.count:
+            return None
+        other = copy.copy(self)
+        extent = measure_extent(self.model, channels, self.rounding)
+        other.model = rescaled(self.model, channels, candidate_factors(candidate, extent, channels))
+        other.activations = other._ranges(self.calibration) if self.activations else {}
+        return other
+
     def build(self, model: Model, weights: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
         stored = {(name, weight.format.name): weight for name, weight in weights.items()}
         assignment = dict.fromkeys(weights, self.scheme)
@@ -96,6 +111,7 @@ def ablation(subject: Subject) -> list[Row]:
         weights = make()
         seconds = time.process_time() - start
         rows.append(Row(step, *subject.score(subject.build(subject.model, weights)), seconds))
+    rows += rescaled_rows(subject)
     for step, off in (("+ cross, in sequence", ["bias-correction"]), ("+ bias correction", [])):
         start = time.process_time()
         found = compensate(
@@ -105,6 +121,20 @@ def ablation(subject: Subject) -> list[Row]:
         changed = with_biases(subject.model, found.biases)
         kept = "cross" in found.kept if off else "bias-correction" in found.kept
         rows.append(Row(step, *subject.score(subject.build(changed, found.weights)), seconds, kept))
+    return rows
+
+
+def rescaled_rows(subject: Subject) -> list[Row]:
+    """GPTQ and descent after each way of rescaling channels, beside the steps that the others build on."""
+    rows = []
+    for candidate in CANDIDATES:
+        start = time.process_time()
+        other = subject.rescaled(candidate)
+        if other is not None:
+            weights = first_steps(other)[LAST_FIRST_STEP]()
+            seconds = time.process_time() - start
+            scores = other.score(other.build(other.model, weights))
+            rows.append(Row(f"the same, {candidate}", *scores, seconds))
     return rows
 
 
@@ -128,7 +158,7 @@ def first_steps(subject: Subject) -> dict[str, Callable[[], Weights]]:
         "nearest, largest weight": largest,
         "nearest, MSE scales": nearest,
         "GPTQ": lambda: rounded("descent"),
-        "+ descent, exact depthwise": rounded,
+        LAST_FIRST_STEP: rounded,
     }
 
 

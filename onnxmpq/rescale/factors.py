@@ -70,8 +70,6 @@ Candidate = Callable[[Extent, Channels], FloatArray]
 CANDIDATES: Mapping[str, tuple[str, Candidate]] = {
     "equalised": ("equalisation", _equalised),
     "smoothed 0.25": ("smoothquant", _smoothed(0.25)),
-    "smoothed 0.5": ("smoothquant", _smoothed(0.5)),
-    "smoothed 0.75": ("smoothquant", _smoothed(0.75)),
 }
 """Name -> (the technique it belongs to, factors float32 [count]).
 
