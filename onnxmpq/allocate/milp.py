@@ -53,11 +53,12 @@ class _Sum:
 
 
 @contextmanager
-def _stdout_kept_clean() -> Iterator[None]:
-    """Sends to stderr what native code writes to stdout: HiGHS, told to be silent, still remarks on some steps."""
+def _native_stdout_dropped() -> Iterator[None]:
+    """Drops what native code writes to stdout: HiGHS, told to be silent, still remarks on some steps."""
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     try:
         yield
     finally:
@@ -272,7 +273,7 @@ class _Program:
             total = self.totals[name]
             scaled = _Sum({v: c / scale[name] for v, c in total.terms.items()}, total.constant / scale[name])
             rows.append((scaled, -np.inf, limit / scale[name]))
-        with _stdout_kept_clean():
+        with _native_stdout_dropped():
             result = milp(
                 objective,
                 integrality=self._integrality(),

@@ -13,10 +13,11 @@ def out_of_reach(loop: Loop) -> str:
     fastest = min(ran, key=lambda r: r.measured_s)
     smallest = min(ran, key=lambda r: r.size_bytes)
     parts = []
+    verb = "measures" if loop.judge.measured else "is modelled at"
     if loop.targets.asked_for_latency and fastest.measured_s > loop.targets.latency_s:
         holders = ", ".join(f"{name} {s * 1e3:.3f} ms" for name, s in _slowest(loop, fastest))
         parts.append(
-            f"latency {loop.targets.latency_s * 1e3:.3g} ms cannot be met: the fastest plan measures "
+            f"latency {loop.targets.latency_s * 1e3:.3g} ms cannot be met: the fastest plan {verb} "
             f"{fastest.measured_s * 1e3:.3f} ms (fp32 {loop.original_s * 1e3:.3f} ms); most of it is in {holders}"
         )
     if loop.targets.size_bytes is not None and smallest.size_bytes > loop.targets.size_bytes:

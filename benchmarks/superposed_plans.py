@@ -1,0 +1,79 @@
+"""Plans of the separable solver against refined and re-ranked ones, at the same file size, on samples neither has seen.
+
+    ONNXMPQ_ZOO=... python -m benchmarks.superposed_plans [MODEL ...] [--samples 256] [--test 400]
+
+Per model three sizes between the smallest plan's and that of 8-bit weights everywhere. Nothing is timed. Prints a
+markdown table: true divergence on test samples of the separable plan, of the one of least predicted divergence, and of
+the one that is kept after running both on the spared quarter of the calibration samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from benchmarks.predictor import CLASSIFIERS
+from benchmarks.prepared import Prepared, prepare_entry
+from onnxmpq.allocate import Limits, solve
+from onnxmpq.allocate.refine import refine
+from onnxmpq.allocate.superpose import Predictor
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.stages.refine import RunningRefiner
+from onnxmpq.stages.threads import workers
+from onnxmpq.weights import Referee
+
+SHARES = (0.25, 0.5, 0.75)
+
+
+def refiner_of(prepared: Prepared) -> RunningRefiner:
+    """The refiner of a conversion, on the samples that rounding has not seen."""
+    spared = prepared.samples.take(np.flatnonzero(prepared.spared).tolist())
+    settings = SessionSettings(threads=workers())
+    referee = Referee.of(prepared.model, prepared.effects.divergence, spared, settings)
+    return RunningRefiner(prepared.effects, prepared.spared, referee, 0, Progress())
+
+
+def rows(name: str, samples: int, test: int) -> list[tuple[str, float, float, float]]:
+    """(size, divergence of the separable, the refined and the kept plan)."""
+    prepared = prepare_entry(name, samples, test, layers_only=True)
+    problem, refiner = prepared.problem, refiner_of(prepared)
+    predictor = Predictor.fitted(problem, prepared.effects, prepared.spared)
+    least = solve(problem, "size", Limits())
+    assert least is not None
+    smallest = problem.size_bytes(least.assignment)
+    eight = sum(
+        max(o.size_bytes for o in row if not o.scheme.is_float or len(row) == 1) for row in problem.options.values()
+    )
+    found = []
+    for share in SHARES:
+        limits = Limits(size_bytes=smallest + share * (problem.base_size_bytes + eight - smallest))
+        plain = solve(problem, "effect", limits)
+        assert plain is not None
+        better = refine(predictor, plain, limits)
+        refined = better[-1] if better else plain
+        protos = [prepared.bench.build(s.assignment) for s in (plain, refined)]
+        kept = refined if better and refiner.prefers(protos[1], protos[0]) else plain
+        losses = [prepared.true_divergence(s.assignment)[1] for s in (plain, refined, kept)]
+        found.append((f"{(limits.size_bytes or 0) / 1e6:.3f}", losses[0], losses[1], losses[2]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=CLASSIFIERS)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--test", type=int, default=400)
+    given = parser.parse_args()
+    print("| model | MB | separable | refined | kept | kept / separable |\n|---|---|---|---|---|---|")
+    ratios = []
+    for name in given.models:
+        for size, plain, refined, kept in rows(name, given.samples, given.test):
+            ratios.append(kept / plain)
+            print(f"| {name} | {size} | {plain:.4g} | {refined:.4g} | {kept:.4g} | {ratios[-1]:.2f} |", flush=True)
+    print(f"\nGeometric mean of kept / separable: {np.exp(np.mean(np.log(ratios))):.3f}")
+
+
+if __name__ == "__main__":
+    main()
