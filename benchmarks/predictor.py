@@ -47,7 +47,7 @@ def row(name: str, samples: int, test: int, count: int, seed: int) -> str:
     start = time.perf_counter()
     prepared = prepare_entry(name, samples, test, layers_only=True)
     plans = useful_plans(prepared, count, seed)
-    predictor = Predictor.fitted(prepared.problem, prepared.effects, prepared.spared, seed)
+    predictor = Predictor.fitted(prepared.problem, prepared.effects, seed)
     pure = Predictor(prepared.problem, prepared.effects, 1.0, 1.0)
     truth = np.array([prepared.true_divergence(p) for p in plans])
     predictions = {

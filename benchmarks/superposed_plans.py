@@ -32,14 +32,14 @@ def refiner_of(prepared: Prepared) -> RunningRefiner:
     spared = prepared.samples.take(np.flatnonzero(prepared.spared).tolist())
     settings = SessionSettings(threads=workers())
     referee = Referee.of(prepared.model, prepared.effects.divergence, spared, settings)
-    return RunningRefiner(prepared.effects, prepared.spared, referee, 0, Progress())
+    return RunningRefiner(prepared.effects, referee, 0, Progress())
 
 
 def rows(name: str, samples: int, test: int) -> list[tuple[str, float, float, float]]:
     """(size, divergence of the separable, the refined and the kept plan)."""
     prepared = prepare_entry(name, samples, test, layers_only=True)
     problem, refiner = prepared.problem, refiner_of(prepared)
-    predictor = Predictor.fitted(problem, prepared.effects, prepared.spared)
+    predictor = Predictor.fitted(problem, prepared.effects)
     least = solve(problem, "size", Limits())
     assert least is not None
     smallest = problem.size_bytes(least.assignment)

@@ -3,12 +3,11 @@
 The sum knows how decisions interact: one effect vector per decision gives every pair's cross term. From few samples
 the cross terms are partly noise, which an optimiser exploits, so what they say beyond their general level is shrunk:
 
-    prediction = optimism · (level · (1 - trust) · Σ D(z₀, z₀ + Δz) + trust · D(z₀, z₀ + Σ Δz))
+    prediction = level · (1 - trust) · Σ D(z₀, z₀ + Δz) + trust · D(z₀, z₀ + Σ Δz)
 
 level is the typical ratio of superposed to separable over random plans. trust is how well the deviations from it on
 one half of the samples foretell those on the other half (split-half reliability), carried over to all samples by the
-Spearman-Brown formula, 2r / (1 + r). optimism: weights rounded for some of the samples do less harm there than on
-others. Nothing is run for any of it; everything is in the effects.
+Spearman-Brown formula, 2r / (1 + r). Nothing is run for that; everything is in the effects.
 """
 
 from __future__ import annotations
@@ -34,25 +33,16 @@ Assignment = dict[str, Scheme]
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Divergence of plans by superposed effects. level, trust: see above; trust 0 is the separable prediction.
-
-    optimism: divergence on samples that rounding has not seen over that on all samples.
-    """
+    """Divergence of plans by superposed effects. level, trust: see above; trust 0 is the separable prediction."""
 
     problem: Problem
     effects: Effects
     level: float = 1.0
     trust: float = 0.0
-    optimism: float = 1.0
 
     @classmethod
-    def fitted(
-        cls, problem: Problem, effects: Effects, unseen: NDArray[np.bool_] | None = None, seed: int = 0
-    ) -> Predictor:
-        """Level and trust from random plans of this problem; separable where there are too few samples.
-
-        unseen: bool [samples], those that weights were not rounded for.
-        """
+    def fitted(cls, problem: Problem, effects: Effects, seed: int = 0) -> Predictor:
+        """Level and trust from random plans of this problem; separable where there are too few samples."""
         predictor = cls(problem, effects)
         if len(effects.reference) < FEWEST_SAMPLES:
             return predictor
@@ -60,15 +50,14 @@ class Predictor:
         plans = [random_plan(problem, generator) for _ in range(RANDOM_PLANS)]
         separable = np.stack([predictor.separable_per_sample(p) for p in plans])
         superposed = np.stack([predictor.superposed_per_sample(p) for p in plans])
-        optimism = _optimism(separable, unseen) if unseen is not None else 1.0
         level, trust = _fit(separable, superposed, generator)
-        return cls(problem, effects, level, trust, optimism)
+        return cls(problem, effects, level, trust)
 
     def divergence(self, assignment: Assignment) -> float:
         """Predicted divergence of a plan from fp32 (nats, or relative squared error)."""
         superposed = self.effects.divergence.mean(self.effects.reference, self._total(assignment))
         separable = self.level * (1.0 - self.trust) * self.problem.effect(assignment)
-        return self.optimism * (separable + self.trust * superposed)
+        return separable + self.trust * superposed
 
     def superposed_per_sample(self, assignment: Assignment) -> NDArray[np.float64]:
         """float64 [samples]: D(z₀, z₀ + Σ Δz)."""
@@ -172,14 +161,6 @@ def _fit(
         halves.append(float(first @ second) / power if power > 0 else 0.0)
     reliability = float(np.clip(np.mean(halves), 0.0, 1.0))
     return level, 2.0 * reliability / (1.0 + reliability)
-
-
-def _optimism(separable: NDArray[np.float64], unseen: NDArray[np.bool_]) -> float:
-    """Divergence on unseen samples over that on all; 1 where there are not enough of either."""
-    everywhere = float(separable.mean())
-    if unseen.sum() < FEWEST_SAMPLES or unseen.all() or everywhere <= 0:
-        return 1.0
-    return float(separable[:, unseen].mean()) / everywhere
 
 
 def _deviations(separable: NDArray[np.float64], superposed: NDArray[np.float64]) -> NDArray[np.float64]:

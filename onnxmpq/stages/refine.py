@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from onnxmpq.allocate import Limits, Problem, Solution, solve
 from onnxmpq.allocate.refine import refine
@@ -17,7 +16,6 @@ from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects
-from onnxmpq.stages.effects import effect_samples
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.weights import Referee
@@ -30,11 +28,10 @@ MOST_PROPOSALS = 2  # each is built, measured and run
 class RunningRefiner:
     """Proposes plans by superposed effects and prefers what does better on the referee's samples (`Refiner`).
 
-    unseen: bool [samples of the effects], those that weights were not rounded for. score: the user's metric.
+    score: the user's metric.
     """
 
     effects: Effects
-    unseen: NDArray[np.bool_]
     referee: Referee
     seed: int
     progress: Progress
@@ -42,7 +39,7 @@ class RunningRefiner:
 
     def proposals(self, problem: Problem, assignment: Mapping[str, Scheme], limits: Limits) -> Sequence[Solution]:
         """The least separable effect within the limits, then plans of less superposed divergence, the best first."""
-        predictor = Predictor.fitted(problem, self.effects, self.unseen, self.seed)
+        predictor = Predictor.fitted(problem, self.effects, self.seed)
         start = solve(problem, "effect", limits)
         if start is None:
             return []
@@ -75,6 +72,4 @@ def make_refiner(
     if len(deciding) < FEWEST_DECIDING:
         return None
     referee = Referee.of(model, effects.divergence, deciding, SessionSettings(threads=workers()))
-    used = effect_samples(len(data.calibration), len(effects.reference))
-    unseen = np.array([data.decides(i) for i in used])
-    return RunningRefiner(effects, unseen, referee, seed, progress, score)
+    return RunningRefiner(effects, referee, seed, progress, score)

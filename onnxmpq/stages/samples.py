@@ -34,16 +34,15 @@ class Samples:
     @property
     def rounding(self) -> Feeds:
         """Calibration samples that weights are rounded for."""
-        return self.calibration.take([i for i in range(len(self.calibration)) if not self.decides(i)])
+        return self.calibration.take([i for i in range(len(self.calibration)) if not self._decides(i)])
 
     @property
     def deciding(self) -> Feeds:
         """The other calibration samples, which decide on what rounding did; none where there are too few."""
-        return self.calibration.take([i for i in range(len(self.calibration)) if self.decides(i)])
+        return self.calibration.take([i for i in range(len(self.calibration)) if self._decides(i)])
 
     @staticmethod
-    def decides(number: int) -> bool:
-        """Whether this calibration sample is one of `deciding`."""
+    def _decides(number: int) -> bool:
         every = round(1 / DECIDING_SHARE)
         return number % every == every - 1
 

@@ -162,9 +162,7 @@ def test_passthrough_shares_its_source() -> None:
     assert quantized_roots(model, {pool.name: SCHEMES["int8"]}) == {"a"}
 
 
-def test_remarks_of_native_code_are_dropped(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_remarks_of_native_code_are_dropped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """`convert --json` prints one document there."""
 
     def talkative(*arguments: object, **options: object) -> object:
