@@ -17,6 +17,7 @@ from rich.table import Table
 
 import onnxmpq
 from onnxmpq import calibration, inspection, lint, pipeline, replay
+from onnxmpq.comparison import Validation
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.lint import show
@@ -28,7 +29,6 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
-from onnxmpq.validate import Validation
 from onnxmpq.weights import TECHNIQUES
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
@@ -124,6 +124,7 @@ def convert(
     metric: Annotated[
         str | None, typer.Option(help="module:function of (outputs by name, labels), higher is better; default top-1")
     ] = None,
+    curve: Annotated[Path | None, typer.Option(help="also write the trade-off curve to this .csv")] = None,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     cache: CacheFolder = None,
@@ -164,6 +165,7 @@ def convert(
         max_drop=max_drop,
         labels=labels,
         metric=metric,
+        curve=curve,
         seed=seed,
         progress=_Drawn(quiet),
     )
@@ -396,7 +398,3 @@ def main() -> None:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"onnxmpq: internal error: {what}; run again with --debug and report it", file=sys.stderr)
         raise SystemExit(OnnxmpqError.exit_code) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.runtime import run
-from onnxmpq.validate import Validation
 
 _ROUNDING = 1e-9
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from onnxmpq.comparison import Validation
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import candidates
 from onnxmpq.model import RegionKind, prepare
 from onnxmpq.target.load import load_target
-from onnxmpq.validate import Validation
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import onnx
 
 from onnxmpq.allocate import Budgets, parse_budgets
 from onnxmpq.cache import Cache
+from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
+from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
@@ -39,7 +41,6 @@ from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import check_prepared, gather_samples
 from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
-from onnxmpq.validate import Validation, compare, time_side_by_side
 from onnxmpq.weights import without as all_but
 
 DEFAULT_SAMPLES = 64
@@ -85,6 +86,7 @@ def convert(
     max_drop: str | float | None = None,
     labels: str | Path | None = None,
     metric: str | MetricFunction | None = None,
+    curve: str | Path | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -106,6 +108,7 @@ def convert(
     min_sqnr ("30dB"), max_divergence, min_agreement ("99%"), max_drop ("0.5%" of the metric): quality floors; without a
     budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
     metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
+    curve: a .csv to write the trade-off to: plans of least loss at other latencies (sizes, if only a size was asked).
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
@@ -130,6 +133,8 @@ def convert(
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
         check_writable(plan_path(Path(output)))
+    if curve is not None:
+        check_writable(Path(curve))
     prepared, store = prepare(model, opset), Cache.of(cache, progress)
     known = known_ranges(ranges, prepared, source_name(model), progress)
     for name in set(outputs or ()) - set(prepared.output_names):
@@ -186,10 +191,13 @@ def convert(
     )
     plan = with_factors(replace(with_stored_weights(plan, shipped.compensated), opset=opset), rescaling)
     report = build_report(prepared, device, plan, outcome, shipped.validation, data.calibration, reasons)
-    report = replace(report, reused=store.reused, warnings=warned)
+    points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
+    report = replace(report, reused=store.reused, warnings=warned, curve=points)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())
+    if curve is not None:
+        write_text(Path(curve), to_csv(points))
     return Result(outcome.proto, plan, report)
 
 

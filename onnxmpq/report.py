@@ -16,6 +16,8 @@ from rich.table import Table
 from onnxmpq.allocate import Budgets, Option
 from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop import Outcome
+from onnxmpq.comparison import Validation
+from onnxmpq.curve import Point, draw
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
@@ -26,7 +28,6 @@ from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
 from onnxmpq.target.types import Target
-from onnxmpq.validate import Validation
 
 SCHEMA = "onnxmpq.report/1"
 EMULATED = (
@@ -74,6 +75,7 @@ class Report:
     synthetic: bool
     notes: tuple[str, ...]
     reused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    curve: tuple[Point, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +86,8 @@ class Report:
         """Draw it on a console."""
         console.print(_summary(self))
         console.print(_coverage(self.coverage))
+        if self.curve:
+            console.print(draw(self.curve))
         for line in _remarks(self):
             console.print(line, highlight=False, markup=False)
 
@@ -336,6 +340,9 @@ def _remarks(report: Report) -> list[str]:
                 f"output {output.name}: SQNR is {output.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
+    if report.plan.factors:
+        losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
+        lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
     lines += report.plan.notes
     lines += [f"warning, rule {warning}" for warning in report.warnings]
     if report.validation.emulated:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import onnxmpq
 from onnxmpq import pipeline
+from onnxmpq.__main__ import main as entry
 from onnxmpq.cli import main
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
@@ -351,7 +352,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     before = folder.content()
     sample, calib = SAMPLES / "digits_transformer.onnx", SAMPLES / "digits_calib.npz"
     process = subprocess.Popen(
-        [sys.executable, "-m", "onnxmpq.cli", "convert", sample, "--calib", calib, "-o", folder / "out.onnx"],
+        [sys.executable, "-m", "onnxmpq", "convert", sample, "--calib", calib, "-o", folder / "out.onnx"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -486,3 +487,23 @@ def test_the_cache_is_where_it_was_asked_for(tmp_path: Path, run: Run) -> None:
     command = folder.convert("--size", "smallest", "--cache", tmp_path / "cache")
     assert run(*command).code == 0
     assert list((tmp_path / "cache").glob("*/*.npz"))
+
+
+def test_ctrl_c_during_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "onnxmpq.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "onnxmpq.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        entry()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "onnxmpq: interrupted; nothing was written\n"
+
+
+def test_nothing_heavy_is_imported_before_the_command_line() -> None:
+    code = "import sys, onnxmpq.__main__; print(sorted({'onnx', 'numpy', 'scipy', 'typer'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

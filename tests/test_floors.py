@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import onnxmpq
+from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import BudgetError, CalibrationError, UsageError
 from onnxmpq.floors import Floors, Metric, parse_floors, top1
-from onnxmpq.validate import MetricScores, OutputQuality, Validation
 from tests.conftest import QUICK, SAMPLES
 
 QUALITY = Validation(
@@ -85,7 +85,7 @@ def test_top1() -> None:
         top1({"y": scores}, np.array([0, 1, 2]))
 
 
-def convert(**given: Any) -> onnxmpq.pipeline.Result:
+def convert(**given: Any) -> onnxmpq.Result:
     data: Any = {
         "calibration": SAMPLES / "digits_test.npz",
         "labels": SAMPLES / "digits_test_labels.npy",

@@ -35,7 +35,7 @@ def test_commands_run(body: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "samples", tmp_path / "samples")
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "onnxmpq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxmpq.cli "$@"\n')
+    (tools / "onnxmpq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxmpq "$@"\n')
     (tools / "onnxmpq").chmod(0o755)
     search = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": search, "PYTHONPATH": str(ROOT)}

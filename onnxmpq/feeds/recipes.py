@@ -6,17 +6,15 @@ means is documented in `docs/calibration.md`.
 
 from __future__ import annotations
 
-import difflib
-import math
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, TypeGuard, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.fields import Fields, nearest
 from onnxmpq.resources import data_folder
 
 Resize = Literal["shorter", "exact", "letterbox", "crop"]
@@ -129,8 +127,7 @@ def find_recipe(name_or_path: str) -> Recipe:
     if shipped.is_file():
         return read_recipe(shipped, name_or_path)
     names = recipe_names()
-    near = difflib.get_close_matches(name_or_path.casefold(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the recipes are {', '.join(names)}"
+    hint = nearest(name_or_path, names, "the recipes are")
     raise CalibrationError(f"no recipe is called '{name_or_path}'; {hint} (a path to your own .toml file works too)")
 
 
@@ -142,7 +139,7 @@ def read_recipe(path: Path, name: str) -> Recipe:
         raise CalibrationError(f"recipe {path} does not exist; check the path") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CalibrationError(f"recipe {path} is no readable TOML file: {error}") from error
-    table = _Table(values, str(path))
+    table = Fields(values, f"recipe {path}", CalibrationError)
     kind = table.choice("kind", get_args(RecipeKind))
     description = table.text("description")
     if kind == "image":
@@ -154,14 +151,14 @@ def read_recipe(path: Path, name: str) -> Recipe:
             name,
             description,
             table.text("input", None),
-            sample_rate=table.whole_number("sample_rate", lowest=1),
-            fallback_window=table.whole_number("fallback_window", lowest=1),
+            sample_rate=table.whole("sample_rate", 1),
+            fallback_window=table.whole("fallback_window", 1),
         )
     table.finish()
     return recipe
 
 
-def _image_recipe(table: _Table, name: str, description: str) -> ImageRecipe:
+def _image_recipe(table: Fields, name: str, description: str) -> ImageRecipe:
     dtype = table.choice("dtype", ("float32", "float16", "uint8", "int8", "int32"), None)
     recipe = ImageRecipe(
         name,
@@ -170,12 +167,12 @@ def _image_recipe(table: _Table, name: str, description: str) -> ImageRecipe:
         resize=table.choice("resize", get_args(Resize)),
         size=table.size("size"),
         fallback_size=table.size("fallback_size"),
-        crop_fraction=table.number("crop_fraction", 1.0, above=0.0, highest=1.0),
+        crop_fraction=table.positive("crop_fraction", 1.0, highest=1.0),
         interpolation=table.choice("interpolation", get_args(Interpolation), "bilinear"),
-        pad=table.whole_number("pad", 114, lowest=0, highest=255),
+        pad=table.whole("pad", 0, 255, 114),
         colour=table.choice("colour", get_args(Colour), "rgb"),
         layout=table.choice("layout", get_args(PixelLayout), None),
-        divide=table.number("divide", 1.0, above=0.0),
+        divide=table.positive("divide", 1.0),
         mean=table.numbers("mean", (0.0,)),
         std=table.numbers("std", (1.0,)),
         dtype=None if dtype is None else np.dtype(dtype),
@@ -190,15 +187,15 @@ def _image_recipe(table: _Table, name: str, description: str) -> ImageRecipe:
     return recipe
 
 
-def _text_recipe(table: _Table, name: str, description: str, folder: Path) -> TextRecipe:
+def _text_recipe(table: Fields, name: str, description: str, folder: Path) -> TextRecipe:
     tokenizer = table.text("tokenizer", None)
     inputs = table.table("inputs")
     recipe = TextRecipe(
         name,
         description,
-        max_length=table.whole_number("max_length", lowest=1),
-        pad_id=table.whole_number("pad_id", 0, lowest=0),
-        vocabulary=table.whole_number("vocabulary", None, lowest=1),
+        max_length=table.whole("max_length", 1),
+        pad_id=table.whole("pad_id", 0, default=0),
+        vocabulary=table.whole("vocabulary", 1, default=None),
         tokenizer=None if tokenizer is None else folder / tokenizer,
         ids=inputs.text("ids"),
         mask=inputs.text("mask", None),
@@ -206,120 +203,3 @@ def _text_recipe(table: _Table, name: str, description: str, folder: Path) -> Te
     )
     inputs.finish()
     return recipe
-
-
-class _Required:
-    """Marks a field without default."""
-
-
-_REQUIRED = _Required()
-_Choice = TypeVar("_Choice", bound=str)
-_Default = TypeVar("_Default")
-
-
-class _Table:
-    """One TOML table whose fields are taken out one by one, each checked; `finish` refuses what is left over."""
-
-    def __init__(self, values: dict[str, object], where: str) -> None:
-        self._values = dict(values)
-        self._known: list[str] = []
-        self._where = where
-
-    def wrong(self, field: str, problem: str) -> NoReturn:
-        raise CalibrationError(f"recipe {self._where}: field '{field}' {problem}")
-
-    def finish(self) -> None:
-        for field in self._values:
-            near = difflib.get_close_matches(field, self._known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(self._known)}"
-            self.wrong(field, f"is unknown; {hint}")
-
-    def _take(self, field: str) -> object | None:
-        """The field's value; None where it is absent (TOML itself has no null)."""
-        self._known.append(field)
-        return self._values.pop(field, None)
-
-    def _or_default(self, field: str, default: _Default | _Required) -> _Default:
-        if isinstance(default, _Required):
-            self.wrong(field, "is missing; add it")
-        return default
-
-    def text(self, field: str, default: _Default | _Required = _REQUIRED) -> str | _Default:
-        value = self._take(field)
-        if value is None:
-            return self._or_default(field, default)
-        if not isinstance(value, str) or not value:
-            self.wrong(field, f"is {value!r}; it must be a text in quotes")
-        return value
-
-    def choice(
-        self, field: str, choices: Sequence[_Choice], default: _Default | _Required = _REQUIRED
-    ) -> _Choice | _Default:
-        value = self._take(field)
-        if value is None:
-            return self._or_default(field, default)
-        for choice in choices:
-            if value == choice:
-                return choice
-        self.wrong(field, f"is {value!r}; it must be one of {', '.join(choices)}")
-
-    def whole_number(
-        self,
-        field: str,
-        default: _Default | _Required = _REQUIRED,
-        *,
-        lowest: int,
-        highest: float = math.inf,
-    ) -> int | _Default:
-        value = self._take(field)
-        if value is None:
-            return self._or_default(field, default)
-        if not _is_whole(value) or not lowest <= value <= highest:
-            upper = "" if highest == math.inf else f" and at most {highest}"
-            self.wrong(field, f"is {value!r}; it must be a whole number of at least {lowest}{upper}")
-        return value
-
-    def number(self, field: str, default: float, *, above: float, highest: float = math.inf) -> float:
-        value = self._take(field)
-        if value is None:
-            return default
-        if not _is_number(value) or not above < value <= highest:
-            upper = "" if highest == math.inf else f" and at most {highest:g}"
-            self.wrong(field, f"is {value!r}; it must be a number above {above:g}{upper}")
-        return float(value)
-
-    def numbers(self, field: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        """One number, or a list of them."""
-        value = self._take(field)
-        if value is None:
-            return default
-        items = value if isinstance(value, list) else [value]
-        numbers = tuple(float(item) for item in items if _is_number(item))
-        if not numbers or len(numbers) < len(items):
-            self.wrong(field, f"is {value!r}; it must be a number or a list of numbers, one per channel")
-        return numbers
-
-    def size(self, field: str) -> tuple[int, int] | None:
-        """`224` or `[height, width]` as (height, width)."""
-        value = self._take(field)
-        if value is None:
-            return None
-        items = value if isinstance(value, list) else [value, value]
-        pixels = [item for item in items if _is_whole(item) and item > 0]
-        if len(pixels) != 2 or len(items) != 2:
-            self.wrong(field, f"is {value!r}; it must be a number of pixels or [height, width]")
-        return pixels[0], pixels[1]
-
-    def table(self, field: str) -> _Table:
-        value = self._take(field)
-        if not isinstance(value, dict):
-            self.wrong(field, f"is missing or no table; add [{field}]")
-        return _Table(value, f"{self._where}, [{field}]")
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

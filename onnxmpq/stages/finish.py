@@ -13,6 +13,7 @@ import onnx
 from onnxmpq.allocate import Budgets, Problem
 from onnxmpq.cache import Cache
 from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop, search_floor
+from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import BudgetError
@@ -25,7 +26,6 @@ from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.weights import compensate_plan, rebuilt
-from onnxmpq.validate import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.weights import Compensated, Techniques
 
 FLOOR_ATTEMPTS = 4

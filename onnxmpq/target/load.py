@@ -11,9 +11,10 @@ from typing import get_args
 import onnx
 
 from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.fields import nearest
 from onnxmpq.resources import data_folder
 from onnxmpq.schemes import FP32, scheme_named
-from onnxmpq.target.fields import Fields, nearest
+from onnxmpq.target.fields import TargetFields
 from onnxmpq.target.types import (
     BITS,
     BitLaw,
@@ -66,7 +67,7 @@ def _target_files() -> dict[str, Path]:
 
 def read_target(path: Path) -> Target:
     """The target in a file. Raises TargetError naming the file, the line or field, and the reason."""
-    fields = Fields(_toml(path), str(path))
+    fields = TargetFields.of(_toml(path), str(path))
     name = fields.text("name")
     if name != path.stem:
         fields.wrong("name", f"is '{name}', but the file is called {path.name}; targets are found by their file's name")
@@ -76,7 +77,7 @@ def read_target(path: Path) -> Target:
         description=fields.text("description"),
         sources=fields.texts("sources"),
         dialect=fields.choice("dialect", DIALECTS),
-        provider=fields.text("provider") if fields.has("provider") else None,
+        provider=fields.text("provider", None),
         cost=cost,
         menu=_menus(menu := fields.table("menu"), menu.names("activations")),
         activation_menu=_menus(inner := menu.table("activations"), inner.names()) if menu.has("activations") else {},
@@ -100,7 +101,7 @@ def _toml(path: Path) -> dict[str, object]:
         raise TargetError(f"target file {path} is no readable TOML file: {error}") from error
 
 
-def _menus(table: Fields, operators: Iterable[str]) -> Menus:
+def _menus(table: TargetFields, operators: Iterable[str]) -> Menus:
     """operator -> scheme names, all of them known."""
     menus: Menus = {}
     for operator in operators:
@@ -116,7 +117,7 @@ def _menus(table: Fields, operators: Iterable[str]) -> Menus:
     return menus
 
 
-def _roofline(fields: Fields) -> Roofline:
+def _roofline(fields: TargetFields) -> Roofline:
     table = fields.table("roofline")
     rates = table.table("macs_per_s") if table.has("macs_per_s") else None
     macs_per_s = _figures(rates) if rates else {}
@@ -129,7 +130,7 @@ def _roofline(fields: Fields) -> Roofline:
         launch_s=table.figure("launch_s"),
         float_bits=table.whole("float_bits", 8, 32),
         transitions=table.choice("transitions", get_args(Transitions)),
-        batch=table.whole("batch", 1, 65536) if table.has("batch") else 1,
+        batch=table.whole("batch", 1, 65536, 1),
         macs_per_s=macs_per_s,
         bits=bits,
         kernels={name: _kernel(kernels.table(name), macs_per_s, bits) for name in kernels.names()},
@@ -139,11 +140,11 @@ def _roofline(fields: Fields) -> Roofline:
     return roofline
 
 
-def _figures(table: Fields) -> dict[str, Figure]:
+def _figures(table: TargetFields) -> dict[str, Figure]:
     return {name: table.figure(name) for name in table.names()}
 
 
-def _bit_scaling(table: Fields) -> BitScaling:
+def _bit_scaling(table: TargetFields) -> BitScaling:
     scaling = BitScaling(
         law=table.choice("law", get_args(BitLaw)),
         widths=table.wholes("widths", 1, _WIDEST),
@@ -153,20 +154,20 @@ def _bit_scaling(table: Fields) -> BitScaling:
     return scaling
 
 
-def _kernel(table: Fields, macs_per_s: dict[str, Figure], bits: BitScaling | None) -> Kernel:
+def _kernel(table: TargetFields, macs_per_s: dict[str, Figure], bits: BitScaling | None) -> Kernel:
     computes = [*macs_per_s, *([BITS] if bits else [])]
     kernel = Kernel(
         compute=table.choice("compute", computes),
         source=table.source(),
-        weight_bits=table.whole("weight_bits", 1, _WIDEST) if table.has("weight_bits") else None,
-        activation_bits=table.whole("activation_bits", 1, _WIDEST) if table.has("activation_bits") else None,
-        unfolds_to=table.whole("unfolds_to", 1, _WIDEST) if table.has("unfolds_to") else None,
+        weight_bits=table.whole("weight_bits", 1, _WIDEST, None),
+        activation_bits=table.whole("activation_bits", 1, _WIDEST, None),
+        unfolds_to=table.whole("unfolds_to", 1, _WIDEST, None),
     )
     table.finish()
     return kernel
 
 
-def _energy(table: Fields, macs_per_s: dict[str, Figure], bits: BitScaling | None) -> Energy:
+def _energy(table: TargetFields, macs_per_s: dict[str, Figure], bits: BitScaling | None) -> Energy:
     """Joules for every compute format that has a rate, and for no other."""
     rates = table.table("mac_j") if macs_per_s else None
     mac_j = {name: rates.figure(name) for name in macs_per_s} if rates else {}
@@ -182,14 +183,14 @@ def _energy(table: Fields, macs_per_s: dict[str, Figure], bits: BitScaling | Non
     return energy
 
 
-def _lookup(table: Fields, folder: Path) -> Lookup:
+def _lookup(table: TargetFields, folder: Path) -> Lookup:
     has_energy = table.has("energy")
     lookup = Lookup(
         latency=folder / table.text("latency"),
         seconds_per_unit=table.positive("seconds_per_unit"),
         energy=folder / table.text("energy") if has_energy else None,
         joules_per_unit=table.positive("joules_per_unit") if has_energy else 1.0,
-        first_bits=table.whole("first_bits", 1, 32) if table.has("first_bits") else 1,
+        first_bits=table.whole("first_bits", 1, 32, 1),
         float_bits=table.whole("float_bits", 1, 32),
     )
     table.finish()

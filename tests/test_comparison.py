@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxmpq
+from onnxmpq.comparison import OutputQuality, Validation, compare
 from onnxmpq.errors import ValidationError
 from onnxmpq.runtime import SessionSettings
-from onnxmpq.validate import OutputQuality, Validation, compare
 from tests.graphs import feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
 
 

@@ -1,0 +1,52 @@
+"""The trade-off curve: every point is a plan, none dominates another, and its ends are the cheapest plan and fp32's."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import onnxmpq
+from onnxmpq.allocate import Limits, solve
+from onnxmpq.curve import Axis, Point, to_csv, trade_off
+from tests.allocate.problems import random_problem
+from tests.conftest import QUICK, SAMPLES
+
+
+@pytest.mark.parametrize("axis", get_args(Axis))
+@pytest.mark.parametrize("seed", range(3))
+def test_curve(axis: Axis, seed: int) -> None:
+    problem = random_problem("residual", seed)
+    curve = trade_off(problem, axis)
+    costs = [p.latency_ms if axis == "latency" else p.size_bytes for p in curve]
+    effects = [p.effect for p in curve]
+    assert costs == sorted(costs) and effects == sorted(effects, reverse=True) and len(set(effects)) == len(effects)
+    least = solve(problem, axis, Limits())
+    assert least is not None
+    cheapest = problem.latency_s(least.assignment) * 1e3 if axis == "latency" else problem.size_bytes(least.assignment)
+    assert costs[0] == pytest.approx(cheapest, rel=1e-2, abs=1.0)
+    assert effects[-1] == pytest.approx(problem.effect({}), abs=max(effects) * 1e-3)
+
+
+def test_csv_reads_back() -> None:
+    points = (Point(1.5, 1000, 0.25, 0.0, "2 int8, 1 fp32"), Point(2.0, 900, 0.1, 0.0, "3 fp32"))
+    rows = list(csv.DictReader(to_csv(points).splitlines()))
+    assert [float(r["latency_ms"]) for r in rows] == [1.5, 2.0]
+    assert rows[0]["schemes"] == "2 int8, 1 fp32"
+
+
+def test_conversion_writes_it(tmp_path: Path) -> None:
+    result = onnxmpq.convert(
+        SAMPLES / "digits_cnn.onnx",
+        size="40%",
+        calibration=SAMPLES / "digits_calib.npz",
+        samples=12,
+        effort=QUICK,
+        without=("gptq", "bias-correction"),
+        curve=tmp_path / "curve.csv",
+    )
+    rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
+    assert len(rows) == len(result.report.curve) > 3
+    assert int(rows[0]["size_bytes"]) < result.plan.measured["size_bytes"] < int(rows[-1]["size_bytes"])
