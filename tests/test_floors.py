@@ -104,7 +104,7 @@ def test_smallest_above_a_floor(floor: float) -> None:
     assert found.plan.budgets == {"size": "smallest", "min_sqnr": f"{floor:g}dB"}
     free = convert(size="smallest")
     assert free.plan.measured["size_bytes"] <= found.plan.measured["size_bytes"]
-    assert (free.report.validation.worst_sqnr_db >= floor) == (free.plan.schemes == found.plan.schemes)
+    assert free.report.validation.worst_sqnr_db >= floor or free.plan.schemes != found.plan.schemes
 
 
 def test_own_metric_is_asked_and_kept() -> None:
