@@ -268,7 +268,7 @@ def _summary(report: Report) -> Table:
     for column in ("", "fp32", "onnxmpq", "ratio"):
         table.add_column(column, justify="right" if column else "left")
     if timing is not None:
-        speed = f"{1 / timing.ratio:.2f}x faster" if timing.ratio <= 1 else f"{timing.ratio:.2f}x slower"
+        speed = _speed(timing.ratio)
         here = "" if "latency_ms" in report.plan.measured else " here, on the CPU"
         table.add_row(
             f"latency{here}, {timing.threads} thread(s)",
@@ -295,6 +295,13 @@ def _summary(report: Report) -> Table:
         change = f"{metric.result - metric.original:+.4g}"
         table.add_row(metric.name, f"{metric.original:.4g}", f"{metric.result:.4g}", change)
     return table
+
+
+def _speed(ratio: float) -> str:
+    """Latency of the result over the original's, in words."""
+    if f"{ratio:.2f}" == "1.00":
+        return "the same"
+    return f"{1 / ratio:.2f}x faster" if ratio < 1 else f"{ratio:.2f}x slower"
 
 
 def _modelled(prediction: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
