@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,11 @@ CPU = "CPUExecutionProvider"
 _PROTOBUF_LIMIT = 2**31 - 2**20
 _WRONG_FOR_FP8 = ["ReluQuantRewrite"]
 """Optimisers that keep_qdq must switch off: this one drops a Relu in front of a QuantizeLinear to float8 (1.31)."""
-_FP8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
+_FP8_TENSORS = {
+    "tensor(float8e4m3fn)": onnx.TensorProto.FLOAT8E4M3FN,
+    "tensor(float8e5m2)": onnx.TensorProto.FLOAT8E5M2,
+}
+_FP8 = frozenset(_FP8_TENSORS.values())
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -127,9 +132,18 @@ def _open_proto(
 def run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
     """Run once; raises ModelError with the runtime's message (which names the node)."""
     try:
-        return list(session.run(list(outputs) if outputs is not None else None, feeds))
+        return list(session.run(list(outputs) if outputs is not None else None, _typed(session, feeds)))
     except Exception as error:
         raise run_error(error) from error
+
+
+def _typed(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Any]:
+    """Feeds with bytes marked as float8 where the session takes that: NumPy has no such type, outputs come as bytes."""
+    if all(values.dtype != np.uint8 for values in feeds.values()):
+        return dict(feeds)
+    types = {i.name: _FP8_TENSORS.get(i.type) for i in session.get_inputs()}
+    mark = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+    return {name: v if (kind := types.get(name)) is None else mark(v, kind) for name, v in feeds.items()}
 
 
 def run_error(error: Exception) -> ModelError:

@@ -7,7 +7,7 @@ import pytest
 
 from onnxmpq.ranges import with_outputs
 from onnxmpq.statistics.walk import Walk
-from tests.graphs import feeds_for, outputs_of, prepared, residual_cnn
+from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 2**30], ids=["nothing_kept", "everything_kept"])
@@ -41,3 +41,27 @@ def test_a_changed_constant_reaches_later_stops_only() -> None:
     assert any(not np.allclose(a, b) for a, b in zip(changed, fresh, strict=True))
     for again, kept in zip(walk.inputs_of(first.nodes[0]), before, strict=True):
         np.testing.assert_array_equal(again, kept)
+
+
+def test_stops_between_float8_codes_and_their_readers() -> None:
+    """Two layers share codes that are live where the walk stops at the first of them."""
+    proto = graph(
+        """q = QuantizeLinear (x, s, z)
+           a0 = DequantizeLinear (q, s, z)
+           a = MatMul (a0, w)
+           b0 = DequantizeLinear (q, s, z)
+           b = MatMul (b0, w)
+           y = Add (a, b)""",
+        "float[N, 4] x",
+        "float[N, 4] y",
+        "float[4, 4] w, float s = {0.5}, float8e4m3fn z = {0}",
+    )
+    for node, name in zip(proto.graph.node, ("q", "a0", "first", "b0", "second", "sum"), strict=True):
+        node.name = name
+    feeds = feeds_for(proto)
+    walk = Walk(proto, feeds)
+    first, second = list(walk.inputs_of("first")), list(walk.inputs_of("second"))
+    for number, (one, other) in enumerate(zip(first, second, strict=True)):
+        np.testing.assert_array_equal(one, other)
+        exact = feeds.batch([number])["x"]
+        np.testing.assert_allclose(one, exact, rtol=0.07, atol=0.01)
