@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
-from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop, search_floor
+from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
@@ -234,7 +234,7 @@ def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
     machine, quality = Machine(table(), ORIGINAL_S), Quality(floor)
     bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table, storage_only=smallest)
-    outcome = search_floor(posed, budgets, bench, machine, CASE.proto.ByteSize(), Progress(), quality)
+    outcome = close_the_loop(posed, budgets, bench, machine, CASE.proto.ByteSize(), Progress(), keeps=quality)
     assert quality(outcome.proto) == []
     free = loop(budgets, Machine(table(), ORIGINAL_S), storage_only=smallest)
     if floor == 99:
@@ -249,4 +249,6 @@ def test_floor_that_no_plan_keeps() -> None:
     machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table)
     with pytest.raises((BudgetError, NothingFasterError)):
-        search_floor(posed, parse_budgets("fastest"), bench, machine, CASE.proto.ByteSize(), Progress(), Quality(-1))
+        close_the_loop(
+            posed, parse_budgets("fastest"), bench, machine, CASE.proto.ByteSize(), Progress(), keeps=Quality(-1)
+        )

@@ -1,6 +1,6 @@
 """Close the loop: plan, build, measure the real model, correct the cost table, plan again, until the budget holds."""
 
-from onnxmpq.closed_loop.goals import close_the_loop, search_floor
+from onnxmpq.closed_loop.goals import close_the_loop
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
 
-__all__ = ["Keeps", "Outcome", "Refiner", "Round", "Workbench", "close_the_loop", "search_floor"]
+__all__ = ["Keeps", "Outcome", "Refiner", "Round", "Workbench", "close_the_loop"]

@@ -27,29 +27,20 @@ def close_the_loop(
     judge: Judge,
     original_bytes: int,
     progress: Progress,
+    *,
     refiner: Refiner | None = None,
-) -> Outcome:
-    """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError."""
-    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner)
-    return _fastest(loop) if budgets.fastest else _within_budget(loop)
-
-
-def search_floor(
-    problem: Problem,
-    budgets: Budgets,
-    bench: Workbench,
-    judge: Judge,
-    original_bytes: int,
-    progress: Progress,
-    keeps: Keeps,
+    keeps: Keeps | None = None,
     most_effect: float | None = None,
 ) -> Outcome:
-    """The fastest (`budgets.smallest`: the smallest) plan within the budgets that keeps the quality floors.
+    """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError.
 
-    most_effect: plans of more predicted effect are not considered. Raises BudgetError or NothingFasterError.
+    keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
+    predicted effect than `most_effect`.
     """
-    loop = Loop(problem, budgets, bench, judge, original_bytes, progress)
-    return _above_floor(loop, keeps, most_effect)
+    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner)
+    if keeps is not None:
+        return _above_floor(loop, keeps, most_effect)
+    return _fastest(loop) if budgets.fastest else _within_budget(loop)
 
 
 def _within_budget(loop: Loop) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import onnx
 
 from onnxmpq.allocate import Budgets, Problem
 from onnxmpq.cache import Cache
-from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop, search_floor
+from onnxmpq.closed_loop import Keeps, Outcome, Refiner, Workbench, close_the_loop
 from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
@@ -21,7 +20,7 @@ from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session
+from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
@@ -57,7 +56,6 @@ class Labelled:
 
     def score(self, model: Any, feeds: Feeds, settings: SessionSettings) -> float:
         labels = None if self.labels is None else read_labels(self.labels, feeds)
-        settings = replace(settings, keep_qdq=settings.keep_qdq or holds_fp8(model))
         return self.metric.score(open_session(model, settings), feeds, labels)
 
 
@@ -115,7 +113,7 @@ def finish(job: Job) -> Shipped:
     """Close the loop within the budgets and above the floors. Raises BudgetError or NothingFasterError."""
     job.floors.require_classes(job.effects.divergence.kinds.values())
     if job.floors.empty or not (job.budgets.fastest or job.budgets.smallest):
-        shipped = _ship(job, _close(job))
+        shipped = _ship(job, _close(job, refiner=_refiner(job)))
         if unmet := job.floors.unmet(shipped.validation):
             raise BudgetError(
                 f"within the budgets the quality floor cannot be kept: {', '.join(unmet)} (on "
@@ -125,16 +123,32 @@ def finish(job: Job) -> Shipped:
     return _above_floors(job)
 
 
-def _close(job: Job) -> Outcome:
-    labelled, settings = job.examiner.labelled, job.examiner.settings
-    score = partial(_score, labelled, job.data.deciding, settings) if labelled and labelled.ranks else None
-    refiner = make_refiner(job.bench.model, job.effects, job.data, job.seed, job.progress, score)
-    original_bytes = job.bench.model.source_bytes
-    return close_the_loop(job.problem, job.budgets, job.bench, job.judge, original_bytes, job.progress, refiner)
+def _close(
+    job: Job, *, refiner: Refiner | None = None, keeps: Keeps | None = None, most_effect: float | None = None
+) -> Outcome:
+    return close_the_loop(
+        job.problem,
+        job.budgets,
+        job.bench,
+        job.judge,
+        job.bench.model.source_bytes,
+        job.progress,
+        refiner=refiner,
+        keeps=keeps,
+        most_effect=most_effect,
+    )
 
 
-def _score(labelled: Labelled, feeds: Feeds, settings: SessionSettings, proto: onnx.ModelProto) -> float:
-    return labelled.score(proto, feeds, settings)
+def _refiner(job: Job) -> Refiner | None:
+    """By the user's metric, where one was chosen, and by divergence."""
+    labelled, settings, feeds = job.examiner.labelled, job.examiner.settings, job.data.deciding
+
+    def score(proto: onnx.ModelProto) -> float:
+        assert labelled is not None
+        return labelled.score(proto, feeds, settings)
+
+    ranks = labelled is not None and labelled.ranks
+    return make_refiner(job.bench.model, job.effects, job.data, job.seed, job.progress, score if ranks else None)
 
 
 def _above_floors(job: Job) -> Shipped:
@@ -147,16 +161,7 @@ def _above_floors(job: Job) -> Shipped:
         return job.floors.unmet(quality)
 
     for _ in range(FLOOR_ATTEMPTS):
-        outcome = search_floor(
-            job.problem,
-            job.budgets,
-            job.bench,
-            job.judge,
-            job.bench.model.source_bytes,
-            job.progress,
-            keeps,
-            most_effect,
-        )
+        outcome = _close(job, keeps=keeps, most_effect=most_effect)
         shipped = _ship(job, outcome)
         missed = job.floors.unmet(shipped.validation)
         if not missed:

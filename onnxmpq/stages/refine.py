@@ -1,4 +1,7 @@
-"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that took no part."""
+"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that rounding has not seen.
+
+Effects were measured on those samples too, so the judgement is independent of the weights but not of the effects.
+"""
 
 from __future__ import annotations
 
