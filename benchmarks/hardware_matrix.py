@@ -3,8 +3,8 @@
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.hardware_matrix [MODEL ...] [--goal latency|energy] [--samples 32]
 
 Four shipped targets, each with its own menu: BitFusion at the edge and BISMO in the cloud (HAQ, arXiv 1811.08886),
-an edge NPU with compressed weights, and an L4. Each plans the model for its own least latency (or energy) under the
-same limit on the predicted effect on the outputs: the geometric mean of the effects of all-int8 and of all-w4a4.
+an edge NPU with compressed weights, and BISMO at the edge. Each plans the model for its own least latency (or energy)
+under the same limit on the predicted effect on the outputs: the geometric mean of all-int8's effect and all-w4a4's.
 Every plan is then charged with every target's costs; what a target does not offer runs there in its cheapest scheme
 of no fewer bits, float where it has none. Effects are measured on a few samples (nearest rounding). No machine is
 timed: the numbers are the same everywhere.
@@ -38,7 +38,7 @@ from onnxmpq.stages.effects import pose
 from onnxmpq.stages.ranges import activation_tensors, narrow_inputs
 from onnxmpq.target import Target, load_target, roofline_table
 
-TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "l4")
+TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "bismo-edge")
 MODELS = ("resnet20_cifar10", "mobilenet_v1_0.25")
 Goal = Literal["latency", "energy"]
 Plan = dict[str, Scheme]
