@@ -245,6 +245,18 @@ def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
         assert outcome.kept.measured_s > free.kept.measured_s
 
 
+@pytest.mark.parametrize("floor", [1, 99])
+def test_smallest_above_the_floor_where_other_kernels_are_slow(floor: int) -> None:
+    """No clock judges plans on float32's kernels, however slow the others turn out and however fast float32 seemed."""
+    machine, quality = Machine(table(), 0.5 * ORIGINAL_S, factor=9.0, luck=3.0), Quality(floor)
+    bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    size = CASE.proto.ByteSize()
+    budgets = parse_budgets(size="smallest")
+    outcome = close_the_loop(problem(machine.table), budgets, bench, machine, size, Progress(), keeps=quality)
+    assert quality(outcome.proto) == [] and outcome.kept.size_bytes < size
+    assert all(s.kernel == "fp32" for s in outcome.assignment.values())
+
+
 def test_floor_that_no_plan_keeps() -> None:
     machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table)

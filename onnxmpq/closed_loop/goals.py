@@ -86,7 +86,7 @@ def _fastest(loop: Loop) -> Outcome:
     """Least measured latency (and the size limit, if there is one); ties go to the plan of less effect."""
     loop.try_known()
     for _ in range(ROUNDS):
-        solution = _cheapest(loop, None)
+        solution = _cheapest(loop, loop.problem, None)
         if solution is None:
             return _last_resort(loop)
         count = len(loop.rounds)
@@ -113,13 +113,28 @@ def _faster(loop: Loop, best: Round) -> Round:
 
 
 def _above_floor(loop: Loop, keeps: Keeps, most_effect: float | None) -> Outcome:
-    """Bisection over the predicted effect: the more of it a plan may have, the faster or smaller it is."""
+    """The fastest (or smallest) plan that keeps the floors; the smallest on float32's kernels where others are slow."""
+    kept, unmet = _bisected(loop, keeps, most_effect, calm=False)
+    if not kept and loop.budgets.smallest and loop.original_will_do:
+        kept, unmet = _bisected(loop, keeps, most_effect, calm=True)
+    if not kept:
+        why = ", ".join(unmet) or "plans of so little effect are no faster or smaller than asked"
+        raise BudgetError(f"no plan that saves anything keeps the quality floor: {why}; lower the floor")
+    best = min(kept, key=lambda r: r.size_bytes if loop.budgets.smallest else r.measured_s)
+    return loop.keep(best if loop.budgets.smallest else _faster(loop, best))
+
+
+def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool) -> tuple[list[Round], list[str]]:
+    """Bisection over the predicted effect: the more of it a plan may have, the faster or smaller it is.
+
+    calm: only plans on float32's kernels. Returns the plans that keep the floors, and what the last other one missed.
+    """
     unmet: list[str] = []
     kept: list[Round] = []
     low, high = 0.0, most_effect
     for _ in range(FLOOR_ROUNDS):
         limit = (low * high) ** 0.5 if low and high else high
-        solution = _cheapest(loop, limit)
+        solution = _cheapest(loop, loop.on_original_kernels() if calm else loop.problem, limit)
         if solution is None:
             break
         turn = loop.attempt(solution)
@@ -133,25 +148,21 @@ def _above_floor(loop: Loop, keeps: Keeps, most_effect: float | None) -> Outcome
             low = max(low, turn.effect, limit or 0.0)
         if low >= high * FLOOR_PRECISION:
             break
-    if not kept:
-        why = ", ".join(unmet) or "plans of so little effect are no faster or smaller than asked"
-        raise BudgetError(f"no plan that saves anything keeps the quality floor: {why}; lower the floor")
-    best = min(kept, key=lambda r: r.size_bytes if loop.budgets.smallest else r.measured_s)
-    return loop.keep(best if loop.budgets.smallest else _faster(loop, best))
+    return kept, unmet
 
 
-def _cheapest(loop: Loop, most_effect: float | None) -> Solution | None:
+def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Solution | None:
     """The fastest (or smallest) plan of at most so much effect, and the one of least effect among its equals."""
     limits = replace(loop.limits(), effect=most_effect)
     if loop.budgets.latency:
         limits = replace(limits, latency_s=loop.targets.latency_s)
     if loop.budgets.smallest:
-        return solve(loop.problem, "size", limits)
-    least = solve(loop.problem, "latency", limits)
+        return solve(problem, "size", limits)
+    least = solve(problem, "latency", limits)
     if least is None:
         return None
-    relaxed = replace(limits, latency_s=loop.problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
-    return solve(loop.problem, "effect", relaxed) or least
+    relaxed = replace(limits, latency_s=problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
+    return solve(problem, "effect", relaxed) or least
 
 
 def _last_resort(loop: Loop) -> Outcome:
