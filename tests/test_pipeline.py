@@ -182,7 +182,7 @@ def test_samples_get_faster(sample: str) -> None:
     before = path.read_bytes()
     result = onnxmpq.convert(path, **DIGITS)
     assert path.read_bytes() == before
-    assert "int8" in {r.scheme for r in result.plan.layers}
+    assert {r.scheme for r in result.plan.layers} != {"fp32"}
     [logits] = result.report.validation.outputs
     assert logits.kind == "logits" and logits.top1_agreement is not None
     assert logits.top1_agreement >= 0.75 and logits.sqnr_db > 12
