@@ -100,6 +100,10 @@ def convert(
     ] = None,
     opset: Annotated[int | None, typer.Option(help="of the result; 19 holds fp8, 21 also int4")] = None,
     batch: Annotated[int | None, typer.Option(help="samples at a time on a modelled target; costs per sample")] = None,
+    keep_io: Annotated[
+        bool,
+        typer.Option("--keep-io/--no-keep-io", help="inputs and outputs stay float32, or are 16 bits wide as planned"),
+    ] = True,
     output_kind: Annotated[
         list[str] | None, typer.Option(help="NAME=logits|probabilities|values, where the guess is wrong")
     ] = None,
@@ -156,6 +160,7 @@ def convert(
         schemes=scheme or (),
         opset=opset,
         batch=batch,
+        keep_io=keep_io,
         outputs=_parse_kinds(output_kind or []),
         without=without or (),
         estimator=estimator,

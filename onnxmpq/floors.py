@@ -20,7 +20,7 @@ from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.runtime import run
+from onnxmpq.runtime import run, widened
 
 _ROUNDING = 1e-9
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
@@ -124,7 +124,7 @@ class Metric:
     def score(self, session: ort.InferenceSession, feeds: Feeds, labels: Array | None) -> float:
         """The function's value for a model's outputs on all samples. Raises CalibrationError where it fails."""
         names = [o.name for o in session.get_outputs()]
-        runs = [run(session, inputs) for inputs in feeds.batches(1)]
+        runs = [[widened(v) for v in run(session, inputs)] for inputs in feeds.batches(1)]
         outputs = {name: _stacked([r[i] for r in runs]) for i, name in enumerate(names)}
         try:
             value = float(self.function(outputs, labels))

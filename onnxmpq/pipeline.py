@@ -28,11 +28,11 @@ from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
-from onnxmpq.report import Report, build_plan, build_report, source_name
+from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
 from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
-from onnxmpq.stages.candidates import require_candidates, storage_only, used_when_fastest
+from onnxmpq.stages.candidates import require_candidates, require_half, storage_only, used_when_fastest
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
@@ -73,6 +73,7 @@ def convert(
     schemes: Iterable[str] = (),
     opset: int | None = None,
     batch: int | None = None,
+    keep_io: bool = True,
     outputs: Mapping[str, OutputKind] | None = None,
     cost_table: str | Path | None = None,
     ranges: str | Path | Calibration | None = None,
@@ -104,7 +105,8 @@ def convert(
     outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
     model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. schemes: use
     no others than these. opset: of the result, 21 where nothing is given. batch: samples that a modelled target
-    computes at a time; costs are per sample. without: names of `onnxmpq.weights.TECHNIQUES` to switch off.
+    computes at a time; costs are per sample. keep_io: False for float16 or bfloat16 inputs and outputs where the plan
+    reads and writes them so. without: names of `onnxmpq.weights.TECHNIQUES` to switch off.
     min_sqnr ("30dB"), max_divergence, min_agreement ("99%"), max_drop ("0.5%" of the metric): quality floors; without a
     budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
     metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
@@ -152,6 +154,8 @@ def convert(
     if for_nothing_else and device.cost == "measured":
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     require_candidates(prepared, menu, bool(excluded))
+    if not keep_io:
+        require_half(menu, device)
 
     if known is None:  # or the ranges would be those of other scales
         rescaling = rescale(prepared, menu, dialect, data, outputs, for_size, techniques, progress, store)
@@ -160,7 +164,7 @@ def convert(
     prepared = rescaling.model
     observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
     menu, overflow = within_float16(prepared, menu, observation.histograms)
-    bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    bench = replace(prepare_bench(prepared, menu, observation, dialect, progress), keep_io=keep_io)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
     require_candidates(prepared, menu)
@@ -189,7 +193,9 @@ def convert(
     plan = build_plan(
         prepared, device, budgets, floors, outcome, bench.activations, reasons, effects, threads, model, ROUNDING
     )
-    plan = with_factors(replace(with_stored_weights(plan, shipped.compensated), opset=opset), rescaling)
+    notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
+    plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io, notes=notes)
+    plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, outcome, shipped.validation, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
     report = replace(report, reused=store.reused, warnings=warned, curve=points)

@@ -45,6 +45,7 @@ class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
     gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
+    keep_io: False where inputs and outputs may be 16 bits wide.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
     a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
@@ -66,6 +67,7 @@ class Plan:
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
     opset: int | None = None
+    keep_io: bool = True
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -98,6 +100,8 @@ class Plan:
             plan = cls(**data)
             if plan.opset is not None and type(plan.opset) is not int:
                 raise TypeError(f"opset {plan.opset!r} is no number")
+            if not isinstance(plan.keep_io, bool):
+                raise TypeError(f"keep_io {plan.keep_io!r} is neither true nor false")
             for table in (
                 plan.model,
                 plan.budgets,

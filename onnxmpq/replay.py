@@ -67,7 +67,7 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
             )
     model = restore_biases(model, plan.biases)
     try:
-        return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots))
+        return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots, plan.keep_io))
     except KeyError as error:
         raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
 

@@ -150,6 +150,16 @@ def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
     )
 
 
+def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
+    """Which inputs and outputs are not of the source's types."""
+    before = {i.name: i.type.tensor_type.elem_type for i in (*source.graph.input, *source.graph.output)}
+    ends = {i.name: i.type.tensor_type.elem_type for i in (*proto.graph.input, *proto.graph.output)}
+    narrow = [f"{n} {onnx.TensorProto.DataType.Name(e).lower()}" for n, e in ends.items() if e != before[n]]
+    if not narrow:
+        return "--no-keep-io changes nothing here: the plan reads no input and writes no output in 16 bits"
+    return f"inputs and outputs in 16 bits: {', '.join(narrow)}"
+
+
 def _measured(outcome: Outcome) -> dict[str, float]:
     """What was measured rather than modelled: the size always, latencies where the target is this machine."""
     size: dict[str, float] = {"size_bytes": outcome.kept.size_bytes}

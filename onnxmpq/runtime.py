@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +31,13 @@ _FP8_TENSORS = {
     "tensor(float8e5m2)": onnx.TensorProto.FLOAT8E5M2,
 }
 _FP8 = frozenset(_FP8_TENSORS.values())
-_DTYPES = {
+_BFLOAT16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)  # ml_dtypes', NumPy has none
+_HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": _BFLOAT16}
+_UNKNOWN_TO_NUMPY = {"tensor(bfloat16)": _BFLOAT16, **dict.fromkeys(_FP8_TENSORS, np.dtype(np.uint8))}
+_DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(bfloat16)": _BFLOAT16,
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
@@ -129,21 +135,83 @@ def _open_proto(
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
 
 
-def run(session: ort.InferenceSession, feeds: dict[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
-    """Run once; raises ModelError with the runtime's message (which names the node)."""
+@dataclass(frozen=True)
+class Call:
+    """A run with its inputs prepared, so that the runtime alone can be timed.
+
+    given: what the session takes. owners: arrays whose memory `given` refers to. by_value: through OrtValues, since
+    some output is of a type that NumPy does not have.
+    """
+
+    session: ort.InferenceSession
+    outputs: list[str] | None
+    given: dict[str, Any]
+    owners: dict[str, Array]
+    by_value: bool
+
+    @classmethod
+    def of(
+        cls, session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> Call:
+        """float32 feeds become float16 or bfloat16 where the session asks for it; bytes are marked as float8."""
+        types = {i.name: i.type for i in session.get_inputs()}
+        made = {o.name: o.type for o in session.get_outputs()}
+        owners = {n: np.asarray(_in_half(v, types.get(n, "")), order="C") for n, v in feeds.items()}
+        given = {name: _marked(values, types.get(name, "")) for name, values in owners.items()}
+        names = list(outputs) if outputs is not None else None
+        by_value = any(made.get(name) == "tensor(bfloat16)" for name in names or made)
+        if by_value:
+            given = {
+                n: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for n, v in given.items()
+            }
+        return cls(session, names, given, owners, by_value)
+
+    def __call__(self) -> list[Any]:
+        if self.by_value:
+            return list(self.session.run_with_ort_values(self.outputs, self.given))
+        return list(self.session.run(self.outputs, self.given))
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
+    """Run once on float32 feeds, or on those of the session's own types; float8 comes as bytes.
+
+    Raises ModelError with the runtime's message (which names the node).
+    """
     try:
-        return list(session.run(list(outputs) if outputs is not None else None, _typed(session, feeds)))
+        return [_array(value) for value in Call.of(session, feeds, outputs)()]
     except Exception as error:
         raise run_error(error) from error
 
 
-def _typed(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Any]:
-    """Feeds with bytes marked as float8 where the session takes that: NumPy has no such type, outputs come as bytes."""
-    if all(values.dtype != np.uint8 for values in feeds.values()):
-        return dict(feeds)
-    types = {i.name: _FP8_TENSORS.get(i.type) for i in session.get_inputs()}
+def _in_half(values: Array, wanted: str) -> Array:
+    half = _HALVES.get(wanted)
+    return values.astype(half) if half is not None and values.dtype == np.float32 else values
+
+
+def _marked(values: Array, wanted: str) -> Any:
+    """An array whose type NumPy does not have, as what it is."""
     mark = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
-    return {name: v if (kind := types.get(name)) is None else mark(v, kind) for name, v in feeds.items()}
+    if values.dtype == _BFLOAT16:
+        return mark(values, onnx.TensorProto.BFLOAT16)
+    if values.dtype == np.uint8 and wanted in _FP8_TENSORS:
+        return mark(values, _FP8_TENSORS[wanted])
+    return values
+
+
+def _array(value: Any) -> Any:
+    """An output as an array; sequences and maps as they are."""
+    if not isinstance(value, ort.OrtValue):
+        return value
+    stored, shape = _UNKNOWN_TO_NUMPY.get(value.data_type()), value.shape()
+    if stored is None:
+        return value.numpy()
+    raw = ctypes.string_at(value.data_ptr(), math.prod(shape) * stored.itemsize)
+    return np.frombuffer(bytearray(raw), stored).reshape(shape)
+
+
+def widened(values: Array) -> Array:
+    """float16 and bfloat16 as float32, for arithmetic; other arrays as they are."""
+    return values.astype(np.float32) if values.dtype in _HALVES.values() else values
 
 
 def run_error(error: Exception) -> ModelError:

@@ -114,6 +114,68 @@ def test_fp8_behind_a_relu_is_computed_as_written() -> None:
         assert (y[x < 0] == 0).all() and (y[x > 0] > 0).all()
 
 
+@dataclass(frozen=True)
+class HalfEnds:
+    target: str
+    scheme: str
+    element: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.target}-{self.scheme}"
+
+
+HALF_ENDS = [
+    HalfEnds("h200", "fp16", T.FLOAT16),
+    HalfEnds("gaudi2", "bf16", T.BFLOAT16),
+    HalfEnds("h100", "w8a8-fp8", T.FLOAT16),
+]
+
+
+@pytest.mark.parametrize("case", HALF_ENDS, ids=lambda case: case.id)
+def test_half_ends_are_planned_validated_and_applied_again(case: HalfEnds, tmp_path: Path) -> None:
+    proto, path = mlp(), tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    result = onnxmpq.convert(
+        path,
+        size="smallest",
+        latency="100%",
+        keep_io=False,
+        target=case.target,
+        schemes=[case.scheme],
+        batch=64,
+        calibration=samples_for(proto, 24),
+        output=tmp_path / "q.onnx",
+        metric=lambda outputs, labels: -float(np.square(outputs["y"]).sum(dtype=np.float64)),
+    )
+    ends = {e.name: e.type.tensor_type.elem_type for e in (*result.model.graph.input, *result.model.graph.output)}
+    assert ends == {"x": case.element, "y": case.element}
+    onnx.checker.check_model(result.model, full_check=True)
+    assert any("inputs and outputs in 16 bits: x" in note for note in result.report.notes)
+    assert serialize(onnxmpq.apply(proto, tmp_path / "q.plan.json")) == (tmp_path / "q.onnx").read_bytes()
+    found = onnxmpq.validate(path, tmp_path / "q.onnx", feeds_for(proto, 4))
+    assert found.worst_sqnr_db > 20 and result.report.validation.worst_sqnr_db > 20
+    assert (found.timing is None) == holds_fp8(result.model)
+
+
+def test_nothing_in_16_bits_at_the_ends_is_said() -> None:
+    proto = mlp()
+    first, last = "MatMul_0", "MatMul_7"
+    result = onnxmpq.convert(
+        proto,
+        size="90%",
+        latency="100%",
+        keep_io=False,
+        target="h200",
+        schemes=["fp16"],
+        exclude=[first, last],
+        batch=64,
+        calibration=samples_for(proto, 24),
+    )
+    assert {e.type.tensor_type.elem_type for e in (*result.model.graph.input, *result.model.graph.output)} == {T.FLOAT}
+    assert any("--no-keep-io changes nothing here" in note for note in result.report.notes)
+
+
 def offered(proto: onnx.ModelProto, target: str, opset: int | None = None, *requested: str) -> dict[str, set[str]]:
     model, device = prepare(proto, opset), load_target(target)
     menu, _reasons = candidates(model, device, DIALECTS[device.dialect].supports, (), requested)
@@ -149,6 +211,13 @@ REFUSED = [
     Refused("opset", {"schemes": ["w4a16"], "opset": 19}, TargetError, "opset 19 does not have the types of 'w4a16'"),
     Refused("no_opset", {"opset": 7}, UsageError, r"opset 7 is not in 13\.\."),
     Refused("batch", {"batch": 4, "target": "cpu"}, UsageError, "targets with a roofline"),
+    Refused("ends_cpu", {"keep_io": False, "target": "cpu"}, UsageError, "target cpu computes in 16 bits"),
+    Refused(
+        "ends_scheme",
+        {"keep_io": False, "target": "gaudi2", "schemes": ["w8"]},
+        UsageError,
+        "leave it out, or use another target or scheme",
+    ),
     Refused("empty_batch", {"batch": 0}, UsageError, "at least one sample"),
 ]
 

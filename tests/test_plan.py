@@ -124,6 +124,7 @@ DAMAGES = [
     Damage("scale infinite", lambda d: d["activations"]["x"].update(scale=float("inf")), "activations: 'x'"),
     Damage("scale text", lambda d: d["activations"]["x"].update(scale="1"), "activations: 'x'"),
     Damage("zero point too large", lambda d: d["activations"]["x"].update(zero_point=256), "activations: 'x'"),
+    Damage("keep_io text", lambda d: d.update(keep_io="no"), "keep_io 'no' is neither true nor false"),
     Damage("zero point fractional", lambda d: d["activations"]["x"].update(zero_point=1.5), "activations: 'x'"),
 ]
 

@@ -18,16 +18,18 @@ from onnxmpq.schemes import Scheme
 
 @dataclass(frozen=True)
 class Workbench:
-    """Everything a rewritten model is built from, for any assignment."""
+    """Everything a rewritten model is built from, for any assignment. keep_io: see `Rewrite`."""
 
     model: Model
     dialect: Dialect
     activations: Mapping[str, QuantParams]
     weights: Mapping[tuple[str, str], QuantizedWeight]
+    keep_io: bool = True
 
     def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
         """The mixed-precision graph of an assignment."""
-        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, self.model.roots))
+        roots, keep_io = self.model.roots, self.keep_io
+        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
 
 
 @dataclass(frozen=True)

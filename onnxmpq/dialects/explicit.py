@@ -5,7 +5,7 @@ quantized region reads its inputs through Q -> DQ, one pair per tensor, shared b
 So a bias stays float, a Q moves back over what only moves values, and a residual Add that follows a quantized layer
 can join that layer's kernel: its other input is read through the pair that the branch has anyway (see
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html).
-Inputs and outputs of the graph keep their types.
+Inputs and outputs of the graph keep their types, unless `Rewrite.keep_io` says otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from onnxmpq.dialects.ends import ELEMENTS, narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import FP8_OPSET, INT4_OPSET, PER_CHANNEL_OPSET, Writer
 from onnxmpq.model import Region, RegionKind
@@ -29,8 +30,6 @@ HALF_OPS = frozenset(
 )
 """Regions without weights that may compute in 16 bits, by pattern. Reductions are not here; LayerNormalization is,
 because its statistics are float32 in any case (`stash_type`)."""
-
-_HALF = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
 def rewrite(job: Rewrite) -> onnx.ModelProto:
@@ -80,7 +79,10 @@ class _Writer(Writer):
                 slot = 0 if region.op_type == "Gather" else 1
                 self.nodes[region.nodes[0]].inputs[slot] = self._weight(region, weight)
         halves: dict[str, HalfType] = {r.name: s.half for r, s in chosen if s.half is not None}
-        self._compute_in_half(self._carried(halves), {r.name for r, s in chosen if s.reads.quantized})
+        carried = self._carried(halves)
+        self._compute_in_half(carried, {r.name for r, s in chosen if s.reads.quantized})
+        if not self.job.keep_io:
+            self._narrow_ends({r.name: half for r, half in carried})
         return self.finish()
 
     # ---- activations in 8 bits -----------------------------------------------------------------
@@ -151,17 +153,30 @@ class _Writer(Writer):
     def _carried(self, halves: dict[str, HalfType]) -> list[tuple[Region, HalfType]]:
         """Regions in 16 bits: those chosen, and float ones between them that only move values, to save two casts."""
         model, found = self.job.model, dict(halves)
-        producers, consumers, kept = model.producers, model.consumers, set(model.output_names)
+        producers, consumers = model.producers, model.consumers
         for region in model.regions:
-            source = producers.get(region.inputs[0]) if region.kind is RegionKind.PASSTHROUGH else None
-            if region.name in self.job.assignment or source is None or source.name not in found:
+            if region.kind is not RegionKind.PASSTHROUGH or region.name in self.job.assignment:
                 continue
-            readers = [r for t in region.outputs for r in consumers.get(t, [])]
-            half = found[source.name]
-            inner = readers and not kept.intersection(region.outputs)
-            if inner and all(halves.get(r.name) == half for r in readers):
+            sides: set[HalfType | None] = {halves.get(r.name) for t in region.outputs for r in consumers.get(t, [])}
+            source = producers.get(region.inputs[0])
+            if source is not None:
+                sides.add(found.get(source.name))
+            if self.job.keep_io and (source is None or set(region.outputs).intersection(model.output_names)):
+                sides.add(None)
+            if len(sides) == 1 and (half := sides.pop()) is not None:
                 found[region.name] = half
         return [(r, found[r.name]) for r in model.regions if r.name in found]
+
+    def _narrow_ends(self, halves: dict[str, HalfType]) -> None:
+        """Inputs that only 16-bit regions of one type read, and outputs that such a region writes."""
+        model, inputs = self.job.model, dict[str, HalfType]()
+        consumers, producers = model.consumers, model.producers
+        for tensor in self.graph.inputs:
+            found = {halves.get(r.name) for r in consumers.get(tensor.name, []) if r.op_type != "Shape"}
+            if len(found) == 1 and (half := found.pop()) is not None:
+                inputs[tensor.name] = half
+        made = {t: halves.get(producers[t].name) for t in model.output_names if t in producers}
+        narrow_ends(self, inputs, {t: half for t, half in made.items() if half is not None})
 
     def _compute_in_half(self, regions: list[tuple[Region, HalfType]], quantized: set[str]) -> None:
         """Casts around these regions, or only behind them where they are quantized; none between two of one type."""
@@ -191,11 +206,11 @@ class _Writer(Writer):
         computed = gs.Variable(self.new(f"{tensor.name}/{half}"), dtype=np.float32)
         producer.outputs = [computed if t is tensor else t for t in producer.outputs]
         if half == "float16" and computed_so:
-            self._append_cast(computed, tensor, TensorProto.FLOAT)
+            self.append_cast(computed, tensor, TensorProto.FLOAT)
             return computed
         narrow = gs.Variable(self.new(f"{tensor.name}/narrow"), dtype=np.float32)
-        self._append_cast(computed, narrow, _HALF[half])
-        self._append_cast(narrow, tensor, TensorProto.FLOAT)
+        self.append_cast(computed, narrow, ELEMENTS[half])
+        self.append_cast(narrow, tensor, TensorProto.FLOAT)
         return tensor if half == "bfloat16" else narrow
 
     def _cast(self, tensor: gs.Tensor, name: str, half: HalfType) -> gs.Tensor:
@@ -205,15 +220,12 @@ class _Writer(Writer):
         compiler computes in between as it sees fit.
         """
         narrow = gs.Variable(self.new(name), dtype=np.float32)
-        self._append_cast(tensor, narrow, _HALF[half])
+        self.append_cast(tensor, narrow, ELEMENTS[half])
         if half == "float16":
             return narrow
         wide = gs.Variable(self.new(f"{name}/wide"), dtype=np.float32)
-        self._append_cast(narrow, wide, TensorProto.FLOAT)
+        self.append_cast(narrow, wide, TensorProto.FLOAT)
         return wide
-
-    def _append_cast(self, source: gs.Tensor, result: gs.Tensor, element: int) -> None:
-        self.graph.nodes.append(gs.Node("Cast", self.new(f"{result.name}/cast"), {"to": element}, [source], [result]))
 
     def _half_constant(self, tensor: gs.Tensor, half: HalfType, cast: bool) -> gs.Tensor:
         """A float32 initializer in 16 bits; any other tensor as it is.

@@ -19,6 +19,7 @@ class Rewrite:
     activations: `params_key` of a root tensor -> its parameters, for every tensor an int8 region reads or writes.
     weights: (region name, weight format name) -> quantized weight, for every scheme used that stores one.
     roots: tensor -> the tensor whose quantization parameters it shares (see `sensitivity`).
+    keep_io: inputs and outputs keep their types; else those that 16-bit regions read or write are 16 bits wide.
     """
 
     model: Model
@@ -26,3 +27,4 @@ class Rewrite:
     activations: Mapping[str, QuantParams]
     weights: Mapping[tuple[str, str], QuantizedWeight]
     roots: Mapping[str, str] = field(default_factory=dict)
+    keep_io: bool = True

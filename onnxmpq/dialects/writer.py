@@ -95,6 +95,10 @@ class Writer:
         self.graph.nodes.append(gs.Node(op, free, attributes, inputs, [result]))
         return result
 
+    def append_cast(self, source: gs.Tensor, result: gs.Tensor, element: int) -> None:
+        """source -> Cast -> result."""
+        self.graph.nodes.append(gs.Node("Cast", self.new(f"{result.name}/cast"), {"to": element}, [source], [result]))
+
     # ---- activations ---------------------------------------------------------------------------
 
     def params(self, tensor: str, bits: int = BITS) -> QuantParams:

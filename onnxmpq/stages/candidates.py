@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from onnxmpq.allocate import Limits, Problem, solve
 from onnxmpq.cost.judge import Judge
-from onnxmpq.errors import NothingToQuantizeError
+from onnxmpq.errors import NothingToQuantizeError, UsageError
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format
+from onnxmpq.target.types import Target
 
 
 def storage_only(menu: Menu) -> Menu:
@@ -23,6 +24,15 @@ def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None
         raise NothingToQuantizeError(
             f"none of the model's {len(model.layers)} layers can be quantized (Conv, MatMul, Gemm or Gather with a "
             f"constant float32 weight, opset 13 or newer){already}; use the model as it is"
+        )
+
+
+def require_half(menu: Menu, target: Target) -> None:
+    """Raises UsageError where no scheme computes in 16 bits, so that inputs and outputs cannot have them."""
+    if not any(s.half for row in menu.values() for s in row):
+        raise UsageError(
+            f"--no-keep-io: no scheme that may be used on target {target.name} computes in 16 bits, so inputs and "
+            "outputs stay float32; leave it out, or use another target or scheme"
         )
 
 

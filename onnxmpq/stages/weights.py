@@ -80,7 +80,8 @@ def compensate_plan(
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
-    depends_on = (model_hash(bench.model), plan, bench.activations, samples, effects.divergence, techniques)
+    built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io
+    depends_on = (*built_of, samples, effects.divergence, techniques)
     found = reuse.compensated(cache, weights, depends_on, compute)
     limit = outcome.size_limit_bytes
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
