@@ -10,14 +10,14 @@ import numpy as np
 from onnxmpq.archive import Archive
 from onnxmpq.cache import NO_CACHE, Cache, content_hash
 from onnxmpq.dialects import Dialect
-from onnxmpq.menu import Menu
+from onnxmpq.menu import Menu, within_float16
 from onnxmpq.model import Model
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.rescale import CANDIDATES, Channels, candidate_factors, find_channels, measure_extent, rescaled
 from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.keys import feeds_hash, model_hash, programs
@@ -131,21 +131,21 @@ class _Judge:
         model, silent = rescaled(self.model, self.channels, factors), Progress()
         menu: Menu = {r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions}
         observation = calibrate(model, menu, self.data.deciding, silent)
+        menu, _ = within_float16(model, menu, observation.histograms)
         bench = prepare_bench(model, menu, observation, self.dialect, silent)
         if as_shipped:
             bench = round_for_inputs(model, menu, bench, self.data.deciding, self.techniques, silent)
-        return self.referee.loss(bench.build(self.schemes))
+        return self.referee.loss(bench.build({name: row[0] for name, row in menu.items() if row}))
 
 
 def _quick_scheme(schemes: Sequence[Scheme], small: bool) -> Scheme | None:
-    """One with 8-bit weights, or with the smallest where size counts; int8 kernels before float ones."""
+    """One with 8-bit weights, or with the smallest where size counts; quantized activations before float ones."""
 
     def rank(scheme: Scheme) -> tuple[int, bool]:
         bits = scheme.weight.bits if scheme.weight else 0
-        return bits if small else -bits, scheme.reads is Format.FLOAT
+        return bits if small else -bits, not scheme.reads.quantized
 
-    plain = [s for s in schemes if s.weight is not None and s.half is None and s.reads in (Format.FLOAT, Format.INT8)]
-    return min(plain, key=rank, default=None)
+    return min((s for s in schemes if s.weight is not None), key=rank, default=None)
 
 
 def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,15 @@ from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.rescale import find_channels, rescaled
-from tests.graphs import conv_relu, outputs_of, residual_cnn, samples_for
+from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for
 
 OTHERS = ("descent", "cross", "bias-correction")
 QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 
-def uneven() -> onnx.ModelProto:
+def uneven(proto: onnx.ModelProto | None = None) -> onnx.ModelProto:
     """A network whose channels lie on scales that are far apart."""
-    model = prepare(residual_cnn())
+    model = prepare(residual_cnn() if proto is None else proto)
     channels = find_channels(model.proto)
     factors = np.exp(np.random.default_rng(4).normal(0, 2, channels.count)).astype(np.float32)
     return rescaled(model, channels, factors).proto
@@ -60,6 +61,81 @@ def test_the_result_is_closer_to_the_original(result: Result) -> None:
     error, before = (np.square(outputs_of(r.model, x)["y"] - reference).mean() for r in (result, plain))
     assert error < 0.7 * before
     assert plain.plan.factors == "" and plain.plan.rescaling == {}
+
+
+def normed_mlp() -> onnx.ModelProto:
+    """Channels of a LayerNormalization on scales that are far apart, as SmoothQuant is for."""
+    return uneven(
+        graph(
+            "n = LayerNormalization (x, g, o)  m = MatMul (n, w)  y = Add (m, b)",
+            "float[N, 4, 128] x",
+            "float[N, 4, 64] y",
+            "float[128] g, float[128] o, float[128, 64] w, float[64] b",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    proto: onnx.ModelProto
+    scheme: str
+    kept: str  # empty where a format with exponents needs no rescaling
+
+    @property
+    def id(self) -> str:
+        return f"{len(self.proto.graph.node)} nodes {self.scheme}"
+
+
+ACCELERATED = [
+    Accelerated(uneven(), "w8a8-int8", "equalised"),
+    Accelerated(uneven(), "w8a8-fp8", ""),
+    Accelerated(normed_mlp(), "w8a8-int8", "smoothed 0.25"),
+    Accelerated(normed_mlp(), "w4a8-fp8", "smoothed 0.25"),
+    Accelerated(normed_mlp(), "w4a16", "smoothed 0.25"),
+]
+
+
+@pytest.mark.parametrize("case", ACCELERATED, ids=lambda case: case.id)
+def test_schemes_of_accelerators_are_judged_too(case: Accelerated) -> None:
+    found = onnxmpq.convert(
+        case.proto,
+        size="smallest",
+        latency="1000%",
+        target="h200",
+        schemes=[case.scheme],
+        calibration=samples_for(case.proto, 16),
+        without=OTHERS,
+    )
+    losses = found.plan.rescaling
+    assert set(found.plan.schemes.values()) == {case.scheme}
+    assert {"as it is", "equalised", "smoothed 0.25"} <= set(losses)
+    assert bool(found.plan.factors) == bool(case.kept)
+    if case.kept:
+        assert losses[f"{case.kept}, GPTQ"] < 0.2 * losses["as it is, GPTQ"]
+        assert serialize(onnxmpq.apply(case.proto, found.plan)) == serialize(found.model)
+
+
+def test_a_quick_model_does_not_overflow_float16() -> None:
+    """The second layer's results are beyond float16, in which quantized layers hand them on."""
+    proto = graph(
+        "n = LayerNormalization (x, g, o)  m = MatMul (n, w)  r = Relu (m)  y = MatMul (r, v)",
+        "float[N, 4, 128] x",
+        "float[N, 4, 64] y",
+        "float[128] g, float[128] o, float[128, 64] w, float[64, 64] v",
+    )
+    large = 1e6 * onnx.numpy_helper.to_array(proto.graph.initializer[3])
+    proto.graph.initializer[3].CopyFrom(onnx.numpy_helper.from_array(large, "v"))
+    found = onnxmpq.convert(
+        proto,
+        size="smallest",
+        latency="1000%",
+        target="h200",
+        schemes=["w8a8-int8"],
+        calibration=samples_for(proto, 16),
+        without=OTHERS,
+    )
+    assert len(found.plan.schemes) == 1 and found.plan.rescaling
+    assert np.isfinite(list(found.plan.rescaling.values())).all()
 
 
 def test_applying_gives_the_same_bytes(result: Result, tmp_path: Path) -> None:
