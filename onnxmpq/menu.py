@@ -18,7 +18,9 @@ from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 
-FEWEST_INPUTS_FOR_4_BITS = 16  # below, as in depthwise kernels, scales outweigh the bytes that int4 saves in a file
+FEWEST_INPUTS_FOR_BLOCKS = (
+    16  # below, as in depthwise kernels, scales outweigh the bytes that fewer bits save in a file
+)
 NEWEST_OPSET = 21  # that any scheme needs
 PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outliers better
 ABOUT_AS_MANY = 0.9
@@ -126,8 +128,8 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
     listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
     if region.kind is RegionKind.FLOAT:
         return [s for s in listed if s.half is not None]
-    if target.cost == "measured" and region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_4_BITS:
-        return [s for s in listed if s.weight is None or s.weight.bits > 4]
+    if target.cost == "measured" and region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_BLOCKS:
+        return [s for s in listed if s.weight is None or s.weight.bits == 8]
     return listed
 
 

@@ -32,7 +32,13 @@ from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, s
 from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
-from onnxmpq.stages.candidates import require_candidates, require_half, storage_only, used_when_fastest
+from onnxmpq.stages.candidates import (
+    require_candidates,
+    require_half,
+    storage_only,
+    used_when_fastest,
+    widest_weights,
+)
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
@@ -153,6 +159,8 @@ def convert(
     for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
     if for_nothing_else and device.cost == "measured":
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
+    elif not for_size and device.cost == "measured":
+        menu = widest_weights(menu)
     require_candidates(prepared, menu, bool(excluded))
     if not keep_io:
         require_half(menu, device)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from onnxmpq.errors import UsageError
 from onnxmpq.ranges.params import ActivationType
-from onnxmpq.rounding.types import WeightFormat
+from onnxmpq.rounding.types import DUAL_BITS, WeightFormat
 
 HalfType = Literal["float16", "bfloat16"]
 
@@ -83,12 +83,22 @@ class Scheme:
 
 FP32 = "fp32"
 INT8_WEIGHTS = WeightFormat.per_channel(8)
-DUAL_WEIGHTS = WeightFormat.dual(16)
+INT8_FUSIONS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
+
+
+def _stored(bits: int) -> tuple[Scheme, Scheme]:
+    """int weights of so many bits in 16-blocks: computing in float32, and in int8."""
+    weight, what = WeightFormat.dual(16, bits), f"int{bits} weights in 16-blocks, unfolded to"
+    summary = f"uint8 activations x {what} int8 when the session is created"
+    return (
+        Scheme(f"w{bits}", f"{what} float32 when the session is created", weight),
+        Scheme(f"w{bits}a8", summary, weight, Format.INT8, Format.INT8, "int8", INT8_FUSIONS),
+    )
+
 
 _LAYER_SCHEMES = (
     Scheme(FP32, "left in float32"),
     Scheme("w8", "int8 weights per channel, unfolded to float32 when the session is created", INT8_WEIGHTS),
-    Scheme("w4", "int4 weights in 16-blocks, unfolded to float32 when the session is created", DUAL_WEIGHTS),
     Scheme(
         "int8",
         "uint8 activations x int8 weights per channel",
@@ -96,17 +106,9 @@ _LAYER_SCHEMES = (
         Format.INT8,
         Format.INT8,
         "int8",
-        ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm"),
+        INT8_FUSIONS,
     ),
-    Scheme(
-        "w4a8",
-        "uint8 activations x int4 weights in 16-blocks, unfolded to int8 when the session is created",
-        DUAL_WEIGHTS,
-        Format.INT8,
-        Format.INT8,
-        "int8",
-        ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm"),
-    ),
+    *(scheme for bits in DUAL_BITS for scheme in _stored(bits)),
     Scheme(
         "w4b32",
         "int4 weights in 32-blocks, weight-only",

@@ -80,7 +80,7 @@ def problem(costs: CostTable, *, storage_only: bool = False) -> Problem:
     return Problem(CASE.model, options, activations, costs, base)
 
 
-WEIGHTS = {k: w for name in ("int8", "w4a8", "w4", "w8") for k, w in CASE.weights(CASE.everywhere(name)).items()}
+WEIGHTS = {k: w for name in ("w8", "w6", "w5", "w4") for k, w in CASE.weights(CASE.everywhere(name)).items()}
 
 
 def loop(budgets: Budgets, machine: Machine, *, storage_only: bool = False, heard: Progress | None = None) -> Outcome:

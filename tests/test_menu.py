@@ -25,10 +25,10 @@ def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[
 
 def test_each_operator_gets_its_schemes() -> None:
     menu, _ = menu_of(prepared(residual_cnn()))
-    assert menu["Conv_0"] == {"fp32", "w8", "w4", "int8", "w4a8"}
+    assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
     assert menu["Add_6"] == menu["MaxPool_2"] == {"fp32", "int8"}
     menu, _ = menu_of(prepared(token_model()))
-    assert menu["Gather_0"] == {"fp32", "w8", "w4"}
+    assert menu["Gather_0"] == {"fp32", "w8", "w6", "w5", "w4"}
     assert {"w4b32", "int8", "w4a8"} <= menu["MatMul_2"]
     assert menu["Div_4"] == {"fp32"}
 
@@ -82,8 +82,8 @@ def test_what_never_fused_is_taken_off_the_menu() -> None:
     ]
     kept, reasons = proven(model, menu, profiles)
     names = {r: {s.name for s in row} for r, row in kept.items()}
-    assert names["Conv_0"] == {"fp32", "w8", "w4", "int8", "w4a8"}
-    assert names["Conv_3"] == {"fp32", "w8", "w4"}
+    assert names["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
+    assert names["Conv_3"] == {"fp32", "w8", "w6", "w5", "w4"}
     assert names["Add_6"] == {"fp32"}
     assert reasons["Add_6"] == "onnxruntime does not fuse int8 here"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxmpq.model import Model, Region
-from onnxmpq.rounding.types import Kind, QuantizedWeight
+from onnxmpq.rounding.types import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Format, Scheme, writes
 
 NODE_BYTES = 90  # a node with its name, tensor names and attributes, beyond what its names take
 PAIR_BYTES = 300  # Q and DQ with their scale and zero point, beyond what the tensor's name takes
 UNFOLDING_BYTES = {"channel": 110, "block": 110, "dual": 450}  # names, nodes and headers that surround integer codes
+LOW_BITS_BYTES = 300  # more of them, where codes have low bits of their own
 BIAS_BYTES = 110  # the same around an int32 bias, without its scales
 FLOAT_BYTES = 4
 HALF_BYTES = 2
@@ -24,7 +25,7 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     if region.layer is not None:
         total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
         if scheme.weight is not None:
-            total = weights[region.name, scheme.weight.name].size_bytes + _unfolding_bytes(region, scheme.weight.kind)
+            total = weights[region.name, scheme.weight.name].size_bytes + _unfolding_bytes(region, scheme.weight)
             if scheme.reads is Format.INT8 and region.layer.bias is not None and region.op_type != "MatMul":
                 total += BIAS_BYTES + FLOAT_BYTES * region.layer.out_channels
     if scheme.reads.quantized or scheme.half is not None:
@@ -36,11 +37,11 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     return total
 
 
-def _unfolding_bytes(region: Region, kind: Kind) -> int:
+def _unfolding_bytes(region: Region, stored: WeightFormat) -> int:
     """Everything but codes, scales and multipliers that turns a stored weight into what the layer reads."""
-    if kind in UNFOLDING_BYTES:
-        return UNFOLDING_BYTES[kind]
-    return {"fp8": 1, "fp8_dual": 3}[kind] * (NODE_BYTES + 3 * len(region.name))
+    if stored.kind in UNFOLDING_BYTES:
+        return UNFOLDING_BYTES[stored.kind] + (LOW_BITS_BYTES if stored.low_bits else 0)
+    return {"fp8": 1, "fp8_dual": 3}[stored.kind] * (NODE_BYTES + 3 * len(region.name))
 
 
 def base_bytes(model: Model) -> int:

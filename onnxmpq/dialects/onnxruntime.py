@@ -134,27 +134,44 @@ class _Writer(Writer):
                 return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
             return self._cast(region, self.small_int(f"{self.stem(region)}/codes", stored, TensorProto.INT4), element)
         rows, blocks = weight.multipliers.shape
-        codes = self.small_int(
-            f"{self.stem(region)}/codes", weight.codes.reshape(rows, blocks, layer.fan_in // blocks), TensorProto.INT4
-        )
-        if np.all(weight.multipliers == 1):
-            unfolded = self._cast(region, codes, element)
-        else:
-            multipliers = self.small_int(
-                f"{self.stem(region)}/multipliers", weight.multipliers.reshape(rows, blocks, 1), TensorProto.UINT4
-            )
-            wide = self.node("Cast", f"{self.stem(region)}/codes32", [codes], np.int32, to=TensorProto.INT32)
-            factor = self.node(
-                "Cast", f"{self.stem(region)}/multipliers32", [multipliers], np.int32, to=TensorProto.INT32
-            )
-            product = self.node("Mul", f"{self.stem(region)}/unfolded", [wide, factor], np.int32)
-            unfolded = self._cast(region, product, element)
-        return self._to_stored_shape(region, unfolded)
+        share = 8 // weight.format.low_bits if weight.format.low_bits else 1
+        shape = (share, rows // share, blocks, layer.fan_in // blocks)
+        unfolded = self._dual_codes(region, weight, shape)
+        if np.any(weight.multipliers != 1):
+            multipliers = weight.multipliers.reshape(*shape[:-1], 1)
+            stored_ones = self.small_int(f"{self.stem(region)}/multipliers", multipliers, TensorProto.UINT4)
+            factor = self._wide(region, stored_ones, "multipliers32")
+            unfolded = self.node("Mul", f"{self.stem(region)}/unfolded", [unfolded, factor], np.int32)
+        return self._to_stored_shape(region, self._cast(region, unfolded, element))
+
+    def _dual_codes(self, region: Region, weight: QuantizedWeight, shape: tuple[int, int, int, int]) -> gs.Tensor:
+        """int32 codes [rows that share a byte, O / those, B, inputs of a block].
+
+        An INT4 and, where codes are wider, their lowest bits: those of distant rows in one byte, so that one Div by
+        powers of two takes them apart.
+        """
+        stem, low_bits = self.stem(region), weight.format.low_bits
+        codes = weight.codes.reshape(shape)
+        high = self._wide(region, self.small_int(f"{stem}/codes", codes >> low_bits, TensorProto.INT4), "codes32")
+        if low_bits == 0:
+            return high
+        places = low_bits * np.arange(shape[0]).reshape(-1, 1, 1, 1)
+        packed = ((codes & (1 << low_bits) - 1) << places).sum(axis=0, keepdims=True).astype(np.uint8)
+        low = self._wide(region, self.constant(f"{stem}/low", packed), "low32")
+        powers = self.shared(f"mpq/powers/{low_bits}", (1 << places).astype(np.int32))
+        radix = self.scalar(np.int32(1 << low_bits))
+        moved = self.node("Div", f"{stem}/moved", [low, powers], np.int32)
+        lowest = self.node("Mod", f"{stem}/lowest", [moved, radix], np.int32)
+        raised = self.node("Mul", f"{stem}/raised", [high, radix], np.int32)
+        return self.node("Add", f"{stem}/joined", [raised, lowest], np.int32)
+
+    def _wide(self, region: Region, tensor: gs.Tensor, name: str) -> gs.Tensor:
+        return self.node("Cast", f"{self.stem(region)}/{name}", [tensor], np.int32, to=TensorProto.INT32)
 
     def _to_stored_shape(self, region: Region, matrix: gs.Tensor) -> gs.Tensor:
         layer = region.params
         flat = (layer.out_channels, layer.fan_in) if layer.transposed else layer.weight_shape
-        shape = self.constant(f"{self.stem(region)}/shape", np.array(flat, np.int64))
+        shape = self.shared(f"mpq/shape/{'x'.join(map(str, flat))}", np.array(flat, np.int64))
         shaped = self.node("Reshape", f"{self.stem(region)}/shaped", [matrix, shape], matrix.dtype)
         if not layer.transposed:
             return shaped
@@ -217,12 +234,14 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
         return True
     if scheme.half is not None or scheme.reads not in (Format.FLOAT, Format.INT8):
         return False
-    small = scheme.weight is not None and scheme.weight.bits <= 4
+    small = scheme.weight is not None and (scheme.weight.kind == "dual" or scheme.weight.bits <= 4)
     if opset < (INT4_OPSET if small or scheme.fuses_to == BLOCKED else PER_CHANNEL_OPSET):
         return False
     layer = region.layer
     if layer is None:
         return region.kind is not RegionKind.FLOAT and bool(region.inputs) and bool(region.outputs)
+    if scheme.weight is not None and layer.out_channels * scheme.weight.low_bits % 8:
+        return False  # low bits would not fill their bytes
     if scheme.reads is Format.INT8:
         return region.op_type not in ("ConvTranspose", "Gather")
     if scheme.fuses_to == BLOCKED:

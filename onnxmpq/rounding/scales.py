@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
-from onnxmpq.rounding.types import MAX_MULTIPLIER, SMALLEST_STEP, FloatArray, Grid, MultiplierArray, WeightFormat
+from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, Grid, MultiplierArray, WeightFormat
 
 TRIALS = 30
 """Steps tried for each row."""
@@ -21,8 +21,9 @@ TRIALS = 30
 NARROWEST_TRIAL = np.float32(0.3)
 """The smallest of them, as a fraction of the smallest step that clips nothing."""
 
-DUAL_RATIOS = np.linspace(7.0, 22.0, 31, dtype=np.float32)
-"""Trial values of (largest block step of a channel) / (scale of the channel); above 15 that block is clipped."""
+DUAL_RATIOS = np.linspace(7.0, 22.0, 31, dtype=np.float32) / np.float32(15)
+"""Trial values of (largest block step of a channel) / (scale of the channel · largest multiplier); above 1 that block
+is clipped."""
 
 CAST_FACTORS = np.array([1.0, 0.9, 0.94, 0.97, 1.03, 1.06, 1.1], dtype=np.float32)
 """Trial steps of int4 codes that unfold to fp8, relative to the best step without that cast."""
@@ -130,8 +131,8 @@ def fit_multipliers(
     rows: FloatArray, ideal: FloatArray, scales: FloatArray, weight_format: WeightFormat, importance: FloatArray | None
 ) -> tuple[MultiplierArray, FloatArray]:
     """For each of rows [R, B]: the better of the two multipliers around ideal [R] / scales [R], and its error [R]."""
-    below = np.clip(np.floor(ideal / scales), 1, MAX_MULTIPLIER)
-    above = np.minimum(below + 1, MAX_MULTIPLIER)
+    below = np.clip(np.floor(ideal / scales), 1, weight_format.max_multiplier)
+    above = np.minimum(below + 1, weight_format.max_multiplier)
     errors = [_rounding_errors(rows, m * scales, weight_format, importance) for m in (below, above)]
     multipliers = np.where(errors[1] < errors[0], above, below)
     return multipliers.astype(np.uint8), np.minimum(*errors)
@@ -149,7 +150,7 @@ def _fit_dual(
     best_error = np.full(len(steps), np.inf, dtype=np.float32)
     best_scales = np.ones(len(steps), dtype=np.float32)
     best_multipliers = np.ones(steps.shape, dtype=np.uint8)
-    for ratio in DUAL_RATIOS:
+    for ratio in DUAL_RATIOS * weight_format.max_multiplier:
         scales = np.where(largest > 0, np.maximum(largest / ratio, SMALLEST_STEP), np.float32(1))
         spread = np.repeat(scales, steps.shape[1])
         multipliers, errors = fit_multipliers(rows, ideal.ravel(), spread, weight_format, importance)

@@ -21,8 +21,8 @@ MultiplierArray = NDArray[np.uint8]
 Kind = Literal["channel", "block", "dual", "fp8", "fp8_dual"]
 ScaleType = Literal["float32", "float16"]
 
-MAX_MULTIPLIER = 15  # the largest uint4: 15 · -8 = -120 still is an int8
 MULTIPLIER_BITS = 4
+DUAL_BITS = (4, 5, 6)
 SMALLEST_DUAL_BLOCK = 8
 TENSOR_SCALE_BYTES = 4
 SMALLEST_FLOAT16 = np.float32(2**-14)
@@ -51,12 +51,12 @@ class WeightFormat:
         "channel": w ≈ scale[o] · code, one positive float32 scale per output channel.
         "block": w ≈ scale[o, b] · code, one float32 scale per `block` consecutive inputs. Where K is no multiple of
             `block`, the last block of a row is shorter (ONNX DequantizeLinear: ⌈K / block⌉ scales).
-        "dual": w ≈ scale[o] · (multiplier[o, b] · code), code int4, multiplier 1..15 (uint4), the product an int8:
-            an int4 file that computes as per-channel int8 (DPQ, arXiv 2505.14638, with int8 in the place of fp8).
+        "dual": w ≈ scale[o] · (multiplier[o, b] · code), code of 4 to 6 bits, multiplier a uint4, the product an int8:
+            a 4-bit file that computes as per-channel int8 (DPQ, arXiv 2505.14638, with int8 in the place of fp8).
         "fp8": w ≈ scale[o] · code, the code an E4M3FN byte (kept as int8).
         "fp8_dual": w ≈ s · fp8(scale[o, b] · code / s), code int4, s a power of two for the whole tensor: an int4
             file that computes in E4M3FN (DPQ itself).
-    bits: 2..8 used by a code; "dual" and "fp8_dual" are always 4, "fp8" is 8.
+    bits: 2..8 used by a code; "dual" 4..6, "fp8_dual" always 4, "fp8" 8.
     block: inputs per scale or multiplier; None for "channel" and "fp8".
     negative_scales: "block" only; a negative scale turns the longer end of the code range (-2^(bits-1)) to the side
         where the block's largest weight is. onnxruntime accepts it, TensorRT wants positive scales.
@@ -77,8 +77,8 @@ class WeightFormat:
             raise ValueError(f"{self.name}: formats of kind {self.kind!r} and block {self.block} do not go together")
         if self.block is not None and self.block < 1:
             raise ValueError(f"{self.name}: a block holds at least one weight, not {self.block}")
-        if self.kind in ("dual", "fp8_dual") and self.bits != 4:
-            raise ValueError(f"{self.name}: dual precision stores 4 bits, not {self.bits}")
+        if self.bits not in {"dual": DUAL_BITS, "fp8_dual": (4,)}.get(self.kind, (self.bits,)):
+            raise ValueError(f"{self.name}: no dual precision of kind {self.kind!r} stores {self.bits} bits")
         if self.kind == "fp8" and self.bits != 8:
             raise ValueError(f"{self.name}: fp8 has 8 bits, not {self.bits}")
         if self.negative_scales and self.kind != "block":
@@ -108,8 +108,8 @@ class WeightFormat:
         return cls(f"int4_fp8_dual{block}", 4, "fp8_dual", block)
 
     @classmethod
-    def dual(cls, block: int = 64) -> WeightFormat:
-        return cls(f"int4_dual{block}", 4, "dual", block)
+    def dual(cls, block: int = 64, bits: int = 4) -> WeightFormat:
+        return cls(f"int{bits}_dual{block}", bits, "dual", block)
 
     @property
     def low(self) -> int:
@@ -122,9 +122,19 @@ class WeightFormat:
         return (1 << (self.bits - 1)) - 1
 
     @property
+    def max_multiplier(self) -> int:
+        """The largest multiplier whose product with any code still is an int8: 15, 7, 3 for 4, 5, 6 bits."""
+        return 127 >> (self.bits - 1)
+
+    @property
     def storage_bits(self) -> int:
-        """Bits a code takes in the file: INT4 (opset 21) or INT8; no dialect writes INT2 (opset 25)."""
-        return 4 if self.bits <= 4 else 8
+        """Bits of a code's type in the file: INT4 (opset 21) or INT8; no dialect writes INT2 (opset 25)."""
+        return 4 if self.bits <= 4 or self.kind == "dual" else 8
+
+    @property
+    def low_bits(self) -> int:
+        """Lowest bits of a "dual" code that its INT4 does not hold; they are packed into bytes."""
+        return max(self.bits - self.storage_bits, 0)
 
     @property
     def blocked(self) -> bool:
@@ -155,7 +165,7 @@ class Grid:
     """The values a weight [O, K] may take: integer codes times a step per (channel, block).
 
     scales: float32, [O] ("channel", "dual", "fp8") or [O, B] ("block", "fp8_dual").
-    multipliers: uint8 [O, B] in 1..15 for "dual", else None.
+    multipliers: uint8 [O, B] in 1..max_multiplier for "dual", else None.
     block: inputs per step; the last block of a row may be shorter.
     tensor_scale: s of "fp8_dual", else 1.
     """
@@ -260,6 +270,7 @@ class QuantizedWeight:
         multipliers = 0 if self.multipliers is None else self.multipliers.size
         return (
             -(-self.codes.size * self.format.storage_bits // 8)
+            - (-self.codes.size * self.format.low_bits // 8)
             + self.scales.size * (2 if self.format.scale_type == "float16" else 4)
             + -(-multipliers * MULTIPLIER_BITS // 8)
             + (TENSOR_SCALE_BYTES if self.format.kind == "fp8_dual" else 0)

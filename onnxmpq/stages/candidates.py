@@ -15,6 +15,20 @@ def storage_only(menu: Menu) -> Menu:
     return {name: tuple(s for s in schemes if s.reads is Format.FLOAT) for name, schemes in menu.items()}
 
 
+def widest_weights(menu: Menu) -> Menu:
+    """The menu without weights of fewer bits than others that the same kernel computes with: they are smaller, not
+    faster."""
+    kept: Menu = {}
+    for name, row in menu.items():
+        most: dict[tuple[str, Format], int] = {}
+        for scheme in row:
+            if scheme.weight is not None:
+                kind = scheme.kernel, scheme.reads
+                most[kind] = max(most.get(kind, 0), scheme.weight.bits)
+        kept[name] = tuple(s for s in row if s.weight is None or s.weight.bits == most[s.kernel, s.reads])
+    return kept
+
+
 def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
     """Raises NothingToQuantizeError where no layer has a choice."""
     if excluded and not any(len(menu[r.name]) > 1 for r in model.layers):

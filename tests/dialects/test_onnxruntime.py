@@ -118,6 +118,21 @@ def test_int4_is_stored_packed(case: Rewriting) -> None:
     assert all(int(np.prod(t.dims)) < region.params.parameters for t in remaining), "the float32 weight is gone"
 
 
+@pytest.mark.parametrize("bits", [5, 6])
+def test_low_bits_fill_their_bytes(bits: int) -> None:
+    case = LAYERS["pointwise"]
+    proto = case.rewrite(case.everywhere(f"w{bits}"))
+    [region] = case.model.layers
+    codes = [t for t in proto.graph.initializer if t.name.endswith(("/codes", "/low"))]
+    assert sum(len(t.raw_data) for t in codes) == region.params.parameters * bits // 8
+
+
+def test_low_bits_that_would_not_fill_their_bytes_are_not_offered() -> None:
+    case = Case("odd", graph("y = MatMul (x, w)", "float[N, 16] x", "float[N, 3] y", "float[16, 3] w"))
+    [region] = case.model.layers
+    assert [s for s in ("w4", "w5", "w6") if ORT.supports(region, SCHEMES[s], 21)] == ["w4"]
+
+
 def describe(proto: onnx.ModelProto) -> str:
     """One line per node and initializer, stable over versions of onnx, unlike its own printers. Shared scales are
     numbered in order of use: their last digits, which are in their names, differ between machines."""

@@ -14,6 +14,7 @@ FORMATS = (
     WeightFormat.per_block(4, 32, negative_scales=False),
     WeightFormat.dual(16),
     WeightFormat.dual(64),
+    *(WeightFormat.dual(16, bits) for bits in (5, 6)),
 )
 
 formats = st.sampled_from(FORMATS)

@@ -14,15 +14,15 @@ from onnxmpq.cache import Cache
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import params_for
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.schemes import DUAL_WEIGHTS, INT8_WEIGHTS
+from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.schemes import INT8_WEIGHTS
 from onnxmpq.sensitivity import Effects, Perturbations
 from onnxmpq.stages import reuse
 from onnxmpq.weights import Compensated, Techniques, without
 from tests.graphs import feeds_for, prepared, residual_cnn, token_model
 
 TENSORS = ("x", "a", "r1", "s")
-FORMATS = (INT8_WEIGHTS, DUAL_WEIGHTS)
+FORMATS = (INT8_WEIGHTS, WeightFormat.dual(16))
 
 
 def ignore(_: int) -> None:

@@ -15,6 +15,7 @@ from onnxmpq.weights.packed import pack_array, unpack
 FORMATS = (
     WeightFormat.per_channel(8),
     WeightFormat.dual(64),
+    *(WeightFormat.dual(16, bits) for bits in (5, 6)),
     WeightFormat.per_block(4, 32),
     WeightFormat.per_block(8, 128),
     WeightFormat.per_block_float16(4, 64),
