@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
+from onnxmpq.halves import DTYPES
 
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
@@ -31,8 +32,8 @@ _FP8_TENSORS = {
     "tensor(float8e5m2)": onnx.TensorProto.FLOAT8E5M2,
 }
 _FP8 = frozenset(_FP8_TENSORS.values())
-_BFLOAT16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)  # ml_dtypes', NumPy has none
-_HALVES = {"tensor(float16)": np.dtype(np.float16), "tensor(bfloat16)": _BFLOAT16}
+_BFLOAT16 = DTYPES["bfloat16"]
+_HALVES = {f"tensor({name})": dtype for name, dtype in DTYPES.items()}
 _UNKNOWN_TO_NUMPY = {"tensor(bfloat16)": _BFLOAT16, **dict.fromkeys(_FP8_TENSORS, np.dtype(np.uint8))}
 _DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,

@@ -11,13 +11,11 @@ import difflib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
 
 from onnxmpq.errors import UsageError
+from onnxmpq.halves import HalfType
 from onnxmpq.ranges.params import ActivationType
 from onnxmpq.rounding.types import DUAL_BITS, WeightFormat
-
-HalfType = Literal["float16", "bfloat16"]
 
 
 class Format(StrEnum):

@@ -16,7 +16,7 @@ Goal = Literal["effect", "latency", "size", "energy"]
 
 @dataclass(frozen=True)
 class Option:
-    """One scheme of one region. effect: divergence caused by its weights alone."""
+    """One scheme of one region. effect: divergence caused by it alone, without quantized activation tensors."""
 
     scheme: Scheme
     latency_s: float

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +55,7 @@ class Predictor:
     def divergence(self, assignment: Assignment) -> float:
         """Predicted divergence of a plan from fp32 (nats, or relative squared error)."""
         superposed = self.effects.divergence.mean(self.effects.reference, self._total(assignment))
+        superposed += sum(self.effects.of_half(region, scheme) for region, scheme in assignment.items())
         separable = self.level * (1.0 - self.trust) * self.problem.effect(assignment)
         return separable + self.trust * superposed
 
@@ -67,18 +67,8 @@ class Predictor:
         """float64 [samples]: Σ D(z₀, z₀ + Δz)."""
         total = np.zeros(len(self.effects.reference))
         for change in self._changes(assignment):
-            total += self._alone(change)
+            total += self.effects.alone(change)
         return total
-
-    def _alone(self, change: Code) -> NDArray[np.float64]:
-        """float64 [samples]: D(z₀, z₀ + Δz) of one of the effects, computed once."""
-        if id(change) not in self._singles:
-            self._singles[id(change)] = self.effects.divergence.per_sample(self.effects.reference, change)
-        return self._singles[id(change)]
-
-    @cached_property
-    def _singles(self) -> dict[int, NDArray[np.float64]]:
-        return {}
 
     def around(self, assignment: Assignment) -> Problem:
         """The problem with each decision's effect as it is beside the others of this plan, instead of alone."""
@@ -97,7 +87,9 @@ class Predictor:
     def _beside(self, region: str, option: Option, rest: Code) -> Option:
         if option.effect == 0.0:
             return option
-        return replace(option, effect=self._marginal(option.effect, self._of_choice(region, option.scheme), rest))
+        half = self.effects.of_half(region, option.scheme)
+        beside = self._marginal(option.effect - half, self._of_choice(region, option.scheme), rest)
+        return replace(option, effect=beside + half)
 
     def _marginal(self, alone: float, change: Code, rest: Code) -> float:
         measure, reference = self.effects.divergence.mean, self.effects.reference
@@ -106,23 +98,15 @@ class Predictor:
 
     def _changes(self, assignment: Assignment) -> list[Code]:
         """Effect vectors of all decisions of a plan."""
-        own = [change for region, scheme in assignment.items() for change in self._choice(region, scheme)]
+        own = [change for region, scheme in assignment.items() for change in self.effects.own(region, scheme)]
         tensors = sorted(quantized_roots(self.problem.model, assignment))
         return own + [self.effects.activations[t] for t in tensors if t in self.effects.activations]
 
     def _total(self, assignment: Assignment) -> Code:
         return sum_of(self._changes(assignment), self.effects.reference)
 
-    def _choice(self, region: str, scheme: Scheme | None) -> list[Code]:
-        """Effect vectors of a region's own choice: of its weight, and of reading its input in few bits."""
-        if scheme is None or scheme.weight is None:
-            return []
-        weight = self.effects.weights.get((region, scheme.weight.name))
-        narrow = self.effects.inputs.get((region, scheme.activation_bits))
-        return [change for change in (weight, narrow) if change is not None]
-
     def _of_choice(self, region: str, scheme: Scheme | None) -> Code:
-        return sum_of(self._choice(region, scheme), self.effects.reference)
+        return sum_of(self.effects.own(region, scheme) if scheme else (), self.effects.reference)
 
 
 def sum_of(changes: Iterable[Code], like: Code) -> Code:

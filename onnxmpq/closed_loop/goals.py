@@ -98,13 +98,14 @@ def _fastest(loop: Loop) -> Outcome:
     if not fitting:
         return _last_resort(loop)
     least = min(r.measured_s for r in fitting)
-    best = min((r for r in fitting if r.measured_s <= least * (1.0 + NOISE)), key=lambda r: r.effect)
+    as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + NOISE)]
+    best = min(as_fast, key=lambda r: (r.measured_s >= loop.faster_s, r.effect))
     return loop.keep(_faster(loop, best))
 
 
 def _faster(loop: Loop, best: Round) -> Round:
     """The plan, if it is faster than the original. Raises NothingFasterError."""
-    if best.measured_s < loop.original_s * (1.0 - NOISE):
+    if best.measured_s < loop.faster_s:
         return best
     raise NothingFasterError(
         f"nothing beats the original on this machine: the best plan measures {best.measured_s * 1e3:.3f} ms, "
@@ -161,8 +162,11 @@ def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Soluti
     least = solve(problem, "latency", limits)
     if least is None:
         return None
-    relaxed = replace(limits, latency_s=problem.latency_s(least.assignment) * (1.0 + FASTEST_SLACK))
-    return solve(problem, "effect", relaxed) or least
+    least_s = problem.latency_s(least.assignment)
+    relaxed_s = least_s * (1.0 + FASTEST_SLACK)
+    if least_s < loop.faster_s < relaxed_s:  # quality may not cost all that there is to gain
+        relaxed_s = least_s
+    return solve(problem, "effect", replace(limits, latency_s=relaxed_s)) or least
 
 
 def _last_resort(loop: Loop) -> Outcome:

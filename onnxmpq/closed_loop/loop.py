@@ -118,6 +118,11 @@ class Loop:
         return Limits(latency_s, self._size_limit(), self.targets.energy_j)
 
     @property
+    def faster_s(self) -> float:
+        """Less than this is faster than the original, by more than noise."""
+        return self.original_s * (1.0 - NOISE)
+
+    @property
     def original_will_do(self) -> bool:
         """Neither latency nor energy was asked for: plans on float32's kernels will do, and no clock judges them."""
         return not self.targets.asked_for_latency and self.targets.energy_j is None

@@ -9,9 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxmpq.dialects.writer import Writer
-from onnxmpq.schemes import HalfType
-
-ELEMENTS: dict[HalfType, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+from onnxmpq.halves import ELEMENTS, HalfType
 
 
 def narrow_ends(writer: Writer, inputs: Mapping[str, HalfType], outputs: Mapping[str, HalfType]) -> None:

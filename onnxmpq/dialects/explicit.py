@@ -15,13 +15,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq.dialects.ends import ELEMENTS, narrow_ends
+from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import FP8_OPSET, INT4_OPSET, PER_CHANNEL_OPSET, Writer
+from onnxmpq.halves import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import Region, RegionKind
 from onnxmpq.ranges.params import QuantParams
 from onnxmpq.rounding.types import QuantizedWeight
-from onnxmpq.schemes import Format, HalfType, Scheme
+from onnxmpq.schemes import Format, Scheme
 
 HALF_OPS = frozenset(
     {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"}
@@ -240,11 +241,7 @@ class _Writer(Writer):
         if half == "float16":
             return self.shared(name, tensor.values.astype(np.float16))
         if name not in self.shared_constants:
-            words = onnx.numpy_helper.from_array(tensor.values.astype(_bfloat16()), name)
+            words = onnx.numpy_helper.from_array(tensor.values.astype(DTYPES[half]), name)
             self.shared_constants[name] = self.raw(name, TensorProto.BFLOAT16, tensor.values.shape, words.raw_data)
         wide = self.node("Cast", f"{name}/wide", [self.shared_constants[name]], np.float32, to=TensorProto.FLOAT)
         return wide
-
-
-def _bfloat16() -> np.dtype[np.generic]:
-    return onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)

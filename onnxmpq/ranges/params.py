@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.halves import HalfType, rounded
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
 
 ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
@@ -23,13 +24,14 @@ _BLOCK = 1 << 15  # values, 128 KB: stays in the cache
 class QuantParams:
     """Parameters of one activation tensor: real = scale * (code - zero_point), a uint8 code in 0..levels.
 
-    bits: 2..8 used of a uint8 code. type: of the codes in the file; those of int8 and float8e4m3fn are symmetric.
+    bits: 2..8 used of a uint8 code. type: of the codes in the file; those of int8 and float8e4m3fn are symmetric, and
+    16-bit numbers stand for themselves (scale 1).
     """
 
     scale: float
     zero_point: int
     bits: int = BITS
-    type: ActivationType = "uint8"
+    type: ActivationType | HalfType = "uint8"
 
     @property
     def levels(self) -> int:
@@ -47,6 +49,8 @@ class QuantParams:
 
     def simulate(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Quantize and dequantize, as QuantizeLinear and DequantizeLinear do (round half to even, saturate)."""
+        if self.type == "float16" or self.type == "bfloat16":
+            return rounded(values, self.type)
         if self.type == "float8e4m3fn":
             return np.asarray(round_to_fp8(values / np.float32(self.scale)) * np.float32(self.scale), dtype=np.float32)
         lowest, highest = (0, self.levels) if self.type == "uint8" else (-128, 127)

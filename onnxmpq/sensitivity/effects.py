@@ -13,18 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import QuantParams, with_outputs
 from onnxmpq.ranges.observe import CHUNK_BYTES
-from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
 from onnxmpq.sensitivity.suffix import Cutter, Part
 
@@ -34,6 +38,7 @@ _SMALLEST_SKETCH = 512
 Tick = Callable[[int], None]
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
+HalfKey = tuple[str, str]  # region, scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,7 @@ class Effects:
 
     reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs: same shape, the
     change. params: the activation parameters that each effect belongs to (of several candidates the one of least
-    effect).
+    effect). halves: divergence caused by a region's scheme for its 16 bits; so small that nothing is superposed.
     """
 
     divergence: Divergence
@@ -51,6 +56,32 @@ class Effects:
     activations: dict[str, Code]
     params: dict[str, QuantParams]
     inputs: dict[InputKey, Code] = field(default_factory=dict)
+    halves: dict[HalfKey, float] = field(default_factory=dict)
+
+    def own(self, region: str, scheme: Scheme) -> list[Code]:
+        """The changes that come with one region's scheme: of its weight, and of reading its input in few bits."""
+        weight = self.weights.get((region, scheme.weight.name)) if scheme.weight else None
+        narrow = self.inputs.get((region, scheme.activation_bits))
+        return [change for change in (weight, narrow) if change is not None]
+
+    def of_half(self, region: str, scheme: Scheme) -> float:
+        """Divergence caused by the 16 bits in which the region computes or writes, 0 where it does not."""
+        return self.halves.get((region, scheme.name), 0.0)
+
+    def alone(self, change: Code) -> NDArray[np.float64]:
+        """Divergence of one of the changes, float64 [samples]; computed once."""
+        if id(change) not in self._alone:
+            self._alone[id(change)] = self.divergence.per_sample(self.reference, change)
+        return self._alone[id(change)]
+
+    @cached_property
+    def _alone(self) -> dict[int, NDArray[np.float64]]:
+        return {}
+
+    def of_scheme(self, region: str, scheme: Scheme) -> float:
+        """Divergence (nats, or relative squared error) caused by each of a scheme's own changes, summed."""
+        own = sum(float(self.alone(change).mean()) for change in self.own(region, scheme))
+        return own + self.of_half(region, scheme)
 
     def of_weight(self, key: WeightKey) -> float:
         """Divergence (nats, or relative squared error) caused by this weight alone."""
@@ -59,10 +90,6 @@ class Effects:
     def of_activation(self, tensor: str) -> float:
         """Divergence caused by quantizing this tensor alone."""
         return self.divergence.mean(self.reference, self.activations[tensor])
-
-    def of_input(self, key: InputKey) -> float:
-        """Divergence caused by one layer alone reading its input in so many bits."""
-        return self.divergence.mean(self.reference, self.inputs[key])
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +100,20 @@ class Frame:
     reference: Code
 
 
+class Rounded(Protocol):
+    """A weight as it will be read; a dataclass, as the cache wants it."""
+
+    def dequantize(self) -> FloatArray:
+        """float32 [O, K]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Perturbations:
     """What to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
     8 bits by (layer, bits) in which it reads."""
 
-    weights: Mapping[WeightKey, QuantizedWeight]
+    weights: Mapping[WeightKey, Rounded]
     activations: Mapping[str, Sequence[QuantParams]]
     inputs: Mapping[InputKey, QuantParams] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,15 +15,16 @@ from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.cost.size import base_bytes, region_bytes
 from onnxmpq.cost.table import CostTable
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.halves import DTYPES
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import Observation, params_key
-from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
 from onnxmpq.stages import reuse
+from onnxmpq.stages.halves import half_effects, half_perturbations
 from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates
 from onnxmpq.stages.threads import workers
 
@@ -47,10 +49,17 @@ def sensitivity(
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
+    halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
     count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))
     chosen = feeds.take(effect_samples(len(feeds), count))
-    with progress.stage(f"sensitivity on {count} samples", tries.count) as tick:
-        return reuse.effects(cache, model, chosen, tries, kinds or {}, tick)
+    few = feeds.take(effect_samples(len(feeds), min(FEWEST_EFFECT_SAMPLES, len(feeds))))
+    with progress.stage(f"sensitivity on {count} samples", tries.count + sum(t.count for t in halves.values())) as tick:
+        effects = reuse.effects(cache, model, chosen, tries, kinds or {}, tick)
+        found = {
+            half: reuse.effects(cache, model, few, tried, kinds or {}, tick, f"{half} effects")
+            for half, tried in halves.items()
+        }
+    return replace(effects, halves=half_effects(model, menu, found))
 
 
 def affordable(model: Model, feeds: Feeds, tries: int) -> int:
@@ -76,20 +85,15 @@ def forward_seconds(model: Model, feeds: Feeds) -> float:
 
 def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:
     """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
-    harm = {key: effects.of_weight(key) for key in effects.weights} if effects else {}
-    narrow = {key: effects.of_input(key) for key in effects.inputs} if effects else {}
     options: dict[str, tuple[Option, ...]] = {}
     for region in model.regions:
         rows = []
         for scheme in menu[region.name]:
             if not scheme.is_float and not table.offers(region.name, scheme):
                 continue
-            stores = region.layer is not None and scheme.weight is not None
-            effect = harm.get((region.name, scheme.weight.name), 0.0) if stores and scheme.weight else 0.0
-            if scheme.activation_bits < BITS:
-                effect += narrow.get((region.name, scheme.activation_bits), 0.0)
             size = region_bytes(region, scheme, weights)
             cost = table.scheme_s(region.name, scheme), table.scheme_j(region.name, scheme)
+            effect = effects.of_scheme(region.name, scheme) if effects else 0.0
             rows.append(Option(scheme, cost[0], size, effect, cost[1]))
         options[region.name] = tuple(rows)
     activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}

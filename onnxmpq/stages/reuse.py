@@ -157,8 +157,9 @@ def effects(
     tries: Perturbations,
     kinds: Mapping[str, OutputKind],
     tick: Tick,
+    called: str = "effects",
 ) -> Effects:
-    """`measure_effects`: by weight and by activation tensor."""
+    """`measure_effects`: by weight and by activation tensor. called: what is said to be reused."""
     context = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
     frame = _frame(cache, context, model, feeds, kinds, tries.count)
     context = content_hash(context, frame.divergence)
@@ -180,7 +181,7 @@ def effects(
         for what, entry in _of_effects(fresh).items():
             cache.put(keys[what], entry)
             found[what] = entry
-    cache.count("effects", tries.count - missing.count, tries.count)
+    cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
 
 
