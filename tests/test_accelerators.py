@@ -36,9 +36,9 @@ def mlp(inputs: int = 64) -> onnx.ModelProto:
            s = Add (k, r)
            y = MatMul (s, w2)""",
         f"float[N, 4, {inputs}] x",
-        "float[N, 4, 8] y",
+        "float[N, 4, 16] y",
         f"float[{inputs}, 128] w0, float[128] b0, float[128] g, float[128] o, float[128, 128] w1, float[128] b1, "
-        "float[128, 8] w2",
+        "float[128, 16] w2",
     )
 
 

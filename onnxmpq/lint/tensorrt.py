@@ -16,7 +16,7 @@ from onnxmpq.model.load import is_quantized_op
 QUANTIZED_TYPES = frozenset({TensorProto.INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, TensorProto.FLOAT4E2M1})
 SCALE_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 BLOCK_SIZES = (64, 128)
-FEWEST_CHANNELS = 16  # of a convolution in fp8
+FEWEST_CHANNELS = 16  # of a convolution in fp8, or a product in 8 bits
 LARGEST_KERNEL = 32  # elements of a convolution's window in fp8, exclusive
 BIAS_SLOT = 2
 
@@ -38,10 +38,10 @@ def symmetric(graph: Graph) -> Iterator[Hit]:
 
 
 def unsigned(graph: Graph) -> Iterator[Hit]:
-    """8-bit values are signed: TensorRT takes uint8 for its DLA only, and reads a QuantizeLinear without zero point as
-    int8 where ONNX says uint8.
+    """8-bit values are signed: TensorRT takes uint8 for its DLA only, refuses to dequantize it elsewhere, and reads a
+    QuantizeLinear to uint8, or without zero point, as one to int8.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/api/python_api/infer/FoundationalTypes/DataType.html
+    Source: https://github.com/onnx/onnx-tensorrt/blob/main/onnxOpImporters.cpp
     """
     for q in graph.quantizers:
         if q.element != TensorProto.UINT8:
@@ -56,7 +56,7 @@ def quantized_type(graph: Graph) -> Iterator[Hit]:
     """Quantized tensors are int8, float8e4m3fn, int4 or float4e2m1; float8 in another flavour, uint4 and 16 bits are
     not supported.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://github.com/onnx/onnx-tensorrt/blob/main/onnxOpImporters.cpp
     """
     for q in graph.quantizers:
         if q.element in QUANTIZED_TYPES or q.element in (UNDEFINED, TensorProto.UINT8) or _is_bias(graph, q):
@@ -90,7 +90,7 @@ def constant_scale(graph: Graph) -> Iterator[Hit]:
 def scale_type(graph: Graph) -> Iterator[Hit]:
     """Scales are float32, float16 or bfloat16, and of the type of the tensor that they quantize.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Quantize.html
+    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
     for q in graph.quantizers:
         scale, data = graph.element(q.scale), graph.element(q.data)
@@ -101,9 +101,9 @@ def scale_type(graph: Graph) -> Iterator[Hit]:
 
 
 def activations_per_tensor(graph: Graph) -> Iterator[Hit]:
-    """Activations have one scale each; scales per channel or block are for weights.
+    """Activations have one scale each: scales per channel or block are read, but made for weights.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://github.com/onnx/onnx-tensorrt/blob/main/onnxOpImporters.cpp
     """
     for q in graph.quantizers:
         scales = graph.shape(q.scale)
@@ -116,7 +116,7 @@ def activations_per_tensor(graph: Graph) -> Iterator[Hit]:
 def int4_weights_only(graph: Graph) -> Iterator[Hit]:
     """int4 is for weights.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
     for q in _int4(graph):
         if not graph.is_constant(q.data):
@@ -124,26 +124,28 @@ def int4_weights_only(graph: Graph) -> Iterator[Hit]:
 
 
 def int4_blocks(graph: Graph) -> Iterator[Hit]:
-    """int4 weights are matrices in blocks of 64 or 128 along one dimension that the block size divides.
+    """int4 weights have blocks of 64 or 128 along one of the last two dimensions, which the block size divides.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
     for q in _int4(graph):
         shape, size = graph.shape(q.data), _block(graph, q)
-        if shape is not None and len(shape) != 2:
-            yield q.name, f"an int4 weight of {len(shape)} dimensions; only matrices have int4 kernels"
-        elif size == 0:
+        rank = len(shape) if shape is not None else 0
+        if size == 0:
             yield q.name, "int4 without blocks; give one scale per block of 64 or 128"
         elif size is not None and size not in BLOCK_SIZES:
             yield q.name, f"blocks of {size}; TensorRT takes 64 or 128"
-        elif size and shape and -len(shape) <= q.axis < len(shape) and (length := shape[q.axis]) and length % size:
-            yield q.name, f"{length} values along axis {q.axis} are no multiple of the block of {size}"
+        elif size and shape and -rank <= q.axis < rank:
+            if q.axis % rank < rank - 2:
+                yield q.name, f"blocks along axis {q.axis} of {rank}; TensorRT takes one of the last two"
+            elif (length := shape[q.axis]) and length % size:
+                yield q.name, f"{length} values along axis {q.axis} are no multiple of the block of {size}"
 
 
 def int4_readers(graph: Graph) -> Iterator[Hit]:
     """int4 weights are read by MatMul or Gemm.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
     for q in _int4(graph):
         if q.quantizes:
@@ -171,7 +173,7 @@ def int4_weight_only(graph: Graph) -> Iterator[Hit]:
     """int4 weights meet float activations: NVIDIA documents int4 as weight-only, so with quantized activations there is
     no single kernel, and the weight is dequantized first.
 
-    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+    Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
     for node in graph.layers():
         weight = graph.dequantizer_of(node.input[1])
@@ -270,6 +272,19 @@ def fp8_convolutions(graph: Graph) -> Iterator[Hit]:
         sizes = [d or 0 for d in shape]
         if min(sizes[:2]) < FEWEST_CHANNELS or int(np.prod(sizes[2:])) >= LARGEST_KERNEL:
             yield label(node), f"a float8 convolution with a weight of shape {sizes} has no fast kernel"
+
+
+def small_products(graph: Graph) -> Iterator[Hit]:
+    """Products in 8 bits have at least 16 inputs and outputs: smaller ones run slower than in floating point.
+
+    Source: https://github.com/NVIDIA/Model-Optimizer/blob/main/modelopt/onnx/quantization/graph_utils.py
+    """
+    for node in graph.layers():
+        shape = graph.shape(node.input[1])
+        if node.op_type not in ("MatMul", "Gemm") or shape is None or graph.dequantizer_of(node.input[0]) is None:
+            continue
+        if any(d is not None and d < FEWEST_CHANNELS for d in shape[-2:]):
+            yield label(node), f"an 8-bit product with a weight of shape {list(shape)}; leave it in floating point"
 
 
 def residual_add(graph: Graph) -> Iterator[Hit]:

@@ -260,8 +260,13 @@ REFUSALS = [
     ),
     Refusal(
         "inputs_no_multiple_of_the_block",
-        graph("y = MatMul (x, w)", "float[N, 100] x", "float[N, 8] y", "float[100, 8] w"),
+        graph("y = MatMul (x, w)", "float[N, 100] x", "float[N, 24] y", "float[100, 24] w"),
         frozenset({"w4a16", "w4a8-fp8"}),
+    ),
+    Refusal(
+        "products_too_small_for_8_bits",
+        graph("y = MatMul (x, w)", "float[N, 64] x", "float[N, 8] y", "float[64, 8] w"),
+        frozenset({"w8a8-int8", "w8a8-fp8", "w4a8-fp8"}),
     ),
 ]
 

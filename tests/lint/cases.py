@@ -229,6 +229,30 @@ TENSORRT = (
         "MatMul",
     ),
     Case(
+        "small-products",
+        "tensorrt",
+        model(S8 + "e = DequantizeLinear <axis = 1> (w, sw) y = MatMul (d, e)", "int8[128, 8] w, float[8] sw, "),
+        model(S8 + "e = DequantizeLinear <axis = 1> (w, sw) y = MatMul (d, e)", "int8[128, 16] w, float[16] sw, "),
+        "MatMul",
+    ),
+    Case(
+        "int4-blocks",
+        "tensorrt",
+        model(
+            "e = DequantizeLinear <axis = 0, block_size = 64> (w, sw) y = MatMul (x, e)",
+            "int4[128, 2, 2] w, float[2, 2, 2] sw, ",
+            "float[128, 4, 2]",
+            "float[128, 4, 2] y",
+        ),
+        model(
+            "e = DequantizeLinear <axis = 1, block_size = 64> (w, sw) y = MatMul (x, e)",
+            "int4[3, 128, 32] w, float[3, 2, 32] sw, ",
+            "float[3, 4, 128]",
+            "float[3, 4, 32] y",
+        ),
+        "-> e",
+    ),
+    Case(
         "float-bias",
         "tensorrt",
         features(
