@@ -54,15 +54,14 @@ class QuantParams:
         if self.type == "float8e4m3fn":
             return np.asarray(round_to_fp8(values / np.float32(self.scale)) * np.float32(self.scale), dtype=np.float32)
         lowest, highest = (0, self.levels) if self.type == "uint8" else (-128, 127)
+        low, high = np.float32(lowest - self.zero_point), np.float32(highest - self.zero_point)
         result = np.empty(values.shape, np.float32)
         flat, codes_of = values.reshape(-1), result.reshape(-1)
-        for start in range(0, flat.size, _BLOCK):  # six passes over a large tensor would each go through main memory
+        for start in range(0, flat.size, _BLOCK):  # four passes over a large tensor would each go through main memory
             codes = codes_of[start : start + _BLOCK]
             np.divide(flat[start : start + _BLOCK], np.float32(self.scale), out=codes)
             np.rint(codes, out=codes)
-            codes += np.float32(self.zero_point)
-            np.clip(codes, lowest, highest, out=codes)
-            codes -= np.float32(self.zero_point)
+            np.clip(codes, low, high, out=codes)
             codes *= np.float32(self.scale)
         return result
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxmpq.feeds.types import Array
+from onnxmpq.model import Region
 from onnxmpq.model.regions import GraphIndex
+from onnxmpq.runtime import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
@@ -20,6 +23,24 @@ class Part:
 
     proto: onnx.ModelProto
     inputs: tuple[str, ...]
+
+
+NOTHING = Part(onnx.ModelProto(), ())
+
+
+class OpenPart:
+    """A part ready to run; one without nodes makes nothing."""
+
+    def __init__(self, part: Part, settings: SessionSettings) -> None:
+        self.inputs = part.inputs
+        self.outputs = [o.name for o in part.proto.graph.output]
+        self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+
+    def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The part's outputs, from values that hold its inputs."""
+        if self._session is None:
+            return {}
+        return dict(zip(self.outputs, run(self._session, {t: values[t] for t in self.inputs}), strict=True))
 
 
 class Cutter:
@@ -38,9 +59,19 @@ class Cutter:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
         return self._position.get(tensor, -1)
 
-    def after(self, checkpoint: int) -> Part:
-        """The nodes from index `checkpoint` on, with all graph outputs they make."""
-        nodes = self.index.nodes[checkpoint:]
+    def weight_bytes(self) -> list[int]:
+        """Per node, the size of the constants that it reads."""
+        constants = self.index.constants
+        return [sum(constants[t].ByteSize() for t in self._reads(n) if t in constants) for n in self.index.nodes]
+
+    def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
+        """The nodes from index `checkpoint` on that these tensors reach, with all graph outputs they make."""
+        affected, nodes = set(tensors), []
+        for place, node in enumerate(self.index.nodes):
+            if any(t in affected for t in self._reads(node)):
+                affected.update(node.output)
+                if place >= checkpoint:
+                    nodes.append(node)
         made = {t for n in nodes for t in n.output}
         return self._part(nodes, [o.name for o in self.proto.graph.output if o.name in made], set())
 
@@ -76,15 +107,40 @@ class Cutter:
         """Another value for an initializer, in all parts cut from now on."""
         self.index.constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
-    def only(self, names: Sequence[str], outputs: Sequence[str], as_inputs: Iterable[str] = ()) -> Part:
-        """These nodes alone; initializers in `as_inputs` become inputs."""
-        wanted = set(names)
-        return self._part([n for n in self.index.nodes if n.name in wanted], list(outputs), set(as_inputs))
+    def reads(self, region: Region) -> set[str]:
+        """What a region's nodes read that is computed by others or fed."""
+        nodes = [n for n in self.index.nodes if n.name in region.nodes]
+        made = {t for n in nodes for t in n.output}
+        return {t for n in nodes for t in self._reads(n) if t and t not in made and t not in self.index.constants}
 
-    def _part(self, nodes: list[onnx.NodeProto], outputs: list[str], forced: set[str]) -> Part:
+    def variants(self, region: Region, weights: Sequence[Array]) -> Part:
+        """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
+        wanted, weight, result = set(region.nodes), region.params.weight, region.outputs[0]
+        originals = [n for n in self.index.nodes if n.name in wanted]
+        own = {weight, *(t for n in originals for t in n.output if t)}
+        nodes, constants = [], {}
+        for number, values in enumerate(weights):
+            renamed = {t: f"{t}/variant{number}" for t in own}
+            constants[renamed[weight]] = onnx.numpy_helper.from_array(values, renamed[weight])
+            for original in originals:
+                node = onnx.NodeProto()
+                node.CopyFrom(original)
+                node.name = f"{original.name}/variant{number}"
+                node.input[:] = [renamed.get(t, t) for t in original.input]
+                node.output[:] = [renamed.get(t, t) for t in original.output]
+                nodes.append(node)
+        return self._part(nodes, [f"{result}/variant{n}" for n in range(len(weights))], set(), constants)
+
+    def _part(
+        self,
+        nodes: list[onnx.NodeProto],
+        outputs: list[str],
+        forced: set[str],
+        added: Mapping[str, onnx.TensorProto] | None = None,
+    ) -> Part:
         made = {t for n in nodes for t in n.output} - forced
         read = dict.fromkeys(t for n in nodes for t in self._reads(n) if t)
-        constants = self.index.constants
+        constants = {**self.index.constants, **(added or {})}
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
         inputs = list(dict.fromkeys(inputs))
         part = onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
@@ -103,8 +159,4 @@ class Cutter:
     def _info(self, tensor: str) -> onnx.ValueInfoProto:
         if tensor in self.infos:
             return self.infos[tensor]
-        if tensor in self.index.constants:
-            constant = self.index.constants[tensor]
-            shaped = onnx.helper.make_tensor_type_proto(constant.data_type, list(constant.dims))
-            return onnx.ValueInfoProto(name=tensor, type=shaped)
         return onnx.ValueInfoProto(name=tensor, type=_FLOAT_TENSOR)

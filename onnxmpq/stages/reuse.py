@@ -176,11 +176,14 @@ def effects(
         {k: params for k, params in tries.inputs.items() if ("input", k) not in found},
     )
     tick(tries.count - missing.count)
-    if missing.count:
-        fresh = measure_effects(model, feeds, missing, threads=workers(), frame=frame, tick=tick)
-        for what, entry in _of_effects(fresh).items():
+
+    def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
+        for what, entry in _of_effects(part).items():
             cache.put(keys[what], entry)
             found[what] = entry
+
+    if missing.count:
+        measure_effects(model, feeds, missing, threads=workers(), frame=frame, tick=tick, keep=keep)
     cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
 

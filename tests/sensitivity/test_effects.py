@@ -59,6 +59,23 @@ class Case:
         return feeds_for(self.proto, self.count)
 
 
+def branches() -> onnx.ModelProto:
+    """Two heads that do not reach each other; a layer's nodes stand apart in the node order."""
+    return graph(
+        """a = MatMul (x, w0)
+           b = MatMul (a, w1)
+           c = MatMul (a, w2)
+           d = Relu (b)
+           e = Relu (c)
+           y = MatMul (d, w3)
+           f = MatMul (e, w4)
+           z = Add (f, a)""",
+        "float[N, 12] x",
+        "float[N, 12] y, float[N, 12] z",
+        "float[12, 12] w0, float[12, 12] w1, float[12, 12] w2, float[12, 12] w3, float[12, 12] w4",
+    )
+
+
 CASES = [
     Case("residual network", residual_cnn()),
     Case("tokens, several inputs and outputs", token_model()),
@@ -66,6 +83,7 @@ CASES = [
     Case("fixed batch of one", fixed_batch()),
     Case("one sample", residual_cnn(), 1),
     Case("shared weight", shared_weight()),
+    Case("two branches", branches()),
 ]
 
 
@@ -178,6 +196,26 @@ def test_batches_change_nothing() -> None:
     one, many = (measure_effects(model, feeds, tries, batch=size) for size in (1, 4))
     for key in tries.weights:
         np.testing.assert_allclose(one.weights[key], many.weights[key], atol=1e-4)
+
+
+@pytest.mark.parametrize("proto", [residual_cnn(), token_model(), branches()], ids=["cnn", "tokens", "branches"])
+@pytest.mark.parametrize("held_bytes", [0, 2**28], ids=["nothing held", "all held"])
+def test_groups_change_nothing(proto: onnx.ModelProto, held_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feeds = prepared(proto), feeds_for(proto, 5)
+    tries = perturbations(model, feeds)
+    whole = measure_effects(model, feeds, tries)
+    monkeypatch.setattr("onnxmpq.sensitivity.prefix.HELD_BYTES", held_bytes)
+    for group in (1, 2, 3):
+        monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", group)
+        ticks: list[int] = []
+        found = measure_effects(model, feeds, tries, tick=ticks.append)
+        assert sum(ticks) == tries.count
+        for key, change in whole.weights.items():
+            np.testing.assert_allclose(found.weights[key], change, atol=1e-4)
+        for reader, change in whole.inputs.items():
+            assert np.isclose(found.inputs[reader], change, atol=2e-4).mean() > 0.97
+        for tensor, change in whole.activations.items():
+            assert np.isclose(found.activations[tensor], change, atol=2e-4).mean() > 0.97
 
 
 def test_the_better_of_two_ranges_is_kept() -> None:

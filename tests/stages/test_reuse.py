@@ -115,6 +115,28 @@ def test_a_menu_that_differs_a_little_measures_only_what_is_new(
     assert_same_effects(found, setting.effects(Cache(None), tries), atol=1e-5)
 
 
+def test_effects_go_on_where_they_were_stopped(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", 1)
+    tries, done = perturbations(setting.model), 0
+
+    def stop(count: int) -> None:
+        nonlocal done
+        done += count
+        if done > tries.count // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reuse.effects(setting.cache(), setting.model, setting.feeds, tries, {}, stop)
+    calls = count_calls(monkeypatch, "measure_effects")
+    cache = setting.cache()
+    found = setting.effects(cache, tries)
+    [measured] = [c[2] for c in calls]
+    reused, total = cache.reused["effects"]
+    assert isinstance(measured, Perturbations)
+    assert reused == tries.count - measured.count and 0 < reused < total
+    assert_same_effects(found, setting.effects(Cache(None), tries), atol=1e-5)
+
+
 def test_other_samples_weights_or_ranges_are_not_found(setting: Setting) -> None:
     tries = perturbations(setting.model)
     setting.effects(setting.cache(), tries)

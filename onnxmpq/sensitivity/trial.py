@@ -1,0 +1,96 @@
+"""All perturbations that show up at one tensor, run together batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxmpq.feeds.types import Array
+from onnxmpq.model import Region
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.sensitivity.divergence import Code
+from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
+from onnxmpq.sensitivity.race import Race
+from onnxmpq.sensitivity.suffix import NOTHING, Cutter, OpenPart
+
+
+class Trial:
+    """Perturbs one tensor: as a layer's result with other weights or a narrow input, and by quantizing its values.
+
+    region: the layer whose first output the tensor is, where its weights or inputs are tried. route: the parts of the
+    graph behind the tensor, one after the other.
+    """
+
+    def __init__(
+        self,
+        tensor: str,
+        region: Region | None,
+        tries: Perturbations,
+        route: Sequence[OpenPart],
+        frame: Frame,
+        cutter: Cutter,
+        settings: SessionSettings,
+    ) -> None:
+        self.tensor, self.region, self.route, self.frame = tensor, region, route, frame
+        name = region.name if region is not None else None
+        self.weights: dict[WeightKey, Code] = {k: self._unchanged() for k in tries.weights if k[0] == name}
+        self.inputs: dict[InputKey, Code] = {k: self._unchanged() for k in tries.inputs if k[0] == name}
+        self.narrow = tries.inputs
+        self.candidates = tries.activations.get(tensor, ())
+        self.race = Race(frame.divergence, frame.reference, len(self.candidates))
+        self.rounded = self.exact = OpenPart(NOTHING, settings)
+        if region is not None:
+            rounded = [region.params.stored(tries.weights[k].dequantize()) for k in self.weights]
+            exact = onnx.numpy_helper.to_array(cutter.index.constants[region.params.weight])
+            self.rounded = OpenPart(cutter.variants(region, rounded), settings)
+            self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
+
+    @property
+    def count(self) -> int:
+        return len(self.weights) + len(self.inputs) + len(self.candidates)
+
+    @property
+    def needed(self) -> set[str]:
+        """Tensors whose fp32 values `run` reads."""
+        return {self.tensor, *(t for part in (self.rounded, self.exact, *self.route) for t in part.inputs)}
+
+    def run(self, rows: slice, given: Mapping[str, Array]) -> None:
+        """Every perturbation on these samples, from their fp32 values."""
+        for change, result in zip(self.weights.values(), self.rounded.run(given).values(), strict=True):
+            self._fill(change, rows, result, given)
+        for key, change in self.inputs.items():
+            assert self.region is not None
+            source = self.region.inputs[0]
+            narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
+            [result] = self.exact.run({**given, source: narrow}).values()
+            self._fill(change, rows, result, given)
+        for number in self.race.running:
+            params = self.candidates[number]
+            self._fill(self.race.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
+        self.race.look(rows.stop)
+
+    def add_to(self, effects: Effects) -> None:
+        """Hand over what has been measured, once all samples were run."""
+        effects.weights.update(self.weights)
+        effects.inputs.update(self.inputs)
+        for number in self.race.running:
+            effects.activations[self.tensor] = self.race.changes[number]
+            effects.params[self.tensor] = self.candidates[number]
+
+    def _unchanged(self) -> Code:
+        return np.zeros_like(self.frame.reference)
+
+    def _fill(self, change: Code, rows: slice, instead: Array, given: Mapping[str, Array]) -> None:
+        """Codes of these samples with the tensor replaced, less the reference; outputs out of reach do not change."""
+        made: dict[str, Array] = {self.tensor: instead}
+        for part in self.route:
+            made |= part.run({**given, **made})
+        start = 0
+        for view in self.frame.divergence.views:
+            columns = slice(start, start + view.width)
+            if view.name in made:
+                code = view.encode(np.asarray(made[view.name], np.float32), rows.stop - rows.start)
+                change[rows, columns] = code - self.frame.reference[rows, columns]
+            start = columns.stop
