@@ -1,8 +1,7 @@
-"""Reader of WAV sound through an audio recipe: consecutive windows of mono samples in [-1, 1]."""
+"""Reader of sound through an audio recipe: consecutive windows of mono samples in [-1, 1]."""
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.files import SOUND_SUFFIXES, file_places, find_files
+from onnxmpq.feeds.files import RAW_SOUND_SUFFIXES, SOUND_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
+from onnxmpq.feeds.sound import UNREADABLE, Sound, raw_sound, read_wav_header
 from onnxmpq.feeds.types import Feeds, InputSpec
-
-_UNREADABLE = (wave.Error, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Window:
     """A stretch of one file: where it begins, in frames."""
 
-    path: Path
+    sound: Sound
     start: int
 
 
 def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limit: int | None) -> Feeds:
-    """Feeds from a WAV file or a folder of them; at most `limit` samples, evenly spread over all windows.
+    """Feeds from a sound file or a folder of them; at most `limit` samples, evenly spread over all windows.
 
     A file's incomplete last window is dropped, unless it is the file's only one: then zeros fill it up. Several
     channels become their mean. Files that cannot be read are skipped and named in the notes.
@@ -48,7 +46,7 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     through = f"{path} through recipe {recipe.name}"
     source = f"{through}, from {len(windows)} windows of {length / recipe.sample_rate:.3g} s"
     folder = path if path.is_dir() else path.parent
-    places = file_places(folder, [window.path for window in chosen[:kept]], indices[:kept], len(windows))
+    places = file_places(folder, [window.sound.path for window in chosen[:kept]], indices[:kept], len(windows))
     columns = {spec.name: MemoryColumn(through, shaped)}
     return assemble(columns, specs, source=source, notes=[*notes, *dropped], places=places)
 
@@ -84,20 +82,21 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
     mixed = padded = 0
     for file in files:
         try:
-            rate, channels, frames = _read_header(file)
-        except _UNREADABLE as error:
+            sound = _open_sound(file, recipe)
+        except UNREADABLE as error:
             skipped.append(f"{file} ({error or 'it ends too early'})")
             continue
-        if rate != recipe.sample_rate:
+        if sound.rate != recipe.sample_rate:
             raise CalibrationError(
-                f"{file} has {rate} Hz, recipe {recipe.name} takes {recipe.sample_rate} Hz; resample it"
+                f"{file} has {sound.rate} Hz, recipe {recipe.name} takes {recipe.sample_rate} Hz; resample it"
             )
-        windows += [Window(file, start) for start in range(0, max(frames - length, 0) + 1, length) if frames]
-        mixed += channels > 1
+        frames = sound.frames
+        windows += [Window(sound, start) for start in range(0, max(frames - length, 0) + 1, length) if frames]
+        mixed += sound.channels > 1
         padded += 0 < frames < length
     if not windows:
         reason = f"; the first: {skipped[0]}" if skipped else ""
-        raise CalibrationError(f"{path} holds no readable .wav sound{reason}; give PCM WAV files")
+        raise CalibrationError(f"{path} holds no readable sound{reason}; give PCM WAV files, or raw PCM")
     counted = [
         (mixed, "have several channels, which were averaged"),
         (padded, "are shorter than one window and were filled up with zeros"),
@@ -106,37 +105,21 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
     return windows, [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
 
 
-def _read_header(file: Path) -> tuple[int, int, int]:
-    """(sample rate in Hz, channels, frames); one of `_UNREADABLE` for a file that is damaged or no WAV."""
-    with wave.open(str(file), "rb") as sound:
-        width, channels, frames = sound.getsampwidth(), sound.getnchannels(), sound.getnframes()
-        if width > 4:
-            raise wave.Error(f"samples of {width} bytes")
-        if frames * width * channels > file.stat().st_size:
-            raise EOFError("it is shorter than its header says")
-        return sound.getframerate(), channels, frames
+def _open_sound(file: Path, recipe: AudioRecipe) -> Sound:
+    """One of `UNREADABLE` for a damaged file; CalibrationError where the recipe does not know raw samples."""
+    if file.suffix.lower() not in RAW_SOUND_SUFFIXES:
+        return read_wav_header(file)
+    if recipe.raw_format is None:
+        raise CalibrationError(
+            f"{file} has no header, and recipe {recipe.name} does not say what is in it; "
+            "add raw_format to your copy of the recipe, or give PCM WAV files"
+        )
+    return raw_sound(file, recipe.sample_rate, recipe.raw_channels, recipe.raw_format)
 
 
 def _read_window(window: Window, length: int) -> NDArray[np.float32]:
     """`length` mono samples in [-1, 1], zeros after the file's end."""
     try:
-        with wave.open(str(window.path), "rb") as sound:
-            sound.setpos(window.start)
-            data = sound.readframes(length)
-            width, channels = sound.getsampwidth(), sound.getnchannels()
-    except _UNREADABLE as error:
-        raise CalibrationError(f"{window.path} is damaged ({error}); remove or repair it") from error
-    whole = len(data) - len(data) % (width * channels)
-    mono = _decode_pcm(data[:whole], width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
-    return np.pad(mono, (0, length - len(mono)))
-
-
-def _decode_pcm(data: bytes, width: int) -> NDArray[np.float32]:
-    """PCM of `width` bytes per sample (8 bits are unsigned, as WAV has it) as float32 in [-1, 1)."""
-    if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
-    bytes_ = np.frombuffer(data, np.uint8).reshape(-1, width)
-    wide = np.zeros((len(bytes_), 4), np.uint8)
-    wide[:, 4 - width :] = bytes_  # the high bytes of a little-endian int32
-    scaled: NDArray[np.float32] = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
-    return scaled
+        return window.sound.read(window.start, length)
+    except UNREADABLE as error:
+        raise CalibrationError(f"{window.sound.path} is damaged ({error}); remove or repair it") from error

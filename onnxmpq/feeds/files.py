@@ -11,7 +11,8 @@ from onnxmpq.feeds.select import natural_order
 from onnxmpq.feeds.types import Places
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-SOUND_SUFFIXES = (".wav",)
+RAW_SOUND_SUFFIXES = (".pcm", ".raw")
+SOUND_SUFFIXES = (".wav", *RAW_SOUND_SUFFIXES)
 TEXT_SUFFIXES = (".txt",)
 ROW_SUFFIXES = (".csv", ".jsonl")
 

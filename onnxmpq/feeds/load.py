@@ -30,7 +30,7 @@ _NEEDING_RECIPE: tuple[tuple[tuple[str, ...], RecipeKind, str], ...] = (
     (TEXT_SUFFIXES, "text", "text"),
 )
 _ACCEPTED = (
-    "an .npz or .npy file, .csv or .jsonl rows, a folder of .npy files, or with a recipe pictures, text or .wav sound"
+    "an .npz or .npy file, .csv or .jsonl rows, a folder of .npy files, or with a recipe pictures, text or sound"
 )
 
 
@@ -46,7 +46,7 @@ def load_feeds(
 ) -> Feeds:
     """Calibration samples for a model with these inputs.
 
-    source: a path (`.npz`, `.npy`, `.csv`, `.jsonl`, `.txt`, a picture, `.wav`, or a folder), `"module:function"`,
+    source: a path (`.npz`, `.npy`, `.csv`, `.jsonl`, `.txt`, a picture, a sound, or a folder), `"module:function"`,
         a dict of arrays, an iterable of feeds, a reader with `get_next()`, a callable that returns one of these,
         or None for made-up samples (see `synthesize`).
     recipe: name of a recipe in `calibration/` or path of a TOML file; for pictures, text and sound. Made-up pictures

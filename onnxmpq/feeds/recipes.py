@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.sound import RawFormat
 from onnxmpq.fields import Fields, nearest
 from onnxmpq.resources import data_folder
 
@@ -91,6 +92,7 @@ class AudioRecipe:
 
     sample_rate: Hz; the files must have it.
     fallback_window: samples per window where the model leaves its length open.
+    raw_format, raw_channels: what files without a header hold, channels interleaved; None = they are refused.
     """
 
     name: str
@@ -98,6 +100,8 @@ class AudioRecipe:
     input: str | None
     sample_rate: int
     fallback_window: int
+    raw_format: RawFormat | None
+    raw_channels: int
 
 
 Recipe = ImageRecipe | TextRecipe | AudioRecipe
@@ -153,6 +157,8 @@ def read_recipe(path: Path, name: str) -> Recipe:
             table.text("input", None),
             sample_rate=table.whole("sample_rate", 1),
             fallback_window=table.whole("fallback_window", 1),
+            raw_format=table.choice("raw_format", get_args(RawFormat), None),
+            raw_channels=table.whole("raw_channels", 1, default=1),
         )
     table.finish()
     return recipe

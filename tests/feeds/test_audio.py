@@ -97,7 +97,7 @@ def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
     assert len(feeds) == 1
     assert feeds.notes[0].startswith("2 of 3 sound files could not be read")
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(CalibrationError, match=r"holds no readable \.wav sound; the first: .*b\.wav"):
+    with pytest.raises(CalibrationError, match=r"holds no readable sound; the first: .*b\.wav"):
         load_feeds(tmp_path, [SOUND], recipe="audio-16k")
 
 
@@ -118,3 +118,75 @@ def test_inputs_that_take_no_waveform(tmp_path: Path, other: InputSpec) -> None:
 def test_more_than_one_input(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="fills one input, but the model has 'sound', 'rate'"):
         load_feeds(save(tmp_path / "a.wav", counting(8)), [SOUND, spec("rate")], recipe="audio-16k")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A raw format, and -1/2 and 1/4 in it."""
+
+    format: str
+    values: bytes
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Raw("uint8", b"\x40\xa0"),
+        Raw("int8", b"\xc0\x20"),
+        Raw("int16", b"\x00\xc0\x00\x20"),
+        Raw("int24", b"\x00\x00\xc0\x00\x00\x20"),
+        Raw("int32", b"\x00\x00\x00\xc0\x00\x00\x00\x20"),
+        Raw("float32", np.array([-0.5, 0.25], "<f4").tobytes()),
+    ],
+    ids=lambda case: case.format,
+)
+def test_raw_samples_of_each_format(tmp_path: Path, case: Raw) -> None:
+    (tmp_path / "a.pcm").write_bytes(case.values * 6)
+    path = raw_recipe(tmp_path, case.format)
+    feeds = load_feeds(tmp_path / "a.pcm", [SOUND], recipe=path)
+    assert feeds.arrays["sound"].tolist() == [[-0.5, 0.25] * 4]
+
+
+def raw_recipe(folder: Path, raw_format: str, channels: int = 1) -> str:
+    text = f"""description = "a test"
+kind = "audio"
+sample_rate = 8000
+fallback_window = 8
+raw_format = "{raw_format}"
+raw_channels = {channels}
+"""
+    (folder / "recipe.toml").write_text(text)
+    return str(folder / "recipe.toml")
+
+
+def test_raw_channels_are_averaged_and_windows_follow_each_other(tmp_path: Path) -> None:
+    frames = np.stack([np.arange(20), np.arange(20) + 2], axis=1).astype("<i2")
+    (tmp_path / "a.raw").write_bytes(frames.tobytes())
+    feeds = load_feeds(tmp_path, [SOUND], recipe=raw_recipe(tmp_path, "int16", 2))
+    assert (feeds.arrays["sound"] * 2**15).tolist() == [list(range(1, 9)), list(range(9, 17))]
+
+
+def test_raw_files_go_through_the_shipped_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.PCM").write_bytes(counting(8))
+    feeds = load_feeds(tmp_path, [SOUND], recipe="audio-16k")
+    assert (feeds.arrays["sound"] * 2**15).tolist() == [list(range(8))]
+
+
+def test_raw_files_of_another_size_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pcm").write_bytes(bytes(17))
+    with pytest.raises(CalibrationError, match=r"a\.pcm \(its 17 bytes are no whole number of int16 samples"):
+        load_feeds(tmp_path, [SOUND], recipe="audio-16k")
+
+
+def test_raw_floats_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.pcm").write_bytes(np.full(16, 30000, "<i4").view("<f4").tobytes() + b"\x00\x00\x00\x50" * 8)
+    with pytest.raises(CalibrationError, match=r"a\.pcm is damaged \(its samples are not float32 from -1 to 1\)"):
+        load_feeds(tmp_path, [SOUND], recipe=raw_recipe(tmp_path, "float32"))
+
+
+def test_raw_files_need_a_recipe_that_knows_them(tmp_path: Path) -> None:
+    (tmp_path / "a.pcm").write_bytes(counting(8))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('description = "a test"\nkind = "audio"\nsample_rate = 8000\nfallback_window = 8\n')
+    with pytest.raises(CalibrationError, match=r"a\.pcm has no header, and recipe .* add raw_format"):
+        load_feeds(tmp_path / "a.pcm", [SOUND], recipe=str(recipe))
