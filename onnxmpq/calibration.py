@@ -19,6 +19,7 @@ from onnxmpq.report import source_name
 from onnxmpq.runtime import describe_runtime
 from onnxmpq.stages.candidates import require_candidates
 from onnxmpq.stages.keys import feeds_hash
+from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.ranges import calibrate as observe_ranges
 from onnxmpq.stages.samples import gather_samples
 from onnxmpq.target.load import load_target
@@ -62,17 +63,31 @@ def calibrate(
 
 
 def render(calibration: Calibration, console: Console) -> None:
-    """Draw a row per tensor: what was seen, and the range that each estimator makes of it."""
+    """Draw a row per tensor: what was seen, the ranges that `convert` compares, and how much the first cuts off."""
     params, found = calibration.params(), calibration.observation
+    compared, widened = CHOICES["auto"], any(factor > 1.0 for factor in found.headroom.values())
     title = (
         f"{calibration.model['name']}: {len(found.histograms)} activations on {calibration.samples['count']} samples"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("tensor", overflow="fold")
-    for column in ("shape", "min", "max", *params):
+    headings = ("shape", "min", "max", *(["headroom"] if widened else []), *compared, f"{compared[0]} cuts off")
+    for column in headings:
         table.add_column(column, justify="right")
     for tensor, histogram in found.histograms.items():
         shape = "x".join(map(str, found.shapes[tensor]))
-        ranges = [f"{row[tensor].low:.4g} .. {row[tensor].high:.4g}" for row in params.values()]
-        table.add_row(tensor, shape, f"{histogram.low:.4g}", f"{histogram.high:.4g}", *ranges)
+        rows = [params[name][tensor] for name in compared]
+        table.add_row(
+            tensor,
+            shape,
+            f"{histogram.low:.4g}",
+            f"{histogram.high:.4g}",
+            *([f"{found.headroom[tensor]:.2f}x"] if widened else []),
+            *(f"{row.low:.4g} .. {row.high:.4g}" for row in rows),
+            f"{histogram.share_beyond(rows[0].low, rows[0].high):.2%}",
+        )
     console.print(table)
+    console.print(
+        "`convert` takes the range of less effect on the outputs for each tensor; `--estimator` fixes one.",
+        highlight=False,
+    )

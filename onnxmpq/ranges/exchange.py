@@ -36,8 +36,9 @@ class Calibration:
     observation: Observation
 
     def params(self) -> dict[str, dict[str, QuantParams]]:
-        """Estimator -> tensor -> the uint8 parameters it gives."""
-        return {name: {t: e(h) for t, h in self.observation.histograms.items()} for name, e in ESTIMATORS.items()}
+        """Estimator -> tensor -> the uint8 parameters it gives, headroom included."""
+        found = self.observation
+        return {name: {t: found.estimate(t, name) for t in found.histograms} for name in ESTIMATORS}
 
     def of(self, tensors: Iterable[str]) -> Observation:
         """The part of it for these tensors. Raises CalibrationError where one is not there."""
@@ -70,7 +71,13 @@ class Calibration:
             "samples": dict(self.samples),
             "runtime": dict(self.runtime),
             "tensors": [
-                {"name": t, "shape": list(found.shapes[t]), "low": h.low, "high": h.high}
+                {
+                    "name": t,
+                    "shape": list(found.shapes[t]),
+                    "low": h.low,
+                    "high": h.high,
+                    "headroom": found.headroom.get(t, 1.0),
+                }
                 for t, h in found.histograms.items()
             ],
             "estimators": {name: {t: asdict(p) for t, p in row.items()} for name, row in self.params().items()},
@@ -115,6 +122,10 @@ def _calibration(archive: Archive) -> Calibration:
             raise ValueError(f"tensor {name!r}: impossible histogram")
         histograms[str(name)] = Histogram.of(np.asarray(row, np.int64), limit, low, high)
     shapes = {str(row["name"]): tuple(map(int, row["shape"])) for row in meta["tensors"]}
+    headroom = {str(row["name"]): float(row["headroom"]) for row in meta["tensors"]}
+    if not all(1.0 <= factor < np.inf for factor in headroom.values()):
+        raise ValueError(f"headroom {min(headroom.values())}, {max(headroom.values())}")
     samples = {**meta["samples"], "count": int(meta["samples"]["count"]), "source": str(meta["samples"]["source"])}
     model = {name: str(meta["model"][name]) for name in ("name", "sha256")}
-    return Calibration(model, str(meta["target"]), samples, dict(meta["runtime"]), Observation(histograms, shapes))
+    observation = Observation(histograms, shapes, headroom=headroom)
+    return Calibration(model, str(meta["target"]), samples, dict(meta["runtime"]), observation)

@@ -52,6 +52,13 @@ class Histogram:
         merged[quarter : 3 * quarter] = self.counts.reshape(-1, 2).sum(axis=1)
         self.counts, self.limit = merged, self.limit * 2
 
+    def share_beyond(self, low: float, high: float) -> float:
+        """Share of the values that lie outside [low, high], up to the resolution of one bin."""
+        centers = self.centers
+        inside = int(self.counts[(centers >= low) & (centers <= high)].sum())
+        total = int(self.counts.sum())
+        return 1.0 - inside / total if total and (self.low < low or self.high > high) else 0.0
+
     @property
     def centers(self) -> NDArray[np.float64]:
         """Middle of every bin, float64 [BINS]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from onnxmpq.archive import Archive
-from onnxmpq.calibration import calibrate
+from onnxmpq.calibration import calibrate, render
 from onnxmpq.errors import CalibrationError
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from tests.graphs import prepared, residual_cnn, samples_for, token_model
@@ -34,6 +36,34 @@ def test_it_comes_back_as_it_was(calibration: Calibration, tmp_path: Path) -> No
     first = path.read_bytes()
     calibration.write(path)
     assert path.read_bytes() == first, "the same calibration gives the same bytes"
+
+
+def test_headroom_of_made_up_samples_is_kept_and_shown(tmp_path: Path) -> None:
+    made_up = calibrate(residual_cnn(), samples=8, cache=False)
+    factors = made_up.observation.headroom
+    assert max(factors.values()) > 1.0
+    made_up.write(tmp_path / "ranges.npz")
+    found = read_calibration(tmp_path / "ranges.npz")
+    assert found.observation.headroom == factors and found.params() == made_up.params()
+    for tensor, factor in factors.items():
+        histogram, params = found.observation.histograms[tensor], found.params()["minmax"][tensor]
+        reach = max(histogram.high, 0.0) - min(histogram.low, 0.0)
+        assert params.high - params.low == pytest.approx(factor * reach, rel=1e-3)
+    console = Console(width=160, record=True, file=io.StringIO())
+    render(found, console)
+    assert "headroom" in console.export_text()
+
+
+def test_what_a_range_cuts_off_is_shown(calibration: Calibration) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    render(calibration, console)
+    shown = console.export_text()
+    assert "headroom" not in shown
+    histogram, params = calibration.observation.histograms["x"], calibration.params()["mse"]["x"]
+    expected = histogram.counts[(histogram.centers < params.low) | (histogram.centers > params.high)].sum()
+    assert expected > 0
+    [row] = [line for line in shown.splitlines() if line.startswith("│ x ")]
+    assert f"{expected / histogram.counts.sum():.2%}" in row
 
 
 def test_numpy_alone_can_read_it(calibration: Calibration, tmp_path: Path) -> None:
@@ -74,6 +104,7 @@ SPOILED = [
     Spoiled("negative counts", lambda m, a: a.update(counts=a["counts"] - 1), "impossible histogram"),
     Spoiled("an infinite end", lambda m, a: a.update(ends=a["ends"] + np.inf), "impossible histogram"),
     Spoiled("ends in disorder", lambda m, a: a.update(ends=a["ends"][:, [0, 2, 1]]), "impossible histogram"),
+    Spoiled("headroom below 1", lambda m, a: m["tensors"][0].update(headroom=0.5), "headroom 0.5"),
     Spoiled("no counts", lambda m, a: a.pop("counts"), "counts"),
     Spoiled("samples that are a list", lambda m, a: m.update(samples=[]), "not a calibration"),
 ]
