@@ -75,7 +75,7 @@ def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     entry, device, progress = zoo().load(name), load_target("cpu"), Progress()
     model = prepare(entry.model)
     feeds = gather_samples(model, arrays(entry, "calib", samples + HELD_OUT), None, samples, 0, progress).calibration
-    menu, _ = candidates(model, device, DIALECTS[device.dialect].supports)
+    menu, _ = candidates(model, device, DIALECTS[device.dialect])
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], progress)
     tensors = activation_tensors(model, menu)

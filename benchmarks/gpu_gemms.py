@@ -86,7 +86,7 @@ def rows(device: Target, shape: tuple[int, int, int], settings: SessionSettings)
     data = np.random.default_rng(0).normal(0.0, 1.0, shape[:2]).astype(np.float32)
     feeds = load_feeds({"x": data}, input_specs(open_session(model.proto)))
     dialect = DIALECTS[device.dialect]
-    menu, _ = candidates(model, device, dialect.supports)
+    menu, _ = candidates(model, device, dialect)
     schemes = [s for s in menu["product"] if not s.is_float]
     table = roofline_table(model, device, float_shapes(model, feeds), menu).node_s["product"]
     found = []

@@ -39,7 +39,7 @@ class Subject:
         self.entry, self.test = zoo().load(name), test
         self.model, self.dialect = prepare(self.entry.model), DIALECTS["onnxruntime"]
         self.specs = input_specs(open_session(self.model.proto))
-        menu, _ = candidates(self.model, load_target("cpu"), self.dialect.supports)
+        menu, _ = candidates(self.model, load_target("cpu"), self.dialect)
         self.menu = {
             r.name: tuple(s for s in menu[r.name] if s == INT8 and (r.layer is not None or not layers_only))
             for r in self.model.regions

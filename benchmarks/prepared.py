@@ -75,7 +75,7 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
         for split, count in (("calib", samples), ("test", test))
     )
     dialect, progress = DIALECTS["onnxruntime"], Progress()
-    menu, _ = candidates(model, load_target("cpu"), dialect.supports)
+    menu, _ = candidates(model, load_target("cpu"), dialect)
     if layers_only:
         weighted = {r.name for r in model.layers}
         menu = {n: row if n in weighted else row[:1] for n, row in menu.items()}

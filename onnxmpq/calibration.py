@@ -44,8 +44,8 @@ def calibrate(
     progress, device = progress or Progress(), load_target(target)
     prepared = prepare(model)
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress).calibration
-    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
-    require_candidates(prepared, menu)
+    menu, reasons = candidates(prepared, device, DIALECTS[device.dialect])
+    require_candidates(prepared, menu, reasons)
     observation = observe_ranges(prepared, menu, data, progress, Cache.of(cache, progress))
     return Calibration(
         model={"name": source_name(model), "sha256": prepared.source_sha256},

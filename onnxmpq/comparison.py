@@ -18,6 +18,10 @@ from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
+EMULATED = (
+    "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
+    "session.disable_quant_qdq=1, optimizer ReluQuantRewrite off), which is emulation, so no time was taken"
+)
 Float = NDArray[np.float64]
 _FLOAT, _HALVES = "tensor(float)", ("tensor(float16)", "tensor(bfloat16)")
 

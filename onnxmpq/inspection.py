@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.comparison import Validation
+from onnxmpq.comparison import EMULATED, Validation
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import candidates
 from onnxmpq.model import RegionKind, prepare
@@ -61,7 +61,7 @@ class Inspection:
 def inspect(model: str | Path, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them."""
     prepared, device = prepare(model), load_target(target)
-    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
+    menu, _ = candidates(prepared, device, DIALECTS[device.dialect])
     rows = tuple(
         InspectedRegion(
             region.name,
@@ -94,5 +94,7 @@ def render_validation(found: Validation, original: Path, converted: Path, consol
         console.print(
             f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
         )
+    if found.emulated:
+        console.print(EMULATED, highlight=False)
     before, after = original.stat().st_size, converted.stat().st_size
     console.print(f"size {before / 1e6:.3f} MB -> {after / 1e6:.3f} MB; {found.samples} samples")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
-from onnxmpq.dialects import Supports
+from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.ranges.histogram import Histogram
@@ -31,7 +32,7 @@ Reasons = dict[str, str]  # region -> why it has nothing but float32
 
 
 def candidates(
-    model: Model, target: Target, supports: Supports, excluded: Iterable[str] = (), requested: Iterable[str] = ()
+    model: Model, target: Target, dialect: Dialect, excluded: Iterable[str] = (), requested: Iterable[str] = ()
 ) -> tuple[Menu, Reasons]:
     """Schemes per region that the target lists and the dialect can spell; float32 always first.
 
@@ -45,24 +46,29 @@ def candidates(
     reasons: Reasons = {}
     for region in model.regions:
         listed = [s for s in _listed(region, target) if not wanted or s.name in wanted]
-        offered = [s for s in listed if supports(region, s, model.opset)]
+        offered = [s for s in listed if dialect.supports(region, s, model.opset)]
         if region.name in left_out:
             offered, reasons[region.name] = [], "excluded by the user"
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
-            reasons[region.name] = f"target {target.name} has no scheme for {region.op_type} of this shape or opset"
+            forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
+            what = forbidden or f"{region.op_type} of this shape or opset"
+            reasons[region.name] = f"target {target.name} has no scheme for {what}"
         menu[region.name] = (SCHEMES[FP32], *offered)
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
-        raise TargetError(_why_nowhere(scheme_named(name), model, target, supports))
+        raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
     return menu, reasons
 
 
-def _why_nowhere(scheme: Scheme, model: Model, target: Target, supports: Supports) -> str:
+def _why_nowhere(scheme: Scheme, model: Model, target: Target, dialect: Dialect) -> str:
     """Why no region of the model can have a scheme that the target offers."""
-    if any(supports(r, scheme, NEWEST_OPSET) for r in model.regions if scheme in _listed(r, target)):
+    listed = [r for r in model.regions if scheme in _listed(r, target)]
+    if any(dialect.supports(r, scheme, NEWEST_OPSET) for r in listed):
         return f"opset {model.opset} does not have the types of '{scheme.name}'; convert with opset {NEWEST_OPSET}"
-    return f"no layer of the model can have '{scheme.name}' on target {target.name}; see docs/gpu.md for the rules"
+    rules = Counter(rule for r in listed if (rule := dialect.forbids(r, scheme)))
+    why = "".join(f": it does not take {rule} (as in {count} of them)" for rule, count in rules.most_common(1))
+    return f"no layer of the model can have '{scheme.name}' on target {target.name}{why}; use another scheme"
 
 
 def check_requested(requested: frozenset[str], target: Target) -> None:

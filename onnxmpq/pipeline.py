@@ -153,7 +153,7 @@ def convert(
     if labelled is not None:
         labelled.try_out(source, data)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
-    menu, reasons = candidates(prepared, device, dialect.supports, excluded, schemes)
+    menu, reasons = candidates(prepared, device, dialect, excluded, schemes)
     menu = one_activation_format(prepared, menu)
     for_size = bool(budgets.size or budgets.smallest)
     for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
@@ -161,7 +161,7 @@ def convert(
         menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
     elif not for_size and device.cost == "measured":
         menu = widest_weights(menu)
-    require_candidates(prepared, menu, bool(excluded))
+    require_candidates(prepared, menu, reasons, bool(excluded))
     if not keep_io:
         require_half(menu, device)
 
@@ -175,7 +175,7 @@ def convert(
     bench = replace(prepare_bench(prepared, menu, observation, dialect, progress), keep_io=keep_io)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
-    require_candidates(prepared, menu)
+    require_candidates(prepared, menu, reasons)
     settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
@@ -184,7 +184,7 @@ def convert(
     )
     menu = worthwhile(menu, judge.table)
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
-    require_candidates(prepared, menu)
+    require_candidates(prepared, menu, reasons)
 
     bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
     effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress, store)
@@ -233,8 +233,8 @@ def profile_model(
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     prepared = prepare(model)
     data = gather_samples(prepared, calibration, recipe, PROFILE_SAMPLES, seed, progress)
-    menu, _ = candidates(prepared, device, DIALECTS[device.dialect].supports)
-    require_candidates(prepared, menu)
+    menu, reasons = candidates(prepared, device, DIALECTS[device.dialect])
+    require_candidates(prepared, menu, reasons)
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)

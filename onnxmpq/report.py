@@ -16,7 +16,7 @@ from rich.table import Table
 from onnxmpq.allocate import Budgets, Option
 from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop import Outcome
-from onnxmpq.comparison import Validation
+from onnxmpq.comparison import EMULATED, Validation
 from onnxmpq.curve import Point, draw
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors
@@ -30,10 +30,6 @@ from onnxmpq.sensitivity import Effects
 from onnxmpq.target.types import Target
 
 SCHEMA = "onnxmpq.report/1"
-EMULATED = (
-    "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
-    "session.disable_quant_qdq=1, optimizer ReluQuantRewrite off), which is emulation, so no time was taken"
-)
 
 
 @dataclass(frozen=True)

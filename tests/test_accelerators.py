@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import onnxmpq
+from onnxmpq.cli import app
 from onnxmpq.cost.measure import Effort
 from onnxmpq.dialects import DIALECTS
-from onnxmpq.errors import ModelError, OnnxmpqError, TargetError, UsageError
+from onnxmpq.errors import ModelError, NothingToQuantizeError, OnnxmpqError, TargetError, UsageError
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
@@ -98,6 +100,8 @@ def test_a_file_with_fp8_is_validated_and_says_so(tmp_path: Path) -> None:
     onnx.save(result.model, converted)
     found = onnxmpq.validate(path, converted, feeds_for(proto, 4))
     assert found.emulated and found.timing is None and found.worst_sqnr_db > 20
+    done = CliRunner().invoke(app, ["validate", str(path), str(converted), "--samples", "4"])
+    assert done.exit_code == 0 and "session.disable_quant_qdq=1" in " ".join(done.output.split())
 
 
 def test_fp8_behind_a_relu_is_computed_as_written() -> None:
@@ -178,7 +182,7 @@ def test_nothing_in_16_bits_at_the_ends_is_said() -> None:
 
 def offered(proto: onnx.ModelProto, target: str, opset: int | None = None, *requested: str) -> dict[str, set[str]]:
     model, device = prepare(proto, opset), load_target(target)
-    menu, _reasons = candidates(model, device, DIALECTS[device.dialect].supports, (), requested)
+    menu, _reasons = candidates(model, device, DIALECTS[device.dialect], (), requested)
     return {name: {s.name for s in row} for name, row in menu.items()}
 
 
@@ -200,7 +204,16 @@ class Refused:
     arguments: dict[str, object]
     error: type[OnnxmpqError]
     says: str
-    inputs: int = 64
+    proto: onnx.ModelProto | None = None
+
+
+def one_matmul(inputs: int, outputs: int, scale: float = 1.0) -> onnx.ModelProto:
+    proto = graph(
+        "y = MatMul (x, w)", f"float[N, {inputs}] x", f"float[N, {outputs}] y", f"float[{inputs}, {outputs}] w"
+    )
+    values = onnx.numpy_helper.to_array(proto.graph.initializer[0]) * np.float32(scale)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    return proto
 
 
 REFUSED = [
@@ -209,6 +222,34 @@ REFUSED = [
     ),
     Refused("unknown", {"schemes": ["w4a17"]}, UsageError, "no scheme is called 'w4a17'"),
     Refused("opset", {"schemes": ["w4a16"], "opset": 19}, TargetError, "opset 19 does not have the types of 'w4a16'"),
+    Refused(
+        "block",
+        {"schemes": ["w4a16"]},
+        TargetError,
+        r"does not take 100 inputs, no multiple of the block of 64 \(as in 1 of them\); use another scheme",
+        one_matmul(100, 32),
+    ),
+    Refused(
+        "small",
+        {"schemes": ["w8a8-fp8"]},
+        TargetError,
+        "does not take products in 8 bits of fewer than 16 inputs or outputs",
+        one_matmul(64, 8),
+    ),
+    Refused(
+        "rank",
+        {},
+        NothingToQuantizeError,
+        "Conv_0: target h200 has no scheme for convolutions in other than 2 or 3 dimensions",
+        graph("y = Conv <kernel_shape = [3]> (x, w)", "float[N, 16, 9] x", "float[N, 16, 7] y", "float[16, 16, 3] w"),
+    ),
+    Refused(
+        "overflow",
+        {"schemes": ["fp16"]},
+        NothingToQuantizeError,
+        r"MatMul_0: values up to .* do not fit float16\)",
+        one_matmul(64, 32, 1e6),
+    ),
     Refused("no_opset", {"opset": 7}, UsageError, r"opset 7 is not in 13\.\."),
     Refused("batch", {"batch": 4, "target": "cpu"}, UsageError, "targets with a roofline"),
     Refused("ends_cpu", {"keep_io": False, "target": "cpu"}, UsageError, "target cpu computes in 16 bits"),
@@ -225,7 +266,7 @@ REFUSED = [
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
 def test_refusals_say_why(case: Refused) -> None:
     with pytest.raises(case.error, match=case.says):
-        onnxmpq.convert(mlp(case.inputs), **{"target": "h200", **case.arguments}, samples=8)  # type: ignore[arg-type]
+        onnxmpq.convert(case.proto or mlp(), **{"target": "h200", **case.arguments}, samples=8)  # type: ignore[arg-type]
 
 
 def test_a_model_that_cannot_go_back_to_an_older_opset() -> None:
@@ -246,7 +287,7 @@ def schemes(*names: str) -> tuple[Scheme, ...]:
 
 def test_one_format_of_activations_for_the_whole_graph() -> None:
     model, device = prepared(residual_cnn()), load_target("h200")
-    menu, _reasons = candidates(model, device, DIALECTS[device.dialect].supports)
+    menu, _reasons = candidates(model, device, DIALECTS[device.dialect])
     assert {s.reads for row in menu.values() for s in row if s.reads.quantized} == {Format.FP8, Format.SYMMETRIC_INT8}
     found = one_activation_format(model, menu)
     kinds = Counter(s.reads for row in found.values() for s in row if s.reads.quantized)

@@ -439,7 +439,7 @@ def test_check(tmp_path: Path, run: Run) -> None:
     found = run("check", quantized, "--dialect", "tensorrt")
     assert found.code == 12
     assert len(found.err.splitlines()) == 1
-    assert "4 errors and 1 warning" in found.err
+    assert "4 errors and 2 warnings" in found.err
     assert "unsigned" in found.out
     found = run("check", quantized, "--dialect", "tensorrt", "--json")
     document = json.loads(found.out)

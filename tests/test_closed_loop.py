@@ -20,7 +20,7 @@ from onnxmpq.target.load import load_target
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
-MENU, _ = candidates(CASE.model, load_target("cpu"), ORT.supports)
+MENU, _ = candidates(CASE.model, load_target("cpu"), ORT)
 INT8_GAIN = 0.4  # of a region's float32 time
 
 

@@ -18,7 +18,7 @@ CPU, ORT = load_target("cpu"), DIALECTS["onnxruntime"]
 
 
 def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[str]], dict[str, str]]:
-    menu, reasons = candidates(model, CPU, ORT.supports, exclude)
+    menu, reasons = candidates(model, CPU, ORT, exclude)
     assert all(row[0].is_float for row in menu.values())
     return {name: {s.name for s in row} for name, row in menu.items()}, reasons
 
@@ -36,7 +36,7 @@ def test_each_operator_gets_its_schemes() -> None:
 def test_every_offer_can_be_written() -> None:
     for proto in (residual_cnn(), token_model()):
         model = prepared(proto)
-        menu, _ = candidates(model, CPU, ORT.supports)
+        menu, _ = candidates(model, CPU, ORT)
         for name, row in menu.items():
             assert all(ORT.supports(model.region(name), s, model.opset) for s in row)
 
@@ -73,7 +73,7 @@ def profile(assignment: dict[str, str], operators: dict[str, set[str]]) -> Profi
 
 def test_what_never_fused_is_taken_off_the_menu() -> None:
     model = prepared(residual_cnn())
-    menu, _ = candidates(model, CPU, ORT.supports)
+    menu, _ = candidates(model, CPU, ORT)
     profiles = [
         profile(
             {"Conv_0": "int8", "Conv_3": "int8"}, {"Conv_0": {"QLinearConv"}, "Conv_3": {"Conv", "DequantizeLinear"}}
@@ -90,7 +90,7 @@ def test_what_never_fused_is_taken_off_the_menu() -> None:
 
 def test_weight_only_kernels_must_be_faster_than_float() -> None:
     model = prepared(token_model())
-    menu, _ = candidates(model, CPU, ORT.supports)
+    menu, _ = candidates(model, CPU, ORT)
     costs = {"MatMul_2": {"fp32": 1.0, "w4b32": 0.5, "w8b128": 2.0}, "MatMul_9": {"fp32": 1.0, "w4b32": 1.5}}
     kept = {r: {s.name for s in row} for r, row in worthwhile(menu, CostTable(costs)).items()}
     assert "w4b32" in kept["MatMul_2"] and "w4b32" not in kept["MatMul_9"]
@@ -117,9 +117,7 @@ def test_modelled_targets_offer_bits_that_only_they_have() -> None:
         "float[16, 1, 3, 3] w",
     )
     model = prepared(proto)
-    offered = {
-        t: {s.name for s in candidates(model, load_target(t), ORT.supports)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")
-    }
+    offered = {t: {s.name for s in candidates(model, load_target(t), ORT)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")}
     assert {"w2a2", "w4a6", "w7a7", "w4a8"} <= offered["bismo-edge"]
     assert offered["cpu"] == {"fp32", "w8", "int8"}
 

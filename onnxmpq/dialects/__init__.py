@@ -13,21 +13,28 @@ from onnxmpq.model import Region
 from onnxmpq.schemes import Scheme
 
 Supports = Callable[[Region, Scheme, int], bool]
+Forbids = Callable[[Region, Scheme], str]
+
+
+def _nothing(region: Region, scheme: Scheme) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """rewrite: writes the graph. supports: (region, scheme, opset) -> whether the dialect can spell it."""
+    """rewrite: writes the graph. supports: (region, scheme, opset) -> whether the dialect can spell it. forbids: what
+    about a region the runtime does not take in a scheme, in words."""
 
     name: str
     rewrite: Callable[[Rewrite], onnx.ModelProto]
     supports: Supports
+    forbids: Forbids = _nothing
 
 
 DIALECTS: dict[str, Dialect] = {
     "onnxruntime": Dialect("onnxruntime", onnxruntime.rewrite, onnxruntime.supports),
-    "tensorrt": Dialect("tensorrt", tensorrt.rewrite, tensorrt.supports),
+    "tensorrt": Dialect("tensorrt", tensorrt.rewrite, tensorrt.supports, tensorrt.forbids),
     "portable": Dialect("portable", portable.rewrite, portable.supports),
 }
 
-__all__ = ["DIALECTS", "Dialect", "Rewrite", "Supports"]
+__all__ = ["DIALECTS", "Dialect", "Forbids", "Rewrite", "Supports"]

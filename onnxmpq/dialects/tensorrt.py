@@ -23,19 +23,22 @@ rewrite = explicit.rewrite
 
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
     """Whether TensorRT takes the scheme for the region."""
-    if not explicit.spells(region, scheme, opset):
-        return False
+    return explicit.spells(region, scheme, opset) and not forbids(region, scheme)
+
+
+def forbids(region: Region, scheme: Scheme) -> str:
+    """What about the region TensorRT does not take in the scheme; empty where nothing is."""
     layer, weight = region.layer, scheme.weight
     if layer is None or scheme.is_float:
-        return True
+        return ""
     if region.op_type in ("Conv", "ConvTranspose"):
         if len(layer.weight_shape) not in CONV_RANKS:
-            return False
-        if scheme.reads is Format.FP8:
-            channels = (layer.out_channels, layer.weight_shape[1])
-            return layer.groups == 1 and all(c % FP8_CONV_MULTIPLE == 0 for c in channels)
+            return "convolutions in other than 2 or 3 dimensions"
+        channels = (layer.out_channels, layer.weight_shape[1])
+        if scheme.reads is Format.FP8 and (layer.groups > 1 or any(c % FP8_CONV_MULTIPLE for c in channels)):
+            return f"fp8 convolutions with groups, or channels that are no multiple of {FP8_CONV_MULTIPLE}"
     elif scheme.reads.quantized and min(layer.fan_in, layer.out_channels) < FEWEST_IN_8_BITS:
-        return False
-    if weight is not None and weight.bits <= 4:
-        return weight.block in BLOCKS and layer.fan_in % weight.block == 0
-    return True
+        return f"products in 8 bits of fewer than {FEWEST_IN_8_BITS} inputs or outputs"
+    if weight is not None and weight.bits <= 4 and (weight.block not in BLOCKS or layer.fan_in % weight.block):
+        return f"{layer.fan_in} inputs, no multiple of the block of {weight.block}"
+    return ""

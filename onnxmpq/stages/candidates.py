@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxmpq.allocate import Limits, Problem, solve
 from onnxmpq.cost.judge import Judge
 from onnxmpq.errors import NothingToQuantizeError, UsageError
-from onnxmpq.menu import Menu
+from onnxmpq.menu import Menu, Reasons
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format
 from onnxmpq.target.types import Target
@@ -29,16 +29,18 @@ def widest_weights(menu: Menu) -> Menu:
     return kept
 
 
-def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
+def require_candidates(model: Model, menu: Menu, reasons: Reasons, excluded: bool = False) -> None:
     """Raises NothingToQuantizeError where no layer has a choice."""
-    if excluded and not any(len(menu[r.name]) > 1 for r in model.layers):
+    if any(len(menu[r.name]) > 1 for r in model.layers):
+        return
+    if excluded:
         raise NothingToQuantizeError("--exclude leaves no layer to quantize; exclude fewer nodes")
-    if not any(len(menu[r.name]) > 1 for r in model.layers):
-        already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
-        raise NothingToQuantizeError(
-            f"none of the model's {len(model.layers)} layers can be quantized (Conv, MatMul, Gemm or Gather with a "
-            f"constant float32 weight, opset 13 or newer){already}; use the model as it is"
-        )
+    already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
+    known = [f"{r.name}: {reasons[r.name]}" for r in model.layers if r.name in reasons]
+    why = known[0] if known else "Conv, MatMul, Gemm or Gather with a constant float32 weight, opset 13 or newer"
+    raise NothingToQuantizeError(
+        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}; use the model as it is"
+    )
 
 
 def require_half(menu: Menu, target: Target) -> None:

@@ -60,7 +60,7 @@ class Setting:
 def setting(name: str) -> Setting:
     proto = GRAPHS[name]()
     model = prepared(proto)
-    menu, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"].supports)
+    menu, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
     tensors = list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs)))
     shapes = tensor_shapes(model, feeds_for(proto), tensors)
     return Setting(model, menu, layout_roles(model, {t: len(s) for t, s in shapes.items()}))
