@@ -84,7 +84,7 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     rounding = feeds.take([i for i in range(len(feeds)) if i % 4 != 3])
     bench = round_for_inputs(model, menu, bench, rounding, without([]), progress)
     effects = sensitivity(model, menu, bench, observation, feeds, None, progress)
-    chosen = effect_samples(len(feeds), len(effects.reference))
+    chosen = effect_samples(model, feeds, len(effects.reference), {})
     kept, spared = feeds.take(chosen), np.array([i % 4 == 3 for i in chosen])
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.stages.effects import effect_samples
+from tests.graphs import graph, prepared
+
+MODEL = prepared(graph("y = MatMul (x, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w"))
+
+
+def given(x: np.ndarray) -> Feeds:
+    return Feeds({"x": x}, input_specs(open_session(MODEL.proto)), "rows of a test")
+
+
+def test_samples_that_a_classifier_doubts_come_first() -> None:
+    w = MODEL.weight(MODEL.layers[0]).T  # [inputs, classes]
+    wanted = np.full((6, 4), -30.0)
+    wanted[np.arange(6), np.arange(6) % 4] = 30.0  # sure of all
+    wanted[2], wanted[5, :2] = 0.0, 30.0  # but these: among four classes, and between two
+    x = np.linalg.solve(w.T.astype(np.float64), wanted.T).T.astype(np.float32)
+    feeds = given(x)
+    assert effect_samples(MODEL, feeds, 1, {"y": "logits"}) == [2]
+    assert effect_samples(MODEL, feeds, 2, {"y": "logits"}) == [2, 5]
+    assert effect_samples(MODEL, feeds, 6, {"y": "logits"}) == list(range(6))
+
+
+def test_without_classes_samples_are_evenly_spread() -> None:
+    feeds = given(np.ones((9, 4), np.float32))
+    assert effect_samples(MODEL, feeds, 3, {"y": "values"}) == [0, 4, 8]
