@@ -9,6 +9,8 @@ does not grow with the samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import numpy as np
 
@@ -23,7 +25,8 @@ from onnxmpq.sensitivity.suffix import Cutter, OpenPart
 from onnxmpq.sensitivity.trial import Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph
-GROUP_BYTES = 512 * 2**20  # of weights in the group's small sessions, about twice
+WEIGHT_BYTES = 512 * 2**20  # in the small sessions of a group, about twice
+VALUE_BYTES = 32 * 2**20  # of a group's targets in the batches that run side by side; sessions hold several times that
 MOST_AT_A_TIME = 8  # samples in one run
 RUN_BYTES = 2 * 2**20
 """Of the largest tensor in a run of several samples: what a core's own cache holds."""
@@ -45,6 +48,7 @@ def measure_effects(
 ) -> Effects:
     """Effects of all perturbations on these samples; `tick` counts perturbations done.
 
+    threads: batches that run side by side, each on one thread: the operators of small models share threads badly.
     batch: samples in one run; None for as many as the model's activations suggest. frame: fitted on the same samples
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
@@ -64,9 +68,10 @@ class _Worker:
         tick: Tick,
     ) -> None:
         self.model, self.tries, self.frame, self.tick = model, tries, frame, tick
-        self.settings, self.cutter = SessionSettings(threads=threads), Cutter(model.proto)
+        self.threads, self.settings, self.cutter = threads, SessionSettings(), Cutter(model.proto)
         self.targets = self._targets()
-        batch = batch or self._batch(feeds.batch([0]))
+        self.bytes = self._bytes(feeds.batch([0]))
+        batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
         self.batches = list(feeds.batches(batch))
         step = batch if feeds.batchable else 1
         self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
@@ -98,20 +103,22 @@ class _Worker:
                     found[tensor] = region if own else None
         return found
 
-    def _batch(self, one: dict[str, Array]) -> int:
-        """How many samples to run together."""
+    def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
+        """Bytes of each target in a run of one sample."""
         inner = [t for t in self.targets if t not in one]
-        values = run(open_session(with_outputs(self.model.proto, inner), self.settings), one, inner) if inner else []
-        largest = max((v.nbytes for v in (*values, *one.values())), default=1)
-        return int(min(max(RUN_BYTES // largest, 1), MOST_AT_A_TIME))
+        values = run(open_session(with_outputs(self.model.proto, inner)), dict(one), inner) if inner else []
+        return {t: v.nbytes for t, v in (*one.items(), *zip(inner, values, strict=True)) if t in self.targets}
 
     def _groups(self) -> list[list[str]]:
-        """Neighbouring targets, at most GROUP, and fewer where the weights between them are large."""
+        """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
         place, weights = self.cutter.position, np.cumsum([0, *self.cutter.weight_bytes()])
+        at_once = self.threads * max(r.stop - r.start for r in self.rows)
         groups: list[list[str]] = [[]]
         for tensor in sorted(self.targets, key=place):
-            between = weights[place(tensor) + 1] - weights[place(groups[-1][0]) + 1] if groups[-1] else 0
-            if len(groups[-1]) == GROUP or len(groups[-1]) * between > GROUP_BYTES:
+            group = groups[-1]
+            between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
+            values = at_once * sum(self.bytes[t] for t in (*group, tensor))
+            if group and (len(group) == GROUP or len(group) * between > WEIGHT_BYTES or values > VALUE_BYTES):
                 groups.append([])
             groups[-1].append(tensor)
         return [g for g in groups if g]
@@ -130,14 +137,24 @@ class _Worker:
         begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < checkpoint}
         later = [*self.cutter.live(checkpoint), *sorted(begun)]
         tries, done = sum(t.count for t in trials), 0
-        for rows, given in zip(self.rows, prefix.walk(checkpoint, needed, later), strict=True):
-            for trial in trials:
-                trial.run(rows, given)
-            before, done = done, tries * rows.stop // self.rows[-1].stop
-            self.tick(done - before)
+        batches = zip(self.rows, prefix.walk(checkpoint, needed, later), strict=True)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while some := list(islice(batches, self.threads)):
+                for running in [pool.submit(_run, trials, *batch) for batch in some]:
+                    running.result()
+                seen = some[-1][0].stop
+                for trial in trials:
+                    trial.look(seen)
+                before, done = done, tries * seen // self.rows[-1].stop
+                self.tick(done - before)
         return trials
 
     def _reads(self, tensor: str) -> set[str]:
         """What must be known to perturb a target."""
         region = self.targets[tensor]
         return {tensor} | (self.cutter.reads(region) if region is not None else set())
+
+
+def _run(trials: Sequence[Trial], rows: slice, given: Mapping[str, Array]) -> None:
+    for trial in trials:
+        trial.run(rows, given)

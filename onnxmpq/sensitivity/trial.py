@@ -57,7 +57,7 @@ class Trial:
         return {self.tensor, *(t for part in (self.rounded, self.exact, *self.route) for t in part.inputs)}
 
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
-        """Every perturbation on these samples, from their fp32 values."""
+        """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
         for change, result in zip(self.weights.values(), self.rounded.run(given).values(), strict=True):
             self._fill(change, rows, result, given)
         for key, change in self.inputs.items():
@@ -69,7 +69,10 @@ class Trial:
         for number in self.race.running:
             params = self.candidates[number]
             self._fill(self.race.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
-        self.race.look(rows.stop)
+
+    def look(self, done: int) -> None:
+        """The first `done` samples have been run."""
+        self.race.look(done)
 
     def add_to(self, effects: Effects) -> None:
         """Hand over what has been measured, once all samples were run."""

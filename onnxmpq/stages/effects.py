@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -76,20 +76,27 @@ def affordable(model: Model, feeds: Feeds, tries: int) -> int:
 
 
 def effect_samples(model: Model, feeds: Feeds, count: int, kinds: Mapping[str, OutputKind]) -> list[int]:
-    """Which `count` samples effects are measured on, ascending: those of a classifier that it doubts most, else evenly
-    spread ones.
+    """Which `count` samples effects are measured on: those of a classifier that it doubts most, else evenly spread
+    ones, `mixed`.
 
     What a classifier is sure of it stays sure of: on vit_tiny three samples in four hardly diverge, whatever is
     quantized, so that few of them say little. All effects are larger on doubtful samples; plans only compare them.
     """
     doubts = output_doubts(model, feeds, kinds) if count < len(feeds) else np.zeros(len(feeds))
     if not doubts.any():
-        return evenly_spread(len(feeds), count)
-    return sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count])
+        return mixed(evenly_spread(len(feeds), count))
+    return mixed(sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count]))
 
 
 def evenly_spread(available: int, count: int) -> list[int]:
     return [int(i) for i in np.linspace(0, available - 1, count).round()]
+
+
+def mixed(ascending: Sequence[int]) -> list[int]:
+    """The same in van der Corput's order, of which every first part is spread: the first ones choose among ranges, and
+    a source may be sorted."""
+    bits = max(len(ascending) - 1, 1).bit_length()
+    return [ascending[i] for i in sorted(range(len(ascending)), key=lambda i: f"{i:0{bits}b}"[::-1])]
 
 
 def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind]) -> NDArray[np.float64]:
@@ -108,9 +115,9 @@ def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind]) -
 
 
 def forward_seconds(model: Model, feeds: Feeds) -> float:
-    """One run of the fp32 model with the threads that sensitivity uses, in seconds."""
-    session = open_session(model.proto, SessionSettings(threads=workers()))
-    return float(interleaved_s([session], feeds.batch([0]), Effort(seconds=0.1, runs=2, rounds=1))[0].min())
+    """One run of the fp32 model in seconds, where several run side by side as in sensitivity."""
+    session = open_session(model.proto)
+    return float(interleaved_s([session], feeds.batch([0]), Effort(seconds=0.1, runs=2, rounds=1))[0].min()) / workers()
 
 
 def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:

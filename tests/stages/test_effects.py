@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtime import input_specs, open_session
-from onnxmpq.stages.effects import effect_samples
+from onnxmpq.stages.effects import effect_samples, mixed
 from tests.graphs import graph, prepared
 
 MODEL = prepared(graph("y = MatMul (x, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w"))
@@ -23,9 +24,17 @@ def test_samples_that_a_classifier_doubts_come_first() -> None:
     feeds = given(x)
     assert effect_samples(MODEL, feeds, 1, {"y": "logits"}) == [2]
     assert effect_samples(MODEL, feeds, 2, {"y": "logits"}) == [2, 5]
-    assert effect_samples(MODEL, feeds, 6, {"y": "logits"}) == list(range(6))
+    assert sorted(effect_samples(MODEL, feeds, 6, {"y": "logits"})) == list(range(6))
 
 
 def test_without_classes_samples_are_evenly_spread() -> None:
     feeds = given(np.ones((9, 4), np.float32))
-    assert effect_samples(MODEL, feeds, 3, {"y": "values"}) == [0, 4, 8]
+    assert sorted(effect_samples(MODEL, feeds, 3, {"y": "values"})) == [0, 4, 8]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 16, 48])
+def test_every_first_part_is_spread(count: int) -> None:
+    order = mixed(range(count))
+    assert sorted(order) == list(range(count))
+    for part in range(4, count):
+        assert max(np.diff([0, *sorted(order[:part]), count])) <= 3 * count / part
