@@ -1,11 +1,12 @@
-"""How well a plan's divergence is predicted on samples that took no part: separable against superposed effects.
+"""How well a plan's divergence is predicted on samples that took no part: separable, pooled, superposed effects.
 
     ONNXMPQ_ZOO=... python -m benchmarks.predictor [MODEL ...] [--samples 256] [--test 400] [--plans 40]
 
 Per model: effects on calibration samples (weights rounded for three quarters of them), then plans with a random scheme
 for every layer whose top-1 agreement with fp32 is at least 85 % are built and run. Kendall's tau between predicted and
-true divergence on test samples; `ceiling` is that of the true divergence on the calibration samples. Prints a markdown
-table.
+true divergence on test samples. separable: mean divergences of the decisions alone, summed; pooled: the same with a
+share of the pooled curvature; superposed: that of the summed effects; shrunk: what plans are refined by; ceiling: the
+true divergence on the calibration samples. Prints a markdown table.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def row(name: str, samples: int, test: int, count: int, seed: int) -> str:
     pure = Predictor(prepared.problem, prepared.effects, 1.0, 1.0)
     truth = np.array([prepared.true_divergence(p) for p in plans])
     predictions = {
-        "separable": [prepared.problem.effect(p) for p in plans],
+        "separable": [prepared.plain.effect(p) for p in plans],
+        "pooled": [prepared.problem.effect(p) for p in plans],
         "superposed": [pure.divergence(p) for p in plans],
         "shrunk": [predictor.divergence(p) for p in plans],
         "ceiling": list(truth[:, 0]),
@@ -73,7 +75,17 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    columns = ("model, samples", "plans", "separable", "superposed", "shrunk", "ceiling", "predicted/true", "true")
+    columns = (
+        "model, samples",
+        "plans",
+        "separable",
+        "pooled",
+        "superposed",
+        "shrunk",
+        "ceiling",
+        "predicted/true",
+        "true",
+    )
     columns += ("trust", "s")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in given.models:

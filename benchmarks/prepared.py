@@ -53,6 +53,18 @@ class Prepared:
         return np.concatenate([encode(run(session, inputs), 1) for inputs in feeds.batches(1)])
 
     @cached_property
+    def plain(self) -> Problem:
+        """The problem whose effects are mean divergences alone, with no share of the pooled curvature."""
+        effects = replace(self.effects, pooling=0.0)
+        options = {
+            region: tuple(replace(o, effect=effects.of_scheme(region, o.scheme)) for o in row)
+            for region, row in self.problem.options.items()
+        }
+        return replace(
+            self.problem, options=options, activations={t: effects.of_activation(t) for t in effects.activations}
+        )
+
+    @cached_property
     def unseen_reference(self) -> Code:
         return self.codes(self.model.proto, self.unseen)
 

@@ -100,14 +100,18 @@ class Divergence:
             [v.encode(np.asarray(o, np.float32), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1
         )
 
+    def parts(self, code: Code) -> list[Code]:
+        """A code cut into those of the views."""
+        return np.split(code, np.cumsum([v.width for v in self.views])[:-1], axis=1)
+
+    def of_view(self, number: int, reference: Code, change: Code) -> NDArray[np.float64]:
+        """Divergence of one output, from its part of the codes, float64 [samples]."""
+        return self.views[number].divergence(reference, change)
+
     def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Divergence of reference + change from reference, float64 [samples], summed over outputs."""
-        total, start = np.zeros(len(reference)), 0
-        for view in self.views:
-            part = slice(start, start + view.width)
-            total += view.divergence(reference[:, part], change[:, part])
-            start += view.width
-        return total
+        both = zip(self.parts(reference), self.parts(change), strict=True)
+        return np.asarray(sum((self.of_view(i, *pair) for i, pair in enumerate(both)), np.zeros(len(reference))))
 
     def mean(self, reference: Code, change: Code) -> float:
         return float(self.per_sample(reference, change).mean())

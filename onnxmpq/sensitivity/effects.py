@@ -26,6 +26,7 @@ from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
+from onnxmpq.sensitivity.pooled import SHARE, PooledDivergence
 
 MEMORY_BYTES = 256 * 2**20  # for all stored effects
 _SMALLEST_SKETCH = 512
@@ -41,6 +42,7 @@ class Effects:
     reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs: same shape, the
     change. params: the activation parameters that each effect belongs to (of several candidates the one of least
     effect). halves: divergence caused by a region's scheme for its 16 bits; so small that nothing is superposed.
+    pooling: share of the pooled curvature in what effects are judged by.
     """
 
     divergence: Divergence
@@ -50,6 +52,7 @@ class Effects:
     params: dict[str, QuantParams]
     inputs: dict[InputKey, Code] = field(default_factory=dict)
     halves: dict[HalfKey, float] = field(default_factory=dict)
+    pooling: float = SHARE
 
     def own(self, region: str, scheme: Scheme) -> list[Code]:
         """The changes that come with one region's scheme: of its weight, and of reading its input in few bits."""
@@ -61,10 +64,16 @@ class Effects:
         """Divergence caused by the 16 bits in which the region computes or writes, 0 where it does not."""
         return self.halves.get((region, scheme.name), 0.0)
 
+    @cached_property
+    def pooled(self) -> PooledDivergence:
+        """What single effects and whole plans are judged by."""
+        changes = (*self.weights.values(), *self.activations.values(), *self.inputs.values())
+        return PooledDivergence.fitted(self.divergence, self.reference, changes, self.pooling)
+
     def alone(self, change: Code) -> NDArray[np.float64]:
         """Divergence of one of the changes, float64 [samples]; computed once."""
         if id(change) not in self._alone:
-            self._alone[id(change)] = self.divergence.per_sample(self.reference, change)
+            self._alone[id(change)] = self.pooled.per_sample(self.reference, change)
         return self._alone[id(change)]
 
     @cached_property
@@ -78,11 +87,11 @@ class Effects:
 
     def of_weight(self, key: WeightKey) -> float:
         """Divergence (nats, or relative squared error) caused by this weight alone."""
-        return self.divergence.mean(self.reference, self.weights[key])
+        return float(self.alone(self.weights[key]).mean())
 
     def of_activation(self, tensor: str) -> float:
         """Divergence caused by quantizing this tensor alone."""
-        return self.divergence.mean(self.reference, self.activations[tensor])
+        return float(self.alone(self.activations[tensor]).mean())
 
 
 @dataclass(frozen=True, eq=False)

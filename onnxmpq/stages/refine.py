@@ -74,5 +74,5 @@ def make_refiner(
     deciding = data.deciding
     if len(deciding) < FEWEST_DECIDING:
         return None
-    referee = Referee.of(model, effects.divergence, deciding, SessionSettings(threads=workers()))
+    referee = Referee.of(model, effects.pooled, deciding, SessionSettings(threads=workers()))
     return RunningRefiner(effects, referee, seed, progress, score)

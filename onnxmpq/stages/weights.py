@@ -72,7 +72,7 @@ def compensate_plan(
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
     def compute() -> Compensated:
-        referee = Referee.of(bench.model, effects.divergence, deciding, SessionSettings(threads=workers()))
+        referee = Referee.of(bench.model, effects.pooled, deciding, SessionSettings(threads=workers()))
         with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
             return compensate(
                 bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
@@ -81,7 +81,7 @@ def compensate_plan(
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
     built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io
-    depends_on = (*built_of, samples, effects.divergence, techniques)
+    depends_on = (*built_of, samples, effects.pooled, techniques)
     found = reuse.compensated(cache, weights, depends_on, compute)
     limit = outcome.size_limit_bytes
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
