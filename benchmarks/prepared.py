@@ -24,7 +24,8 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import FP32, Scheme
 from onnxmpq.sensitivity import Effects
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.stages.effects import effect_samples, pose, sensitivity
+from onnxmpq.stages.effect_samples import effect_samples
+from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.stages.threads import workers
 from onnxmpq.stages.weights import round_for_inputs
@@ -71,10 +72,11 @@ class Prepared:
     def true_divergence(self, assignment: dict[str, Scheme]) -> tuple[float, float]:
         """Divergence of the real graph on the effects' own samples and on unseen ones."""
         proto = self.bench.build(assignment)
-        measure, known = self.effects.divergence.mean, self.effects.reference
+        divergence, known = self.effects.divergence, self.effects.reference
         inside = self.codes(proto, self.samples) - known
         outside = self.codes(proto, self.unseen) - self.unseen_reference
-        return measure(known, inside), measure(self.unseen_reference, outside)
+        unseen = replace(divergence, scale=1.0)
+        return divergence.mean(known, inside), unseen.mean(self.unseen_reference, outside)
 
 
 def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = False) -> Prepared:
@@ -96,7 +98,7 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     rounding = feeds.take([i for i in range(len(feeds)) if i % 4 != 3])
     bench = round_for_inputs(model, menu, bench, rounding, without([]), progress)
     effects = sensitivity(model, menu, bench, observation, feeds, None, progress)
-    chosen = effect_samples(model, feeds, len(effects.reference), {})
+    chosen, _ = effect_samples(model, feeds, len(effects.reference), {})
     kept, spared = feeds.take(chosen), np.array([i % 4 == 3 for i in chosen])
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})

@@ -9,7 +9,7 @@ count-sketch form of Charikar et al., 2002). Every code is linear in the (log-)o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -90,9 +90,13 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class Divergence:
-    """All outputs together; the code of a model run is the views' codes side by side."""
+    """All outputs together; the code of a model run is the views' codes side by side.
+
+    scale: what divergence is multiplied by, for samples that are not like the others.
+    """
 
     views: tuple[OutputView, ...]
+    scale: float = field(default=1.0, kw_only=True)
 
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
         """Outputs of a run of `samples` samples -> float32 [samples, width]."""
@@ -111,7 +115,8 @@ class Divergence:
     def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Divergence of reference + change from reference, float64 [samples], summed over outputs."""
         both = zip(self.parts(reference), self.parts(change), strict=True)
-        return np.asarray(sum((self.of_view(i, *pair) for i, pair in enumerate(both)), np.zeros(len(reference))))
+        total = sum((self.of_view(i, *pair) for i, pair in enumerate(both)), np.zeros(len(reference)))
+        return np.asarray(self.scale * total)
 
     def mean(self, reference: Code, change: Code) -> float:
         return float(self.per_sample(reference, change).mean())

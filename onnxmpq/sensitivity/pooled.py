@@ -69,7 +69,7 @@ class PooledDivergence(Divergence):
                 if curvature is not None and (pooled := float(curvature.per_sample(moved).mean())) > 0:
                     found.append(float(view.divergence(before, moved).mean()) / pooled)
         levels = tuple(float(np.median(r)) if r else 1.0 for r in ratios)
-        return cls(divergence.views, tuple(curvatures), levels, share)
+        return cls(divergence.views, tuple(curvatures), levels, share, scale=divergence.scale)
 
     def of_view(self, number: int, reference: Code, change: Code) -> NDArray[np.float64]:
         plain, curvature = super().of_view(number, reference, change), self.curvatures[number]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import softmax
 
 from onnxmpq.allocate import Option, Problem
 from onnxmpq.cache import NO_CACHE, Cache
@@ -23,10 +19,10 @@ from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import Observation, params_key
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtime import open_session
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
-from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages import reuse
+from onnxmpq.stages.effect_samples import effect_samples, evenly_spread
 from onnxmpq.stages.halves import half_effects, half_perturbations
 from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates
 from onnxmpq.stages.threads import workers
@@ -54,15 +50,20 @@ def sensitivity(
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
     count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))
-    chosen = feeds.take(effect_samples(model, feeds, count, kinds or {}))
+    numbers, share = effect_samples(model, feeds, count, kinds or {})
+    chosen = feeds.take(numbers)
     few = chosen.take(evenly_spread(count, min(FEWEST_EFFECT_SAMPLES, count)))
     with progress.stage(f"sensitivity on {count} samples", tries.count + sum(t.count for t in halves.values())) as tick:
-        effects = reuse.effects(cache, model, chosen, tries, kinds or {}, tick)
+        effects = _shared(reuse.effects(cache, model, chosen, tries, kinds or {}, tick), share)
         found = {
-            half: reuse.effects(cache, model, few, tried, kinds or {}, tick, f"{half} effects")
+            half: _shared(reuse.effects(cache, model, few, tried, kinds or {}, tick, f"{half} effects"), share)
             for half, tried in halves.items()
         }
     return replace(effects, halves=half_effects(model, menu, found))
+
+
+def _shared(effects: Effects, share: float) -> Effects:
+    return replace(effects, divergence=replace(effects.divergence, scale=share))
 
 
 def affordable(model: Model, feeds: Feeds, tries: int) -> int:
@@ -73,45 +74,6 @@ def affordable(model: Model, feeds: Feeds, tries: int) -> int:
     step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
     steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
     return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), len(feeds))
-
-
-def effect_samples(model: Model, feeds: Feeds, count: int, kinds: Mapping[str, OutputKind]) -> list[int]:
-    """Which `count` samples effects are measured on: those of a classifier that it doubts most, else evenly spread
-    ones, `mixed`.
-
-    What a classifier is sure of it stays sure of: on vit_tiny three samples in four hardly diverge, whatever is
-    quantized, so that few of them say little. All effects are larger on doubtful samples; plans only compare them.
-    """
-    doubts = output_doubts(model, feeds, kinds) if count < len(feeds) else np.zeros(len(feeds))
-    if not doubts.any():
-        return mixed(evenly_spread(len(feeds), count))
-    return mixed(sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count]))
-
-
-def evenly_spread(available: int, count: int) -> list[int]:
-    return [int(i) for i in np.linspace(0, available - 1, count).round()]
-
-
-def mixed(ascending: Sequence[int]) -> list[int]:
-    """The same in van der Corput's order, of which every first part is spread: the first ones choose among ranges, and
-    a source may be sorted."""
-    bits = max(len(ascending) - 1, 1).bit_length()
-    return [ascending[i] for i in sorted(range(len(ascending)), key=lambda i: f"{i:0{bits}b}"[::-1])]
-
-
-def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind]) -> NDArray[np.float64]:
-    """float64 [samples]: 1 - Σ p² of the fp32 model's classes, mean over rows, summed over such outputs; else 0."""
-    divergence, _ = make_divergence(model, feeds.take([0]), 1, threads=workers(), kinds=kinds)
-    session = open_session(model.proto, SessionSettings(threads=workers()))
-    found = np.zeros(len(feeds))
-    for number in range(len(feeds) if any(v.classes for v in divergence.views) else 0):
-        code, start = divergence.encode(run(session, feeds.batch([number])), 1), 0
-        for view in divergence.views:
-            if view.classes:
-                scores = code[0, start : start + view.width].reshape(-1, view.classes)
-                found[number] += 1.0 - np.square(softmax(scores.astype(np.float64), axis=1)).sum(axis=1).mean()
-            start += view.width
-    return found
 
 
 def forward_seconds(model: Model, feeds: Feeds) -> float:

@@ -5,7 +5,7 @@ import pytest
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtime import input_specs, open_session
-from onnxmpq.stages.effects import effect_samples, mixed
+from onnxmpq.stages.effect_samples import effect_samples, mixed
 from tests.graphs import graph, prepared
 
 MODEL = prepared(graph("y = MatMul (x, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w"))
@@ -22,14 +22,16 @@ def test_samples_that_a_classifier_doubts_come_first() -> None:
     wanted[2], wanted[5, :2] = 0.0, 30.0  # but these: among four classes, and between two
     x = np.linalg.solve(w.T.astype(np.float64), wanted.T).T.astype(np.float32)
     feeds = given(x)
-    assert effect_samples(MODEL, feeds, 1, {"y": "logits"}) == [2]
-    assert effect_samples(MODEL, feeds, 2, {"y": "logits"}) == [2, 5]
-    assert sorted(effect_samples(MODEL, feeds, 6, {"y": "logits"})) == list(range(6))
+    assert effect_samples(MODEL, feeds, 1, {"y": "logits"}) == ([2], pytest.approx((3 / 4 + 1 / 2) / 6 / (3 / 4)))
+    assert effect_samples(MODEL, feeds, 2, {"y": "logits"}) == ([2, 5], pytest.approx(2 / 6))
+    numbers, share = effect_samples(MODEL, feeds, 6, {"y": "logits"})
+    assert (sorted(numbers), share) == (list(range(6)), 1.0)
 
 
 def test_without_classes_samples_are_evenly_spread() -> None:
     feeds = given(np.ones((9, 4), np.float32))
-    assert sorted(effect_samples(MODEL, feeds, 3, {"y": "values"})) == [0, 4, 8]
+    numbers, share = effect_samples(MODEL, feeds, 3, {"y": "values"})
+    assert (sorted(numbers), share) == ([0, 4, 8], 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 16, 48])
