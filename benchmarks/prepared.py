@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.allocate import Problem
@@ -27,6 +26,7 @@ from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.stages.effect_samples import effect_samples
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.stages.weights import round_for_inputs
 from onnxmpq.target.load import load_target
@@ -35,7 +35,7 @@ from onnxmpq.weights import without
 
 @dataclass(frozen=True)
 class Prepared:
-    """effects: on `samples` calibration samples, of which weights were rounded for all but `spared` (bool [samples]);
+    """effects: on `samples`, calibration samples that weights were rounded for; `spared`: the others of them.
     unseen: samples that took no part."""
 
     entry: Any
@@ -44,7 +44,7 @@ class Prepared:
     effects: Effects
     problem: Problem
     samples: Feeds
-    spared: NDArray[np.bool_]
+    spared: Feeds
     unseen: Feeds
 
     def codes(self, proto: onnx.ModelProto, feeds: Feeds) -> Code:
@@ -95,12 +95,12 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
         menu = {n: row if n in weighted else row[:1] for n, row in menu.items()}
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, dialect, progress)
-    rounding = feeds.take([i for i in range(len(feeds)) if i % 4 != 3])
-    bench = round_for_inputs(model, menu, bench, rounding, without([]), progress)
-    effects = sensitivity(model, menu, bench, observation, feeds, None, progress)
-    chosen, _ = effect_samples(model, feeds, len(effects.reference), {})
-    kept, spared = feeds.take(chosen), np.array([i % 4 == 3 for i in chosen])
+    data = Samples(feeds, unseen, True)
+    bench = round_for_inputs(model, menu, bench, data.rounding, without([]), progress)
+    effects = sensitivity(model, menu, bench, observation, data.effects, None, progress)
+    chosen, _ = effect_samples(model, data.effects, len(effects.reference), {})
+    kept = data.effects.take(chosen)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
     problem = pose(model, menu, free, effects, bench.weights)
-    return Prepared(entry, model, bench, effects, problem, kept, spared, unseen)
+    return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen)

@@ -30,9 +30,8 @@ SHARES = (0.25, 0.5, 0.75)
 
 def refiner_of(prepared: Prepared) -> RunningRefiner:
     """The refiner of a conversion, on the samples that rounding has not seen."""
-    spared = prepared.samples.take(np.flatnonzero(prepared.spared).tolist())
     settings = SessionSettings(threads=workers())
-    referee = Referee.of(prepared.model, prepared.effects.pooled, spared, settings)
+    referee = Referee.of(prepared.model, prepared.effects.pooled, prepared.spared, settings)
     return RunningRefiner(prepared.effects, referee, 0, Progress())
 
 

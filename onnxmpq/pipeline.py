@@ -187,7 +187,7 @@ def convert(
     require_candidates(prepared, menu, reasons)
 
     bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
-    effects = sensitivity(prepared, menu, bench, observation, data.calibration, outputs, progress, store)
+    effects = sensitivity(prepared, menu, bench, observation, data.effects, outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled)

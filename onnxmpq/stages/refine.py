@@ -1,6 +1,6 @@
-"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that rounding has not seen.
+"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that took no part.
 
-Effects were measured on those samples too, so the judgement is independent of the weights but not of the effects.
+Neither rounding nor, where there are enough samples, effects have seen them (`Samples.deciding`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from onnxmpq.stages.data_free import recipe_by_batchnorm
 
 HELD_OUT_SHARE = 0.25
 DECIDING_SHARE = 0.25  # of the calibration samples
+FEWEST_FOR_EFFECTS = 32  # to do without those that decide
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Samples:
     def deciding(self) -> Feeds:
         """The other calibration samples, which decide on what rounding did; none where there are too few."""
         return self.calibration.take([i for i in range(len(self.calibration)) if self._decides(i)])
+
+    @property
+    def effects(self) -> Feeds:
+        """Calibration samples for effects: those of rounding, so that the others judge plans without having helped to
+        make them; all where few would be left."""
+        rest = self.rounding
+        return rest if len(rest) >= FEWEST_FOR_EFFECTS else self.calibration
 
     @staticmethod
     def _decides(number: int) -> bool:
