@@ -7,16 +7,15 @@ last stop that fitted are run again: those are the cheap ones to repeat.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.runtime import SessionSettings, open_session, run
-from onnxmpq.sensitivity.suffix import Cutter, Part
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.sensitivity.suffix import Cutter, OpenPart
 
 WALK_BYTES = 256 * 2**20
 """Live tensors of all samples kept at one stop."""
@@ -56,32 +55,23 @@ class Walk:
             self._start, self._kept = 0, [{} for _ in range(len(self.feeds))]
         end = stop + 1 if self.cutter.position(tensor) == stop else stop
         live = self.cutter.live(stop)
-        part = self.cutter.segment(self._start, end, list(dict.fromkeys((*live, tensor))))
-        session = self._open(part)
-        first = self._run(part, session, self._given(0))
+        part = self._open(end, list(dict.fromkeys((*live, tensor))))
+        first = self._run(part, 0)
         held = sum(first[t].nbytes for t in live) * len(self.feeds)
         keep = held <= self.limit_bytes
         if not keep:
-            part = self.cutter.segment(self._start, end, [tensor])
-            session = self._open(part)
+            part = self._open(end, [tensor])
         for number in range(len(self.feeds)):
-            values = first if number == 0 else self._run(part, session, self._given(number))
+            values = first if number == 0 else self._run(part, number)
             if keep:
                 self._kept[number] = {t: values[t] for t in live}
             yield values[tensor]
         if keep:
             self._start = stop
 
-    def _given(self, number: int) -> dict[str, Array]:
-        return {**self.feeds.batch([number]), **self._kept[number]}
+    def _open(self, end: int, outputs: Sequence[str]) -> OpenPart:
+        return OpenPart(self.cutter.segment(self._start, end, outputs), self._settings)
 
-    def _open(self, part: Part) -> ort.InferenceSession | None:
-        return open_session(part.proto, self._settings) if part.proto.graph.node else None
-
-    @staticmethod
-    def _run(part: Part, session: ort.InferenceSession | None, given: Mapping[str, Array]) -> dict[str, Array]:
-        if session is None:
-            return dict(given)
-        names = [o.name for o in part.proto.graph.output]
-        made = run(session, {t: given[t] for t in part.inputs})
-        return {**given, **dict(zip(names, made, strict=True))}
+    def _run(self, part: OpenPart, number: int) -> dict[str, Array]:
+        given = {**self.feeds.batch([number]), **self._kept[number]}
+        return {**given, **part.run(given)}
