@@ -56,7 +56,7 @@ class Prepared:
     @cached_property
     def plain(self) -> Problem:
         """The problem whose effects are mean divergences alone, with no share of the pooled curvature."""
-        effects = replace(self.effects, pooling=0.0)
+        effects = replace(self.effects, pooling=False)
         options = {
             region: tuple(replace(o, effect=effects.of_scheme(region, o.scheme)) for o in row)
             for region, row in self.problem.options.items()

@@ -5,14 +5,13 @@ the cross terms are partly noise, which an optimiser exploits, so what they say 
 
     prediction = level · (1 - trust) · Σ D(z₀, z₀ + Δz) + trust · D(z₀, z₀ + Σ Δz)
 
-level is the typical ratio of superposed to separable over random plans. trust is how well the deviations from it on
-one half of the samples foretell those on the other half (split-half reliability), carried over to all samples by the
-Spearman-Brown formula, 2r / (1 + r). Nothing is run for that; everything is in the effects.
+level is the typical ratio of superposed to separable over random plans, trust the reliability of the deviations from it
+(`sensitivity/reliability.py`). Nothing is run for that; everything is in the effects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +21,9 @@ from onnxmpq.allocate.problem import Option, Problem, quantized_roots
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects
+from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
-SPLITS = 8
 RANDOM_PLANS = 40
-FEWEST_SAMPLES = 8  # to believe cross terms at all
 LEAST_SHARE = 0.1  # of its single effect that a decision counts for, however much others seem to make up for it
 Assignment = dict[str, Scheme]
 
@@ -49,7 +47,7 @@ class Predictor:
         plans = [random_plan(problem, generator) for _ in range(RANDOM_PLANS)]
         separable = np.stack([predictor.separable_per_sample(p) for p in plans])
         superposed = np.stack([predictor.superposed_per_sample(p) for p in plans])
-        level, trust = _fit(separable, superposed, generator)
+        level, trust = level_and_trust(separable, superposed, generator)
         return cls(problem, effects, level, trust)
 
     def divergence(self, assignment: Assignment) -> float:
@@ -126,38 +124,3 @@ def random_plan(problem: Problem, generator: np.random.Generator, freedom: float
         if not option.scheme.is_float:
             plan[region] = option.scheme
     return plan
-
-
-def _fit(
-    separable: NDArray[np.float64], superposed: NDArray[np.float64], generator: np.random.Generator
-) -> tuple[float, float]:
-    """level and trust, from [plans, samples] of both."""
-    used = separable.mean(axis=1) > 0
-    separable, superposed = separable[used], superposed[used]
-    if len(separable) < 3:
-        return 1.0, 0.0
-    level = float(np.exp(_logs(superposed.mean(axis=1), separable.mean(axis=1)).mean()))
-    halves: list[float] = []
-    for _ in range(SPLITS):
-        order = generator.permutation(separable.shape[1])
-        first, second = (_deviations(separable[:, part], superposed[:, part]) for part in _halved(order))
-        power = float(first @ first)
-        halves.append(float(first @ second) / power if power > 0 else 0.0)
-    reliability = float(np.clip(np.mean(halves), 0.0, 1.0))
-    return level, 2.0 * reliability / (1.0 + reliability)
-
-
-def _deviations(separable: NDArray[np.float64], superposed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(superposed / separable) per plan, less its mean over plans."""
-    ratio = _logs(superposed.mean(axis=1), separable.mean(axis=1))
-    return np.asarray(ratio - ratio.mean())
-
-
-def _logs(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    tiny = np.finfo(np.float64).tiny
-    return np.asarray(np.log(np.maximum(above, tiny)) - np.log(np.maximum(below, tiny)))
-
-
-def _halved(order: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    whole = np.asarray(order)
-    return whole[: len(whole) // 2], whole[len(whole) // 2 :]

@@ -26,7 +26,7 @@ from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
-from onnxmpq.sensitivity.pooled import SHARE, PooledDivergence
+from onnxmpq.sensitivity.pooled import PooledDivergence
 
 MEMORY_BYTES = 256 * 2**20  # for all stored effects
 _SMALLEST_SKETCH = 512
@@ -42,7 +42,7 @@ class Effects:
     reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs: same shape, the
     change. params: the activation parameters that each effect belongs to (of several candidates the one of least
     effect). halves: divergence caused by a region's scheme for its 16 bits; so small that nothing is superposed.
-    pooling: share of the pooled curvature in what effects are judged by.
+    pooling: whether they are judged with curvature pooled over samples.
     """
 
     divergence: Divergence
@@ -52,7 +52,7 @@ class Effects:
     params: dict[str, QuantParams]
     inputs: dict[InputKey, Code] = field(default_factory=dict)
     halves: dict[HalfKey, float] = field(default_factory=dict)
-    pooling: float = SHARE
+    pooling: bool = True
 
     def own(self, region: str, scheme: Scheme) -> list[Code]:
         """The changes that come with one region's scheme: of its weight, and of reading its input in few bits."""
@@ -67,8 +67,8 @@ class Effects:
     @cached_property
     def pooled(self) -> PooledDivergence:
         """What single effects and whole plans are judged by."""
-        changes = (*self.weights.values(), *self.activations.values(), *self.inputs.values())
-        return PooledDivergence.fitted(self.divergence, self.reference, changes, self.pooling)
+        changes = [*self.weights.values(), *self.activations.values(), *self.inputs.values()]
+        return PooledDivergence.fitted(self.divergence, self.reference, changes if self.pooling else [])
 
     def alone(self, change: Code) -> NDArray[np.float64]:
         """Divergence of one of the changes, float64 [samples]; computed once."""

@@ -4,12 +4,15 @@ KL(z, z + Δ) ≈ ½ Δᵀ F(z) Δ with F(z) = diag(p) - p pᵀ, p = softmax(z),
 distribution (Martens, 2020, §5). F all but vanishes where a model is sure, so a few undecided samples make up most of
 a mean KL, and which those are is chance. ½ Δᵀ F̄ Δ, with F̄ the mean of F over the samples, counts the Δ of each of
 them in full. It has the same expectation where Δ and F are independent; where they are not, `level`, the typical ratio
-over many changes, makes up for it. Half of either is what effects and plans are judged by (docs/quality.md).
+over many changes, makes up for it. What KL says beyond that level is believed as far as halves of the samples agree on
+it (`reliability.py`):
+
+    trust · KL + (1 - trust) · level · ½ Δᵀ F̄ Δ
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
+from onnxmpq.sensitivity.reliability import level_and_trust
 
-SHARE = 0.5  # of the pooled curvature in the divergence of class scores
 MOST_ROWS = 256  # of reference probabilities that F̄ is the mean over
 
 
@@ -44,35 +47,38 @@ class Curvature:
 
 @dataclass(frozen=True, eq=False)
 class PooledDivergence(Divergence):
-    """Divergence of which class scores have a `share` from the pooled curvature, other outputs nothing.
+    """Divergence of which class scores have a share from the pooled curvature, other outputs nothing.
 
-    curvatures, levels: one per view; None for outputs that are no class scores.
+    curvatures, levels, trusts: one per view; None for outputs that are no class scores. The share is 1 - trust.
     """
 
     curvatures: tuple[Curvature | None, ...]
     levels: tuple[float, ...]
-    share: float = SHARE
+    trusts: tuple[float, ...]
 
     @classmethod
-    def fitted(
-        cls, divergence: Divergence, reference: Code, changes: Iterable[Code], share: float = SHARE
-    ) -> PooledDivergence:
-        """F̄ from the reference codes, levels from many changes of them (both float32 [samples, width])."""
-        curvatures = [
-            Curvature.of(view, part) if view.kind != "values" and view.width else None
-            for view, part in zip(divergence.views, divergence.parts(reference), strict=True)
+    def fitted(cls, divergence: Divergence, reference: Code, changes: Sequence[Code]) -> PooledDivergence:
+        """F̄ from the reference codes, levels and trusts from many changes of them (both float32 [samples, width])."""
+        fitted = [
+            _fitted(view, part, [divergence.parts(change)[number] for change in changes])
+            for number, (view, part) in enumerate(zip(divergence.views, divergence.parts(reference), strict=True))
         ]
-        ratios: list[list[float]] = [[] for _ in curvatures]
-        for change in changes:
-            both = zip(divergence.parts(reference), divergence.parts(change), strict=True)
-            for view, curvature, found, (before, moved) in zip(divergence.views, curvatures, ratios, both, strict=True):
-                if curvature is not None and (pooled := float(curvature.per_sample(moved).mean())) > 0:
-                    found.append(float(view.divergence(before, moved).mean()) / pooled)
-        levels = tuple(float(np.median(r)) if r else 1.0 for r in ratios)
-        return cls(divergence.views, tuple(curvatures), levels, share, scale=divergence.scale)
+        curvatures, levels, trusts = zip(*fitted, strict=True)
+        return cls(divergence.views, curvatures, levels, trusts, scale=divergence.scale)
 
     def of_view(self, number: int, reference: Code, change: Code) -> NDArray[np.float64]:
         plain, curvature = super().of_view(number, reference, change), self.curvatures[number]
         if curvature is None:
             return plain
-        return (1.0 - self.share) * plain + self.share * self.levels[number] * curvature.per_sample(change)
+        trust = self.trusts[number]
+        return trust * plain + (1.0 - trust) * self.levels[number] * curvature.per_sample(change)
+
+
+def _fitted(view: OutputView, reference: Code, changes: Sequence[Code]) -> tuple[Curvature | None, float, float]:
+    """Curvature, level and trust of one output."""
+    if view.kind == "values" or not view.width or not changes:
+        return None, 1.0, 1.0
+    curvature = Curvature.of(view, reference)
+    pooled = np.stack([curvature.per_sample(change) for change in changes])
+    plain = np.stack([view.divergence(reference, change) for change in changes])
+    return curvature, *level_and_trust(pooled, plain, np.random.default_rng(0))
