@@ -209,6 +209,9 @@ def test_made_up_inputs_are_announced() -> None:
     result = onnxmpq.convert(conv_relu(), size="smallest", effort=QUICK, samples=8, progress=notes)
     assert notes.warnings
     assert result.report.synthetic
+    assert set(result.plan.compensation) == {"first", "cross"}, "no biases corrected by made-up means"
+    real = onnxmpq.convert(conv_relu(), size="smallest", effort=QUICK, calibration=samples_for(conv_relu(), 11))
+    assert set(real.plan.compensation) == {"first", "cross", "bias-correction"}
 
 
 def test_too_few_samples_are_announced(tmp_path: Path) -> None:

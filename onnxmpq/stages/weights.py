@@ -67,6 +67,9 @@ def compensate_plan(
     if len(deciding) < FEWEST_DECIDING or not weights:
         return Compensated(weights, {}, {}, ())
 
+    if data.calibration.synthetic:  # their means are not those of real inputs, and they cannot tell
+        techniques = replace(techniques, used=techniques.used - {"bias-correction"})
+
     def build(model: Model, changed: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
         stored = {(name, weight.format.name): weight for name, weight in changed.items()}
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
