@@ -92,7 +92,11 @@ def _all_values(fp8: Fp8Format) -> FloatArray:
     return np.concatenate([values, -values])
 
 
+SMALLEST_SCALE = 2.0**-115
+"""Of a tensor: times the smallest E4M3FN value it still is a normal float32."""
+
+
 def power_of_two_scale(w: FloatArray, largest: float = PROTECTED_LARGEST) -> float:
-    """The smallest power of two s with max|w| / s <= largest; 1 for a weight of zeros."""
+    """The smallest power of two s >= `SMALLEST_SCALE` with max|w| / s <= largest; 1 for a weight of zeros."""
     peak = float(np.abs(w).max(initial=0))
-    return 2.0 ** np.ceil(np.log2(peak / largest)) if peak > 0 else 1.0
+    return max(2.0 ** np.ceil(np.log2(peak / largest)), SMALLEST_SCALE) if peak > 0 else 1.0
