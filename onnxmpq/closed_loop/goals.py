@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
-from onnxmpq.closed_loop.loop import FASTEST_SLACK, NOISE, Loop, same
+from onnxmpq.closed_loop.loop import NOISE, Loop, same
 from onnxmpq.closed_loop.reach import out_of_reach
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
 from onnxmpq.cost.judge import Judge
@@ -16,6 +16,7 @@ from onnxmpq.progress import Progress
 
 ROUNDS = 5
 FLOOR_ROUNDS = 9
+FASTEST_SLACK = 2 * NOISE  # `fastest` may spend this share of latency on quality
 FLOOR_PRECISION = 0.9  # of the predicted effect, where the search for a quality floor ends
 LEAST_EFFECT_SHARE = 1e-4  # of the fastest plan's effect, where that search starts from below
 
@@ -98,7 +99,7 @@ def _fastest(loop: Loop) -> Outcome:
     if not fitting:
         return _last_resort(loop)
     least = min(r.measured_s for r in fitting)
-    as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + NOISE)]
+    as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + FASTEST_SLACK)]
     best = min(as_fast, key=lambda r: (r.measured_s >= loop.faster_s, r.effect))
     return loop.keep(_faster(loop, best))
 

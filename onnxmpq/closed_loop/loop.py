@@ -20,7 +20,6 @@ from onnxmpq.schemes import FP32, Scheme
 
 NOISE = 0.01  # measured latencies closer than this are equal
 DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
-FASTEST_SLACK = 0.01  # `fastest` may spend this share of latency on quality
 
 
 @dataclass
@@ -146,12 +145,12 @@ class Loop:
         if self.refiner is None or self.budgets.smallest:
             return turn
         scale = self.problem.latency_s(turn.assignment) / turn.measured_s
-        allowed_s = max(self.limit_s(), turn.measured_s * (1.0 + FASTEST_SLACK)) * scale
+        allowed_s = max(self.limit_s(), turn.measured_s * (1.0 + NOISE)) * scale
         on_original = self.original_will_do and all(s.kernel == FP32 for s in turn.assignment.values())
         problem = self.on_original_kernels() if on_original else self.problem
         for solution in self.refiner.proposals(problem, turn.assignment, self.limits(allowed_s)):
             other = self.attempt(solution)
-            as_fast = self.limit_s() or turn.measured_s * (1.0 + FASTEST_SLACK)
+            as_fast = self.limit_s() or turn.measured_s * (1.0 + NOISE)
             holds = self.fits(other) and (on_original or other.measured_s <= as_fast)
             if other is not turn and holds and self.refiner.prefers(self.proto_of(other), self.proto_of(turn)):
                 turn = other
