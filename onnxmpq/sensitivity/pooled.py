@@ -1,11 +1,10 @@
 """Divergence from few samples with less of their chance in it: the curvature of class scores pooled over samples.
 
 KL(z, z + Δ) ≈ ½ Δᵀ F(z) Δ with F(z) = diag(p) - p pᵀ, p = softmax(z), the Fisher information of a categorical
-distribution (Martens, 2020, §5). F all but vanishes where a model is sure, so a few undecided samples make up most of
-a mean KL, and which those are is chance. ½ Δᵀ F̄ Δ, with F̄ the mean of F over the samples, counts the Δ of each of
-them in full. It has the same expectation where Δ and F are independent; where they are not, `level`, the typical ratio
-over many changes, makes up for it. What KL says beyond that level is believed as far as halves of the samples agree on
-it (`reliability.py`):
+distribution. F all but vanishes where a model is sure, so a few undecided samples make up most of a mean KL, and which
+those are is chance. ½ Δᵀ F̄ Δ, with F̄ the mean of F over the samples, counts the Δ of each of them in full. It has the
+same expectation where Δ and F are independent; where they are not, `level`, the typical ratio over many changes, makes
+up for it. What KL says beyond that level is believed as far as halves of the samples agree on it (`reliability.py`):
 
     trust · KL + (1 - trust) · level · ½ Δᵀ F̄ Δ
 """
@@ -59,10 +58,8 @@ class PooledDivergence(Divergence):
     @classmethod
     def fitted(cls, divergence: Divergence, reference: Code, changes: Sequence[Code]) -> PooledDivergence:
         """F̄ from the reference codes, levels and trusts from many changes of them (both float32 [samples, width])."""
-        fitted = [
-            _fitted(view, part, [divergence.parts(change)[number] for change in changes])
-            for number, (view, part) in enumerate(zip(divergence.views, divergence.parts(reference), strict=True))
-        ]
+        before, moved = divergence.parts(reference), [divergence.parts(change) for change in changes]
+        fitted = [_fitted(v, before[i], [parts[i] for parts in moved]) for i, v in enumerate(divergence.views)]
         curvatures, levels, trusts = zip(*fitted, strict=True)
         return cls(divergence.views, curvatures, levels, trusts, scale=divergence.scale)
 

@@ -60,7 +60,7 @@ class Referee:
 
     @classmethod
     def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
-        divergence = replace(divergence, scale=1.0)  # these samples are like others
+        divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
         return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
 
     def losses(self, proto: onnx.ModelProto) -> NDArray[np.float64]:
