@@ -137,8 +137,8 @@ def ablation(subject: Subject) -> None:
     layers = {
         r.name: r for r in subject.model.layers if r.op_type in ("MatMul", "Gemm") and r.params.fan_in % BLOCK == 0
     }
-    chunks = measure_moments(subject.model, list(layers.values()), subject.feeds, threads=workers())
-    moments = {name: found.hessian for chunk in chunks for name, found in chunk.items()}
+    measured = measure_moments(subject.model, list(layers.values()), subject.feeds, threads=workers())
+    moments = {name: found.hessian for name, found in measured}
     plain, dual = WeightFormat.per_block(4, BLOCK, negative_scales=False), WeightFormat.fp8_dual(BLOCK)
 
     def cast_later(w: FloatArray, method: str, hessian: Any) -> QuantizedWeight:

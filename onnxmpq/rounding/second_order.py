@@ -29,7 +29,7 @@ def output_error(w: FloatArray, quantized: FloatArray, hessian: FloatArray) -> D
 
 def damped(hessian: FloatArray) -> FloatArray:
     """H + λI, float32 [G, K, K]; the identity for a group whose inputs are always zero."""
-    return hessian + _ridge(hessian)
+    return _with_ridge(hessian, _ridge(hessian))
 
 
 def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> FloatArray:
@@ -40,11 +40,11 @@ def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> F
     hessian and cross: float32 [G, K, K], undamped.
     """
     groups = w.reshape(len(hessian), -1, w.shape[1]).astype(np.float64)
-    ridge = _ridge(hessian)
-    solved = [
-        cho_solve(cho_factor(h.astype(np.float64)), c.astype(np.float64) @ rows.T).T
-        for rows, h, c in zip(groups, hessian + ridge, cross + ridge, strict=True)
-    ]
+    ridge, solved = _ridge(hessian), []
+    for rows, h, c in zip(groups, _with_ridge(hessian, ridge), _with_ridge(cross, ridge), strict=True):
+        wanted = c.astype(np.float64) @ rows.T
+        factor = cho_factor(h.astype(np.float64, order="F"), overwrite_a=True)
+        solved.append(cho_solve(factor, wanted).T)
     return np.concatenate(solved).astype(np.float32)
 
 
@@ -59,12 +59,14 @@ def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
     With errors e = w - q the output error is Σ_j p_j (e_j + Σ_{i<j} e_i N_ij)²: going through the inputs in order,
     each can make up for what the inputs before it did, and p_j is the price of what remains.
     """
-    lower, failed = lapack.dpotrf(hessian[::-1, ::-1].astype(np.float64), lower=1, clean=1)
+    turned = hessian[::-1, ::-1].astype(np.float64, order="F")  # LAPACK's order: it then works in place
+    lower, failed = lapack.dpotrf(turned, lower=1, clean=1, overwrite_a=1)
     if failed:
         raise ValueError("the input statistics are not positive definite")
     upper = lower[::-1, ::-1]
-    root = np.diagonal(upper)
-    return (upper / root).astype(np.float32), np.square(root).astype(np.float32)
+    root = np.diagonal(upper).copy()
+    upper /= root
+    return upper.astype(np.float32), np.square(root).astype(np.float32)
 
 
 def per_group(
@@ -96,7 +98,14 @@ def _joined(
 
 
 def _ridge(hessian: FloatArray) -> FloatArray:
-    """float32 [G, K, K]: λI of each group."""
+    """float32 [G]: λ of each group."""
     mean = np.trace(hessian, axis1=1, axis2=2) / max(hessian.shape[1], 1)
-    strength = np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
-    return strength[:, None, None] * np.eye(hessian.shape[1], dtype=np.float32)
+    return np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
+
+
+def _with_ridge(matrices: FloatArray, ridge: FloatArray) -> FloatArray:
+    """A copy of [G, K, K] with λ added to the diagonal of each group."""
+    raised = matrices.copy()
+    diagonal = np.arange(matrices.shape[1])
+    raised[:, diagonal, diagonal] += ridge[:, None]
+    return raised

@@ -54,6 +54,13 @@ class Effects:
     halves: dict[HalfKey, float] = field(default_factory=dict)
     pooling: bool = True
 
+    def update(self, part: Effects) -> None:
+        """Take over all effects of a part."""
+        self.weights.update(part.weights)
+        self.activations.update(part.activations)
+        self.params.update(part.params)
+        self.inputs.update(part.inputs)
+
     def own(self, region: str, scheme: Scheme) -> list[Code]:
         """The changes that come with one region's scheme: of its weight, and of reading its input in few bits."""
         weight = self.weights.get((region, scheme.weight.name)) if scheme.weight else None

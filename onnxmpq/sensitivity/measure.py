@@ -67,22 +67,23 @@ class _Worker:
         batch: int | None,
         tick: Tick,
     ) -> None:
-        self.model, self.tries, self.frame, self.tick = model, tries, frame, tick
+        self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.threads, self.settings, self.cutter = threads, SessionSettings(), Cutter(model.proto)
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
-        self.batches = list(feeds.batches(batch))
         step = batch if feeds.batchable else 1
         self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
 
     def run(self, keep: Keep) -> Effects:
-        effects, prefix, groups = self._none(), Prefix(self.cutter, self.batches, self.settings), self._groups()
+        effects, prefix, groups = (
+            self._none(),
+            Prefix(self.cutter, self.feeds, self.rows, self.settings),
+            self._groups(),
+        )
         for number, group in enumerate(groups):
-            part = self._none()
-            for trial in self._group(group, [t for g in groups[number + 1 :] for t in g], prefix):
-                trial.add_to(part)
-                trial.add_to(effects)
+            part = self._group(group, [t for g in groups[number + 1 :] for t in g], prefix)
+            effects.update(part)
             keep(part)
         return effects
 
@@ -123,8 +124,8 @@ class _Worker:
             groups[-1].append(tensor)
         return [g for g in groups if g]
 
-    def _group(self, group: Sequence[str], rest: Sequence[str], prefix: Prefix) -> list[Trial]:
-        """All samples through a group's targets. rest: the targets after them."""
+    def _group(self, group: Sequence[str], rest: Sequence[str], prefix: Prefix) -> Effects:
+        """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         checkpoint = max(self.cutter.position(t) for t in group) + 1
         suffix = OpenPart(self.cutter.behind(group, checkpoint), self.settings)
         trials = []
@@ -147,7 +148,10 @@ class _Worker:
                     trial.look(seen)
                 before, done = done, tries * seen // self.rows[-1].stop
                 self.tick(done - before)
-        return trials
+        part = self._none()
+        for trial in trials:
+            trial.add_to(part)
+        return part
 
     def _reads(self, tensor: str) -> set[str]:
         """What must be known to perturb a target."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from onnxmpq.feeds.types import Array
+from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.runtime import SessionSettings
-from onnxmpq.sensitivity.suffix import Cutter, OpenPart
+from onnxmpq.sensitivity.suffix import Cutter, OpenPart, kept
 
 HELD_BYTES = 256 * 2**20
 
@@ -18,27 +18,28 @@ class Prefix:
     model), the nodes behind the last stop that fitted are run again: those are the cheap ones to repeat.
     """
 
-    def __init__(self, cutter: Cutter, batches: Sequence[Mapping[str, Array]], settings: SessionSettings) -> None:
-        self.cutter, self.batches, self.settings = cutter, batches, settings
+    def __init__(self, cutter: Cutter, feeds: Feeds, rows: Sequence[slice], settings: SessionSettings) -> None:
+        """rows: the samples of each batch."""
+        self.cutter, self.feeds, self.rows, self.settings = cutter, feeds, rows, settings
         self.start = 0
-        self._held: list[dict[str, Array]] = [{} for _ in batches]
+        self._held: list[dict[str, Array]] = [{} for _ in rows]
 
     def walk(self, stop: int, needed: Iterable[str], later: Iterable[str]) -> Iterator[dict[str, Array]]:
         """Per batch, the graph's inputs and `needed`, which may lie behind `stop`.
 
         later: what further walks need from before `stop`, with all that is live there.
         """
-        kept = [t for t in later if self.cutter.position(t) >= 0]
-        wanted = dict.fromkeys(t for t in (*needed, *kept) if t not in self.batches[0] and t not in self._held[0])
+        hold = [t for t in later if self.cutter.position(t) >= 0]
+        wanted = dict.fromkeys(t for t in (*needed, *hold) if t not in self.feeds.arrays and t not in self._held[0])
         part = OpenPart(self.cutter.segment(self.start, len(self.cutter.index.nodes), list(wanted)), self.settings)
         fits = False
-        for number, inputs in enumerate(self.batches):
-            known = {**inputs, **self._held[number]}
+        for number, rows in enumerate(self.rows):
+            known = {**self.feeds.batch(range(rows.start, rows.stop)), **self._held[number]}
             known |= part.run(known)
             if number == 0:
-                fits = sum(known[t].nbytes for t in kept) * len(self.batches) <= HELD_BYTES
+                fits = sum(known[t].nbytes for t in hold) * len(self.rows) <= HELD_BYTES
             if fits:
-                self._held[number] = {t: known[t] for t in kept}
+                self._held[number] = kept(hold, self._held[number], known)
             yield known
         if fits:
             self.start = stop

@@ -43,6 +43,14 @@ class OpenPart:
         return dict(zip(self.outputs, run(self._session, {t: values[t] for t in self.inputs}), strict=True))
 
 
+def kept(tensors: Iterable[str], before: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
+    """Values to keep beyond the next run, as copies of those that were not kept before.
+
+    What a session returns is a piece of its arena, all of which would stay as long as the piece does.
+    """
+    return {t: before[t] if t in before else np.copy(values[t]) for t in tensors}
+
+
 class Cutter:
     """Cuts one prepared graph; knows the types of its tensors."""
 

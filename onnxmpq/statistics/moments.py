@@ -19,6 +19,7 @@ ROWS_IN_ALL = 32768
 FEWEST_ROWS_PER_SAMPLE = 1024
 MOMENT_BYTES = 384 * 2**20  # sums and collected rows held at once
 Tick = Callable[[int], None]
+Key = tuple[str, InputView]  # the tensor that a layer reads, and how
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +108,14 @@ def measure_moments(
     threads: int = 1,
     limit_bytes: int = MOMENT_BYTES,
     tick: Tick = lambda _: None,
-) -> Iterator[dict[str, Moments]]:
-    """Moments in the fp32 model by region name, a chunk of layers at a time; layers without rows are left out.
+) -> Iterator[tuple[str, Moments]]:
+    """Moments in the fp32 model with the region's name, layer by layer; layers without rows are left out.
 
-    Every chunk runs the samples once more, and what it measured is freed before the next. `tick` counts samples.
+    Layers are measured in chunks, each of which runs the samples once more. What is handed over is not held any
+    longer. `tick` counts samples.
     """
     nodes = {n.name: n for n in model.proto.graph.node}
-    wanted: dict[tuple[str, InputView], list[str]] = {}
+    wanted: dict[Key, list[str]] = {}
     for region in regions:
         node = nodes[region.nodes[0]]
         view = view_of(node, region.params)
@@ -121,23 +123,32 @@ def measure_moments(
             wanted.setdefault((node.input[0], view), []).append(region.name)
     limit = rows_per_sample(len(feeds))
     for chunk in _chunks(model, feeds, list(wanted), limit_bytes):
-        sums = {key: MomentSum(key[1], limit) for key in chunk}
-        tensors = list(dict.fromkeys(tensor for tensor, _ in chunk))
-        session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=threads))
-        for inputs in feeds.batches(1):
-            values = dict(zip(tensors, run(session, inputs, tensors), strict=True))
-            for key in chunk:
-                sums[key].add(values[key[0]])
-            tick(1)
-        yield {name: moments for key in chunk for moments in [sums[key].result()] for name in wanted[key]}
+        sums = _summed(model, chunk, feeds, limit, threads, tick)
+        for key in chunk:
+            moments = sums.pop(key).result()
+            for name in wanted[key]:
+                yield name, moments
 
 
-def _chunks(
-    model: Model, feeds: Feeds, keys: Sequence[tuple[str, InputView]], limit_bytes: int
-) -> Iterator[list[tuple[str, InputView]]]:
+def _summed(
+    model: Model, chunk: Sequence[Key], feeds: Feeds, limit: int, threads: int, tick: Tick
+) -> dict[Key, MomentSum]:
+    """All samples seen by the sums of a chunk. The session and its activations end here."""
+    sums = {key: MomentSum(key[1], limit) for key in chunk}
+    tensors = list(dict.fromkeys(tensor for tensor, _ in chunk))
+    session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=threads))
+    for inputs in feeds.batches(1):
+        values = dict(zip(tensors, run(session, inputs, tensors), strict=True))
+        for key in chunk:
+            sums[key].add(values[key[0]])
+        tick(1)
+    return sums
+
+
+def _chunks(model: Model, feeds: Feeds, keys: Sequence[Key], limit_bytes: int) -> Iterator[list[Key]]:
     """Keys in order, cut so that activations of one sample and moments of a chunk stay below their limits."""
     shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys))) if keys else {}
-    chunk: list[tuple[str, InputView]] = []
+    chunk: list[Key] = []
     activations = moments = 0
     for key in keys:
         size, held = 4 * int(np.prod(shapes[key[0]])), MomentSum.bytes_held(key[1])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.runtime import SessionSettings
-from onnxmpq.sensitivity.suffix import Cutter, OpenPart
+from onnxmpq.sensitivity.suffix import Cutter, OpenPart, kept
 
 WALK_BYTES = 256 * 2**20
 """Live tensors of all samples kept at one stop."""
@@ -64,7 +64,7 @@ class Walk:
         for number in range(len(self.feeds)):
             values = first if number == 0 else self._run(part, number)
             if keep:
-                self._kept[number] = {t: values[t] for t in live}
+                self._kept[number] = kept(live, self._kept[number], values)
             yield values[tensor]
         if keep:
             self._start = stop

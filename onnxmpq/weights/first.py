@@ -51,11 +51,10 @@ def _round_chunks(
     tick: Tick,
 ) -> None:
     regions = {r.name: r for r in model.layers}
-    for chunk in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
-        for name, moments in chunk.items():
-            weight = model.weight(regions[name])
-            for weight_format in by_region[name]:
-                rounded[name, weight_format.name] = quantize_weight(
-                    weight, weight_format, method=techniques.method, hessian=moments.hessian
-                )
-                tick(1)
+    for name, moments in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
+        weight = model.weight(regions[name])
+        for weight_format in by_region[name]:
+            rounded[name, weight_format.name] = quantize_weight(
+                weight, weight_format, method=techniques.method, hessian=moments.hessian
+            )
+            tick(1)

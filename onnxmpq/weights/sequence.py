@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.rounding.types import FloatArray
+from onnxmpq.rounding.types import DoubleArray, FloatArray
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
@@ -157,13 +157,14 @@ class _Pass:
 
     def _believable(self, regions: Sequence[str], fitting: MomentSum, checking: MomentSum) -> dict[str, Moments]:
         """Moments of all samples, `cross` shrunk by what the second part of them makes of the first part's."""
-        fitted, checked = fitting.result(), checking.result()
+        shares: dict[str, DoubleArray] = {}
+        if self.samples >= CHECK_EVERY:
+            fitted, checked = fitting.result(), checking.result()
+            shares = {r: trust(self.model.weight(self.regions[r]), fitted, checked) for r in regions}
+            del fitted, checked
         fitting.merge(checking)
         together = fitting.result()
-        if self.samples < CHECK_EVERY:
-            return dict.fromkeys(regions, together)
-        shares = {r: trust(self.model.weight(self.regions[r]), fitted, checked) for r in regions}
-        return {r: replace(together, cross=shrunk(together, share)) for r, share in shares.items()}
+        return {r: replace(together, cross=shrunk(together, shares[r])) if shares else together for r in regions}
 
 
 def _round_again(walk: _Pass) -> Compensated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
+from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
 
 
@@ -216,6 +218,18 @@ def test_groups_change_nothing(proto: onnx.ModelProto, held_bytes: int, monkeypa
             assert np.isclose(found.inputs[reader], change, atol=2e-4).mean() > 0.97
         for tensor, change in whole.activations.items():
             assert np.isclose(found.activations[tensor], change, atol=2e-4).mean() > 0.97
+
+
+def test_sessions_of_a_group_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", 2)
+    model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 2)
+    alive: list[int] = []
+
+    def keep(_part: Effects) -> None:
+        alive.append(sum(isinstance(thing, Trial) for thing in gc.get_objects()))
+
+    measure_effects(model, feeds, perturbations(model, feeds), keep=keep)
+    assert len(alive) > 1 and not any(alive)
 
 
 def test_the_better_of_two_ranges_is_kept() -> None:

@@ -39,14 +39,22 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_values_are_those_of_a_full_run(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     cutter, feeds = Cutter(CHAIN), feeds_for(CHAIN, 5)
-    batches = list(feeds.batches(2))
+    rows = [slice(0, 2), slice(2, 4), slice(4, 5)]
     monkeypatch.setattr("onnxmpq.sensitivity.prefix.HELD_BYTES", case.held_bytes)
-    prefix = Prefix(cutter, batches, SessionSettings())
+    prefix = Prefix(cutter, feeds, rows, SessionSettings())
     starts = []
     for stop, needed in ((1, ["a"]), (3, ["c"]), (4, ["d", "y"])):  # y lies behind its stop
         starts.append(prefix.start)
-        for inputs, values in zip(batches, prefix.walk(stop, needed, cutter.live(stop)), strict=True):
+        for inputs, values in zip(feeds.batches(2), prefix.walk(stop, needed, cutter.live(stop)), strict=True):
             expected = outputs_of(CHAIN, inputs)
             for tensor in needed:
                 np.testing.assert_allclose(values[tensor], expected[tensor], atol=1e-5)
     assert starts == case.starts
+
+
+def test_held_values_do_not_hold_the_memory_of_sessions() -> None:
+    cutter, feeds = Cutter(CHAIN), feeds_for(CHAIN, 2)
+    prefix = Prefix(cutter, feeds, [slice(0, 2)], SessionSettings())
+    list(prefix.walk(1, ["a"], cutter.live(1)))
+    [held] = prefix._held
+    assert held and all(values.flags.owndata for values in held.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,7 @@ def reference(case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_conv_moments_are_those_of_every_position(case: Case) -> None:
     proto = conv(case)
     model, feeds = prepared(proto), feeds_for(proto)
-    (found,) = measure_moments(model, model.layers, feeds)
+    found = dict(measure_moments(model, model.layers, feeds))
     hessian, mean = reference(case, np.asarray(feeds.arrays["x"]))
     np.testing.assert_allclose(found[model.layers[0].name].hessian, hessian, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[model.layers[0].name].mean, mean, rtol=1e-4, atol=1e-5)
@@ -104,7 +105,7 @@ def two_products() -> onnx.ModelProto:
 def test_matmul_rows_are_tokens_and_readers_of_one_tensor_share_moments() -> None:
     proto = two_products()
     model, feeds = prepared(proto), feeds_for(proto)
-    (found,) = measure_moments(model, model.layers, feeds)
+    found = dict(measure_moments(model, model.layers, feeds))
     first, second = (found[r.name] for r in model.layers)
     rows = np.asarray(feeds.arrays["x"], np.float64).reshape(-1, 6)
     np.testing.assert_allclose(first.hessian[0], rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
@@ -121,10 +122,10 @@ def test_moments_do_not_depend_on_how_layers_are_chunked() -> None:
         "float[8, 3, 3, 3] v, float[4, 8, 1, 1] w",
     )
     model, feeds = prepared(proto), feeds_for(proto, 7)
-    (together,) = measure_moments(model, model.layers, feeds)
-    apart = list(measure_moments(model, model.layers, feeds, limit_bytes=1))
-    assert len(apart) == 2
-    for name, moments in (apart[0] | apart[1]).items():
+    together, ran = dict(measure_moments(model, model.layers, feeds)), []
+    apart = dict(measure_moments(model, model.layers, feeds, limit_bytes=1, tick=ran.append))
+    assert sum(ran) == 2 * len(feeds)
+    for name, moments in apart.items():
         np.testing.assert_array_equal(moments.hessian, together[name].hessian)
 
 
@@ -141,3 +142,17 @@ def test_chosen_positions_are_the_same_in_both_models_and_few() -> None:
     assert moments.cross is not None and moments.mean_fp is not None
     np.testing.assert_allclose(moments.hessian, 2 * moments.cross, rtol=1e-5)
     np.testing.assert_allclose(moments.mean, 2 * moments.mean_fp, rtol=1e-5)
+
+
+def test_moments_that_were_handed_over_are_freed() -> None:
+    proto = graph(
+        "a = MatMul (x, v)  r = Relu (a)  y = MatMul (r, w)",
+        "float[N, 6] x",
+        "float[N, 4] y",
+        "float[6, 5] v, float[5, 4] w",
+    )
+    model = prepared(proto)
+    measured = measure_moments(model, model.layers, feeds_for(proto))
+    first = weakref.ref(next(measured)[1])
+    _name, second = next(measured)
+    assert second.hessian.shape == (1, 5, 5) and first() is None

@@ -31,6 +31,15 @@ def test_inputs_and_outputs_of_every_layer(limit_bytes: int) -> None:
                 np.testing.assert_allclose(value, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_kept_values_do_not_hold_the_memory_of_sessions() -> None:
+    model = prepared(residual_cnn())
+    walk = Walk(model.proto, feeds_for(model.proto))
+    for region in model.layers:
+        list(walk.inputs_of(region.nodes[0]))
+    kept = [values for of_sample in walk._kept for values in of_sample.values()]
+    assert kept and all(values.flags.owndata for values in kept)
+
+
 def test_a_changed_constant_reaches_later_stops_only() -> None:
     model = prepared(residual_cnn())
     walk = Walk(model.proto, feeds_for(model.proto))
