@@ -55,6 +55,7 @@ class SessionSettings:
 
     threads: intra-op threads. optimize: False for ORT_DISABLE_ALL, the unfused semantics of the graph.
     keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as fp8 graphs need on the CPU provider.
+    lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
     profile_prefix / optimized_path: where the profile and the optimised graph go, None for neither.
     """
 
@@ -62,6 +63,7 @@ class SessionSettings:
     provider: str = CPU
     optimize: bool = True
     keep_qdq: bool = False
+    lean: bool = False
     profile_prefix: str | None = None
     optimized_path: str | None = None
 
@@ -89,6 +91,8 @@ def open_session(
     options.log_severity_level = 4
     if not settings.optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if settings.lean:
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     if settings.keep_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         disabled = _WRONG_FOR_FP8

@@ -68,7 +68,7 @@ class _Worker:
         tick: Tick,
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
-        self.threads, self.settings, self.cutter = threads, SessionSettings(), Cutter(model.proto)
+        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.proto)
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
@@ -127,7 +127,7 @@ class _Worker:
     def _group(self, group: Sequence[str], rest: Sequence[str], prefix: Prefix) -> Effects:
         """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         checkpoint = max(self.cutter.position(t) for t in group) + 1
-        suffix = OpenPart(self.cutter.behind(group, checkpoint), self.settings)
+        suffix = OpenPart(self.cutter.behind(group, checkpoint), SessionSettings())
         trials = []
         for tensor in group:
             middle = OpenPart(self.cutter.between(tensor, checkpoint, suffix.inputs), self.settings)
