@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,9 @@ def output_error(w: FloatArray, quantized: FloatArray, hessian: FloatArray) -> D
 
 def damped(hessian: FloatArray) -> FloatArray:
     """H + λI, float32 [G, K, K]; the identity for a group whose inputs are always zero."""
-    return _with_ridge(hessian, _ridge(hessian))
+    raised, diagonal = hessian.copy(), np.arange(hessian.shape[1])
+    raised[:, diagonal, diagonal] += _ridge(hessian)[:, None]
+    return raised
 
 
 def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> FloatArray:
@@ -40,10 +43,10 @@ def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> F
     hessian and cross: float32 [G, K, K], undamped.
     """
     groups = w.reshape(len(hessian), -1, w.shape[1]).astype(np.float64)
-    ridge, solved = _ridge(hessian), []
-    for rows, h, c in zip(groups, _with_ridge(hessian, ridge), _with_ridge(cross, ridge), strict=True):
-        wanted = c.astype(np.float64) @ rows.T
-        factor = cho_factor(h.astype(np.float64, order="F"), overwrite_a=True)
+    solved = []
+    for rows, h, c, ridge in zip(groups, hessian, cross, _ridge(hessian), strict=True):
+        wanted = _in_double(c, ridge) @ rows.T
+        factor = cho_factor(_in_double(h, ridge, "F"), overwrite_a=True)  # in LAPACK's order it works in place
         solved.append(cho_solve(factor, wanted).T)
     return np.concatenate(solved).astype(np.float32)
 
@@ -59,7 +62,7 @@ def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
     With errors e = w - q the output error is Σ_j p_j (e_j + Σ_{i<j} e_i N_ij)²: going through the inputs in order,
     each can make up for what the inputs before it did, and p_j is the price of what remains.
     """
-    turned = hessian[::-1, ::-1].astype(np.float64, order="F")  # LAPACK's order: it then works in place
+    turned = hessian[::-1, ::-1].astype(np.float64, order="F")  # as above
     lower, failed = lapack.dpotrf(turned, lower=1, clean=1, overwrite_a=1)
     if failed:
         raise ValueError("the input statistics are not positive definite")
@@ -103,9 +106,8 @@ def _ridge(hessian: FloatArray) -> FloatArray:
     return np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
 
 
-def _with_ridge(matrices: FloatArray, ridge: FloatArray) -> FloatArray:
-    """A copy of [G, K, K] with λ added to the diagonal of each group."""
-    raised = matrices.copy()
-    diagonal = np.arange(matrices.shape[1])
-    raised[:, diagonal, diagonal] += ridge[:, None]
+def _in_double(matrix: FloatArray, ridge: np.float32, order: Literal["C", "F"] = "C") -> DoubleArray:
+    """A float64 copy of [K, K] with λ added to its diagonal."""
+    raised = matrix.astype(np.float64, order=order)
+    np.fill_diagonal(raised, np.diagonal(matrix) + ridge)
     return raised

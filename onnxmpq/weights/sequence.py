@@ -23,7 +23,7 @@ from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
 from onnxmpq.statistics.walk import Walk
-from onnxmpq.weights.shrink import shrunk, trust
+from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
 from onnxmpq.weights.techniques import Techniques
 
@@ -159,9 +159,13 @@ class _Pass:
         """Moments of all samples, `cross` shrunk by what the second part of them makes of the first part's."""
         shares: dict[str, DoubleArray] = {}
         if self.samples >= CHECK_EVERY:
-            fitted, checked = fitting.result(), checking.result()
-            shares = {r: trust(self.model.weight(self.regions[r]), fitted, checked) for r in regions}
-            del fitted, checked
+            weights = {r: self.model.weight(self.regions[r]) for r in regions}
+            fitted = fitting.result()
+            wanted = {r: wanted_by(fitted, w) for r, w in weights.items()}
+            del fitted  # they are large
+            checked = checking.result()
+            shares = {r: trust(w, wanted[r], checked) for r, w in weights.items()}
+            del checked
         fitting.merge(checking)
         together = fitting.result()
         return {r: replace(together, cross=shrunk(together, shares[r])) if shares else together for r in regions}

@@ -13,12 +13,18 @@ from onnxmpq.rounding.types import DoubleArray, FloatArray
 from onnxmpq.statistics import Moments
 
 
-def trust(w: FloatArray, fitted: Moments, checked: Moments) -> DoubleArray:
-    """float64 [G]: α in 0..1 for each group of a weight [O, K]; D from `fitted`, judged on `checked`."""
-    assert fitted.cross is not None and checked.cross is not None
-    groups = (len(fitted.hessian), -1, w.shape[1])
+def wanted_by(moments: Moments, w: FloatArray) -> FloatArray:
+    """float32 [O, K]: W* by these moments, for a weight [O, K]."""
+    assert moments.cross is not None
+    return corrected_target(w, moments.hessian, moments.cross)
+
+
+def trust(w: FloatArray, wanted: FloatArray, checked: Moments) -> DoubleArray:
+    """float64 [G]: α in 0..1 for each group of a weight [O, K]; D = wanted - w, judged on `checked`."""
+    assert checked.cross is not None
+    groups = (len(checked.hessian), -1, w.shape[1])
     weight = w.reshape(groups)
-    change = corrected_target(w, fitted.hessian, fitted.cross).reshape(groups) - weight
+    change = wanted.reshape(groups) - weight
     residual = weight @ (checked.cross.transpose(0, 2, 1) - checked.hessian)
     gain = np.einsum("gok,gok->g", residual, change, dtype=np.float64)
     power = np.einsum("gok,gok->g", change @ checked.hessian, change, dtype=np.float64)

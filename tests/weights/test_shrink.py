@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxmpq.statistics import InputView, Moments, MomentSum
-from onnxmpq.weights.shrink import shrunk, trust
+from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 
 W = np.random.default_rng(1).normal(size=(6, 12)).astype(np.float32)
 
@@ -20,12 +20,13 @@ def moments(seed: int, count: int, gain: float, noise: float) -> Moments:
 
 
 def test_a_systematic_error_is_corrected_in_full() -> None:
-    share = trust(W, moments(2, 400, 1.2, 0.0), moments(3, 400, 1.2, 0.0))
+    share = trust(W, wanted_by(moments(2, 400, 1.2, 0.0), W), moments(3, 400, 1.2, 0.0))
     np.testing.assert_allclose(share, 1, atol=0.03)
 
 
 def test_noise_of_few_samples_is_not_believed() -> None:
-    few = [float(trust(W, moments(s, 30, 1.0, 0.3), moments(100 + s, 400, 1.0, 0.3))[0]) for s in range(10)]
+    wanted = [wanted_by(moments(s, 30, 1.0, 0.3), W) for s in range(10)]
+    few = [float(trust(W, target, moments(100 + s, 400, 1.0, 0.3))[0]) for s, target in enumerate(wanted)]
     assert np.mean(few) < 0.2
 
 
