@@ -76,11 +76,8 @@ class _Worker:
         self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
 
     def run(self, keep: Keep) -> Effects:
-        effects, prefix, groups = (
-            self._none(),
-            Prefix(self.cutter, self.feeds, self.rows, self.settings),
-            self._groups(),
-        )
+        effects, groups = self._none(), self._groups()
+        prefix = Prefix(self.cutter, self.feeds, self.rows, self.settings)
         for number, group in enumerate(groups):
             part = self._group(group, [t for g in groups[number + 1 :] for t in g], prefix)
             effects.update(part)
@@ -127,7 +124,7 @@ class _Worker:
     def _group(self, group: Sequence[str], rest: Sequence[str], prefix: Prefix) -> Effects:
         """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         checkpoint = max(self.cutter.position(t) for t in group) + 1
-        suffix = OpenPart(self.cutter.behind(group, checkpoint), SessionSettings())
+        suffix = OpenPart(self.cutter.behind(group, checkpoint), SessionSettings())  # one, and run most
         trials = []
         for tensor in group:
             middle = OpenPart(self.cutter.between(tensor, checkpoint, suffix.inputs), self.settings)
