@@ -40,6 +40,7 @@ class Machine:
     cannot: str = ""  # name of a region that this machine has no int8 kernel for
     luck: float = 1.0  # what a first measurement gives, of the truth
     steady: bool = False  # whether a second one is to be had, which gives the truth
+    truth: CostTable | None = None  # what things really cost; else the usual table with int8 `factor` times slower
 
     def latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
         onnx.checker.check_model(proto)
@@ -47,8 +48,8 @@ class Machine:
         if self.cannot in assignment and assignment[self.cannot].kernel == "int8":
             raise run_error(RuntimeError(f"[ONNXRuntimeError] : 9 : no kernel for Node:'{self.cannot}_quant'"))
         if self.asked > self.learns_after:
-            self.table = table(self.factor)
-        truth = table(self.factor)
+            self.table = self.truth or table(self.factor)
+        truth = self.truth or table(self.factor)
         self.latest_s = truth.predict_s(CASE.model, assignment) * self.original_s / truth.predict_s(CASE.model, {})
         return self.latest_s * self.luck
 
@@ -134,6 +135,20 @@ def test_fastest_is_the_fastest_measured() -> None:
     machine = Machine(table(), ORIGINAL_S)
     outcome = loop(Budgets(fastest=True), machine)
     assert outcome.kept.measured_s == min(r.measured_s for r in outcome.rounds) < 0.6 * ORIGINAL_S
+
+
+@pytest.mark.parametrize(("gain", "harm", "spared"), [(0.02, 20.0, True), (0.02, 1.0, False), (0.05, 1e9, False)])
+def test_fastest_pays_a_little_for_much_less_effect(gain: float, harm: float, spared: bool) -> None:
+    """The last layer in int8 makes the whole `gain` faster, at `harm` times the effect of everything else."""
+    name, costs, bench = "Gemm_10", table(), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    least = loop(Budgets(fastest=True), Machine(costs, ORIGINAL_S)).kept
+    costs.node_s[name]["fp32"] = INT8_GAIN * 1e-3 + gain * least.measured_s
+    posed = problem(costs)
+    row = [replace(o, effect=harm * least.effect if o.scheme.kernel == "int8" else 0.0) for o in posed.options[name]]
+    posed = replace(posed, options={**posed.options, name: tuple(row)})
+    machine = Machine(costs, ORIGINAL_S, truth=costs)
+    kept = close_the_loop(posed, Budgets(fastest=True), bench, machine, CASE.proto.ByteSize(), Progress()).kept
+    assert (kept.assignment[name].kernel != "int8") == spared
 
 
 def test_nothing_slower_is_handed_back() -> None:

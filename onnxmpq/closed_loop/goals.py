@@ -16,7 +16,9 @@ from onnxmpq.progress import Progress
 
 ROUNDS = 5
 FLOOR_ROUNDS = 9
-FASTEST_SLACK = 2 * NOISE  # `fastest` may spend this share of latency on quality
+QUALITY_PRICE = 0.01  # of latency that `fastest` pays for an effect that is e times less: 2.3 % for ten times less
+SLACKS = (NOISE, 3 * NOISE)  # shares of latency among which that is weighed; it never pays more than the last
+NO_EFFECT = 1e-6  # less than this is not worth anything
 FLOOR_PRECISION = 0.9  # of the predicted effect, where the search for a quality floor ends
 LEAST_EFFECT_SHARE = 1e-4  # of the fastest plan's effect, where that search starts from below
 
@@ -84,7 +86,7 @@ def _second_look(loop: Loop, first: Round) -> Round:
 
 
 def _fastest(loop: Loop) -> Outcome:
-    """Least measured latency (and the size limit, if there is one); ties go to the plan of less effect."""
+    """Least measured latency (and the size limit, if there is one), but for what much less effect is worth."""
     loop.try_known()
     for _ in range(ROUNDS):
         solution = _cheapest(loop, loop.problem, None)
@@ -99,9 +101,14 @@ def _fastest(loop: Loop) -> Outcome:
     if not fitting:
         return _last_resort(loop)
     least = min(r.measured_s for r in fitting)
-    as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + FASTEST_SLACK)]
-    best = min(as_fast, key=lambda r: (r.measured_s >= loop.faster_s, r.effect))
+    as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + SLACKS[-1])]
+    best = min(as_fast, key=lambda r: (r.measured_s >= loop.faster_s, _price(r.measured_s, r.effect)))
     return loop.keep(_faster(loop, best))
+
+
+def _price(latency_s: float, effect: float) -> float:
+    """What is least for the plan that `fastest` gives: log latency, and a little of log effect."""
+    return math.log(latency_s) + QUALITY_PRICE * math.log(max(effect, NO_EFFECT))
 
 
 def _faster(loop: Loop, best: Round) -> Round:
@@ -154,7 +161,7 @@ def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool
 
 
 def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Solution | None:
-    """The fastest (or smallest) plan of at most so much effect, and the one of least effect among its equals."""
+    """The smallest plan of at most so much effect, or the fastest, but for what much less effect is worth."""
     limits = replace(loop.limits(), effect=most_effect)
     if loop.budgets.latency:
         limits = replace(limits, latency_s=loop.targets.latency_s)
@@ -163,11 +170,13 @@ def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Soluti
     least = solve(problem, "latency", limits)
     if least is None:
         return None
-    least_s = problem.latency_s(least.assignment)
-    relaxed_s = least_s * (1.0 + FASTEST_SLACK)
-    if least_s < loop.faster_s < relaxed_s:  # quality may not cost all that there is to gain
-        relaxed_s = least_s
-    return solve(problem, "effect", replace(limits, latency_s=relaxed_s)) or least
+    least_s, found = problem.latency_s(least.assignment), [least]
+    for slack in SLACKS:
+        allowed_s = least_s * (1.0 + slack)
+        if not least_s < loop.faster_s < allowed_s:  # quality may not cost all that there is to gain
+            solution = solve(problem, "effect", replace(limits, latency_s=allowed_s))
+            found += [solution] if solution is not None else []
+    return min(found, key=lambda s: _price(problem.latency_s(s.assignment), problem.effect(s.assignment)))
 
 
 def _last_resort(loop: Loop) -> Outcome:
