@@ -20,7 +20,7 @@ from onnxmpq.menu import candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
-from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import Effects
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.stages.effect_samples import effect_samples
@@ -30,13 +30,13 @@ from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.stages.weights import round_for_inputs
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import without
+from onnxmpq.weights import Referee, without
 
 
 @dataclass(frozen=True)
 class Prepared:
     """effects: on `samples`, calibration samples that weights were rounded for; `spared`: the others of them.
-    unseen: samples that took no part."""
+    unseen: test samples; `alike`: further ones of the calibration split, which took no part either."""
 
     entry: Any
     model: Model
@@ -46,6 +46,7 @@ class Prepared:
     samples: Feeds
     spared: Feeds
     unseen: Feeds
+    alike: Feeds
 
     def codes(self, proto: onnx.ModelProto, feeds: Feeds) -> Code:
         """Codes of a model's outputs, float32 [samples, width]."""
@@ -65,18 +66,9 @@ class Prepared:
             self.problem, options=options, activations={t: effects.of_activation(t) for t in effects.activations}
         )
 
-    @cached_property
-    def unseen_reference(self) -> Code:
-        return self.codes(self.model.proto, self.unseen)
-
-    def true_divergence(self, assignment: dict[str, Scheme]) -> tuple[float, float]:
-        """Divergence of the real graph on the effects' own samples and on unseen ones."""
-        proto = self.bench.build(assignment)
-        divergence, known = self.effects.divergence, self.effects.reference
-        inside = self.codes(proto, self.samples) - known
-        outside = self.codes(proto, self.unseen) - self.unseen_reference
-        unseen = replace(divergence, scale=1.0)
-        return divergence.mean(known, inside), unseen.mean(self.unseen_reference, outside)
+    def referee(self, feeds: Feeds) -> Referee:
+        """True divergence of whole models on samples."""
+        return Referee.of(self.model, self.effects.divergence, feeds, SessionSettings(threads=workers()))
 
 
 def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = False) -> Prepared:
@@ -84,10 +76,12 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     entry = zoo().load(name)
     model = prepare(entry.model)
     specs = input_specs(open_session(model.proto))
-    feeds, unseen = (
+    known, unseen = (
         load_feeds(arrays(entry, split, count), specs, limit=count)
-        for split, count in (("calib", samples), ("test", test))
+        for split, count in (("calib", samples + test), ("test", test))
     )
+    samples = min(samples, len(known))
+    feeds, alike = known.take(range(samples)), known.take(range(samples, len(known)))
     dialect, progress = DIALECTS["onnxruntime"], Progress()
     menu, _ = candidates(model, load_target("cpu"), dialect)
     if layers_only:
@@ -103,4 +97,4 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
     problem = pose(model, menu, free, effects, bench.weights)
-    return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen)
+    return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen, alike)
