@@ -25,6 +25,7 @@ from onnxmpq.sensitivity import Effects
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.stages.effect_samples import effect_samples
 from onnxmpq.stages.effects import pose, sensitivity
+from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
@@ -96,5 +97,7 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     kept = data.effects.take(chosen)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
+    seen = pose(model, menu, free, effects, bench.weights)
+    effects = at_unseen_level(seen, effects, bench, data.deciding, 0, progress)
     problem = pose(model, menu, free, effects, bench.weights)
     return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen, alike)

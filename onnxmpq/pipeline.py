@@ -42,6 +42,7 @@ from onnxmpq.stages.candidates import (
 from onnxmpq.stages.costs import float_shapes, judge_costs
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
+from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import check_prepared, gather_samples
@@ -189,6 +190,8 @@ def convert(
     bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
     effects = sensitivity(prepared, menu, bench, observation, data.effects, outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
+    seen = pose(prepared, menu, judge.table, effects, bench.weights)
+    effects = at_unseen_level(seen, effects, bench, data.deciding, seed, progress)
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
     shipped = finish(

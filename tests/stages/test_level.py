@@ -1,0 +1,64 @@
+"""Effects are brought to the level of samples that took no part, and only to that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxmpq.allocate import Problem
+from onnxmpq.closed_loop import Workbench
+from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress
+from onnxmpq.ranges import Observation
+from onnxmpq.rounding import quantize_weight
+from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity import Effects
+from onnxmpq.stages.effects import pose, sensitivity
+from onnxmpq.stages.level import at_unseen_level, modest_plans
+from tests.graphs import feeds_for, graph, prepared
+
+NAMES = ("fp32", "w8", "w4")
+MODEL = prepared(graph("h = MatMul (x, w) y = MatMul (h, w)", "float[N, 32] x", "float[N, 32] y", "float[32, 32] w"))
+
+
+def bench_of(model: Model) -> Workbench:
+    formats = [SCHEMES[n].weight for n in NAMES[1:]]
+    weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in formats if f}
+    return Workbench(model, DIALECTS["onnxruntime"], {}, weights)
+
+
+def posed(feeds: Feeds) -> tuple[Problem, Effects, Workbench]:
+    menu: Menu = {r.name: tuple(SCHEMES[n] for n in NAMES) for r in MODEL.regions}
+    bench = bench_of(MODEL)
+    effects = sensitivity(MODEL, menu, bench, Observation({}, {}), feeds, {"y": "values"}, Progress())
+    table = CostTable({r.name: {"fp32": 0.0} for r in MODEL.regions})
+    return pose(MODEL, menu, table, effects, bench.weights), effects, bench
+
+
+@pytest.mark.parametrize("times", [0.5, 3.0])
+def test_larger_samples_diverge_by_the_square(times: float) -> None:
+    feeds = feeds_for(MODEL.proto, 16)
+    problem, effects, bench = posed(feeds)
+    unseen = replace(feeds, arrays={"x": feeds.arrays["x"] * np.float32(times)})
+    seen, found = (at_unseen_level(problem, effects, bench, f, 0, Progress()) for f in (feeds, unseen))
+    for key in effects.weights:
+        assert found.of_weight(key) == pytest.approx(times**2 * seen.of_weight(key), rel=1e-3)
+        assert seen.of_weight(key) == pytest.approx(effects.of_weight(key), rel=0.5)  # but for cross terms
+
+
+def test_few_samples_say_nothing() -> None:
+    problem, effects, bench = posed(feeds_for(MODEL.proto, 16))
+    assert at_unseen_level(problem, effects, bench, feeds_for(MODEL.proto, 7), 0, Progress()) is effects
+
+
+def test_plans_are_of_little_effect() -> None:
+    problem, _, _ = posed(feeds_for(MODEL.proto, 16))
+    effects = [problem.effect(plan) for plan in modest_plans(problem, 0)]
+    w4 = {r.name: SCHEMES["w4"] for r in MODEL.regions}
+    assert effects == sorted(effects) and 0 < effects[0] <= effects[-1] < problem.effect(w4)
