@@ -22,8 +22,8 @@ from onnxmpq.sensitivity import Effects
 from onnxmpq.stages.threads import workers
 from onnxmpq.weights import Referee
 
-PLANS = 5
-DRAWN = 50  # those of least effect among them are run: most plans of pure chance have a layer that ruins the model
+PLANS = 8
+DRAWN = 16  # the lesser half of them is run: in the other a layer may ruin the model
 FEWEST_SAMPLES = 8
 
 
@@ -48,7 +48,7 @@ def at_unseen_level(
 
 
 def modest_plans(problem: Problem, seed: int) -> list[dict[str, Scheme]]:
-    """Five plans with a random scheme in every region, those of least effect among 50; fewer where few have any."""
+    """Eight plans with a random scheme in every region, those of least effect among 16; fewer where few have any."""
     generator = np.random.default_rng(seed)
     drawn = [random_plan(problem, generator, 1.0) for _ in range(DRAWN)]
     return sorted((p for p in drawn if problem.effect(p) > 0), key=problem.effect)[:PLANS]
