@@ -79,9 +79,12 @@ def rounded(
     found = {k: _to_weight(entry, formats[k]) for k, key in keys.items() if (entry := cache.get(key)) is not None}
     tick(len(found))
     missing = {key: spec for key, spec in formats.items() if key not in found}
-    fresh = round_weights(model, missing, feeds, techniques, threads=workers(), tick=tick)
-    for key, weight in fresh.items():
+
+    def done(key: WeightKey, weight: QuantizedWeight) -> None:
         cache.put(keys[key], _of_weight(weight))
+        tick(1)
+
+    fresh = round_weights(model, missing, feeds, techniques, threads=workers(), done=done)
     cache.count("rounded weights", len(found), len(found) + len(fresh))
     together = {**found, **fresh}
     return {key: together[key] for key in formats if key in together}

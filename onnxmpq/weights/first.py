@@ -14,7 +14,7 @@ from onnxmpq.statistics import measure_moments
 from onnxmpq.weights.techniques import Techniques
 
 WeightKey = tuple[str, str]  # region, weight format
-Tick = Callable[[int], None]
+Done = Callable[[WeightKey, QuantizedWeight], None]
 
 
 def round_weights(
@@ -24,9 +24,9 @@ def round_weights(
     techniques: Techniques,
     *,
     threads: int = 1,
-    tick: Tick = lambda _: None,
+    done: Done = lambda *_: None,
 ) -> dict[WeightKey, QuantizedWeight]:
-    """Weights rounded for the moments of these samples; `tick` counts them.
+    """Weights rounded for the moments of these samples; `done` gets each as soon as it is.
 
     What cannot be rounded that way (embeddings, transposed convolutions) is left out, and everything without GPTQ.
     """
@@ -37,7 +37,7 @@ def round_weights(
         by_region.setdefault(name, []).append(weight_format)
     rounded: dict[WeightKey, QuantizedWeight] = {}
     with threadpool_limits(1, user_api="blas"):  # beside the runtime's own threads BLAS is 6 times slower with two
-        _round_chunks(model, by_region, feeds, techniques, threads, rounded, tick)
+        _round_chunks(model, by_region, feeds, techniques, threads, rounded, done)
     return rounded
 
 
@@ -48,13 +48,12 @@ def _round_chunks(
     techniques: Techniques,
     threads: int,
     rounded: dict[WeightKey, QuantizedWeight],
-    tick: Tick,
+    done: Done,
 ) -> None:
     regions = {r.name: r for r in model.layers}
     for name, moments in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
         weight = model.weight(regions[name])
         for weight_format in by_region[name]:
-            rounded[name, weight_format.name] = quantize_weight(
-                weight, weight_format, method=techniques.method, hessian=moments.hessian
-            )
-            tick(1)
+            key = name, weight_format.name
+            rounded[key] = quantize_weight(weight, weight_format, method=techniques.method, hessian=moments.hessian)
+            done(key, rounded[key])

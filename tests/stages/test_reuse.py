@@ -137,6 +137,26 @@ def test_effects_go_on_where_they_were_stopped(setting: Setting, monkeypatch: py
     assert_same_effects(found, setting.effects(Cache(None), tries), atol=1e-5)
 
 
+def test_rounding_goes_on_where_it_was_stopped(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats = {(r.name, f.name): f for r in setting.model.layers for f in FORMATS}
+    ticks: list[int] = []
+
+    def stop(count: int) -> None:
+        ticks.append(count)
+        if len(ticks) == 4:  # the first one counts what was found
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reuse.rounded(setting.cache(), setting.model, formats, setting.feeds, Techniques(), stop)
+    calls = count_calls(monkeypatch, "round_weights")
+    again = setting.rounded(setting.cache(), Techniques())
+    [missing] = [c[1] for c in calls]
+    assert isinstance(missing, dict) and len(missing) == len(formats) - 3
+    fresh = setting.rounded(Cache(None), Techniques())
+    for key, weight in fresh.items():
+        np.testing.assert_array_equal(again[key].dequantize(), weight.dequantize())
+
+
 def test_other_samples_weights_or_ranges_are_not_found(setting: Setting) -> None:
     tries = perturbations(setting.model)
     setting.effects(setting.cache(), tries)
