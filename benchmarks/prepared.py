@@ -98,6 +98,6 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
     seen = pose(model, menu, free, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data.deciding, 0, progress)
+    effects = at_unseen_level(seen, effects, bench, data, 0, progress)
     problem = pose(model, menu, free, effects, bench.weights)
     return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen, alike)

@@ -191,7 +191,7 @@ def convert(
     effects = sensitivity(prepared, menu, bench, observation, data.effects, outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     seen = pose(prepared, menu, judge.table, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data.deciding, seed, progress)
+    effects = at_unseen_level(seen, effects, bench, data, seed, progress)
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
     shipped = finish(
