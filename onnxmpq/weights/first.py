@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.rounding.layer import LayerToRound
+from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.rounding.types import WeightFormat
 from onnxmpq.statistics import measure_moments
 from onnxmpq.weights.techniques import Techniques
 
 WeightKey = tuple[str, str]  # region, weight format
+WORTH_PROCESSES = 500_000  # parameters to round, over all formats: about a second
 Done = Callable[[WeightKey, QuantizedWeight], None]
 
 
@@ -35,25 +39,19 @@ def round_weights(
     by_region: dict[str, list[WeightFormat]] = {}
     for (name, _), weight_format in formats.items():
         by_region.setdefault(name, []).append(weight_format)
-    rounded: dict[WeightKey, QuantizedWeight] = {}
-    with threadpool_limits(1, user_api="blas"):  # beside the runtime's own threads BLAS is 6 times slower with two
-        _round_chunks(model, by_region, feeds, techniques, threads, rounded, done)
-    return rounded
-
-
-def _round_chunks(
-    model: Model,
-    by_region: Mapping[str, list[WeightFormat]],
-    feeds: Feeds,
-    techniques: Techniques,
-    threads: int,
-    rounded: dict[WeightKey, QuantizedWeight],
-    done: Done,
-) -> None:
     regions = {r.name: r for r in model.layers}
-    for name, moments in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
-        weight = model.weight(regions[name])
-        for weight_format in by_region[name]:
-            key = name, weight_format.name
-            rounded[key] = quantize_weight(weight, weight_format, method=techniques.method, hessian=moments.hessian)
-            done(key, rounded[key])
+    work = sum(regions[name].params.parameters for name, _ in formats)
+
+    def layers() -> Iterator[LayerToRound]:
+        for name, moments in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
+            yield LayerToRound(name, model.weight(regions[name]), by_region[name], techniques.method, moments.hessian)
+
+    rounded: dict[WeightKey, QuantizedWeight] = {}
+    workers = threads if work > WORTH_PROCESSES else 1
+    # beside the runtime's own threads BLAS is 6 times slower with two
+    with threadpool_limits(1, user_api="blas"), closing(rounded_layers(layers(), workers)) as results:
+        for name, found in results:
+            for weight_format, weight in zip(by_region[name], found, strict=True):
+                rounded[name, weight_format.name] = weight
+                done((name, weight_format.name), weight)
+    return {key: rounded[key] for key in formats if key in rounded}

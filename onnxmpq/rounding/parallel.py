@@ -1,0 +1,110 @@
+"""Layers rounded side by side, in processes: the inner loops hold the interpreter, and threads gain nothing.
+
+Plain processes with pipes (`rounding/worker.py`), since those of `multiprocessing` import the caller's main program
+again where they are not forked, and forking beside the runtime's threads is unsafe.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+
+from onnxmpq.rounding.layer import LayerToRound
+from onnxmpq.rounding.types import QuantizedWeight
+
+MOST_WORKERS = 8
+Rounded = tuple[str, list[QuantizedWeight]]
+
+
+def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Rounded]:
+    """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once."""
+    workers = min(workers, MOST_WORKERS)
+    if workers < 2 or not _is_python(sys.executable):
+        for layer in layers:
+            yield layer.name, layer.rounded()
+        return
+    with Workers(workers) as pool:
+        waiting: dict[Future[list[QuantizedWeight]], str] = {}
+        for layer in layers:
+            waiting[pool.submit(layer)] = layer.name
+            while len(waiting) > workers:
+                yield from _finished(waiting)
+        while waiting:
+            yield from _finished(waiting)
+
+
+def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rounded]:
+    """Waits for at least one."""
+    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        yield waiting.pop(future), future.result()
+
+
+class Workers:
+    """Processes, each led by a thread that waits for its answers. A layer whose process fails is rounded here."""
+
+    def __init__(self, count: int) -> None:
+        self._threads, self._ended = ThreadPoolExecutor(count), False
+        self._processes = [_start() for _ in range(count)]
+        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+
+    def submit(self, layer: LayerToRound) -> Future[list[QuantizedWeight]]:
+        return self._threads.submit(self._round, layer)
+
+    def _round(self, layer: LayerToRound) -> list[QuantizedWeight]:
+        process = self._idle.get()
+        try:
+            return _asked(process, layer)
+        except Exception:  # whatever it was: unpickling raises all kinds
+            process.kill()  # or its next answer might be one to this question
+            if self._ended:
+                raise CancelledError from None
+            return layer.rounded()
+        finally:
+            self._idle.put(process)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+        for process in self._processes:
+            process.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.communicate()
+
+
+def _asked(process: subprocess.Popen[bytes], layer: LayerToRound) -> list[QuantizedWeight]:
+    assert process.stdin is not None and process.stdout is not None
+    pickle.dump(layer, process.stdin, pickle.HIGHEST_PROTOCOL)
+    process.stdin.flush()
+    found: list[QuantizedWeight] = pickle.load(process.stdout)
+    return found
+
+
+def _start() -> subprocess.Popen[bytes]:
+    home = str(Path(__file__).parents[2])  # also where this package was found by other means than the usual path
+    path = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH", "")) if p)
+    return subprocess.Popen(
+        [sys.executable, "-m", "onnxmpq.rounding.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _is_python(executable: str | None) -> bool:
+    """Whether it can run a module; in a frozen application it is the application."""
+    return bool(executable) and "python" in Path(executable or "").name.lower() and not hasattr(sys, "frozen")

@@ -1,0 +1,94 @@
+"""Rounding in processes gives what rounding here gives, whatever becomes of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from onnxmpq.rounding import QuantizedWeight, parallel
+from onnxmpq.rounding.layer import LayerToRound
+from onnxmpq.rounding.parallel import rounded_layers
+from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
+
+W4 = SCHEMES["w4"].weight
+assert W4 is not None
+FORMATS = (INT8_WEIGHTS, W4)
+
+
+def layers(count: int = 5) -> list[LayerToRound]:
+    generator = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        weight = generator.standard_normal((8, 32)).astype(np.float32)
+        rows = generator.standard_normal((64, 32)).astype(np.float32)
+        found.append(LayerToRound(f"layer {number}", weight, FORMATS, "best", (rows.T @ rows)[None]))
+    return found
+
+
+def assert_same(one: dict[str, list[QuantizedWeight]], other: dict[str, list[QuantizedWeight]]) -> None:
+    assert one.keys() == other.keys()
+    for name, results in one.items():
+        for mine, theirs in zip(results, other[name], strict=True):
+            assert mine.format == theirs.format
+            np.testing.assert_array_equal(mine.codes, theirs.codes)
+            np.testing.assert_array_equal(mine.scales, theirs.scales)
+            np.testing.assert_array_equal(mine.dequantize(), theirs.dequantize())
+
+
+HERE = dict(rounded_layers(layers(), 1))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that were started."""
+    found: list[subprocess.Popen[bytes]] = []
+    start = parallel._start
+
+    def watched() -> subprocess.Popen[bytes]:
+        found.append(start())
+        return found[-1]
+
+    monkeypatch.setattr(parallel, "_start", watched)
+    return found
+
+
+def test_processes_give_the_same(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    assert_same(dict(rounded_layers(layers(), 2)), HERE)
+    assert len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+@pytest.mark.parametrize("program", ["pass", "import sys; print(sys.stdin.buffer.read(3))"], ids=["ends", "babbles"])
+def test_what_a_process_fails_at_is_rounded_here(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = subprocess.PIPE
+    monkeypatch.setattr(
+        parallel, "_start", lambda: subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe)
+    )
+    assert_same(dict(rounded_layers(layers(), 2)), HERE)
+
+
+def test_an_error_is_the_same_error() -> None:
+    first, *rest = layers()
+    bad = LayerToRound("bad", first.weight, FORMATS, "best", np.full_like(first.hessian, np.nan))
+    for workers in (1, 2):
+        with pytest.raises(ValueError, match="NaN"):
+            dict(rounded_layers([*rest, bad], workers))
+
+
+def test_stopping_early_ends_the_processes(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    results = rounded_layers(layers(), 2)
+    next(results)
+    assert any(p.poll() is None for p in started)
+    results.close()
+    assert all(p.poll() is not None for p in started)
+
+
+def test_a_frozen_application_is_not_started_again(
+    started: Sequence[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert_same(dict(rounded_layers(layers(), 2)), HERE)
+    assert not started
