@@ -18,6 +18,7 @@ ROUNDS = 5
 FLOOR_ROUNDS = 9
 QUALITY_PRICE = 0.01  # of latency that `fastest` pays for an effect that is e times less: 2.3 % for ten times less
 SLACKS = (NOISE, 3 * NOISE)  # shares of latency among which that is weighed; it never pays more than the last
+CONTENDERS = 3  # fastest plans that are measured once more, and longer, before one of them is kept
 NO_EFFECT = 1e-6  # less than this is not worth anything
 FLOOR_PRECISION = 0.9  # of the predicted effect, where the search for a quality floor ends
 LEAST_EFFECT_SHARE = 1e-4  # of the fastest plan's effect, where that search starts from below
@@ -100,6 +101,7 @@ def _fastest(loop: Loop) -> Outcome:
     fitting = [r for r in loop.rounds if math.isfinite(r.measured_s) and (size is None or r.size_bytes <= size)]
     if not fitting:
         return _last_resort(loop)
+    fitting = [loop.measured_again(r) for r in sorted(fitting, key=lambda r: r.measured_s)[:CONTENDERS]]
     least = min(r.measured_s for r in fitting)
     as_fast = [r for r in fitting if r.measured_s <= least * (1.0 + SLACKS[-1])]
     best = min(as_fast, key=lambda r: (r.measured_s >= loop.faster_s, _price(r.measured_s, r.effect)))

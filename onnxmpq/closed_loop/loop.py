@@ -100,6 +100,15 @@ class Loop:
             return math.inf
         return latency_s if again_s is None else again_s
 
+    def measured_again(self, turn: Round) -> Round:
+        """The round with a second and longer measurement in place of its first, where that is to be had."""
+        latency_s = self.judge.again_s(self.proto_of(turn))
+        if latency_s is None:
+            return turn
+        number = self.rounds.index(turn)
+        self.rounds[number] = replace(turn, measured_s=latency_s)
+        return self.rounds[number]
+
     def _size_limit(self) -> float | None:
         return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
 
