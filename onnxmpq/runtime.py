@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
 from onnxmpq.halves import DTYPES
+from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
@@ -232,19 +233,13 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
 
 
 def describe_runtime() -> dict[str, str]:
-    """Runtime version and CPU model, for plans and cost tables."""
-    return {"onnxruntime": ort.__version__, "cpu": cpu_model(), "platform": platform.platform(terse=True)}
-
-
-def cpu_model() -> str:
-    """The processor's own name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """Runtime version, CPU model and its features, for plans and cost tables."""
+    return {
+        "onnxruntime": ort.__version__,
+        "cpu": cpu_model(),
+        "cpu_features": " ".join(cpu_features()),
+        "platform": platform.platform(terse=True),
+    }
 
 
 @contextmanager

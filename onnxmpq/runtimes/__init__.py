@@ -1,0 +1,1 @@
+"""Runtimes: everything that is known about a runtime, a folder each."""
