@@ -129,6 +129,12 @@ def convert(
         str | None, typer.Option(help="module:function of (outputs by name, labels), higher is better; default top-1")
     ] = None,
     curve: Annotated[Path | None, typer.Option(help="also write the trade-off curve to this .csv")] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="refuse a bad result; fastest prefers a good one (docs/quality)")
+    ] = True,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="write the closest plan where a budget cannot be met")
+    ] = False,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     cache: CacheFolder = None,
@@ -171,6 +177,8 @@ def convert(
         labels=labels,
         metric=metric,
         curve=curve,
+        guard=guard,
+        best_effort=best_effort,
         seed=seed,
         progress=_Drawn(quiet),
     )
@@ -181,8 +189,8 @@ def convert(
         print(text)
         return
     console = _stdout()
-    result.report.render(console)
     console.print(f"wrote {destination} and {pipeline.plan_path(destination)}", highlight=False, markup=False)
+    result.report.render(console)
 
 
 @app.command()

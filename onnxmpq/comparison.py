@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import bdtrik, log_softmax, softmax
 
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
@@ -17,6 +18,7 @@ from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
+MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
@@ -52,12 +54,46 @@ class OutputQuality:
 
 @dataclass(frozen=True)
 class Timing:
-    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds."""
+    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
+
+    ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
+    """
 
     original_s: float
     result_s: float
     ratio: float
     threads: int
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, original: Float, result: Float, threads: int) -> Timing:
+        """original, result: float64 [rounds], seconds."""
+        ratios = result / original
+        low, high = median_interval(ratios)
+        medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
+        return cls(*medians, threads, low, high, len(ratios))
+
+    def in_time_of(self, original_s: float) -> Timing:
+        """The same ratios, in seconds of a machine on which the original takes so long."""
+        return replace(self, original_s=original_s, result_s=self.ratio * original_s)
+
+    def decides(self, limit: float) -> bool:
+        """Whether a limit of the ratio lies outside the confidence interval."""
+        return not self.ratio_low <= limit <= self.ratio_high
+
+
+def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, float]:
+    """Distribution-free confidence interval of the median: the order statistics between which it lies in that share of
+    samples at least; the whole range where there are too few.
+
+    Source: Conover, Practical Nonparametric Statistics, section 3.2 (the number of values below the median is
+    binomial with p = 1/2).
+    """
+    ordered, count = np.sort(values), len(values)
+    rank = max(math.ceil(bdtrik((1.0 - confidence) / 2.0, count, 0.5)), 1)
+    return float(ordered[rank - 1]), float(ordered[count - rank])
 
 
 @dataclass(frozen=True)
@@ -145,12 +181,26 @@ def check_same_interface(before: ort.InferenceSession, after: ort.InferenceSessi
             )
 
 
-def time_side_by_side(original: Any, result: Any, feeds: Feeds, settings: SessionSettings, effort: Effort) -> Timing:
-    """Interleaved timing of two models on the first sample."""
-    sessions = [open_session(m, settings) for m in (original, result)]
-    before, after = interleaved_s(sessions, feeds.batch([0]), effort)
-    ratio = float(np.median(after / before))
-    return Timing(float(np.median(before)), float(np.median(after)), ratio, settings.threads)
+def time_side_by_side(
+    original: Any,
+    result: Any,
+    feeds: Feeds,
+    settings: SessionSettings,
+    effort: Effort,
+    limit: float | None = None,
+) -> Timing:
+    """Interleaved timing of two models on the first sample.
+
+    limit: of the ratio; measured until the confidence interval is on one side of it, at most MOST_PASSES times as long.
+    """
+    sessions, inputs = [open_session(m, settings) for m in (original, result)], feeds.batch([0])
+    before, after = interleaved_s(sessions, inputs, effort)
+    timing, passes = Timing.of(before, after, settings.threads), 1
+    while limit is not None and not timing.decides(limit) and passes < MOST_PASSES:
+        more = interleaved_s(sessions, inputs, effort)
+        before, after = np.concatenate([before, more[0]]), np.concatenate([after, more[1]])
+        timing, passes = Timing.of(before, after, settings.threads), passes + 1
+    return timing
 
 
 def _collect(session: ort.InferenceSession, feeds: Feeds) -> list[list[Array]]:

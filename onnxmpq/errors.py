@@ -83,6 +83,20 @@ class ValidationError(OnnxmpqError):
     meaning = "the models cannot be compared, or differ more than --min-sqnr allows"
 
 
+class QualityError(OnnxmpqError):
+    """The best plan within the budgets ruins the model, by held-out samples."""
+
+    exit_code = 13
+    meaning = "the result would be bad, so nothing was written"
+
+
+class AlreadyMetError(OnnxmpqError):
+    """The original is within every budget, so there is nothing to convert for."""
+
+    exit_code = 14
+    meaning = "the original already meets the budgets, so nothing was written"
+
+
 class CheckError(OnnxmpqError):
     """A graph that breaks rules of the dialect it was checked against."""
 

@@ -39,7 +39,7 @@ from onnxmpq.stages.candidates import (
     used_when_fastest,
     widest_weights,
 )
-from onnxmpq.stages.costs import float_shapes, judge_costs
+from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level
@@ -95,6 +95,8 @@ def convert(
     labels: str | Path | None = None,
     metric: str | MetricFunction | None = None,
     curve: str | Path | None = None,
+    guard: bool = True,
+    best_effort: bool = False,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -118,6 +120,9 @@ def convert(
     budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
     metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
     curve: a .csv to write the trade-off to: plans of least loss at other latencies (sizes, if only a size was asked).
+    guard: without a floor, raise QualityError for a result that would be bad, and let `latency="fastest"` prefer the
+    fastest plan that is good (docs/quality.md). best_effort: hand out the closest plan where latency, size or energy
+    cannot be met; `plan.met` is False then.
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
@@ -153,6 +158,10 @@ def convert(
     labelled = Labelled.of(labels, metric)
     if labelled is not None:
         labelled.try_out(source, data)
+    settings = SessionSettings(threads=threads, provider=runs_on)
+    if device.cost == "measured" and cost_table is None:
+        first_s = quick_latency_s(source, data.calibration, settings)
+        require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
     menu, reasons = candidates(prepared, device, dialect, excluded, schemes)
     menu = one_activation_format(prepared, menu)
@@ -177,12 +186,14 @@ def convert(
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
-    settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
         prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress
     )
+    original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
+    require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
+    int8 = int8_everywhere(prepared, menu, layout)
     menu = worthwhile(menu, judge.table)
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu, reasons)
@@ -195,19 +206,36 @@ def convert(
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
     shipped = finish(
-        Job(problem, budgets, floors, bench, judge, data, effects, techniques, examiner, effort, seed, progress, store)
+        Job(
+            problem,
+            budgets,
+            floors,
+            bench,
+            judge,
+            data,
+            effects,
+            techniques,
+            examiner,
+            effort,
+            seed,
+            progress,
+            store,
+            guard,
+            best_effort,
+            int8,
+        )
     )
     outcome = shipped.outcome
     warned = lint_export(outcome.proto, prepared.proto, device.dialect)
 
     reasons |= unfused
     plan = build_plan(
-        prepared, device, budgets, floors, outcome, bench.activations, reasons, effects, threads, model, ROUNDING
+        prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
     plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io, notes=notes)
     plan = with_factors(plan, rescaling)
-    report = build_report(prepared, device, plan, outcome, shipped.validation, data.calibration, reasons)
+    report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
     report = replace(report, reused=store.reused, warnings=warned, curve=points)
     if output is not None:

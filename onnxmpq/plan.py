@@ -43,7 +43,9 @@ class PlannedRegion:
 @dataclass(frozen=True)
 class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
-    gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
+    gap. measured: what was measured last: size_bytes, latency_ms with its confidence interval, original_latency_ms.
+    met: False where a budget is missed and the closest plan was asked for (--best-effort). quality: level of the
+    verdict, and its reasons. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
     keep_io: False where inputs and outputs may be 16 bits wide.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
@@ -62,6 +64,8 @@ class Plan:
     runtime: dict[str, str] = field(default_factory=dict)
     prediction: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    met: bool = True
+    quality: dict[str, Any] = field(default_factory=dict)
     output_sha256: str = ""
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
@@ -100,14 +104,16 @@ class Plan:
             plan = cls(**data)
             if plan.opset is not None and type(plan.opset) is not int:
                 raise TypeError(f"opset {plan.opset!r} is no number")
-            if not isinstance(plan.keep_io, bool):
-                raise TypeError(f"keep_io {plan.keep_io!r} is neither true nor false")
+            for name, flag in (("keep_io", plan.keep_io), ("met", plan.met)):
+                if not isinstance(flag, bool):
+                    raise TypeError(f"{name} {flag!r} is neither true nor false")
             for table in (
                 plan.model,
                 plan.budgets,
                 plan.runtime,
                 plan.prediction,
                 plan.measured,
+                plan.quality,
                 plan.rescaling,
                 plan.compensation,
             ):

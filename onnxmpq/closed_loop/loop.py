@@ -33,6 +33,8 @@ class Targets:
 
 
 class Loop:
+    """State of the loop: what was measured, and the problem as corrected by it. Raises nothing by itself."""
+
     def __init__(
         self,
         problem: Problem,
@@ -43,16 +45,21 @@ class Loop:
         progress: Progress,
         refiner: Refiner | None = None,
     ) -> None:
-        self.problem, self.budgets, self.bench, self.judge = problem, budgets, bench, judge
+        self.problem, self.bench, self.judge = problem, bench, judge
         self.progress, self.original_s, self.refiner = progress, judge.original_s, refiner
-        size = budgets.size.of(original_bytes) if budgets.size else None
-        asked = budgets.latency.of(self.original_s) if budgets.latency else None
-        energy = budgets.energy.of(problem.energy_j({})) if budgets.energy else None
-        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
-        self.size_overhead = 1.0
+        self.original_bytes, self.size_overhead = original_bytes, 1.0
+        self.retarget(budgets)
         self.rounds: list[Round] = []
         self.failures: list[ModelError] = []
         self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
+
+    def retarget(self, budgets: Budgets) -> None:
+        """Go on with other budgets; everything that was measured stays known."""
+        size = budgets.size.of(self.original_bytes) if budgets.size else None
+        asked = budgets.latency.of(self.original_s) if budgets.latency else None
+        energy = budgets.energy.of(self.problem.energy_j({})) if budgets.energy else None
+        self.budgets = budgets
+        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
 
     # ---- one turn ------------------------------------------------------------------------------
 
@@ -103,24 +110,31 @@ class Loop:
     def measured_again(self, turn: Round) -> Round:
         """The round with a second and longer measurement in place of its first, where that is to be had."""
         latency_s = self.judge.again_s(self.proto_of(turn))
-        if latency_s is None:
-            return turn
-        number = self.rounds.index(turn)
-        self.rounds[number] = replace(turn, measured_s=latency_s)
+        return turn if latency_s is None else self.revised(turn, latency_s)
+
+    def revised(self, turn: Round, latency_s: float) -> Round:
+        """The round with a better measurement in place of its own; decisions follow it from now on."""
+        number = next(i for i, r in enumerate(self.rounds) if same(r.assignment, turn.assignment))
+        self.rounds[number] = replace(self.rounds[number], measured_s=latency_s)
         return self.rounds[number]
+
+    def correct_effects(self, excess: Mapping[tuple[str, str], float]) -> None:
+        """Learn what kernels lose beyond the predicted effects. excess: divergence by (region, kernel)."""
+        options = {
+            region: tuple(replace(o, effect=o.effect + excess.get((region, o.scheme.kernel), 0.0)) for o in row)
+            for region, row in self.problem.options.items()
+        }
+        self.problem = replace(self.problem, options=options)
+        self.rounds[:] = [replace(r, effect=self.problem.effect(r.assignment)) for r in self.rounds]
 
     def _size_limit(self) -> float | None:
         return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
 
     def fits(self, turn: Round) -> bool:
-        if not math.isfinite(turn.measured_s):
-            return False
-        small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
-        frugal = self.targets.energy_j is None or turn.energy_j <= self.targets.energy_j * (1.0 + 1e-6)
-        if not self.targets.asked_for_latency and all(s.kernel == "fp32" for s in turn.assignment.values()):
-            return small and frugal  # the session unfolds it to the original's kernels: as fast by construction
-        slack = 0.0 if self.targets.asked_for_latency else NOISE
-        return small and frugal and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
+        """Within every limit; where no latency was asked for, no slower than the original either."""
+        if self.targets.asked_for_latency or on_original_kernels(turn.assignment):
+            return self.meets(turn)  # those kernels are the original's: as fast by construction
+        return self.meets(turn) and turn.measured_s <= self.targets.latency_s * (1.0 + NOISE)
 
     def limits(self, latency_s: float | None = None) -> Limits:
         return Limits(latency_s, self._size_limit(), self.targets.energy_j)
@@ -155,7 +169,7 @@ class Loop:
             return turn
         scale = self.problem.latency_s(turn.assignment) / turn.measured_s
         allowed_s = max(self.limit_s(), turn.measured_s * (1.0 + NOISE)) * scale
-        on_original = self.original_will_do and all(s.kernel == FP32 for s in turn.assignment.values())
+        on_original = self.original_will_do and on_original_kernels(turn.assignment)
         problem = self.on_original_kernels() if on_original else self.problem
         for solution in self.refiner.proposals(problem, turn.assignment, self.limits(allowed_s)):
             other = self.attempt(solution)
@@ -168,8 +182,9 @@ class Loop:
     def proto_of(self, turn: Round) -> onnx.ModelProto:
         return self.built[self.rounds.index(turn)][0]
 
-    def keep(self, turn: Round) -> Outcome:
-        turn = self._refined(turn)
+    def keep(self, turn: Round, *, refine: bool = True) -> Outcome:
+        """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run."""
+        turn = self._refined(turn) if refine else turn
         proto, solution = self.built[self.rounds.index(turn)]
         solution = self._certified(turn, solution)
         return Outcome(
@@ -183,7 +198,26 @@ class Loop:
             self.targets.latency_s if self.targets.asked_for_latency else None,
             self.targets.size_bytes,
             self.judge.measured,
+            self.meets(turn),
         )
+
+    def meets(self, turn: Round) -> bool:
+        """Whether a round is within every limit that was asked for."""
+        return self.shortfall(turn) <= 1.0
+
+    def shortfall(self, turn: Round) -> float:
+        """How far a round is from the limits: the largest ratio of what it takes to what was asked; at most 1 where all
+        are met, infinite where it does not run."""
+        if not math.isfinite(turn.measured_s):
+            return math.inf
+        ratios = [0.0]
+        if self.targets.asked_for_latency:
+            ratios.append(turn.measured_s / self.targets.latency_s)
+        if self.targets.size_bytes is not None:
+            ratios.append(turn.size_bytes / self.targets.size_bytes)
+        if self.targets.energy_j is not None:
+            ratios.append(turn.energy_j / (self.targets.energy_j * (1.0 + 1e-6)))
+        return max(ratios)
 
     def _certified(self, turn: Round, solution: Solution) -> Solution:
         """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal
@@ -223,6 +257,11 @@ def _without_named(problem: Problem, assignment: Mapping[str, Scheme], message: 
     kernel = assignment[named].kernel
     row = tuple(o for o in problem.options[named] if o.scheme.is_float or o.scheme.kernel != kernel)
     return replace(problem, options={**problem.options, named: row})
+
+
+def on_original_kernels(assignment: Mapping[str, Scheme]) -> bool:
+    """Whether a plan only stores weights in another way, so that the session runs the original's kernels."""
+    return all(s.kernel == FP32 for s in assignment.values())
 
 
 def same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:

@@ -46,7 +46,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap."""
+    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap. met: False where a
+    budget is missed and the best plan was asked for all the same."""
 
     assignment: dict[str, Scheme]
     proto: onnx.ModelProto
@@ -55,9 +56,10 @@ class Outcome:
     rounds: tuple[Round, ...]
     kept: Round
     original_s: float
-    latencylimit_s: float | None
+    latency_limit_s: float | None
     size_limit_bytes: float | None
     measured: bool = True
+    met: bool = True
 
 
 class Refiner(Protocol):

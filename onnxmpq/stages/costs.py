@@ -5,25 +5,32 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from onnxmpq.allocate import Budgets
 from onnxmpq.closed_loop import Workbench
+from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
 from onnxmpq.cost.layout import Roles
-from onnxmpq.cost.measure import Effort, Profile, Profiler
+from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.table import CostTable
-from onnxmpq.errors import TargetError
+from onnxmpq.errors import AlreadyMetError, TargetError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import tensor_shapes
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.schemes import Scheme
 from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
+
+QUICK = Effort(seconds=0.2, runs=4, rounds=2)
+CLEARLY = 0.9  # of a latency limit: only a first measurement of the original below it ends a conversion at once
 
 
 def judge_costs(
@@ -56,6 +63,45 @@ def judge_costs(
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
     return MeasuringJudge(profiler, profiles, refit), menu, unfused
+
+
+def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
+    """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
+    session = open_session(source, settings)
+    return float(interleaved_s([session], feeds.batch([0]), QUICK)[0].min())
+
+
+def require_unmet(
+    budgets: Budgets, size_bytes: int, latency_s: float, energy_j: float | None = None, *, latency_share: float = 1.0
+) -> None:
+    """Raises AlreadyMetError where the original is within every budget: there is nothing to convert for.
+
+    energy_j: None where it is not known yet. latency_share: of its limit that a latency must be below.
+    """
+    if budgets.fastest or budgets.smallest or budgets.empty:
+        return
+    found = []
+    for name, limit, taken, unit, symbol in (
+        ("latency", budgets.latency, latency_s, 1e-3, "ms"),
+        ("size", budgets.size, float(size_bytes), 1e6, "MB"),
+        ("energy", budgets.energy, energy_j, 1e-3, "mJ"),
+    ):
+        if limit is None:
+            continue
+        share = latency_share if name == "latency" else 1.0
+        if taken is None or taken > limit.of(taken) * share:
+            return
+        found.append(f"--{name} {limit.of(taken) / unit:.4g} {symbol}: it takes {taken / unit:.4g} {symbol}")
+    raise AlreadyMetError(
+        f"the original is within the budget ({'; '.join(found)}); keep it, or ask for less: --latency fastest, or a "
+        "size such as --size 30%"
+    )
+
+
+def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme]:
+    """The plan of int8 in every region that offers it; nothing where none does."""
+    wanted = {r: s for r, row in menu.items() for s in row[::-1] if s.name == "int8"}
+    return legalize(model, layout, wanted, menu)
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
