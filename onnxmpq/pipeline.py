@@ -21,6 +21,7 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
+from onnxmpq.integrity import require_whole
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
@@ -198,6 +199,7 @@ def convert(
         Job(problem, budgets, floors, bench, judge, data, effects, techniques, examiner, effort, seed, progress, store)
     )
     outcome = shipped.outcome
+    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
     warned = lint_export(outcome.proto, prepared.proto, device.dialect)
 
     reasons |= unfused
