@@ -21,6 +21,7 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
+from onnxmpq.integrity import require_whole
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
@@ -226,6 +227,7 @@ def convert(
         )
     )
     outcome = shipped.outcome
+    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
     warned = lint_export(outcome.proto, prepared.proto, device.dialect)
 
     reasons |= unfused

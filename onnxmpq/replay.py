@@ -8,6 +8,7 @@ import onnx
 
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
+from onnxmpq.integrity import require_whole
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, write_model
 from onnxmpq.plan import Plan, read_plan
@@ -37,6 +38,7 @@ def apply(
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     proto = rebuild(prepared, plan)
+    require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
     if output is not None:
         write_model(Path(output), proto)
     return proto
