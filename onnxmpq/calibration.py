@@ -22,9 +22,11 @@ from onnxmpq.stages.keys import feeds_hash
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.ranges import calibrate as observe_ranges
 from onnxmpq.stages.samples import gather_samples
+from onnxmpq.stages.threads import with_one_blas_thread
 from onnxmpq.target.load import load_target
 
 
+@with_one_blas_thread
 def calibrate(
     model: str | Path,
     *,

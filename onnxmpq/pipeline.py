@@ -47,6 +47,7 @@ from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import check_prepared, gather_samples
+from onnxmpq.stages.threads import with_one_blas_thread
 from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import without as all_but
@@ -64,6 +65,7 @@ class Result:
     report: Report
 
 
+@with_one_blas_thread
 def convert(
     model: str | Path | onnx.ModelProto,
     *,

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import scipy
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+import onnxmpq
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
 from onnxmpq.halves import DTYPES
@@ -233,9 +235,13 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
 
 
 def describe_runtime() -> dict[str, str]:
-    """Runtime version, CPU model and its features, for plans and cost tables."""
+    """Versions of what computes, CPU model and its features: for plans, cost tables, calibrations and cache keys."""
     return {
+        "onnxmpq": onnxmpq.__version__,
         "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
         "cpu": cpu_model(),
         "cpu_features": " ".join(cpu_features()),
         "platform": platform.platform(terse=True),

@@ -8,7 +8,6 @@ again with that limit lowered by the excess.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,19 +41,17 @@ Choose = Callable[[Separable, int, Vector], Picked | None]
 """(problem, position of the goal in GOALS, limits net of `base` with inf for none) -> choice or None."""
 
 
-def solve_separable(
-    problem: Problem, goal: Goal, limits: Limits, choose: Choose, time_limit_s: float, transitions: bool
-) -> Solution | None:
+def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose, transitions: bool) -> Solution | None:
     """The plan of a solver that sees no transitions, legal and within the limits at its real costs; else None.
 
     transitions=False leaves them out of those costs too.
     """
     view, position = separable(problem), GOALS.index(goal)
     asked = _vector(limits)
-    allowed, end = asked.copy(), time.monotonic() + time_limit_s
+    allowed = asked.copy()
     for _ in range(_TRIES):
         picked = choose(view, position, allowed - view.base)
-        if picked is None or time.monotonic() > end:
+        if picked is None:
             break
         assignment = _legal(problem, view, picked)
         values = costs_of(problem, view, assignment, transitions)

@@ -19,6 +19,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
+from onnxmpq.runs import in_order
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
@@ -51,7 +52,10 @@ class Compensated:
 
 @dataclass(frozen=True)
 class Referee:
-    """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs."""
+    """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs.
+
+    settings: of the sessions, but for its threads: so many samples run side by side, on one thread each.
+    """
 
     divergence: Divergence
     feeds: Feeds
@@ -221,5 +225,6 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
 
 def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
     """Codes of a model's outputs on all samples."""
-    session = open_session(proto, settings)
-    return np.concatenate([divergence.encode(run(session, inputs), 1) for inputs in feeds.batches(1)])
+    session = open_session(proto, replace(settings, threads=1))
+    runs = in_order(lambda inputs: run(session, inputs), feeds.batches(1), settings.threads)
+    return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])

@@ -250,18 +250,3 @@ def test_a_second_rounding_comes_back(setting: Setting) -> None:
     assert len(calls) == 1
     reuse.compensated(setting.cache(), weights, ["model", {"a": "w4a8"}], compute)
     assert len(calls) == 2
-
-
-def test_the_number_of_samples_is_that_of_the_first_run(setting: Setting) -> None:
-    tries = perturbations(setting.model)
-    answers = iter([24, 16, 12, 8])
-
-    def ask(cache: Cache, tries: Perturbations) -> int:
-        return reuse.sample_count(cache, setting.model, setting.feeds, tries, lambda: next(answers))
-
-    few = Perturbations(dict(list(tries.weights.items())[:1]), {})
-    about_as_many = Perturbations(tries.weights, {**tries.activations, "r2": [params_for(-1.0, 1.0)]})
-    assert ask(setting.cache(), tries) == 24
-    assert ask(setting.cache(), about_as_many) == 24
-    assert ask(setting.cache(), few) == 16, "a much shorter menu can afford other samples"
-    assert ask(Cache(None), tries) == 12
