@@ -22,7 +22,8 @@ MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a 
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
-    "session.disable_quant_qdq=1, optimizer ReluQuantRewrite off), which is emulation, so no time was taken"
+    "session.disable_quant_qdq=1, optimizers ReluQuantRewrite and ClipQuantRewrite off), which is emulation, so no "
+    "time was taken"
 )
 Float = NDArray[np.float64]
 _FLOAT, _HALVES = "tensor(float)", ("tensor(float16)", "tensor(bfloat16)")

@@ -28,8 +28,9 @@ from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
 _PROTOBUF_LIMIT = 2**31 - 2**20
-_WRONG_FOR_FP8 = ["ReluQuantRewrite"]
-"""Optimisers that keep_qdq must switch off: this one drops a Relu in front of a QuantizeLinear to float8 (1.31)."""
+_WRONG_FOR_FP8 = ["ReluQuantRewrite", "ClipQuantRewrite"]
+"""Optimisers that keep_qdq must switch off (1.22 to 1.32): in front of a QuantizeLinear to float8, the first drops a
+Relu, the second fails on a Clip."""
 _FP8_TENSORS = {
     "tensor(float8e4m3fn)": onnx.TensorProto.FLOAT8E4M3FN,
     "tensor(float8e5m2)": onnx.TensorProto.FLOAT8E5M2,
