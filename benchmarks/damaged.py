@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ from onnxmpq.weights import without
 INT8 = SCHEMES["int8"]
 WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", WeightFormat.per_channel(b)) for b in (8, 6, 5, 4, 3))
 BOTH = tuple(scheme_named(name) for name in ("int8", "w6a6", "w5a5", "w4a4"))
-RANDOM = ("w8_channel", "w6_channel", "w5_channel", "w4_channel", "int8", "w4a8", "w6a6", "w5a5")
+MILD = ("w8_channel", "w6_channel", "w5_channel", "w4_channel", "int8", "w4a8", "w6a6", "w5a5")
+HARSH = ("w4_channel", "w3_channel", "w5a5", "w4a4")
 DEFAULT_SAMPLES = 64
 LARGEST_PAIR = 128  # codes: 255 * 128 still fits the int16 that AVX2's u8 x s8 kernel adds pairs of products in
 
@@ -49,7 +51,7 @@ class Digits:
         return self.folder / f"{self.name}.onnx"
 
     @property
-    def meta(self) -> dict[str, str]:
+    def meta(self) -> dict[str, Any]:
         return {"metric": "top1"}
 
     def feeds(self, split: str, batch: int, limit: int | None) -> Iterator[dict[str, np.ndarray]]:
@@ -100,11 +102,11 @@ class Damage:
             plan |= {n: INT8 for n, row in self.offered.items() if n not in self.layers and INT8 in row}
         return plan
 
-    def random(self, generator: np.random.Generator, *, layers_only: bool) -> dict[str, Scheme]:
-        """A random scheme of `RANDOM` for a random share of the regions."""
-        share, plan = generator.uniform(), {}
+    def random(self, generator: np.random.Generator, names: Sequence[str], *, layers_only: bool) -> dict[str, Scheme]:
+        """One of these schemes for each of a random share of the regions."""
+        share, plan = generator.uniform() ** 3, {}  # delicate models bear few
         for name, row in self.offered.items():
-            options = [s for s in row if s.name in RANDOM]
+            options = [s for s in row if s.name in names]
             if options and generator.uniform() < share and (name in self.layers or not layers_only):
                 plan[name] = options[generator.integers(len(options))]
         return plan
@@ -144,8 +146,8 @@ class Damage:
                 yield f"ranges of {what} x {factor:g}", self._with(self.scaled(factor, chosen)).build(plan)
         yield "saturated pairs", replace(self.bench, weights=saturated(self.bench.weights)).build(layers)
         for number in range(mixed):
-            layers_only = number % 3 != 2
-            plan = self.random(generator, layers_only=layers_only)
+            layers_only, schemes = number % 4 != 3, MILD if number % 2 else HARSH
+            plan = self.random(generator, schemes, layers_only=layers_only)
             if plan:
                 yield f"mixed {'layers' if layers_only else 'everywhere'} {number}", self.bench.build(plan)
         fitted = {n: a[:DEFAULT_SAMPLES] for n, a in self.known.items()}
@@ -155,6 +157,20 @@ class Damage:
 
     def _with(self, activations: Mapping[str, QuantParams]) -> Workbench:
         return replace(self.bench, activations=activations)
+
+
+def labels_of(entry: Any, inputs: np.ndarray) -> np.ndarray | None:
+    """Classes of the first test samples, int64 [samples, rows]; those of characters are their successors. None for
+    detectors. inputs: the samples."""
+    if entry.meta["metric"] == "next_token":
+        return np.asarray(inputs[:, 1:], np.int64)
+    if entry.meta["metric"] != "top1":
+        return None
+    if isinstance(entry, Digits):
+        found = np.load(entry.folder / "digits_test_labels.npy")[: len(inputs)]
+    else:
+        found = np.array([y for _, y in itertools.islice(entry._samples("test"), len(inputs))])
+    return np.asarray(found + entry.meta.get("label_offset", 0), np.int64)[:, None]
 
 
 def saturated(weights: Mapping[tuple[str, str], QuantizedWeight]) -> dict[tuple[str, str], QuantizedWeight]:

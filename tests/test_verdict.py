@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -75,7 +75,7 @@ def test_an_output_more_never_gets_a_better_level(
 
 def test_made_up_samples_cannot_judge() -> None:
     verdict = judge(Validation((GOOD,), 21, True), synthetic=True)
-    assert verdict.level == "unknown" and "made up" in verdict.reasons[0]
+    assert verdict.level == "unknown" and "made-up" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("made_up", [True, False])
@@ -90,11 +90,41 @@ def test_nothing_that_can_be_compared_is_unknown() -> None:
     assert verdict.level == "unknown" and "no floating-point output" in verdict.reasons[0]
 
 
-def test_reasons_name_limit_and_samples() -> None:
-    bad = replace(GOOD, kl_nats=0.9, top1_agreement=0.6)
-    divergence, agreement = judge(Validation((bad,), 21, True)).reasons
-    assert "0.9 nats" in divergence and "21 held-out samples" in divergence and "bad above" in divergence
-    assert "60%" in agreement and "bad below" in agreement
+@dataclass(frozen=True)
+class Case:
+    """Figures of outputs on some samples, the level, and what the first reason says."""
+
+    outputs: tuple[OutputQuality, ...]
+    samples: int
+    level: str
+    said: str = ""
+
+
+CASES = {
+    "nothing beyond a limit": Case((GOOD, VALUES), 21, "good"),
+    "divergence": Case((replace(GOOD, kl_nats=0.21, top1_agreement=0.9),), 21, "bad", "0.21 nats of output scores"),
+    "some divergence": Case((replace(GOOD, kl_nats=0.19, top1_agreement=0.9),), 21, "noticeable", "above 0.04"),
+    "other confidence": Case((replace(GOOD, kl_nats=0.9, top1_agreement=1.0),), 21, "noticeable", "0.9 nats"),
+    "few agree": Case((replace(GOOD, top1_agreement=0.6),), 210, "bad", "below 70%, sampling error 5%"),
+    "few agree of few": Case((replace(GOOD, top1_agreement=0.6),), 21, "noticeable", "60% of output scores on 21"),
+    "chance": Case((replace(GOOD, top1_agreement=17 / 21),), 21, "good"),
+    "relative error": Case((GOOD, replace(VALUES, relative_mse=0.2, sqnr_db=6.9)), 21, "bad", "SQNR 6.9 dB"),
+    "one of two": Case((replace(VALUES, relative_mse=0.05), VALUES), 21, "noticeable", "of output boxes on 21"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_limits(case: Case) -> None:
+    verdict = judge(Validation(case.outputs, case.samples, True))
+    assert verdict.level == case.level
+    assert case.said in "".join(verdict.reasons[:1])
+
+
+def test_the_worst_reason_comes_first() -> None:
+    outputs = (replace(VALUES, relative_mse=0.05), replace(GOOD, kl_nats=0.5, top1_agreement=0.5))
+    reasons = judge(Validation(outputs, 21, False)).reasons
+    assert "scores" in reasons[0] and "21 calibration samples (bad above 0.2)" in reasons[0]
+    assert any("boxes" in r for r in reasons[1:])
 
 
 def test_one_sample_of_twenty_is_no_fall_of_five_points() -> None:
@@ -107,13 +137,32 @@ def test_one_sample_of_twenty_is_no_fall_of_five_points() -> None:
 
 
 def test_a_metric_on_enough_samples_decides_alone() -> None:
-    scaled = replace(GOOD, kl_nats=0.9, top1_agreement=1.0)
-    assert judge(Validation((scaled,), 400, True)).level == "bad"
-    assert judge(Validation((scaled,), 400, True, metric=MetricScores("top-1", 0.8, 0.8))).level == "good"
+    far = Validation((replace(GOOD, kl_nats=0.9, top1_agreement=0.96),), 400, True)
+    assert judge(far).level == "bad"
+    assert judge(replace(far, metric=MetricScores("top-1", 0.8, 0.8))).level == "good"
+    assert judge(replace(far, samples=21, metric=MetricScores("top-1", 0.8, 0.8))).level == "bad"
+
+
+def test_the_unit_of_a_metric_is_its_magnitude() -> None:
+    perplexity = MetricScores("log-likelihood", -4.0, -4.1)
+    assert judge(Validation((GOOD,), 400, True, metric=perplexity)).level == "noticeable"
+    assert judge(Validation((GOOD,), 400, True, metric=replace(perplexity, result=-4.3))).level == "bad"
+
+
+def test_a_metric_that_is_not_finite_is_bad() -> None:
+    verdict = judge(Validation((GOOD,), 400, True, metric=MetricScores("top-1", 0.8, float("nan"))))
+    assert verdict.level == "bad" and "nan" in verdict.reasons[0]
+
+
+def test_a_metric_stands_for_outputs_that_cannot_be_compared() -> None:
+    lists = Validation((), 100, True, metric=MetricScores("mAP", 0.6, 0.5))
+    assert judge(lists).level == "bad"
+    verdict = judge(replace(lists, samples=6, metric=MetricScores("mAP", 0.6, 0.6)))
+    assert verdict.level == "unknown" and "6 held-out samples are too few for mAP" in verdict.reasons[0]
 
 
 def test_far_worse_than_int8_everywhere_is_noticeable() -> None:
-    quality, int8 = (Validation((replace(GOOD, kl_nats=kl),), 21, True) for kl in (0.04, 0.004))
+    quality, int8 = (Validation((replace(GOOD, kl_nats=kl),), 21, True) for kl in (0.03, 0.003))
     assert judge(quality).level == "good"
     verdict = judge(quality, int8=int8)
-    assert verdict.level == "noticeable" and "int8 everywhere 0.004" in verdict.reasons[0]
+    assert verdict.level == "noticeable" and "int8 everywhere 0.003" in verdict.reasons[0]
