@@ -119,13 +119,20 @@ class Loop:
         return self.rounds[number]
 
     def correct_effects(self, excess: Mapping[tuple[str, str], float]) -> None:
-        """Learn what kernels lose beyond the predicted effects. excess: divergence by (region, kernel)."""
-        options = {
-            region: tuple(replace(o, effect=o.effect + excess.get((region, o.scheme.kernel), 0.0)) for o in row)
-            for region, row in self.problem.options.items()
-        }
+        """Learn what kernels lose beyond the predicted effects. excess: divergence by (region, kernel), infinite where
+        the kernel may not be used at all."""
+        options = {}
+        for region, row in self.problem.options.items():
+            more = [excess.get((region, o.scheme.kernel), 0.0) for o in row]
+            options[region] = tuple(
+                replace(o, effect=o.effect + m) for o, m in zip(row, more, strict=True) if math.isfinite(m)
+            )
         self.problem = replace(self.problem, options=options)
-        self.rounds[:] = [replace(r, effect=self.problem.effect(r.assignment)) for r in self.rounds]
+        for number, r in enumerate(self.rounds):
+            if self.problem.holds(r.assignment):
+                self.rounds[number] = replace(r, effect=self.problem.effect(r.assignment))
+            else:
+                self.rounds[number] = replace(r, measured_s=math.inf)  # never to be chosen
 
     def _size_limit(self) -> float | None:
         return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead

@@ -24,7 +24,9 @@ from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects
 from onnxmpq.weights import Referee
 
-FACTOR = 4.0  # of the predicted divergence; predictions of sound regions were within 2 on the samples of docs/quality.md
+FACTOR = (
+    4.0  # of the predicted divergence; predictions of sound regions were within 2 on the samples of docs/quality.md
+)
 SHARE = 0.25  # of the whole plan's predicted divergence, which a region has to add to be worth putting back
 NO_EFFECT = 1e-6  # divergence that rounding in float32 makes
 FEW = 3  # regions that are measured one by one, rather than halved

@@ -18,6 +18,7 @@ from onnxmpq.cache import Cache
 from onnxmpq.closed_loop import Loop, Outcome, Refiner, Workbench, closest, on_original_kernels, reach
 from onnxmpq.closed_loop.loop import NOISE
 from onnxmpq.closed_loop.reach import option, out_of_reach
+from onnxmpq.closed_loop.suspects import FACTOR, suspects
 from onnxmpq.comparison import MetricScores, Timing, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
@@ -26,17 +27,21 @@ from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtime import SessionSettings, holds_fp8, open_session
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.weights import compensate_plan, rebuilt
 from onnxmpq.verdict import Level, Verdict, judge
-from onnxmpq.weights import Compensated, Techniques
+from onnxmpq.weights import Compensated, Referee, Techniques
 
 FLOOR_ATTEMPTS = 4
 LESS_EFFECT = 0.6  # of the last attempt's, where the held-out samples say that it does not keep a floor
+INVESTIGATIONS = 3  # of plans that lose far more than predicted
+WORTH_A_LOOK = 1e-3  # divergence below which nothing is investigated: no verdict hangs on it
+FEWEST_SAMPLES = 8  # on which a plan's divergence is compared with its prediction
+INVESTIGATED_SAMPLES = 16
 CLOSINGS = 4  # plans that are shipped and measured to the end before the budget is given up
 BETTER: dict[Level, tuple[Level, ...]] = {"bad": ("good", "noticeable"), "noticeable": ("good",)}
 
@@ -145,6 +150,7 @@ class _Finish:
         bytes_before = job.bench.model.source_bytes
         self.loop = Loop(job.problem, job.budgets, job.bench, job.judge, bytes_before, job.progress, _refiner(job))
         self._int8: dict[bool, Validation | None] = {}  # by whether the samples are held-out ones
+        self._investigations = 0
 
     def run(self) -> Shipped:
         floors, budgets = self.job.floors, self.job.budgets
@@ -196,6 +202,31 @@ class _Finish:
             self._int8[held_out] = job.examiner.quality(job.bench.build(job.int8), feeds, held_out, unfused=False)
         return self._int8[held_out]
 
+    def _learned_effects(self, outcome: Outcome) -> bool:
+        """Where a plan loses far more than predicted: learn which kernels do, so that the next plan knows. True where
+        anything was learned."""
+        job, settings = self.job, self.job.examiner.settings
+        feeds = job.data.deciding if len(job.data.deciding) >= FEWEST_SAMPLES else job.data.calibration
+        feeds = feeds.take(list(range(min(INVESTIGATED_SAMPLES, len(feeds)))))
+        predicted = self.loop.problem.effect(outcome.assignment)
+        if holds_fp8(outcome.proto) or self._investigations == INVESTIGATIONS:
+            return False
+        measured = Referee.of(job.bench.model, job.effects.pooled, feeds, settings).loss(outcome.proto)
+        if measured <= max(FACTOR * predicted, WORTH_A_LOOK):
+            return False
+        self._investigations += 1
+        self.progress.say(f"the plan diverges by {measured:.3g}, predicted {predicted:.3g}: looking for the regions")
+        found = suspects(job.bench, outcome.assignment, job.effects, feeds, settings)
+        for suspect in found:
+            where = "in the kernel of" if suspect.in_kernel else "in the graph of"
+            self.progress.warn(
+                f"{where} {suspect.region}: alone it diverges by {suspect.measured:.3g}, predicted "
+                f"{suspect.predicted:.3g}, {suspect.unfused:.3g} without the runtime's optimisations"
+            )
+        kernels = {s.region: outcome.assignment[s.region].kernel for s in found}
+        self.loop.correct_effects({(s.region, kernels[s.region]): s.measured - s.predicted for s in found})
+        return bool(found)
+
     def _way_out(self) -> str:
         """The nearest budget whose result is not bad, in words."""
         budgets, loop = self.job.budgets, self.loop
@@ -205,7 +236,7 @@ class _Finish:
         name = "latency" if budgets.latency else "size"
         loop.retarget(replace(budgets, latency=None, fastest=True) if budgets.latency else Budgets(smallest=True))
         try:
-            nearest = reach(loop, self._on_calibration(self._worse_than("noticeable"))).kept
+            nearest = self._above(self._worse_than("noticeable"), "quality that is not bad").outcome.kept
         except (BudgetError, NothingFasterError):
             return f"no {name} below the original's gives a better one; --no-guard writes it all the same"
         finally:
@@ -283,7 +314,10 @@ class _Finish:
     def _settled(self, plan: Callable[[], Outcome]) -> Shipped:
         """A plan whose closing measurement agrees that it holds the budgets. Raises BudgetError."""
         for _ in range(CLOSINGS):
-            shipped = self._ship(plan())
+            outcome = plan()
+            while self._learned_effects(outcome):
+                outcome = plan()
+            shipped = self._ship(outcome)
             if self._confirmed(shipped):
                 return shipped
             taken, asked = shipped.outcome.kept.measured_s, self.loop.targets.latency_s

@@ -34,9 +34,8 @@ def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so strict that int8 everywhere is bad, and a few layers of it are not."""
-    monkeypatch.setattr(verdict, "BAD_DIVERGENCE_NATS", 4e-6)
-    monkeypatch.setattr(verdict, "NOTICEABLE_DIVERGENCE_NATS", 2e-6)
-    monkeypatch.setattr(verdict, "LEAST_DIVERGENCE", 0.0)
+    monkeypatch.setattr(verdict, "DIVERGENCE_NATS", (("bad", 4e-6), ("noticeable", 2e-6)))
+    monkeypatch.setattr(verdict, "UNMOVED_AGREEMENT", 2.0)
 
 
 def test_fastest_is_good_where_the_fastest_of_all_is_not(convert: Convert, strict: None) -> None:
