@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxmpq
 from onnxmpq import verdict
+from onnxmpq.closed_loop import Workbench
 from onnxmpq.comparison import Timing
 from onnxmpq.errors import AlreadyMetError, BudgetError, OnnxmpqError, QualityError
+from onnxmpq.progress import Progress
+from onnxmpq.schemes import Scheme
 from onnxmpq.stages import finish
 from tests.conftest import QUICK, SAMPLES
 from tests.tables import int8_pays
@@ -89,6 +93,41 @@ def test_best_effort_never_gives_up_a_floor(convert: Convert) -> None:
     assert not result.plan.met and result.report.validation.worst_sqnr_db >= 55
     with pytest.raises(BudgetError, match="--best-effort"):
         convert(latency="51%", min_sqnr="55dB")
+
+
+class Heard(Progress):
+    """Keeps warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize("latency", ["56%", "fastest"])
+def test_a_region_that_computes_something_else_is_put_back(
+    convert: Convert, latency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kernel that saturates does: the graph of one region in int8 does not compute what was planned."""
+    guilty, build = "/blocks/blocks.1/body/body.0/Conv", Workbench.build
+
+    def broken(bench: Workbench, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+        proto = build(bench, assignment)
+        if guilty in assignment and assignment[guilty].kernel == "int8":
+            [weight] = [n.input[1] for n in proto.graph.node if n.name == guilty]
+            [scale] = [n.input[1] for n in proto.graph.node if n.output[0] == weight]
+            [scales] = [t for t in proto.graph.initializer if t.name == scale]
+            values = onnx.numpy_helper.to_array(scales) * np.linspace(0.0, 3.0, scales.dims[0], dtype=np.float32)
+            scales.CopyFrom(onnx.numpy_helper.from_array(values, scales.name))
+        return proto
+
+    monkeypatch.setattr(Workbench, "build", broken)
+    heard = Heard()
+    result = convert(latency=latency, progress=heard)
+    assert guilty not in result.plan.schemes and len(result.plan.schemes) > 3
+    assert result.report.verdict.level == "good"
+    assert [w for w in heard.warnings if guilty in w]
 
 
 @pytest.mark.parametrize("budget", [{"latency": "100 s"}, {"size": "1GB"}, {"latency": "10s", "size": "100%"}], ids=str)
