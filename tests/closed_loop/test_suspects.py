@@ -21,7 +21,7 @@ from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
 from onnxmpq.weights import Referee
-from tests.dialects.cases import NETWORKS, ORT, Case
+from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
 PLAN = CASE.everywhere("int8")
@@ -88,8 +88,8 @@ def effects() -> Effects:
     return measure_effects(CASE.model, CASE.feeds, tries)
 
 
-def bench(dialect: Dialect = ORT, case: Case = CASE) -> Workbench:
-    return Workbench(case.model, dialect, case.activations, CASE.weights(PLAN))
+def bench(dialect: Dialect = ORT) -> Workbench:
+    return Workbench(CASE.model, dialect, CASE.activations, CASE.weights(PLAN))
 
 
 def damaging(*tensors: str, factor: float = 3.0) -> Dialect:
@@ -106,9 +106,8 @@ def damaging(*tensors: str, factor: float = 3.0) -> Dialect:
     return replace(ORT, rewrite=rewrite)
 
 
-def unfused_losses(dialect: Dialect = ORT) -> Callable[[onnx.ModelProto], float]:
+def unfused_losses() -> Callable[[onnx.ModelProto], float]:
     """Without optimisation, so that no kernel of the machine has a say."""
-    assert dialect.name
     return Referee.of(CASE.model, effects().pooled, CASE.feeds, SessionSettings(optimize=False)).loss
 
 
@@ -129,6 +128,16 @@ def test_the_default_session_of_a_damaged_graph() -> None:
     damaged = bench(damaging("w1/scale", factor=20.0))
     found = suspects(damaged, PLAN, effects(), CASE.feeds.take([0, 1, 2, 3]), SessionSettings())
     assert LAYERS[1] in [s.region for s in found]
+
+
+def test_effects_that_do_not_add_up_accuse_no_region() -> None:
+    """Each region as predicted, all together ten times that."""
+    names = tuple(f"r{i}" for i in range(20))
+
+    def measured(group: Group) -> float:
+        return 1e-3 * len(group) * (10.0 if len(group) == len(names) else 1.0)
+
+    assert culprits(names, lambda group: 1e-3 * len(group), measured, 5e-3) == {}
 
 
 def test_only_where_asked() -> None:
