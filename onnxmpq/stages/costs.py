@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from onnxmpq.closed_loop import Workbench
-from onnxmpq.cost.exchange import describe, read_table
+from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler
@@ -43,9 +43,7 @@ def judge_costs(
     meta = describe(model, device.name, settings.provider, settings.threads)
     if table_file is not None:
         table = read_table(table_file, meta)
-        progress.say(
-            f"costs measured on {table.meta.get('cpu', 'an unknown CPU')}, {table.meta.get('date', 'undated')}"
-        )
+        progress.say(origin(table))
         offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
