@@ -6,9 +6,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.exchange import describe, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
+from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge, TimedProfiler
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
@@ -21,6 +22,7 @@ from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings
+from onnxmpq.stages.timings import RememberingProfiler
 from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
@@ -38,8 +40,12 @@ def judge_costs(
     table_file: Path | None,
     seed: int,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Judge, Menu, Reasons]:
-    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer."""
+    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
+
+    Plans that this machine timed within the last hour are not measured again (`stages/timings.py`).
+    """
     meta = describe(model, device.name, settings.provider, settings.threads)
     if table_file is not None:
         table = read_table(table_file, meta)
@@ -48,7 +54,8 @@ def judge_costs(
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
         return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
-    profiler = Profiler(model, feeds.batch([0]), settings, effort)
+    first = feeds.batch([0])
+    profiler = RememberingProfiler(Profiler(model, first, settings, effort), cache, model, first, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, unfused = proven(model, menu, profiles)
     mixed = len(profiles) - uniform
@@ -69,7 +76,7 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: Profiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
+    profiler: TimedProfiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
     """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
     plans = plans_to_profile(bench.model, menu, layout, seed)
@@ -83,4 +90,6 @@ def profile(
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
     progress.say(f"measured {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    if reused := profiler.timings.in_words():
+        progress.say(reused)
     return profiles, len(found[0])
