@@ -202,7 +202,7 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, output=destination)
+    replay.apply(model, plan, output=destination, progress=_Drawn(quiet=False))
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 

@@ -194,7 +194,7 @@ def convert(
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
-        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress
+        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress, store
     )
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
     require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
@@ -243,7 +243,7 @@ def convert(
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
-    report = replace(report, reused=store.reused, warnings=warned, curve=points)
+    report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())

@@ -1,6 +1,6 @@
 """The plan: what every layer becomes, in a file that can be read, edited, kept and applied again.
 
-The file is JSON of schema `onnxmpq.plan/1`. `apply` needs nothing but the model and the plan: activation parameters
+The file is JSON of schema `onnxmpq.plan/2`. `apply` needs nothing but the model and the plan: activation parameters
 are in it, and so are weights that were rounded for the samples. Other weights are rounded again by the named method,
 which is deterministic; so are those of a layer whose scheme was edited to one with another weight format.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmpq.errors import PlanError
+from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import ActivationType, QuantParams
 from onnxmpq.ranges.params import BITS
 from onnxmpq.weights import PackedWeight
 
-SCHEMA = "onnxmpq.plan/1"
+SCHEMA = "onnxmpq.plan/2"
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-37, 1e38  # within float32
 
 
@@ -93,8 +94,12 @@ class Plan:
             raise PlanError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the plan again") from None
         except RecursionError:
             raise PlanError(f"{where}: nested too deeply for a plan; write the plan again") from None
-        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
-            raise PlanError(f"{where}: field schema is not {SCHEMA!r}; this is no plan of this version of onnxmpq")
+        if not isinstance(data, dict):
+            raise PlanError(f"{where}: no plan, which is a table; write the plan again")
+        try:
+            require_schema(data.pop("schema", None), SCHEMA)
+        except SchemaMismatch as error:
+            raise PlanError(f"{where}: {error}; convert the model again") from None
         try:
             data["layers"] = _regions(data["layers"])
             data["notes"] = tuple(_text(note) for note in data.get("notes", ()))

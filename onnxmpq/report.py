@@ -17,6 +17,7 @@ from onnxmpq.allocate import Budgets, Option
 from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
+from onnxmpq.cost.judge import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors
@@ -57,7 +58,8 @@ class Coverage:
 class Report:
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
-    reused: by kind of value, how many came from the cache, of how many. warnings: of `onnxmpq.lint`.
+    reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
+    measured here. warnings: of `onnxmpq.lint`.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Report:
     synthetic: bool
     notes: tuple[str, ...]
     reused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    timings: Timings | None = None
     curve: tuple[Point, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -367,6 +370,8 @@ def _remarks(report: Report) -> list[str]:
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
         lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
+    if report.timings is not None and (reused := report.timings.in_words()):
+        lines.append(reused)
     lines += report.plan.notes
     lines += [f"warning, rule {warning}" for warning in report.warnings]
     if report.validation.emulated:

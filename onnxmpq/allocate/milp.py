@@ -289,7 +289,7 @@ class _Program:
                 bounds=Bounds(0.0, 1.0),
                 constraints=self._constraints(rows),
                 options={
-                    "node_limit": max(work // max(self.count, 1), FEWEST_NODES * work // WORK),
+                    "node_limit": max(work // max(self.count, 1), FEWEST_NODES * work // WORK, 1),
                     "mip_rel_gap": RELATIVE_GAP,
                     "presolve": self.count > _SMALL,
                 },

@@ -99,8 +99,8 @@ def costs_of(problem: Problem, view: Separable, assignment: Mapping[str, Scheme]
     return np.array([problem.effect(assignment), latency_s, problem.size_bytes(assignment), energy_j])
 
 
-def _touched(problem: Problem) -> dict[tuple[str, str], frozenset[str]]:
-    """(region, scheme) -> root tensors that the region reads or writes in int8."""
+def _touched(problem: Problem) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(region, scheme) -> root tensors that the region reads or writes in int8, each once."""
     roots = problem.model.roots
     found = {}
     for name, options in problem.options.items():
@@ -108,11 +108,11 @@ def _touched(problem: Problem) -> dict[tuple[str, str], frozenset[str]]:
         for scheme in (o.scheme for o in options):
             read = region.inputs if scheme.reads.quantized else ()
             written = region.outputs if writes(scheme, region.op_type).quantized else ()
-            found[name, scheme.name] = frozenset(roots.get(t, t) for t in (*read, *written))
+            found[name, scheme.name] = tuple(dict.fromkeys(roots.get(t, t) for t in (*read, *written)))
     return found
 
 
-def _shared_harm(problem: Problem, touched: Mapping[tuple[str, str], frozenset[str]]) -> dict[str, float]:
+def _shared_harm(problem: Problem, touched: Mapping[tuple[str, str], tuple[str, ...]]) -> dict[str, float]:
     """Root tensor -> the harm of rounding it, divided by the number of regions that can touch it in int8."""
     regions: dict[str, set[str]] = defaultdict(set)
     for (region, _), tensors in touched.items():

@@ -8,8 +8,9 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
+from onnxmpq.cost.judge import PlanProfiler
 from onnxmpq.cost.layout import Roles
-from onnxmpq.cost.measure import Profile, Profiler
+from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import ModelError
@@ -33,7 +34,7 @@ def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list
 
 
 def profile_plans(
-    profiler: Profiler,
+    profiler: PlanProfiler,
     plans: Sequence[Mapping[str, Scheme]],
     build: Build,
     tick: Tick = lambda _: None,

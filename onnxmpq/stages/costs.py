@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from onnxmpq.allocate import Budgets
+from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.chains import legalize
-from onnxmpq.cost.exchange import describe, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
+from onnxmpq.cost.exchange import describe, origin, read_table
+from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge, TimedProfiler
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
@@ -25,6 +26,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.schemes import Scheme
+from onnxmpq.stages.timings import RememberingProfiler
 from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
@@ -45,19 +47,22 @@ def judge_costs(
     table_file: Path | None,
     seed: int,
     progress: Progress,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Judge, Menu, Reasons]:
-    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer."""
+    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
+
+    Plans that this machine timed within the last hour are not measured again (`stages/timings.py`).
+    """
     meta = describe(model, device.name, settings.provider, settings.threads)
     if table_file is not None:
         table = read_table(table_file, meta)
-        progress.say(
-            f"costs measured on {table.meta.get('cpu', 'an unknown CPU')}, {table.meta.get('date', 'undated')}"
-        )
+        progress.say(origin(table))
         offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
         return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
-    profiler = Profiler(model, feeds.batch([0]), settings, effort)
+    first = feeds.batch([0])
+    profiler = RememberingProfiler(Profiler(model, first, settings, effort), cache, model, first, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
     menu, unfused = proven(model, menu, profiles)
     mixed = len(profiles) - uniform
@@ -117,7 +122,7 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: Profiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
+    profiler: TimedProfiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
     """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
     plans = plans_to_profile(bench.model, menu, layout, seed)
@@ -131,4 +136,6 @@ def profile(
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
     progress.say(f"measured {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    if reused := profiler.timings.in_words():
+        progress.say(reused)
     return profiles, len(found[0])
