@@ -2,9 +2,9 @@
 
     python -m benchmarks.repeated [--runs 20] [--model samples/digits_cnn.onnx ...]
 
-Per model: `--latency fastest` so many times, then as many times a latency of 110 % of the best result of those, relative
-to the original. Rounded weights and effects are kept between runs, timings are not. Each file's ratio to the original is
-then measured once more, interleaved. A run counts as held where that ratio is within the budget.
+Per model: `--latency fastest` so many times, then as many times a latency of 110 % of the best result of those,
+relative to the original. Rounded weights and effects are kept between runs, timings are not. Each file's ratio to the
+original is then measured once more, interleaved. A run counts as held where that ratio is within the budget.
 """
 
 from __future__ import annotations

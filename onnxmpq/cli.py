@@ -16,7 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, inspection, lint, pipeline, replay, reproducer
+from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
@@ -26,6 +26,7 @@ from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes.onnxruntime import window
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
@@ -79,7 +80,7 @@ class _Drawn(Progress):
             self.console.print(message, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False)
+        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -314,6 +315,22 @@ def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
 
+@app.command("doctor")
+def doctor_command(
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask onnxruntime again instead of reading the cache")] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """What a bug report starts with: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
+    if as_json:
+        print(_dump(doctor.as_dict(found)))
+    else:
+        doctor.render(found, _stdout())
+
+
 @app.command()
 def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Input recipes that ship: how pictures, text and audio become the model's inputs."""
@@ -389,6 +406,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
+    window.warn_outside(_Drawn(quiet=False).warn)
 
 
 def main() -> None:

@@ -32,6 +32,8 @@ from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
 from onnxmpq.reproducer import remember
 from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
+from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.window import warn_outside
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import (
@@ -131,6 +133,7 @@ def convert(
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
     progress, effort, techniques = progress or Progress(), effort or Effort(), all_but(without)
+    warn_outside(progress.warn)
     budgets = parse_budgets(latency, size, energy)
     floors = parse_floors(min_sqnr, max_divergence, min_agreement, max_drop)
     floors.require_labels(labels is not None or metric is not None)
@@ -154,6 +157,7 @@ def convert(
     if curve is not None:
         check_writable(Path(curve))
     prepared, store = prepare(model, opset), Cache.of(cache, progress)
+    probes.keep_in(store)
     known = known_ranges(ranges, prepared, source_name(model), progress)
     for name in set(outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
@@ -266,6 +270,7 @@ def profile_model(
 ) -> CostTable:
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
     progress, device = progress or Progress(), load_target(target)
+    warn_outside(progress.warn)
     if device.cost != "measured":
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     prepared = prepare(model)

@@ -167,8 +167,8 @@ _FLOAT8 = (
 # ---- what becomes an integer kernel -------------------------------------------------------------
 
 GEMM_WITHOUT_ZERO_POINT = "uint8 Gemm by int8 without zero point"
-GEMM_FLOAT_BIAS = "uint8 Gemm by int8, float bias"
-CONV_BIAS_SCALE = "uint8 Conv by int8, bias of another scale"
+GEMM_FLOAT_BIAS = "uint8 Gemm by int8 with a float bias"
+CONV_BIAS_SCALE = "uint8 Conv by int8 with a bias of another scale"
 _MATRIX, _KERNEL = "int8[64, 32] w", "int8[16, 16, 3, 3] w"
 _BY_INT8, _BIAS = "e = DequantizeLinear (w, s, zi) ", "h = DequantizeLinear (b, sb) "
 _INT8_CONV = f"{_U8_IN}{_BY_INT8}r = {CONV} (d, e){_U8_OUT}"
@@ -193,14 +193,14 @@ _FUSES = (
         (("sb", 0.1),),
     ),
     Probe(
-        "uint8 MatMul by int8",
+        "uint8 MatMul by int8 to float",
         "fuses",
         f"{_U8_IN}{_BY_INT8}y = MatMul (d, e)",
         _MATRIX,
         becomes="MatMulIntegerToFloat",
     ),
     Probe(
-        "uint8 MatMul by int8, quantized result",
+        "uint8 MatMul by int8 to uint8",
         "fuses",
         f"{_U8_IN}{_BY_INT8}r = MatMul (d, e){_U8_OUT}",
         _MATRIX,
@@ -233,7 +233,7 @@ _FUSES = (
         for kind in ("int4", "int8")
     ),
     Probe(
-        "uint8 Conv by int4, unfolded with Cast and Mul",
+        "uint8 Conv by int4 unfolded with Cast and Mul",
         "folds",
         f"{_U8_IN}a = Cast <to = 6> (w) m = Mul (a, k) c = Cast <to = 3> (m) e = DequantizeLinear (c, s) "
         f"r = {CONV} (d, e){_U8_OUT}",

@@ -33,21 +33,25 @@ from onnxmpq.runtimes.onnxruntime.probe_worker import Answer, answer
 TIMEOUT_S = 120  # for all probes together; they take about a second
 _PACKAGE = Path(__file__).parents[2]
 _known: dict[str, Answer] = {}
+_stores: list[Cache] = []
 
 
-def answers(cache: Cache | None = None, *, fresh: bool = False) -> Mapping[str, Answer]:
-    """Every probe's answer, by name. A process asks once.
+def keep_in(cache: Cache) -> None:
+    """Where answers are looked for and kept from now on, instead of the default folder."""
+    _stores[:] = [cache]
 
-    cache: where answers are looked for and kept, None for the default folder. fresh: ask again, and keep what is found.
-    """
+
+def answers(*, fresh: bool = False) -> Mapping[str, Answer]:
+    """Every probe's answer, by name. A process asks once; fresh: ask again, and keep what is found."""
     if fresh:
         _known.clear()
         _saturation.cache_clear()
     if not _known:
-        store = cache if cache is not None else Cache(caching.default_folder())
+        store = _stores[0] if _stores else Cache(caching.default_folder())
         key = _key()
         _known.update((None if fresh else _read(store.get(key))) or _ask())
-        store.put(key, Archive(meta={name: asdict(a) for name, a in _known.items()}))
+        if all(a.holds is not None for a in _known.values()):  # what could not be told may be told tomorrow
+            store.put(key, Archive(meta={name: asdict(a) for name, a in _known.items()}))
     return {**_known, **_saturation()}
 
 

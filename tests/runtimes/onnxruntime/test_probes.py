@@ -24,11 +24,13 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def nothing_known() -> Iterator[None]:
-    kept = dict(probes._known)
+    kept, stores = dict(probes._known), list(probes._stores)
     probes._known.clear()
+    probes.keep_in(Cache(None))
     yield
     probes._known.clear()
     probes._known.update(kept)
+    probes._stores[:] = stores
 
 
 def test_every_question_has_an_answer() -> None:
@@ -50,22 +52,24 @@ def test_the_child_says_what_this_process_would(name: str) -> None:
 
 def test_answers_are_kept_and_asked_again(tmp_path: Path, nothing_known: None) -> None:
     store = Cache(tmp_path)
-    first = probes.answers(store)
+    probes.keep_in(store)
+    first = probes.answers()
     name = next(n for n, p in PROBES.items() if p.kind == "loads")
     told = {n: asdict(a) for n, a in first.items() if PROBES[n].kind != "saturates"}
-    store.put(probes._key(), Archive(meta=told | {name: {"holds": None, "note": "from the cache"}}))
+    store.put(probes._key(), Archive(meta=told | {name: {"holds": True, "note": "from the cache"}}))
     probes._known.clear()
-    assert probes.answers(store)[name] == Answer(None, "from the cache")
-    assert probes.answers(store, fresh=True)[name] == first[name]
+    assert probes.answers()[name] == Answer(True, "from the cache")
+    assert probes.answers(fresh=True)[name] == first[name]
     probes._known.clear()
-    assert probes.answers(store)[name] == first[name], "the fresh answer is the one that is kept"
+    assert probes.answers()[name] == first[name], "the fresh answer is the one that is kept"
 
 
 @pytest.mark.parametrize("meta", [None, {}, {"x": 1}, [1], "text"], ids=str)
 def test_damaged_entries_are_asked_again(meta: object, tmp_path: Path, nothing_known: None) -> None:
     store = Cache(tmp_path)
     store.put(probes._key(), Archive(meta=meta))
-    assert set(probes.answers(store)) == set(PROBES)
+    probes.keep_in(store)
+    assert set(probes.answers()) == set(PROBES)
 
 
 def test_a_graph_that_ends_the_process_costs_its_own_answer(
@@ -83,7 +87,7 @@ def test_a_graph_that_ends_the_process_costs_its_own_answer(
     )
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    found = probes.answers(Cache(None))
+    found = probes.answers()
     for name in crashing:
         assert found[name].holds is (False if PROBES[name].kind == "loads" else None)
         assert "ended with code -6" in found[name].note
@@ -94,10 +98,10 @@ def test_a_graph_that_ends_the_process_costs_its_own_answer(
 def test_without_a_python_to_start_the_answers_come_from_here(
     monkeypatch: pytest.MonkeyPatch, nothing_known: None
 ) -> None:
-    expected = probes.answers(Cache(None))
+    expected = probes.answers()
     probes._known.clear()
     monkeypatch.setattr(sys, "executable", "/opt/frozen/application")
-    assert probes.answers(Cache(None)) == expected
+    assert probes.answers() == expected
 
 
 def test_the_worker_is_a_program() -> None:
