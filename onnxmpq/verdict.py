@@ -25,7 +25,7 @@ AGREEMENT: Limits = (("bad", 0.7), ("noticeable", 0.9))
 UNMOVED_AGREEMENT = 0.975
 """Five points of accuracy need five rows of a hundred to change class. Where fewer than half as many did, a large KL is
 a matter of confidence and no worse than noticeable (docs/quality.md)."""
-RELATIVE_ERROR: Limits = (("bad", 0.1), ("noticeable", 0.02))
+RELATIVE_ERROR: Limits = (("bad", 0.08), ("noticeable", 0.02))
 """Most squared error over variance, mean over channels, of outputs that are not class scores (docs/quality.md)."""
 FALL: Limits = (("bad", 0.05), ("noticeable", 0.01))
 """Most that a metric may fall: in its own unit, or relative to its magnitude where that is above 1."""
@@ -55,19 +55,16 @@ def judge(quality: Validation, *, int8: Validation | None = None, synthetic: boo
         return Verdict("bad", (f"NaN or infinity in output {', '.join(broken)} on {_samples(quality)}",))
     if synthetic:
         return Verdict("unknown", ("made-up samples cannot tell quality; give real ones with --calib",))
-    found: list[Found] = []
-    if quality.metric is not None:
-        found += _by_metric(quality.metric, quality)
-        if found or _acquits(quality.metric, quality):
-            return _worst(found)
-    if not quality.outputs:
+    convicted = list(_by_metric(quality))
+    if not convicted and not quality.outputs:
         return Verdict("unknown", (_nothing_to_compare(quality),))
     base = {} if int8 is None else {o.name: o for o in int8.outputs}
+    found: list[Found] = []
     for output in quality.outputs:
         found += _by_output(output, quality)
         if output.name in base:
             found += _by_int8(output, base[output.name], quality)
-    return _worst(found)
+    return _worst([*convicted, *_not_acquitted(found, quality)])
 
 
 def _worst(found: Iterable[Found]) -> Verdict:
@@ -93,12 +90,15 @@ def _nothing_to_compare(quality: Validation) -> str:
     return f"{text}, and {_samples(quality)} are too few for {quality.metric.name} to tell"
 
 
-def _by_metric(metric: MetricScores, quality: Validation) -> Iterator[Found]:
-    """A fall beyond a limit and beyond its sampling error.
+def _by_metric(quality: Validation) -> Iterator[Found]:
+    """A fall of the metric beyond a limit and beyond its sampling error.
 
     The error is that of a count of samples that only fp32 gets right: sqrt(fall / samples). So on 21 samples it takes
     three of them.
     """
+    metric = quality.metric
+    if metric is None:
+        return
     if not (math.isfinite(metric.result) and math.isfinite(metric.original)):
         yield "bad", f"{metric.name} is {metric.result:g}, {metric.original:g} before, on {_samples(quality)}"
         return
@@ -110,12 +110,23 @@ def _by_metric(metric: MetricScores, quality: Validation) -> Iterator[Found]:
             return
 
 
-def _acquits(metric: MetricScores, quality: Validation) -> bool:
-    """Whether the metric, with its sampling error, cannot have fallen as far as is bad. Rows that kept their class
-    cannot have changed it, so they add nothing to the error."""
-    fall = _scaled_fall(metric)[1]
-    changed = min(max(1.0 - (quality.agreement or 0.0), fall, 0.0), 1.0)
-    return fall + DEVIATIONS * math.sqrt(changed / max(quality.samples, 1)) <= dict(FALL)["bad"]
+def _not_acquitted(found: Iterable[Found], quality: Validation) -> list[Found]:
+    """What outputs say, as far as the metric leaves it open: no worse than its fall can be at most.
+
+    Rows that kept their class cannot have changed the metric, so its error is that of the others, and of one more.
+    """
+    metric = quality.metric
+    if metric is None:
+        return list(found)
+    fall, count = _scaled_fall(metric)[1], max(quality.samples, 1)
+    changed = min(max(1.0 - (quality.agreement or 0.0), fall, 0.0) + 1.0 / count, 1.0)
+    most = fall + DEVIATIONS * math.sqrt(changed / count)
+    if most <= dict(FALL)["noticeable"]:
+        return []
+    if not most <= dict(FALL)["bad"]:  # also where the metric is NaN
+        return list(found)
+    less = f"but {metric.name} fell by less than {dict(FALL)['bad'] * _scaled_fall(metric)[0]:.3g}"
+    return [(level, text) if level != "bad" else ("noticeable", f"{text}, {less}") for level, text in found]
 
 
 def _scaled_fall(metric: MetricScores) -> tuple[float, float]:
