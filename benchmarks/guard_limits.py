@@ -19,7 +19,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from benchmarks.damaged import Damage, labels_of
-from onnxmpq.comparison import OutputQuality, Validation
+from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import guess_kind
-from onnxmpq.verdict import judge
+from onnxmpq.verdict import Level, judge
 
 MODELS = {
     "digits_cnn": 400,
@@ -167,16 +167,27 @@ class Version:
         change = self.found["fp32_right"] - self.found["test_right"]
         return float(100.0 * change.std() / len(change) ** 0.5)
 
-    def quality(self, chosen: NDArray[np.intp] | slice = slice(None), part: str = "test") -> Validation:
+    def quality(self, chosen: NDArray[np.intp] | slice = slice(None)) -> Validation:
         """What `compare` would say on some of the samples."""
-        kept = {k: self.found[f"{part}_{k}"][chosen] for k in ("error", "sum", "square")}
-        count = len(kept["error"]) * float(self.found[f"{part}_elements"][0])
+        kept = {k: self.found[f"test_{k}"][chosen] for k in ("error", "sum", "square")}
+        count = len(kept["error"]) * float(self.found["test_elements"][0])
         variance = kept["square"].sum(axis=0) / count - np.square(kept["sum"].sum(axis=0) / count)
         relative = kept["error"].sum(axis=0) / count / np.maximum(variance, variance.max() * 1e-12 + 1e-300)
         sqnr = 10 * np.log10(kept["square"].sum() / max(float(kept["error"].sum()), 1e-300))
-        scores = [float(self.found[f"{part}_{k}"][chosen].mean()) for k in ("kl", "agreement") if self.kind != "values"]
+        scores = [float(self.found[f"test_{k}"][chosen].mean()) for k in ("kl", "agreement") if self.kind != "values"]
         output = OutputQuality("output", self.kind, float(sqnr), 1.0, float(relative.mean()), *scores)
-        return Validation((output,), len(kept["error"]), True)
+        return Validation((output,), len(kept["error"]), True, metric=self._top1(chosen))
+
+    def _top1(self, chosen: NDArray[np.intp] | slice) -> MetricScores | None:
+        if "fp32_right" not in self.found:
+            return None
+        before, after = (float(self.found[f"{which}_right"][chosen].mean()) for which in ("fp32", "test"))
+        return MetricScores("top-1", before, after)
+
+    @cached_property
+    def everything(self) -> Validation:
+        """On all test samples."""
+        return self.quality()
 
     @cached_property
     def draws(self) -> list[Validation]:
@@ -206,20 +217,34 @@ def share(band: Sequence[Version], rule: Callable[[Validation], bool], *, few: b
     """How often a rule holds in a band, on few samples or on all: "93 %"."""
     if not band:
         return ""
-    held = [np.mean([rule(q) for q in v.draws]) if few else float(rule(v.quality())) for v in band]
+    held = [np.mean([rule(q) for q in v.draws]) if few else float(rule(v.everything)) for v in band]
     return f"{np.mean(held):.0%}".replace("%", " %")
 
 
+def without_labels(quality: Validation) -> Level:
+    return judge(replace(quality, metric=None)).level
+
+
+def with_labels(quality: Validation) -> Level:
+    return judge(quality).level
+
+
 def verdict_rows(name: str, versions: Sequence[Version]) -> list[str]:
-    """Noticeable or worse / bad, on all test samples and on few, by band."""
-    bands = in_bands(versions)
-    rows = []
-    for what, few in ((f"all {versions[0].test}" if name else "all", False), ("as many as held out", True)):
+    """How often verdicts are noticeable or worse / bad, by band."""
+    bands, rows = in_bands(versions), []
+    for what, level, few in (
+        ("all", without_labels, False),
+        ("held out", without_labels, True),
+        ("held out, labelled", with_labels, True),
+    ):
         cells = []
         for band in bands:
-            worse = share(band, lambda q: judge(q).level != "good", few=few)
-            cells.append(f"{worse} / {share(band, lambda q: judge(q).level == 'bad', few=few)}" if band else "")
-        rows.append(f"| {name or '**all**'} | {what} | {' | '.join(cells)} |")
+            worse, bad = (
+                share(band, lambda q, f=level: f(q) != "good", few=few),
+                share(band, lambda q, f=level: f(q) == "bad", few=few),
+            )
+            cells.append(f"{worse} / {bad}" if band else "")
+        rows.append(f"| {name} | {what} | {' | '.join(cells)} |")
     return rows
 
 
@@ -244,9 +269,9 @@ def limit_rows(versions: Sequence[Version]) -> list[str]:
 def int8_row(name: str, versions: Sequence[Version]) -> str:
     """Divergence in multiples of int8 everywhere's, where the metric has fallen clearly and where it has not."""
     int8 = next(v for v in versions if v.name == "int8 everywhere")
-    base = int8.quality().divergence
-    harmless = [v.quality().divergence / base for v in versions if v.fall <= 1 and v is not int8]
-    fallen = [v.quality().divergence / base for v in versions if v.fall > 1 + 2 * v.noise and v is not int8]
+    base = int8.everything.divergence
+    harmless = [v.everything.divergence / base for v in versions if v.fall <= 1 and v is not int8]
+    fallen = [v.everything.divergence / base for v in versions if v.fall > 1 + 2 * v.noise and v is not int8]
     most, least = (f"{f(r):.3g}" if r else "" for f, r in ((max, harmless), (min, fallen)))
     return f"| {name} | {base:.3g} | {int8.fall:.2f} ± {int8.noise:.2f} | {most} | {least} |"
 
@@ -258,11 +283,12 @@ def tables(folder: Path, names: Sequence[str]) -> None:
     rule = "|---" * (len(bands) + 2) + "|"
     print(f"| model | samples | {' | '.join(bands)} |\n{rule}")
     for name, versions in found.items():
-        print(f"| {name} | versions | {' | '.join(str(len(b)) for b in in_bands(versions))} |")
+        held, test = versions[0].held_out, versions[0].test
+        print(f"| {name}, {held} held out, {test} | versions | {' | '.join(str(len(b)) for b in in_bands(versions))} |")
         print("\n".join(verdict_rows(name, versions)))
     pooled = [v for versions in found.values() for v in versions]
-    print(f"| **all** | versions | {' | '.join(str(len(b)) for b in in_bands(pooled))} |")
-    print("\n".join(verdict_rows("", pooled)))
+    print(f"| **all models** | versions | {' | '.join(str(len(b)) for b in in_bands(pooled))} |")
+    print("\n".join(verdict_rows("**all models**", pooled)))
     classifiers = [v for v in pooled if v.kind != "values"]
     print(f"\n| limit | {' | '.join(bands)} |\n{rule[4:]}")
     print("\n".join(limit_rows(classifiers)))

@@ -7,27 +7,42 @@ bad: a metric on labels is likely to have fallen by more than five points; notic
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 
 Level = Literal["good", "noticeable", "bad", "unknown"]
-Limits = tuple[tuple[Level, float], ...]
 Found = tuple[Level, str]
 _ORDER: tuple[Level, ...] = ("good", "noticeable", "bad")
 
-DIVERGENCE_NATS: Limits = (("bad", 0.2), ("noticeable", 0.04))
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a figure of quality stops being good, and where it becomes bad."""
+
+    noticeable: float
+    bad: float
+
+    def worst(self, beyond: Callable[[float], bool]) -> Iterator[tuple[Level, float]]:
+        """The worse of the two levels whose limit the figure is beyond, with the limit; nothing where it is good."""
+        if beyond(self.bad):
+            yield "bad", self.bad
+        elif beyond(self.noticeable):
+            yield "noticeable", self.noticeable
+
+
+DIVERGENCE_NATS = Limits(0.04, 0.2)
 """Most KL from fp32's classes (docs/quality.md)."""
-AGREEMENT: Limits = (("bad", 0.7), ("noticeable", 0.9))
+AGREEMENT = Limits(0.9, 0.7)
 """Least share of rows with fp32's top class, beyond sampling error (docs/quality.md). KL sees most losses first."""
 UNMOVED_AGREEMENT = 0.975
 """Five points of accuracy need five rows of a hundred to change class. Where fewer than half as many did, a large KL is
 a matter of confidence and no worse than noticeable (docs/quality.md)."""
-RELATIVE_ERROR: Limits = (("bad", 0.1), ("noticeable", 0.02))
+RELATIVE_ERROR = Limits(0.02, 0.08)
 """Most squared error over variance, mean over channels, of outputs that are not class scores (docs/quality.md)."""
-FALL: Limits = (("bad", 0.05), ("noticeable", 0.01))
+FALL = Limits(0.01, 0.05)
 """Most that a metric may fall: in its own unit, or relative to its magnitude where that is above 1."""
 WORSE_THAN_INT8 = 4.0
 """Divergence in multiples of that of int8 everywhere above which a plan is noticeably worse (docs/quality.md)."""
@@ -55,18 +70,14 @@ def judge(quality: Validation, *, int8: Validation | None = None, synthetic: boo
         return Verdict("bad", (f"NaN or infinity in output {', '.join(broken)} on {_samples(quality)}",))
     if synthetic:
         return Verdict("unknown", ("made-up samples cannot tell quality; give real ones with --calib",))
-    found: list[Found] = []
-    if quality.metric is not None:
-        found += _by_metric(quality.metric, quality)
-        if found or _acquits(quality.metric, quality):
-            return _worst(found)
-    if not quality.outputs:
+    found = list(_by_metric(quality))
+    if not found and not quality.outputs and _most_fall(quality) > FALL.bad:
         return Verdict("unknown", (_nothing_to_compare(quality),))
     base = {} if int8 is None else {o.name: o for o in int8.outputs}
     for output in quality.outputs:
-        found += _by_output(output, quality)
+        found += _not_ruled_out(_by_output(output, quality), quality)
         if output.name in base:
-            found += _by_int8(output, base[output.name], quality)
+            found += _not_ruled_out(_by_int8(output, base[output.name], quality), quality)
     return _worst(found)
 
 
@@ -93,29 +104,45 @@ def _nothing_to_compare(quality: Validation) -> str:
     return f"{text}, and {_samples(quality)} are too few for {quality.metric.name} to tell"
 
 
-def _by_metric(metric: MetricScores, quality: Validation) -> Iterator[Found]:
-    """A fall beyond a limit and beyond its sampling error.
+def _by_metric(quality: Validation) -> Iterator[Found]:
+    """A fall of the metric beyond a limit and beyond its sampling error.
 
     The error is that of a count of samples that only fp32 gets right: sqrt(fall / samples). So on 21 samples it takes
     three of them.
     """
+    metric = quality.metric
+    if metric is None:
+        return
     if not (math.isfinite(metric.result) and math.isfinite(metric.original)):
         yield "bad", f"{metric.name} is {metric.result:g}, {metric.original:g} before, on {_samples(quality)}"
         return
     scale, fall = _scaled_fall(metric)
-    for level, limit in FALL:
-        if fall > max(limit, DEVIATIONS**2 / max(quality.samples, 1)):
-            text = f"{metric.name} fell from {metric.original:.4g} to {metric.result:.4g} on {_samples(quality)}"
-            yield level, f"{text} ({level} beyond {limit * scale:.3g})"
-            return
+    chance = DEVIATIONS**2 / max(quality.samples, 1)
+    for level, limit in FALL.worst(lambda most: fall > max(most, chance)):
+        text = f"{metric.name} fell from {metric.original:.4g} to {metric.result:.4g} on {_samples(quality)}"
+        yield level, f"{text} ({level} beyond {limit * scale:.3g})"
 
 
-def _acquits(metric: MetricScores, quality: Validation) -> bool:
-    """Whether the metric, with its sampling error, cannot have fallen as far as is bad. Rows that kept their class
-    cannot have changed it, so they add nothing to the error."""
-    fall = _scaled_fall(metric)[1]
-    changed = min(max(1.0 - (quality.agreement or 0.0), fall, 0.0), 1.0)
-    return fall + DEVIATIONS * math.sqrt(changed / max(quality.samples, 1)) <= dict(FALL)["bad"]
+def _most_fall(quality: Validation) -> float:
+    """How far the metric may have fallen, with its sampling error, in the unit of `FALL`; infinity without a metric.
+
+    Rows that kept their class cannot have changed the metric, so its error is that of the others, and of one more.
+    """
+    if quality.metric is None or math.isnan(fall := _scaled_fall(quality.metric)[1]):
+        return math.inf
+    count = max(quality.samples, 1)
+    changed = min(max(1.0 - (quality.agreement or 0.0), fall, 0.0) + 1.0 / count, 1.0)
+    return fall + DEVIATIONS * math.sqrt(changed / count)
+
+
+def _not_ruled_out(found: Iterable[Found], quality: Validation) -> Iterator[Found]:
+    """What an output says, but no worse than the metric may have fallen."""
+    most = _most_fall(quality)
+    for level, text in found:
+        if level == "bad" and most <= FALL.bad and quality.metric is not None:
+            level, text = "noticeable", f"{text}, but {quality.metric.name} fell less"
+        if most > FALL.noticeable:
+            yield level, text
 
 
 def _scaled_fall(metric: MetricScores) -> tuple[float, float]:
@@ -126,33 +153,30 @@ def _scaled_fall(metric: MetricScores) -> tuple[float, float]:
 
 def _by_output(output: OutputQuality, quality: Validation) -> Iterator[Found]:
     """Each figure of one output that is beyond a limit."""
-    where = f"of output {output.name} on {_samples(quality)}"
-    if output.kl_nats is None or output.top1_agreement is None:
-        for level, limit in _first_above(output.relative_mse, RELATIVE_ERROR):
+    where, kl, agreement = f"of output {output.name} on {_samples(quality)}", output.kl_nats, output.top1_agreement
+    if kl is None or agreement is None:
+        for level, limit in RELATIVE_ERROR.worst(lambda most: output.relative_mse > most):
             text = f"relative error {output.relative_mse:.3g} (SQNR {output.sqnr_db:.1f} dB)"
             yield level, f"{text} {where} ({level} above {limit:g})"
         return
-    limits = DIVERGENCE_NATS[1:] if output.top1_agreement > UNMOVED_AGREEMENT else DIVERGENCE_NATS
-    for level, limit in _first_above(output.kl_nats, limits):
-        yield level, f"divergence {output.kl_nats:.3g} nats {where} ({level} above {limit:g})"
-    for level, limit in AGREEMENT:
-        error = DEVIATIONS * math.sqrt(limit * (1.0 - limit) / max(quality.samples, 1))
-        if output.top1_agreement < limit - error:
-            text = f"top-1 agreement {output.top1_agreement:.0%} {where}"
-            yield level, f"{text} ({level} below {limit:.0%}, sampling error {error:.0%})"
-            return
+    limits = Limits(DIVERGENCE_NATS.noticeable, math.inf) if agreement > UNMOVED_AGREEMENT else DIVERGENCE_NATS
+    for level, limit in limits.worst(lambda most: kl > most):
+        yield level, f"divergence {kl:.3g} nats {where} ({level} above {limit:g})"
+    for level, limit in AGREEMENT.worst(lambda least: agreement < least - _error(least, quality)):
+        error = f"sampling error {_error(limit, quality):.0%}"
+        yield level, f"top-1 agreement {agreement:.0%} {where} ({level} below {limit:.0%}, {error})"
 
 
-def _first_above(value: float, limits: Limits) -> Limits:
-    """The worst limit that a value is above, if any."""
-    return tuple(entry for entry in limits if value > entry[1])[:1]
+def _error(share: float, quality: Validation) -> float:
+    """One-sided sampling error of a share of the samples."""
+    return DEVIATIONS * math.sqrt(share * (1.0 - share) / max(quality.samples, 1))
 
 
 def _by_int8(output: OutputQuality, base: OutputQuality, quality: Validation) -> Iterator[Found]:
     """A plan that may leave layers in float32 should not lose much more than int8 everywhere."""
     classes = output.kl_nats is not None and base.kl_nats is not None
     mine, other = (o.kl_nats if classes and o.kl_nats is not None else o.relative_mse for o in (output, base))
-    least = WORTH_COMPARING * dict(DIVERGENCE_NATS if classes else RELATIVE_ERROR)["noticeable"]
+    least = WORTH_COMPARING * (DIVERGENCE_NATS if classes else RELATIVE_ERROR).noticeable
     limit = max(WORSE_THAN_INT8 * other, least)
     if mine > limit:
         text = f"divergence {mine:.3g} of output {output.name} on {_samples(quality)}, int8 everywhere {other:.3g}"

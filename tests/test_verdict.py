@@ -139,8 +139,11 @@ def test_one_sample_of_twenty_is_no_fall_of_five_points() -> None:
 def test_a_metric_on_enough_samples_decides_alone() -> None:
     far = Validation((replace(GOOD, kl_nats=0.9, top1_agreement=0.96),), 400, True)
     assert judge(far).level == "bad"
-    assert judge(replace(far, metric=MetricScores("top-1", 0.8, 0.8))).level == "good"
-    assert judge(replace(far, samples=21, metric=MetricScores("top-1", 0.8, 0.8))).level == "bad"
+    same = MetricScores("top-1", 0.8, 0.8)
+    verdict = judge(replace(far, metric=same))
+    assert verdict.level == "noticeable" and "but top-1 fell less" in verdict.reasons[0]
+    assert judge(replace(far, samples=4000, metric=same)).level == "good"
+    assert judge(replace(far, samples=21, metric=same)).level == "bad"
 
 
 def test_the_unit_of_a_metric_is_its_magnitude() -> None:
@@ -157,6 +160,7 @@ def test_a_metric_that_is_not_finite_is_bad() -> None:
 def test_a_metric_stands_for_outputs_that_cannot_be_compared() -> None:
     lists = Validation((), 100, True, metric=MetricScores("mAP", 0.6, 0.5))
     assert judge(lists).level == "bad"
+    assert judge(replace(lists, samples=2000, metric=MetricScores("mAP", 0.6, 0.6))).level == "good"
     verdict = judge(replace(lists, samples=6, metric=MetricScores("mAP", 0.6, 0.6)))
     assert verdict.level == "unknown" and "6 held-out samples are too few for mAP" in verdict.reasons[0]
 
