@@ -20,7 +20,7 @@ from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
@@ -56,7 +56,7 @@ class Labelled:
 
     def score(self, model: Any, feeds: Feeds, settings: SessionSettings) -> float:
         labels = None if self.labels is None else read_labels(self.labels, feeds)
-        return self.metric.score(open_session(model, settings), feeds, labels)
+        return self.metric.score(model, feeds, labels, settings)
 
 
 @dataclass(frozen=True)

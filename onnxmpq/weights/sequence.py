@@ -7,8 +7,10 @@ model is closer to the fp32 one on samples that took no part: with few samples b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.isolation import Kept, call, kept, patience_s
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
@@ -51,21 +54,32 @@ class Compensated:
 
 @dataclass(frozen=True)
 class Referee:
-    """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs."""
+    """Divergence of whole models from the fp32 one on a few samples, run in the child of `onnxmpq.isolation`.
+
+    reference: codes of the fp32 outputs. limit_s: a model that takes longer hangs; None for no limit.
+    """
 
     divergence: Divergence
     feeds: Feeds
     reference: Code
     settings: SessionSettings
+    limit_s: float | None = None
 
     @classmethod
     def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
         divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
-        return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
+        start = time.perf_counter()
+        reference = call(_codes, model.proto, divergence, feeds, settings, doing="running the original")
+        return cls(divergence, feeds, reference, settings, patience_s(time.perf_counter() - start))
+
+    @cached_property
+    def _samples(self) -> Kept[Feeds]:
+        return kept(self.feeds)
 
     def losses(self, proto: onnx.ModelProto) -> NDArray[np.float64]:
-        """Divergence per sample, float64 [samples]."""
-        codes = _codes(proto, self.divergence, self.feeds, self.settings)
+        """Divergence per sample, float64 [samples]. Raises ModelError where the model does not run, or CrashError."""
+        arguments = proto, self.divergence, self._samples, self.settings
+        codes = call(_codes, *arguments, doing="running a plan on samples", limit_s=self.limit_s)
         return self.divergence.per_sample(self.reference, codes - self.reference)
 
     def loss(self, proto: onnx.ModelProto) -> float:
