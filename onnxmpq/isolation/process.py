@@ -17,6 +17,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from threading import Event, RLock, Thread
 from typing import IO, Any, Generic, TypeVar
 
@@ -25,7 +26,7 @@ from onnxmpq.isolation import launch
 from onnxmpq.isolation.messages import Answer, Reference, Request, write
 
 R = TypeVar("R")
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 FROM_OUTSIDE = frozenset({"SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"})
 """Signals that no model sends: something else ended the child, and the call is worth repeating."""
 REPEATS = 2
@@ -39,14 +40,14 @@ def patience_s(original_s: float) -> float:
     return PATIENCE_S + PATIENCE * original_s
 
 
-class Kept(Generic[T]):
+class Kept(Generic[T_co]):
     """The value of `function(*arguments)`, in the child. Arguments may be `Kept` themselves."""
 
-    def __init__(self, function: Callable[..., T], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., T_co], *arguments: Any) -> None:
         self.key, self.function, self.arguments = next(_keys), function, arguments
-        self._here: list[T] = []
+        self._here: list[T_co] = []
 
-    def here(self) -> T:
+    def here(self) -> T_co:
         """The value in this process, where no child can be started."""
         if not self._here:
             self._here.append(self.function(*(_here(a) for a in self.arguments)))
@@ -150,9 +151,7 @@ class Child:
             del self._there[key]
         if not {a.key for a in request.arguments if isinstance(a, Reference)} <= self._there.keys():
             raise CrashError(f"the process ended before {doing}", by_model=False)
-        answer = self._exchange(
-            process, Request(request.function, request.arguments, request.keep, gone), doing, limit_s
-        )
+        answer = self._exchange(process, replace(request, drop=gone), doing, limit_s)
         if answer.error is not None:
             raise answer.error
         return answer.result
