@@ -37,6 +37,11 @@ class CrashError(ModelError):
         super().__init__(message)
         self.by_model, self.hung = by_model, hung
 
+    @property
+    def searchable(self) -> bool:
+        """Whether trying parts of the model may tell which of them is the cause, and soon."""
+        return self.by_model and not self.hung
+
 
 class CalibrationError(OnnxmpqError):
     """Calibration data that does not fit the model: names, shapes, dtypes, NaN/Inf, nothing at all."""

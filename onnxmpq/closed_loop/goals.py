@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
-from onnxmpq.closed_loop.loop import NOISE, Loop, same
+from onnxmpq.closed_loop.loop import NOISE, Loop, PlanCrashError, same
 from onnxmpq.closed_loop.reach import out_of_reach
-from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
-from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.cost.profile import MOST_CULPRITS
+from onnxmpq.errors import BudgetError, CrashError, NothingFasterError
 from onnxmpq.progress import Progress
 
 ROUNDS = 5
@@ -35,16 +36,26 @@ def close_the_loop(
     refiner: Refiner | None = None,
     keeps: Keeps | None = None,
     most_effect: float | None = None,
+    trial: Trial | None = None,
 ) -> Outcome:
     """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError.
+
+    trial: what a plan has to stand before it is kept; one that crashes is left out.
 
     keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
     predicted effect than `most_effect`.
     """
-    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner)
-    if keeps is not None:
-        return _above_floor(loop, keeps, most_effect)
-    return _fastest(loop) if budgets.fastest else _within_budget(loop)
+    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner, trial)
+    for left in reversed(range(MOST_CULPRITS + 1)):
+        try:
+            if keeps is not None:
+                return _above_floor(loop, keeps, most_effect)
+            return _fastest(loop) if budgets.fastest else _within_budget(loop)
+        except PlanCrashError as crash:
+            if not left:
+                raise crash.error from None
+            loop.leave_out(crash.turn, crash.error)
+    raise AssertionError("unreachable")
 
 
 def _within_budget(loop: Loop) -> Outcome:
@@ -150,7 +161,11 @@ def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool
             break
         turn = loop.attempt(solution)
         high = high or turn.effect
-        missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        try:
+            missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        except CrashError as error:
+            loop.leave_out(turn, error)
+            continue
         if missing:
             unmet, high = missing, min(limit or high, turn.effect)
             low = low or high * LEAST_EFFECT_SHARE

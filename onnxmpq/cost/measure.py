@@ -129,7 +129,7 @@ class Profiler:
 
     def profile(self, assignment: Assignment, proto: onnx.ModelProto) -> Profile:
         """Measure one rewritten model. Times are scaled to the speed of the machine at the first measurement."""
-        timed = self._timed(_profiled, proto, self.effort)
+        timed = self._timed(_profiled, proto, both_ways(proto, self.settings), self.effort)
         reference, plain = timed.rounds
         self.reference_rounds_s += list(reference)
         drift = self.reference_s / float(min(reference))
@@ -174,15 +174,16 @@ class Profiler:
         """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32."""
         effort = self.effort
         longer = replace(effort, seconds=2 * effort.seconds, rounds=3 * effort.rounds)
-        reference, plain = self._timed(_paired, proto, longer)
+        reference, plain = self._timed(_paired, proto, (self.settings,), longer)
         return float(np.median(plain / reference)) * self.reference_s
 
     def try_out(self, proto: onnx.ModelProto) -> None:
         """Run a model as it is before it is timed, without timing it."""
         tried(proto, self._inputs, self.settings, limit_s=self.limit_s)
 
-    def _timed(self, function: Callable[..., R], proto: onnx.ModelProto, effort: Effort) -> R:
-        ways = both_ways(proto, self.settings)
+    def _timed(
+        self, function: Callable[..., R], proto: onnx.ModelProto, ways: Sequence[SessionSettings], effort: Effort
+    ) -> R:
         arguments = self._reference, proto, self._inputs, ways, effort
         return call(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
 

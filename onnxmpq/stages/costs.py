@@ -11,11 +11,12 @@ from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler
-from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
+from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.isolation.trial import single
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
@@ -24,6 +25,8 @@ from onnxmpq.runtime import SessionSettings
 from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
 from onnxmpq.target.types import Target
+
+OTHERS = 2  # samples beside the first that each plan runs on before it is timed
 
 
 def judge_costs(
@@ -50,9 +53,12 @@ def judge_costs(
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
         return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
-    profiler = Profiler(model, feeds.batch([0]), settings, effort)
-    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
+    crashing: Crashing = {}
+    profiler = Profiler(model, feeds.batch([0]), settings, effort, single(feeds.take(range(1, len(feeds))[:OTHERS])))
+    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress, crashing)
+    menu = {n: tuple(s for s in row if s.is_float or s.kernel not in crashing.get(n, ())) for n, row in menu.items()}
     menu, unfused = proven(model, menu, profiles)
+    unfused |= {name: f"onnxruntime crashes with {', '.join(sorted(k))} here" for name, k in crashing.items()}
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
     return MeasuringJudge(profiler, profiles, refit), menu, unfused
@@ -71,16 +77,26 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: Profiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
+    profiler: Profiler,
+    menu: Menu,
+    layout: Roles,
+    bench: Workbench,
+    seed: int,
+    progress: Progress,
+    crashing: Crashing | None = None,
 ) -> tuple[list[Profile], int]:
-    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
+    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs.
+
+    crashing: gets the kernels that end the runtime, by region.
+    """
     plans = plans_to_profile(bench.model, menu, layout, seed)
     uniform = len(list(uniform_plans(bench.model, menu, layout)))
     found: list[list[Profile]] = []
+    crashing = {} if crashing is None else crashing
     start = time.perf_counter()
     with progress.stage("measuring kernels and transitions", len(plans)) as tick:
         for part in (plans[:uniform], plans[uniform:]):
-            found.append(profile_plans(profiler, part, bench.build, tick, progress.warn))
+            found.append(profile_plans(profiler, part, bench.build, tick, progress.warn, crashing))
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")

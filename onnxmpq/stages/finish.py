@@ -15,16 +15,17 @@ from onnxmpq.closed_loop import Keeps, Outcome, Refiner, Workbench, close_the_lo
 from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
-from onnxmpq.errors import BudgetError
+from onnxmpq.errors import BudgetError, CrashError
 from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
+from onnxmpq.isolation.trial import single, tried
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.weights import compensate_plan, rebuilt
+from onnxmpq.stages.weights import compensate_plan, plain_weights, rebuilt
 from onnxmpq.weights import Compensated, Techniques
 
 FLOOR_ATTEMPTS = 4
@@ -136,7 +137,13 @@ def _close(
         refiner=refiner,
         keeps=keeps,
         most_effect=most_effect,
+        trial=lambda proto: _try_out(job, proto),
     )
+
+
+def _try_out(job: Job, proto: onnx.ModelProto) -> None:
+    """Run a model on all calibration samples, as it is measured and as a default session. Raises ModelError."""
+    tried(proto, single(job.data.calibration), job.examiner.settings, limit_s=job.data.limit_s)
 
 
 def _refiner(job: Job) -> Refiner | None:
@@ -176,7 +183,13 @@ def _above_floors(job: Job) -> Shipped:
 
 def _ship(job: Job, outcome: Outcome) -> Shipped:
     compensated = compensate_plan(job.bench, outcome, job.data, job.effects, job.techniques, job.progress, job.cache)
-    outcome = rebuilt(job.bench, outcome, compensated)
+    again = rebuilt(job.bench, outcome, compensated)
+    try:
+        _try_out(job, again.proto)
+        outcome = again
+    except CrashError as error:  # with other weights in the same graph, which ran
+        job.progress.warn(f"second rounding is left out: {error}")
+        compensated = replace(compensated, weights=plain_weights(job.bench, outcome), biases={}, kept=())
     with job.progress.stage("validating", 0):
         quality = job.examiner.quality(outcome.proto, job.data.validation, job.data.held_out, unfused=True)
         if quality.emulated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import numpy as np
 from onnxmpq.errors import CalibrationError, CrashError, ModelError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.isolation import call
+from onnxmpq.isolation import call, patience_s
 from onnxmpq.isolation.trial import OWN_THREADS, run_all
 from onnxmpq.model import Model
 from onnxmpq.model.lookups import table_rows
@@ -31,11 +32,20 @@ _FIRST = (SessionSettings(threads=OWN_THREADS), SessionSettings(threads=OWN_THRE
 
 @dataclass(frozen=True)
 class Samples:
-    """Calibration samples, and others for validation. held_out: False where there are too few to hold any back."""
+    """Calibration samples, and others for validation. held_out: False where there are too few to hold any back.
+
+    first_s: what one sample took when the model ran for the first time, sessions included.
+    """
 
     calibration: Feeds
     validation: Feeds
     held_out: bool
+    first_s: float = 0.0
+
+    @property
+    def limit_s(self) -> float:
+        """A model that takes longer for all calibration samples hangs."""
+        return patience_s(self.first_s * len(self.calibration))
 
     @property
     def rounding(self) -> Feeds:
@@ -76,16 +86,19 @@ def gather_samples(
     feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=seed, bounds=bounds)
     check_lookups(feeds, tables)
     feeds = replace(feeds, notes=(*feeds.notes, *reasons))
+    start = time.perf_counter()
     _first(run_all, model.proto, [feeds.batch([0])], _FIRST, doing=_RUNNING)
+    first_s = time.perf_counter() - start
     for note in feeds.notes:
         (progress.warn if feeds.synthetic else progress.say)(note)
     count = len(feeds)
     every = round(1 / HELD_OUT_SHARE)
     if count < every:
         progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
-        return Samples(feeds, feeds, False)
+        return Samples(feeds, feeds, False, first_s)
     back = [i for i in range(count) if i % every == every - 1]
-    return Samples(feeds.take([i for i in range(count) if i % every != every - 1]), feeds.take(back), True)
+    rest = [i for i in range(count) if i % every != every - 1]
+    return Samples(feeds.take(rest), feeds.take(back), True, first_s)
 
 
 def _first(function: Callable[..., R], *arguments: Any, doing: str) -> R:

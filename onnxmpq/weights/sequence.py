@@ -17,8 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from onnxmpq.errors import CrashError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.isolation import Kept, call, kept, patience_s
+from onnxmpq.isolation.trial import run_all, single
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
@@ -99,6 +101,8 @@ def compensate(
 ) -> Compensated:
     """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
 
+    A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
+
     weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
     """
     state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
@@ -107,8 +111,11 @@ def compensate(
             if name not in techniques or not state.weights:
                 continue
             shipped = build(with_biases(model, state.biases), state.weights)
-            tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-            loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+            try:
+                tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+                loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+            except CrashError:
+                continue
             losses = {**state.losses, name: loss}
             better = loss < min(state.losses[k] for k in ("first", *state.kept))
             state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
@@ -133,6 +140,8 @@ class _Pass:
         self.regions = {r.name: r for r in model.layers}
         self.fp32 = Walk(model.proto, feeds, threads=threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
+        ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
+        call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
         self.quantized = Walk(changed, feeds, threads=threads)
 
     def head(self, region: str) -> str:
