@@ -196,13 +196,22 @@ class Loop:
         return turn
 
     def _prefers(self, challenger: Round, incumbent: Round) -> bool:
-        """By the refiner; not where one of them crashes on its samples, which `keep` will find out of the incumbent."""
+        """By the refiner; not where one of the two crashes on its samples."""
         assert self.refiner is not None
         try:
             return self.refiner.prefers(self.proto_of(challenger), self.proto_of(incumbent))
         except CrashError as error:
-            self.progress.warn(f"{error}; the plan is left out")
+            if self._crashes(challenger):  # else `keep` finds it out of the incumbent
+                self.leave_out(challenger, error)
             return False
+
+    def _crashes(self, turn: Round) -> bool:
+        try:
+            if self.trial is not None:
+                self.trial(self.proto_of(turn))
+        except CrashError:
+            return True
+        return False
 
     def proto_of(self, turn: Round) -> onnx.ModelProto:
         return self.built[self.rounds.index(turn)][0]
