@@ -10,6 +10,7 @@ from rich.table import Table
 
 from onnxmpq.cache import Cache
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.isolation import isolated
 from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
 from onnxmpq.pipeline import DEFAULT_SAMPLES
@@ -27,6 +28,7 @@ from onnxmpq.target.load import load_target
 
 
 @with_one_blas_thread
+@isolated()
 def calibrate(
     model: str | Path,
     *,

@@ -20,12 +20,13 @@ from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, rep
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
+from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model.load import read
 from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtime import SessionSettings, absolute, specs_of
 from onnxmpq.runtimes.onnxruntime import window
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.stages.ranges import CHOICES
@@ -358,7 +359,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
-    specs = input_specs(open_session(original))
+    specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
     drawn = _Drawn(quiet)
     for note in feeds.notes:

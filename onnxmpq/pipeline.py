@@ -22,6 +22,7 @@ from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
+from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
@@ -31,7 +32,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
 from onnxmpq.reproducer import remember
-from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
+from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.window import warn_outside
 from onnxmpq.sensitivity import OutputKind
@@ -69,6 +70,7 @@ class Result:
 
 
 @with_one_blas_thread
+@isolated()
 def convert(
     model: str | Path | onnx.ModelProto,
     *,
@@ -256,6 +258,7 @@ def convert(
     return Result(outcome.proto, plan, report)
 
 
+@isolated()
 def profile_model(
     model: str | Path,
     *,
@@ -289,12 +292,13 @@ def profile_model(
     return replace(judge.table, node_s=offered)
 
 
+@isolated()
 def validate(
     original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
 ) -> Validation:
     """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
     settings = settings or SessionSettings()
-    first = run(open_session(original, settings), feeds.batch([0]))
+    first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
     kinds = {

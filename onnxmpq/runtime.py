@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,11 @@ def open_session(
         return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
         raise ModelError(f"onnxruntime cannot load the model: {_short(error)}") from error
+
+
+def absolute(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | bytes | str:
+    """A model for another process: a path that holds in any working folder, anything else as it is."""
+    return os.path.abspath(model) if isinstance(model, (str, Path)) else model
 
 
 def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
@@ -233,6 +239,18 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
     return tuple(
         InputSpec(i.name, np.dtype(_DTYPES.get(i.type, np.object_)), tuple(i.shape)) for i in session.get_inputs()
     )
+
+
+def specs_of(model: onnx.ModelProto | bytes | str) -> tuple[InputSpec, ...]:
+    """The inputs a model asks for. Raises ModelError."""
+    return input_specs(open_session(model))
+
+
+def outputs_on(
+    model: onnx.ModelProto | bytes | str, inputs: Mapping[str, Array], settings: SessionSettings | None = None
+) -> list[Array]:
+    """A model's outputs in one run. Raises ModelError."""
+    return run(open_session(model, settings), inputs)
 
 
 def describe_runtime() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from onnxmpq.closed_loop.goals import close_the_loop, closest, reach
 from onnxmpq.closed_loop.loop import Loop, on_original_kernels
-from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 
 __all__ = [
     "Keeps",
@@ -10,6 +10,7 @@ __all__ = [
     "Outcome",
     "Refiner",
     "Round",
+    "Trial",
     "Workbench",
     "close_the_loop",
     "closest",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
-from onnxmpq.closed_loop.loop import NOISE, Loop, same
+from onnxmpq.closed_loop.loop import NOISE, Loop, PlanCrashError, same
 from onnxmpq.closed_loop.reach import out_of_reach
-from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
-from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.cost.profile import MOST_CULPRITS
+from onnxmpq.errors import BudgetError, CrashError, NothingFasterError
 from onnxmpq.progress import Progress
 
 ROUNDS = 5
@@ -35,20 +37,23 @@ def close_the_loop(
     refiner: Refiner | None = None,
     keeps: Keeps | None = None,
     most_effect: float | None = None,
+    trial: Trial | None = None,
 ) -> Outcome:
     """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError.
+
+    trial: what a plan has to stand before it is kept; one that crashes is left out.
 
     keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
     predicted effect than `most_effect`.
     """
-    return reach(Loop(problem, budgets, bench, judge, original_bytes, progress, refiner), keeps, most_effect)
+    return reach(Loop(problem, budgets, bench, judge, original_bytes, progress, refiner, trial), keeps, most_effect)
 
 
 def reach(loop: Loop, keeps: Keeps | None = None, most_effect: float | None = None) -> Outcome:
     """As `close_the_loop`, going on with what the loop has measured before."""
     if keeps is not None:
-        return _above_floor(loop, keeps, most_effect)
-    return _fastest(loop) if loop.budgets.fastest else _within_budget(loop)
+        return _without_crashes(loop, lambda: _above_floor(loop, keeps, most_effect))
+    return _without_crashes(loop, lambda: _fastest(loop) if loop.budgets.fastest else _within_budget(loop))
 
 
 def closest(loop: Loop) -> Outcome:
@@ -56,11 +61,27 @@ def closest(loop: Loop) -> Outcome:
 
     Raises ModelError where no plan runs.
     """
-    _measure_extremes(loop)
-    ran = [r for r in loop.rounds if math.isfinite(r.measured_s)]
-    if not ran:
-        raise loop.failures[0]
-    return loop.keep(min(ran, key=lambda r: (max(loop.shortfall(r), 1.0), r.effect)), refine=False)
+
+    def nearest() -> Outcome:
+        _measure_extremes(loop)
+        ran = [r for r in loop.rounds if math.isfinite(r.measured_s)]
+        if not ran:
+            raise loop.failures[0]
+        return loop.keep(min(ran, key=lambda r: (max(loop.shortfall(r), 1.0), r.effect)), refine=False)
+
+    return _without_crashes(loop, nearest)
+
+
+def _without_crashes(loop: Loop, plan: Callable[[], Outcome]) -> Outcome:
+    """`plan`, again without the kernel that made the kept plan crash. Raises CrashError where too many do."""
+    for left in reversed(range(MOST_CULPRITS + 1)):
+        try:
+            return plan()
+        except PlanCrashError as crash:
+            if not left:
+                raise crash.error from None
+            loop.leave_out(crash.turn, crash.error)
+    raise AssertionError("unreachable")
 
 
 def _within_budget(loop: Loop) -> Outcome:
@@ -166,7 +187,11 @@ def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool
             break
         turn = loop.attempt(solution)
         high = high or turn.effect
-        missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        try:
+            missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        except CrashError as error:
+            loop.leave_out(turn, error)
+            continue
         if missing:
             unmet, high = missing, min(limit or high, turn.effect)
             low = low or high * LEAST_EFFECT_SHARE

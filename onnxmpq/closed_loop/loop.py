@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
-from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
+from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import CrashError, ModelError
+from onnxmpq.isolation.trial import culprit
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
@@ -32,6 +34,14 @@ class Targets:
     asked_for_latency: bool
 
 
+class PlanCrashError(Exception):
+    """The plan that was to be kept crashes; the loop has to find another."""
+
+    def __init__(self, turn: Round, error: CrashError) -> None:
+        super().__init__(str(error))
+        self.turn, self.error = turn, error
+
+
 class Loop:
     """State of the loop: what was measured, and the problem as corrected by it. Raises nothing by itself."""
 
@@ -44,9 +54,10 @@ class Loop:
         original_bytes: int,
         progress: Progress,
         refiner: Refiner | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.problem, self.bench, self.judge = problem, bench, judge
-        self.progress, self.original_s, self.refiner = progress, judge.original_s, refiner
+        self.progress, self.original_s, self.refiner, self.trial = progress, judge.original_s, refiner, trial
         self.original_bytes, self.size_overhead = original_bytes, 1.0
         self.retarget(budgets)
         self.rounds: list[Round] = []
@@ -86,7 +97,7 @@ class Loop:
         table = self.judge.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
         if not math.isfinite(latency_s):
-            self.problem = _without_named(self.problem, solution.assignment, str(self.failures[-1]))
+            self._learn_from(self.failures[-1], solution.assignment)
             return turn
         what = "measured" if self.judge.measured else "modelled"
         self.progress.say(
@@ -106,6 +117,25 @@ class Loop:
             self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
             return math.inf
         return latency_s if again_s is None else again_s
+
+    def _learn_from(self, error: ModelError, assignment: Mapping[str, Scheme]) -> None:
+        """Plan without the kernel that an error names, or that makes the plan crash."""
+        region = _named(assignment, str(error))
+        if region is None and isinstance(error, CrashError) and error.searchable and self.trial is not None:
+            changed = changed_regions(self.bench.model, assignment)
+            region = culprit(changed, lambda some: self.bench.build({r: assignment[r] for r in some}), self.trial)
+        if region is None:
+            return
+        if isinstance(error, CrashError):
+            self.progress.warn(f"{assignment[region].kernel} at {region} is the cause and is left out of other plans")
+        self.problem = _without(self.problem, region, assignment[region].kernel)
+
+    def leave_out(self, turn: Round, error: ModelError) -> None:
+        """What was measured, but cannot be run otherwise, is a plan like those that cannot be measured."""
+        self.failures.append(error)
+        self.progress.warn(f"round {self.rounds.index(turn) + 1}: {error}; going on with other plans")
+        self.rounds[self.rounds.index(turn)] = replace(turn, measured_s=math.inf)
+        self._learn_from(error, turn.assignment)
 
     def measured_again(self, turn: Round) -> Round:
         """The round with a second and longer measurement in place of its first, where that is to be had."""
@@ -182,17 +212,43 @@ class Loop:
             other = self.attempt(solution)
             as_fast = self.limit_s() or turn.measured_s * (1.0 + NOISE)
             holds = self.fits(other) and (on_original or other.measured_s <= as_fast)
-            if other is not turn and holds and self.refiner.prefers(self.proto_of(other), self.proto_of(turn)):
+            if other is not turn and holds and self._prefers(other, turn):
                 turn = other
         return turn
+
+    def _prefers(self, challenger: Round, incumbent: Round) -> bool:
+        """By the refiner; not where one of the two crashes on its samples."""
+        assert self.refiner is not None
+        try:
+            return self.refiner.prefers(self.proto_of(challenger), self.proto_of(incumbent))
+        except CrashError as error:
+            if self._crashes(challenger):  # else `keep` finds it out of the incumbent
+                self.leave_out(challenger, error)
+            return False
+
+    def _crashes(self, turn: Round) -> bool:
+        try:
+            if self.trial is not None:
+                self.trial(self.proto_of(turn))
+        except CrashError:
+            return True
+        return False
 
     def proto_of(self, turn: Round) -> onnx.ModelProto:
         return self.built[self.rounds.index(turn)][0]
 
     def keep(self, turn: Round, *, refine: bool = True) -> Outcome:
-        """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run."""
+        """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run.
+
+        It has run on all samples as users will run it. Raises PlanCrashError where it crashes.
+        """
         turn = self._refined(turn) if refine else turn
         proto, solution = self.built[self.rounds.index(turn)]
+        try:
+            if self.trial is not None:
+                self.trial(proto)
+        except CrashError as error:
+            raise PlanCrashError(turn, error) from error
         solution = self._certified(turn, solution)
         return Outcome(
             turn.assignment,
@@ -254,16 +310,17 @@ class Loop:
             self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
 
 
-def _without_named(problem: Problem, assignment: Mapping[str, Scheme], message: str) -> Problem:
-    """The problem without the kernel of the region whose node a message names, where it names one."""
+def _named(assignment: Mapping[str, Scheme], message: str) -> str | None:
+    """The region whose node a message names, where it names one."""
     nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
     hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
-    named = max(hit, key=len, default=None)
-    if named is None:
-        return problem
-    kernel = assignment[named].kernel
-    row = tuple(o for o in problem.options[named] if o.scheme.is_float or o.scheme.kernel != kernel)
-    return replace(problem, options={**problem.options, named: row})
+    return max(hit, key=len, default=None)
+
+
+def _without(problem: Problem, region: str, kernel: str) -> Problem:
+    """The problem without a kernel of a region."""
+    row = tuple(o for o in problem.options[region] if o.scheme.is_float or o.scheme.kernel != kernel)
+    return replace(problem, options={**problem.options, region: row})
 
 
 def on_original_kernels(assignment: Mapping[str, Scheme]) -> bool:

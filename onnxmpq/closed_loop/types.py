@@ -78,3 +78,5 @@ class Refiner(Protocol):
 
 Keeps = Callable[[onnx.ModelProto], list[str]]
 """Quality floors: a rewritten model -> those it does not keep, in words."""
+Trial = Callable[[onnx.ModelProto], None]
+"""Runs a rewritten model as its users will. Raises ModelError where it cannot be run, CrashError where it crashes."""

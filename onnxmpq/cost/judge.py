@@ -40,6 +40,9 @@ class PlanProfiler(Protocol):
     """What times plans (`cost.measure.Profiler`). reference_s: of the fp32 model, whose scale all profiles have."""
 
     @property
+    def model(self) -> Model: ...
+
+    @property
     def settings(self) -> SessionSettings: ...
 
     @property
@@ -47,6 +50,10 @@ class PlanProfiler(Protocol):
 
     def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         """Measure one rewritten model. Raises ModelError where it does not run."""
+        ...
+
+    def try_out(self, proto: onnx.ModelProto) -> None:
+        """Run a rewritten model without timing it. Raises ModelError where it does not run, CrashError for a crash."""
         ...
 
     def settled(self, profiles: Sequence[Profile]) -> list[Profile]:

@@ -15,16 +15,18 @@ from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge, TimedProfiler
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
-from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
+from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import AlreadyMetError, TargetError
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.isolation import call
+from onnxmpq.isolation.trial import single
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import tensor_shapes
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtime import SessionSettings, absolute, open_session
 from onnxmpq.schemes import Scheme
 from onnxmpq.stages.timings import RememberingProfiler
 from onnxmpq.target.lookup import lookup_table
@@ -33,6 +35,7 @@ from onnxmpq.target.types import Target
 
 QUICK = Effort(seconds=0.2, runs=4, rounds=2)
 CLEARLY = 0.9  # of a latency limit: only a first measurement of the original below it ends a conversion at once
+OTHERS = 2  # samples beside the first that each plan runs on before it is timed
 
 
 def judge_costs(
@@ -61,10 +64,13 @@ def judge_costs(
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":
         return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
-    first = feeds.batch([0])
-    profiler = RememberingProfiler(Profiler(model, first, settings, effort), cache, model, first, effort)
-    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
+    first, crashing = feeds.batch([0]), Crashing()
+    others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
+    profiler = RememberingProfiler(Profiler(model, first, settings, effort, others), cache, model, first, effort)
+    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress, crashing)
+    menu = {n: tuple(s for s in row if s.is_float or s.kernel not in crashing.get(n, ())) for n, row in menu.items()}
     menu, unfused = proven(model, menu, profiles)
+    unfused |= {name: f"onnxruntime crashes with {', '.join(sorted(k))} here" for name, k in crashing.items()}
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
     return MeasuringJudge(profiler, profiles, refit), menu, unfused
@@ -72,8 +78,11 @@ def judge_costs(
 
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
-    session = open_session(source, settings)
-    return float(interleaved_s([session], feeds.batch([0]), QUICK)[0].min())
+    return call(_quickly, absolute(source), feeds.batch([0]), settings, doing="timing the original")
+
+
+def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
+    return float(interleaved_s([open_session(source, settings)], inputs, QUICK)[0].min())
 
 
 def require_unmet(
@@ -122,16 +131,26 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: TimedProfiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
+    profiler: TimedProfiler,
+    menu: Menu,
+    layout: Roles,
+    bench: Workbench,
+    seed: int,
+    progress: Progress,
+    crashing: Crashing | None = None,
 ) -> tuple[list[Profile], int]:
-    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
+    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs.
+
+    crashing: gets the kernels that end the runtime, by region.
+    """
     plans = plans_to_profile(bench.model, menu, layout, seed)
     uniform = len(list(uniform_plans(bench.model, menu, layout)))
     found: list[list[Profile]] = []
+    crashing = {} if crashing is None else crashing
     start = time.perf_counter()
     with progress.stage("measuring kernels and transitions", len(plans)) as tick:
         for part in (plans[:uniform], plans[uniform:]):
-            found.append(profile_plans(profiler, part, bench.build, tick, progress.warn))
+            found.append(profile_plans(profiler, part, bench.build, tick, progress.warn, crashing))
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")

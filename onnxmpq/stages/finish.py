@@ -22,17 +22,18 @@ from onnxmpq.closed_loop.suspects import FACTOR, suspects
 from onnxmpq.comparison import MetricScores, Timing, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
-from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
+from onnxmpq.errors import AlreadyMetError, BudgetError, CrashError, ModelError, NothingFasterError, QualityError
 from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
+from onnxmpq.isolation.trial import single, tried
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session
+from onnxmpq.runtime import SessionSettings, holds_fp8
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.weights import compensate_plan, rebuilt
+from onnxmpq.stages.weights import compensate_plan, plain_weights, rebuilt
 from onnxmpq.verdict import Level, Verdict, judge
 from onnxmpq.weights import Compensated, Referee, Techniques
 
@@ -71,7 +72,7 @@ class Labelled:
 
     def score(self, model: Any, feeds: Feeds, settings: SessionSettings) -> float:
         labels = None if self.labels is None else read_labels(self.labels, feeds)
-        return self.metric.score(open_session(model, settings), feeds, labels)
+        return self.metric.score(model, feeds, labels, settings)
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,16 @@ def finish(job: Job) -> Shipped:
 class _Finish:
     def __init__(self, job: Job) -> None:
         self.job, self.progress = job, job.progress
-        bytes_before = job.bench.model.source_bytes
-        self.loop = Loop(job.problem, job.budgets, job.bench, job.judge, bytes_before, job.progress, _refiner(job))
+        self.loop = Loop(
+            job.problem,
+            job.budgets,
+            job.bench,
+            job.judge,
+            job.bench.model.source_bytes,
+            job.progress,
+            _refiner(job),
+            self._try_out,
+        )
         self._int8: dict[bool, Validation | None] = {}  # by whether the samples are held-out ones
         self._investigations = 0
 
@@ -199,7 +208,11 @@ class _Finish:
             return None
         if held_out not in self._int8:
             feeds = job.data.validation if held_out or not job.data.held_out else job.data.calibration
-            self._int8[held_out] = job.examiner.quality(job.bench.build(job.int8), feeds, held_out, unfused=False)
+            try:
+                self._int8[held_out] = job.examiner.quality(job.bench.build(job.int8), feeds, held_out, unfused=False)
+            except ModelError as error:
+                self.progress.say(f"int8 everywhere does not run here, nothing is compared with it: {error}")
+                self._int8[held_out] = None
         return self._int8[held_out]
 
     def _learned_effects(self, outcome: Outcome) -> bool:
@@ -343,12 +356,23 @@ class _Finish:
 
     # ---- what is handed out --------------------------------------------------------------------
 
+    def _try_out(self, proto: onnx.ModelProto) -> None:
+        """Run a model on all calibration samples, as it is measured and as a default session. Raises ModelError."""
+        data = self.job.data
+        tried(proto, single(data.calibration), self.job.examiner.settings, limit_s=data.limit_s)
+
     def _ship(self, outcome: Outcome) -> Shipped:
         job, loop = self.job, self.loop
         compensated = compensate_plan(
             job.bench, outcome, job.data, job.effects, job.techniques, self.progress, job.cache
         )
-        outcome = rebuilt(job.bench, outcome, compensated)
+        again = rebuilt(job.bench, outcome, compensated)
+        try:
+            self._try_out(again.proto)
+            outcome = again
+        except CrashError as error:  # with other weights in the same graph, which ran
+            self.progress.warn(f"second rounding is left out: {error}")
+            compensated = replace(compensated, weights=plain_weights(job.bench, outcome), biases={}, kept=())
         with self.progress.stage("validating", 0):
             quality = job.examiner.quality(outcome.proto, job.data.validation, job.data.held_out, unfused=True)
             if not quality.emulated:

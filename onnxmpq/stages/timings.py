@@ -56,6 +56,10 @@ class RememberingProfiler:
         self._ages_s: list[float] = []
 
     @property
+    def model(self) -> Model:
+        return self._profiler.model
+
+    @property
     def settings(self) -> SessionSettings:
         return self._profiler.settings
 
@@ -86,6 +90,9 @@ class RememberingProfiler:
         profile = self._profiler.profile(assignment, proto)
         self._asked += 1
         return profile
+
+    def try_out(self, proto: onnx.ModelProto) -> None:
+        self._profiler.try_out(proto)
 
     def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
         return self._profiler.settled(profiles)
