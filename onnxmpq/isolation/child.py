@@ -11,6 +11,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
+from threadpoolctl import threadpool_limits
+
 from onnxmpq.isolation.messages import Answer, Reference, Request, portable, write
 
 
@@ -20,6 +22,7 @@ def main() -> None:
     inbox: SimpleQueue[Request | Exception] = SimpleQueue()
     Thread(target=_listen, args=(requests, inbox), daemon=True).start()
     import_module("onnxmpq.comparison")  # with onnxruntime, while the parent still reads the model
+    threadpool_limits(1, user_api="blas")  # as in the parent: several threads cut sums as the machine has cores
     kept: dict[int, Any] = {}
     while True:
         request = inbox.get()

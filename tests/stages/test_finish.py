@@ -38,7 +38,7 @@ def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so strict that int8 everywhere is bad, and a few layers of it are not."""
-    monkeypatch.setattr(verdict, "DIVERGENCE_NATS", (("bad", 4e-6), ("noticeable", 2e-6)))
+    monkeypatch.setattr(verdict, "DIVERGENCE_NATS", verdict.Limits(2e-6, 4e-6))
     monkeypatch.setattr(verdict, "UNMOVED_AGREEMENT", 2.0)
 
 
