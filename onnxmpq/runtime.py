@@ -174,7 +174,7 @@ class Call:
         owners = {n: np.asarray(_in_half(v, types.get(n, "")), order="C") for n, v in feeds.items()}
         given = {name: _marked(values, types.get(name, "")) for name, values in owners.items()}
         names = list(outputs) if outputs is not None else None
-        by_value = any(made.get(name) == "tensor(bfloat16)" for name in names or made)
+        by_value = any(made.get(name) in _UNKNOWN_TO_NUMPY for name in names or made)
         if by_value:
             given = {
                 n: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for n, v in given.items()
