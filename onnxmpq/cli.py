@@ -16,7 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, inspection, lint, pipeline, replay
+from onnxmpq import calibration, inspection, lint, pipeline, replay, reproducer
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
@@ -386,20 +386,29 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
     debug = "--debug" in sys.argv
-    try:
-        app()
-    except OnnxmpqError as error:
-        if debug:
+    with reproducer.watched(sys.argv[1:]) as context:
+        try:
+            app()
+        except OnnxmpqError as error:
+            saved = _reproduced(error, context) if type(error) is OnnxmpqError else ""  # a fault of ours, found by us
+            if debug:
+                raise
+            print(f"onnxmpq: error: {error}{saved}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except SystemExit as end:  # typer turns Ctrl-C into this, without a word
+            if end.code == INTERRUPTED_EXIT_CODE:
+                print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
             raise
-        print(f"onnxmpq: error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except SystemExit as end:  # typer turns Ctrl-C into this, without a word
-        if end.code == INTERRUPTED_EXIT_CODE:
-            print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"onnxmpq: internal error: {what}; run again with --debug and report it", file=sys.stderr)
-        raise SystemExit(OnnxmpqError.exit_code) from None
+        except Exception as error:
+            saved = _reproduced(error, context)
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"onnxmpq: internal error: {what}; report it (--debug shows more){saved}", file=sys.stderr)
+            if debug:
+                raise
+            raise SystemExit(OnnxmpqError.exit_code) from None
+
+
+def _reproduced(error: Exception, context: reproducer.Context) -> str:
+    """Save a reproducer, and say where it is."""
+    path = reproducer.save(error, context)
+    return f"; attach {path}: structure and statistics of the model, no weights or samples" if path else ""

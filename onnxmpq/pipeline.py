@@ -30,6 +30,7 @@ from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
+from onnxmpq.reproducer import remember
 from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
@@ -150,6 +151,7 @@ def convert(
     for name in set(outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
+    remember(samples=data.calibration.arrays)
     check_prepared(model, prepared, data.calibration)
     labelled = Labelled.of(labels, metric)
     if labelled is not None:

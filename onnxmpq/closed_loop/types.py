@@ -12,6 +12,7 @@ from onnxmpq.allocate import Limits, Problem, Solution
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
+from onnxmpq.reproducer.context import remember
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
@@ -28,6 +29,7 @@ class Workbench:
 
     def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
         """The mixed-precision graph of an assignment."""
+        remember(assignment=assignment)
         roots, keep_io = self.model.roots, self.keep_io
         return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
 
