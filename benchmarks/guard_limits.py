@@ -249,15 +249,16 @@ def verdict_rows(name: str, versions: Sequence[Version]) -> list[str]:
 
 
 def limit_rows(versions: Sequence[Version]) -> list[str]:
-    """Candidate limits of one figure of classifiers."""
+    """Candidate limits of one figure."""
     rules: list[tuple[str, Callable[[Validation], bool]]] = []
-    for limit in (0.02, 0.03, 0.04, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4):
-        rules.append((f"KL > {limit:g}", lambda q, k=limit: q.divergence > k))
-    for limit in (0.97, 0.95, 0.9, 0.87, 0.8, 0.75, 0.7):
-        rules.append((f"agreement < {limit:.0%}", lambda q, k=limit: (q.agreement or 0.0) < k))
-    for limit in (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15):
+    if versions[0].kind != "values":
+        for limit in (0.02, 0.03, 0.04, 0.06, 0.1, 0.15, 0.2, 0.25, 0.3):
+            rules.append((f"KL > {limit:g}", lambda q, k=limit: q.divergence > k))
+        for limit in (0.95, 0.9, 0.85, 0.8, 0.7):
+            rules.append((f"agreement < {limit * 100:g} %", lambda q, k=limit: (q.agreement or 0.0) < k))
+    for limit in (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3):
         rules.append((f"relative error > {limit:g}", lambda q, k=limit: q.outputs[0].relative_mse > k))
-    for limit in (25, 20, 15, 12, 10, 8):
+    for limit in (30, 25, 20, 15, 10):
         rules.append((f"SQNR < {limit} dB", lambda q, k=limit: q.worst_sqnr_db < k))
     rows = []
     for name, rule in rules:
@@ -289,9 +290,10 @@ def tables(folder: Path, names: Sequence[str]) -> None:
     pooled = [v for versions in found.values() for v in versions]
     print(f"| **all models** | versions | {' | '.join(str(len(b)) for b in in_bands(pooled))} |")
     print("\n".join(verdict_rows("**all models**", pooled)))
-    classifiers = [v for v in pooled if v.kind != "values"]
-    print(f"\n| limit | {' | '.join(bands)} |\n{rule[4:]}")
-    print("\n".join(limit_rows(classifiers)))
+    for part in ([v for v in pooled if v.kind != "values"], [v for v in pooled if v.kind == "values"]):
+        if part:
+            print(f"\n| limit | {' | '.join(bands)} |\n{rule[4:]}")
+            print("\n".join(limit_rows(part)))
     print(
         "\n| model | divergence of int8 everywhere | its fall | most, harmless | least, fallen |\n|---|---|---|---|---|"
     )
