@@ -12,7 +12,7 @@ from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.exchange import describe, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge, TimedProfiler
+from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_plans
@@ -68,6 +68,8 @@ def judge_costs(
     others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
     profiler = RememberingProfiler(Profiler(model, first, settings, effort, others), cache, model, first, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress, crashing)
+    if reused := profiler.timings.in_words():
+        progress.say(reused)
     menu = {n: tuple(s for s in row if s.is_float or s.kernel not in crashing.get(n, ())) for n, row in menu.items()}
     menu, unfused = proven(model, menu, profiles)
     unfused |= {name: f"onnxruntime crashes with {', '.join(sorted(k))} here" for name, k in crashing.items()}
@@ -131,7 +133,7 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: TimedProfiler,
+    profiler: PlanProfiler,
     menu: Menu,
     layout: Roles,
     bench: Workbench,
@@ -155,6 +157,4 @@ def profile(
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
     progress.say(f"measured {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
-    if reused := profiler.timings.in_words():
-        progress.say(reused)
     return profiles, len(found[0])
