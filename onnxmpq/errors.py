@@ -43,6 +43,17 @@ class CrashError(ModelError):
         return self.by_model and not self.hung
 
 
+class DamagedGraphError(ModelError):
+    """A graph of ours that is not whole, or breaks a rule of its dialect. region: where, "" where that is unknown."""
+
+    def __init__(self, message: str, region: str = "") -> None:
+        super().__init__(message)
+        self.region = region
+
+    def __reduce__(self) -> tuple[type[DamagedGraphError], tuple[str, str]]:
+        return type(self), (str(self), self.region)
+
+
 class CalibrationError(OnnxmpqError):
     """Calibration data that does not fit the model: names, shapes, dtypes, NaN/Inf, nothing at all."""
 

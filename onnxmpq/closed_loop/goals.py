@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
-from onnxmpq.closed_loop.loop import NOISE, Loop, PlanCrashError, same
+from onnxmpq.closed_loop.loop import NOISE, Loop, UnfitPlanError, same
 from onnxmpq.closed_loop.reach import out_of_reach
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
@@ -52,8 +52,8 @@ def close_the_loop(
 def reach(loop: Loop, keeps: Keeps | None = None, most_effect: float | None = None) -> Outcome:
     """As `close_the_loop`, going on with what the loop has measured before."""
     if keeps is not None:
-        return _without_crashes(loop, lambda: _above_floor(loop, keeps, most_effect))
-    return _without_crashes(loop, lambda: _fastest(loop) if loop.budgets.fastest else _within_budget(loop))
+        return _without_unfit(loop, lambda: _above_floor(loop, keeps, most_effect))
+    return _without_unfit(loop, lambda: _fastest(loop) if loop.budgets.fastest else _within_budget(loop))
 
 
 def closest(loop: Loop) -> Outcome:
@@ -69,18 +69,18 @@ def closest(loop: Loop) -> Outcome:
             raise loop.failures[0]
         return loop.keep(min(ran, key=lambda r: (max(loop.shortfall(r), 1.0), r.effect)), refine=False)
 
-    return _without_crashes(loop, nearest)
+    return _without_unfit(loop, nearest)
 
 
-def _without_crashes(loop: Loop, plan: Callable[[], Outcome]) -> Outcome:
-    """`plan`, again without the kernel that made the kept plan crash. Raises CrashError where too many do."""
+def _without_unfit(loop: Loop, plan: Callable[[], Outcome]) -> Outcome:
+    """`plan`, again without the kernel that made the kept plan crash or be damaged. Raises ModelError for too many."""
     for left in reversed(range(MOST_CULPRITS + 1)):
         try:
             return plan()
-        except PlanCrashError as crash:
+        except UnfitPlanError as unfit:
             if not left:
-                raise crash.error from None
-            loop.leave_out(crash.turn, crash.error)
+                raise unfit.error from None
+            loop.leave_out(unfit.turn, unfit.error)
     raise AssertionError("unreachable")
 
 

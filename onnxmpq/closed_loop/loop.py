@@ -14,7 +14,7 @@ from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
-from onnxmpq.errors import CrashError, ModelError
+from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
 from onnxmpq.isolation.trial import culprit
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
@@ -34,10 +34,10 @@ class Targets:
     asked_for_latency: bool
 
 
-class PlanCrashError(Exception):
-    """The plan that was to be kept crashes; the loop has to find another."""
+class UnfitPlanError(Exception):
+    """The plan that was to be kept crashes, or its graph is damaged; the loop has to find another."""
 
-    def __init__(self, turn: Round, error: CrashError) -> None:
+    def __init__(self, turn: Round, error: ModelError) -> None:
         super().__init__(str(error))
         self.turn, self.error = turn, error
 
@@ -120,13 +120,14 @@ class Loop:
 
     def _learn_from(self, error: ModelError, assignment: Mapping[str, Scheme]) -> None:
         """Plan without the kernel that an error names, or that makes the plan crash."""
-        region = _named(assignment, str(error))
+        named = error.region if isinstance(error, DamagedGraphError) else ""
+        region = named if named in assignment else _named(assignment, str(error))
         if region is None and isinstance(error, CrashError) and error.searchable and self.trial is not None:
             changed = changed_regions(self.bench.model, assignment)
             region = culprit(changed, lambda some: self.bench.build({r: assignment[r] for r in some}), self.trial)
         if region is None:
             return
-        if isinstance(error, CrashError):
+        if isinstance(error, CrashError | DamagedGraphError):
             self.progress.warn(f"{assignment[region].kernel} at {region} is the cause and is left out of other plans")
         self.problem = _without(self.problem, region, assignment[region].kernel)
 
@@ -240,15 +241,15 @@ class Loop:
     def keep(self, turn: Round, *, refine: bool = True) -> Outcome:
         """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run.
 
-        It has run on all samples as users will run it. Raises PlanCrashError where it crashes.
+        It has run on all samples as users will run it. Raises UnfitPlanError where it does not.
         """
         turn = self._refined(turn) if refine else turn
         proto, solution = self.built[self.rounds.index(turn)]
         try:
             if self.trial is not None:
                 self.trial(proto)
-        except CrashError as error:
-            raise PlanCrashError(turn, error) from error
+        except ModelError as error:
+            raise UnfitPlanError(turn, error) from error
         solution = self._certified(turn, solution)
         return Outcome(
             turn.assignment,

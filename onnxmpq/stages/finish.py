@@ -22,11 +22,21 @@ from onnxmpq.closed_loop.suspects import FACTOR, suspects
 from onnxmpq.comparison import MetricScores, Timing, Validation, compare, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
-from onnxmpq.errors import AlreadyMetError, BudgetError, CrashError, ModelError, NothingFasterError, QualityError
+from onnxmpq.errors import (
+    AlreadyMetError,
+    BudgetError,
+    DamagedGraphError,
+    ModelError,
+    NothingFasterError,
+    OnnxmpqError,
+    QualityError,
+)
 from onnxmpq.feeds import read_labels
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors, Metric, MetricFunction
+from onnxmpq.integrity import structure_faults
 from onnxmpq.isolation.trial import single, tried
+from onnxmpq.lint import lint_export
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, holds_fp8
 from onnxmpq.schemes import Scheme
@@ -357,8 +367,18 @@ class _Finish:
     # ---- what is handed out --------------------------------------------------------------------
 
     def _try_out(self, proto: onnx.ModelProto) -> None:
-        """Run a model on all calibration samples, as it is measured and as a default session. Raises ModelError."""
-        data = self.job.data
+        """Check the graph, then run it on all calibration samples, as it is measured and as a default session.
+
+        Raises ModelError, with the name of the region at fault where it can be told.
+        """
+        data, bench = self.job.data, self.job.bench
+        source = bench.model.proto
+        for fault in structure_faults(proto, source, bench.model.regions, keep_io=bench.keep_io):
+            raise DamagedGraphError(f"the written graph is damaged, {fault}", fault.region)
+        try:
+            lint_export(proto, source, bench.dialect.name)
+        except OnnxmpqError as error:
+            raise DamagedGraphError(str(error)) from error
         tried(proto, single(data.calibration), self.job.examiner.settings, limit_s=data.limit_s)
 
     def _ship(self, outcome: Outcome) -> Shipped:
@@ -370,7 +390,7 @@ class _Finish:
         try:
             self._try_out(again.proto)
             outcome = again
-        except CrashError as error:  # with other weights in the same graph, which ran
+        except ModelError as error:  # with other weights in the same graph, which ran
             self.progress.warn(f"second rounding is left out: {error}")
             compensated = replace(compensated, weights=plain_weights(job.bench, outcome), biases={}, kept=())
         with self.progress.stage("validating", 0):
