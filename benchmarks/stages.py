@@ -75,8 +75,8 @@ class Profiled:
         Median over the rounds of the ratio to fp32, times fp32's seconds when the model was profiled.
         """
         models: list[onnx.ModelProto | Path] = [*(self.bench.build(p) for p in plans), *others]
-        sessions = [open_session(m, self.profiler.settings) for m in models]
-        reference, *times = interleaved_s([self.profiler.reference, *sessions], self.profiler.feeds, effort)
+        sessions = [open_session(m, self.profiler.settings) for m in (self.profiler.model.proto, *models)]
+        reference, *times = interleaved_s(sessions, self.profiler.feeds, effort)
         return [float(np.median(t / reference)) * self.profiler.reference_s for t in times]
 
 

@@ -29,6 +29,7 @@ import onnx
 
 import onnxmpq
 from benchmarks.zoo import arrays, session, sqnr_db, static_int8, zoo
+from onnxmpq.comparison import compare
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
@@ -61,10 +62,11 @@ def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, An
         try:
             result = onnxmpq.convert(entry.model, **budgets, calibration=samples, output=output, cache=False)
         except OnnxmpqError as error:
-            print(f"{name}: {label}: {error}", file=sys.stderr)
+            print(f"{name}: {label}: exit code {error.exit_code}: {error}", file=sys.stderr)
             continue
-        seconds = time.perf_counter() - start
+        seconds, verdict = time.perf_counter() - start, result.report.verdict
         found = {"budgets": budgets, "convert_s": seconds, "layers": result.report.coverage.layers}
+        found |= {"verdict": verdict.level, "reasons": verdict.reasons, "met": result.plan.met}
         done[label] = {"file": output.name, **found}
     (folder / "done.json").write_text(json.dumps(done))
     return done
@@ -73,7 +75,7 @@ def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, An
 def rows_of(name: str, folder: Path, limit: int) -> list[dict[str, Any]]:
     """Time all models of a folder interleaved with fp32, and score them."""
     entry, done = zoo().load(name), json.loads((folder / "done.json").read_text())
-    test, loss = arrays(entry, "test", 50), divergence_of(entry)
+    test, (loss, agreement) = arrays(entry, "test", 50), unseen_quality(entry)
     models = {"fp32": entry.model, **{label: folder / found["file"] for label, found in done.items()}}
     sessions = {label: session(m) for label, m in models.items()}
     times = interleaved_s(list(sessions.values()), {n: a[:1] for n, a in test.items()}, LONG)
@@ -91,31 +93,38 @@ def rows_of(name: str, folder: Path, limit: int) -> list[dict[str, Any]]:
                 "metric": entry.score(lambda f, s=sessions[label]: s.run(None, f), limit),
                 "sqnr_db": None if label == "fp32" else sqnr_db(sessions["fp32"], sessions[label], test),
                 "divergence": None if label == "fp32" else loss(path),
+                "agreement": None if label == "fp32" else agreement(path),
                 **done.get(label, {}),
             }
         )
     return rows
 
 
-def divergence_of(entry: Any) -> Callable[[Path], float]:
-    """Divergence of a model file from the entry's fp32 one on test samples."""
+def unseen_quality(entry: Any) -> tuple[Callable[[Path], float], Callable[[Path], float | None]]:
+    """(divergence, top-1 agreement) of a model file from the entry's fp32 one on test samples."""
     model = prepare(entry.model)
     unseen = load_feeds(arrays(entry, "test", DIVERGENCE_SAMPLES), input_specs(session(entry.model)))
     divergence, _ = make_divergence(model, unseen, 1, threads=1, kinds={})
-    referee = Referee.of(model, divergence, unseen, SessionSettings())
-    return lambda path: referee.loss(onnx.load(path))
+    referee, settings = Referee.of(model, divergence, unseen, SessionSettings()), SessionSettings()
+
+    def agreement(path: Path) -> float | None:
+        found = compare(entry.model, path, unseen, divergence.kinds, settings=settings, held_out=True, unfused=False)
+        return found.agreement
+
+    return lambda path: referee.loss(onnx.load(path)), agreement
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table of the README."""
-    columns = ("model", "", "ms", "vs static int8", "MB", "metric", "SQNR dB", "divergence")
+    columns = ("model", "", "ms", "vs static int8", "MB", "metric", "SQNR dB", "divergence", "agreement", "verdict")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for r in rows:
         sqnr = "" if r["sqnr_db"] is None else f"{r['sqnr_db']:.1f}"
         divergence = "" if r["divergence"] is None else f"{r['divergence']:.3g}"
+        agreement = "" if r["agreement"] is None else f"{r['agreement']:.1%}"
         lines.append(
             f"| {r['model']} | {r['what']} | {r['ms']:.3f} | {r['vs_static']:.2f}x | {r['mb']:.2f} "
-            f"| {r['metric']:.4f} | {sqnr} | {divergence} |"
+            f"| {r['metric']:.4f} | {sqnr} | {divergence} | {agreement} | {r.get('verdict', '')} |"
         )
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from onnxmpq.cache import Cache
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.isolation import isolated
 from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
 from onnxmpq.pipeline import DEFAULT_SAMPLES
@@ -22,9 +23,12 @@ from onnxmpq.stages.keys import feeds_hash
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.ranges import calibrate as observe_ranges
 from onnxmpq.stages.samples import gather_samples
+from onnxmpq.stages.threads import with_one_blas_thread
 from onnxmpq.target.load import load_target
 
 
+@with_one_blas_thread
+@isolated()
 def calibrate(
     model: str | Path,
     *,

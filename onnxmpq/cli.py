@@ -16,16 +16,18 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, inspection, lint, pipeline, replay
+from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
+from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model.load import read
 from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtime import SessionSettings, absolute, specs_of
+from onnxmpq.runtimes.onnxruntime import window
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
@@ -79,7 +81,7 @@ class _Drawn(Progress):
             self.console.print(message, highlight=False, markup=False)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False)
+        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -129,6 +131,12 @@ def convert(
         str | None, typer.Option(help="module:function of (outputs by name, labels), higher is better; default top-1")
     ] = None,
     curve: Annotated[Path | None, typer.Option(help="also write the trade-off curve to this .csv")] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="refuse a bad result; fastest prefers a good one (docs/quality)")
+    ] = True,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="write the closest plan where a budget cannot be met")
+    ] = False,
     seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     cache: CacheFolder = None,
@@ -171,6 +179,8 @@ def convert(
         labels=labels,
         metric=metric,
         curve=curve,
+        guard=guard,
+        best_effort=best_effort,
         seed=seed,
         progress=_Drawn(quiet),
     )
@@ -181,8 +191,8 @@ def convert(
         print(text)
         return
     console = _stdout()
-    result.report.render(console)
     console.print(f"wrote {destination} and {pipeline.plan_path(destination)}", highlight=False, markup=False)
+    result.report.render(console)
 
 
 @app.command()
@@ -194,7 +204,7 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, output=destination)
+    replay.apply(model, plan, output=destination, progress=_Drawn(quiet=False))
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 
@@ -306,6 +316,22 @@ def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
 
+@app.command("doctor")
+def doctor_command(
+    fresh: Annotated[bool, typer.Option("--fresh", help="ask onnxruntime again instead of reading the cache")] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """What a bug report starts with: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
+    if as_json:
+        print(_dump(doctor.as_dict(found)))
+    else:
+        doctor.render(found, _stdout())
+
+
 @app.command()
 def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Input recipes that ship: how pictures, text and audio become the model's inputs."""
@@ -333,7 +359,7 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
-    specs = input_specs(open_session(original))
+    specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
     drawn = _Drawn(quiet)
     for note in feeds.notes:
@@ -381,25 +407,35 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
+    window.warn_outside(_Drawn(quiet=False).warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
     debug = "--debug" in sys.argv
-    try:
-        app()
-    except OnnxmpqError as error:
-        if debug:
+    with reproducer.watched(sys.argv[1:]) as context:
+        try:
+            app()
+        except OnnxmpqError as error:
+            saved = _reproduced(error, context) if type(error) is OnnxmpqError else ""  # a fault of ours, found by us
+            if debug:
+                raise
+            print(f"onnxmpq: error: {error}{saved}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        except SystemExit as end:  # typer turns Ctrl-C into this, without a word
+            if end.code == INTERRUPTED_EXIT_CODE:
+                print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
             raise
-        print(f"onnxmpq: error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except SystemExit as end:  # typer turns Ctrl-C into this, without a word
-        if end.code == INTERRUPTED_EXIT_CODE:
-            print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"onnxmpq: internal error: {what}; run again with --debug and report it", file=sys.stderr)
-        raise SystemExit(OnnxmpqError.exit_code) from None
+        except Exception as error:
+            saved = _reproduced(error, context)
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"onnxmpq: internal error: {what}; report it (--debug shows more){saved}", file=sys.stderr)
+            if debug:
+                raise
+            raise SystemExit(OnnxmpqError.exit_code) from None
+
+
+def _reproduced(error: Exception, context: reproducer.Context) -> str:
+    """Save a reproducer, and say where it is."""
+    path = reproducer.save(error, context)
+    return f"; attach {path}: structure and statistics of the model, no weights or samples" if path else ""

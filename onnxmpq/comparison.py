@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,18 +11,21 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import bdtrik, log_softmax, softmax
 
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
+from onnxmpq.isolation import call, keep, kept, patience_s
+from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
+MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
-    "session.disable_quant_qdq=1, optimizer ReluQuantRewrite off), which is emulation, so no time was taken"
+    "session.disable_quant_qdq=1, optimizers ReluQuantRewrite and ClipQuantRewrite off), which is emulation, so no "
+    "time was taken"
 )
 Float = NDArray[np.float64]
 _FLOAT, _HALVES = "tensor(float)", ("tensor(float16)", "tensor(bfloat16)")
@@ -52,12 +57,46 @@ class OutputQuality:
 
 @dataclass(frozen=True)
 class Timing:
-    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds."""
+    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
+
+    ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
+    """
 
     original_s: float
     result_s: float
     ratio: float
     threads: int
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+
+    @classmethod
+    def of(cls, original: Float, result: Float, threads: int) -> Timing:
+        """original, result: float64 [rounds], seconds."""
+        ratios = result / original
+        low, high = median_interval(ratios)
+        medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
+        return cls(*medians, threads, low, high, len(ratios))
+
+    def in_time_of(self, original_s: float) -> Timing:
+        """The same ratios, in seconds of a machine on which the original takes so long."""
+        return replace(self, original_s=original_s, result_s=self.ratio * original_s)
+
+    def decides(self, limit: float) -> bool:
+        """Whether a limit of the ratio lies outside the confidence interval."""
+        return not self.ratio_low <= limit <= self.ratio_high
+
+
+def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, float]:
+    """Distribution-free confidence interval of the median: the order statistics between which it lies in that share of
+    samples at least; the whole range where there are too few.
+
+    Source: Conover, Practical Nonparametric Statistics, section 3.2 (the number of values below the median is
+    binomial with p = 1/2).
+    """
+    ordered, count = np.sort(values), len(values)
+    rank = max(math.ceil(bdtrik((1.0 - confidence) / 2.0, count, 0.5)), 1)
+    return float(ordered[rank - 1]), float(ordered[count - rank])
 
 
 @dataclass(frozen=True)
@@ -108,36 +147,24 @@ def compare(
     held_out: bool,
     unfused: bool = True,
 ) -> Validation:
-    """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing."""
-    emulated = holds_fp8(result)
-    before = open_session(original, settings)
-    after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or emulated))
-    check_same_interface(before, after)
-    reference, outputs = _collect(before, feeds), _collect(after, feeds)
-    names = [o.name for o in before.get_outputs()]
-    plain: list[list[Array]] | None = None
-    if unfused and not emulated:  # else there is nothing that was fused
-        level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)
-        plain = _collect(open_session(result, level), feeds)
-    qualities = []
-    for position, name in enumerate(names):
-        if not np.issubdtype(reference[0][position].dtype, np.floating):
-            continue
-        a, b = [r[position] for r in reference], [o[position] for o in outputs]
-        c = [p[position] for p in plain] if plain else None
-        if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
-            continue  # a list whose length depends on the data cannot be compared by position
-        qualities.append(_quality(name, kinds.get(name, "values"), a, b, c))
-    return Validation(tuple(qualities), len(feeds), held_out, emulated=emulated)
+    """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing.
+
+    Both run in the child of `onnxmpq.isolation`. Raises ModelError where one of them does not run, CrashError where it
+    ends or hangs the runtime, ValidationError where they have different inputs or outputs.
+    """
+    start, samples = time.perf_counter(), kept(feeds)
+    reference = keep(_ran, absolute(original), samples, settings)
+    call(_interface, reference, doing="running the original")
+    arguments = reference, absolute(result), samples, dict(kinds), settings, unfused
+    limit_s = patience_s(time.perf_counter() - start)
+    qualities, emulated = call(_qualities, *arguments, doing="running the converted model", limit_s=limit_s)
+    return Validation(qualities, len(feeds), held_out, emulated=emulated)
 
 
-def check_same_interface(before: ort.InferenceSession, after: ort.InferenceSession) -> None:
+def check_same_interface(before: Interface, after: Interface) -> None:
     """Raises ValidationError where inputs or outputs differ by name or type; 16 bits may stand for float32."""
-    for what, one, two in (
-        ("inputs", before.get_inputs(), after.get_inputs()),
-        ("outputs", before.get_outputs(), after.get_outputs()),
-    ):
-        a, b = ({(i.name, _FLOAT if i.type in _HALVES else i.type) for i in side} for side in (one, two))
+    for what, one, two in (("inputs", before.inputs, after.inputs), ("outputs", before.outputs, after.outputs)):
+        a, b = ({(name, _FLOAT if kind in _HALVES else kind) for name, kind in side} for side in (one, two))
         if a != b:
             names = ", ".join(sorted(f"{n}: {t}" for n, t in a ^ b))
             raise ValidationError(
@@ -145,12 +172,100 @@ def check_same_interface(before: ort.InferenceSession, after: ort.InferenceSessi
             )
 
 
-def time_side_by_side(original: Any, result: Any, feeds: Feeds, settings: SessionSettings, effort: Effort) -> Timing:
-    """Interleaved timing of two models on the first sample."""
-    sessions = [open_session(m, settings) for m in (original, result)]
-    before, after = interleaved_s(sessions, feeds.batch([0]), effort)
-    ratio = float(np.median(after / before))
-    return Timing(float(np.median(before)), float(np.median(after)), ratio, settings.threads)
+def time_side_by_side(
+    original: Any,
+    result: Any,
+    feeds: Feeds,
+    settings: SessionSettings,
+    effort: Effort,
+    limit: float | None = None,
+) -> Timing:
+    """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
+
+    limit: of the ratio; measured until the confidence interval is on one side of it, at most MOST_PASSES times as long.
+    """
+    start, inputs = time.perf_counter(), feeds.batch([0])
+    sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
+    call(run, sessions[0], inputs, doing="running the original")
+    limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
+    rounds, timing = np.zeros((2, 0)), None
+    for _ in range(MOST_PASSES):
+        more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
+        rounds = np.concatenate([rounds, more], axis=1)
+        timing = Timing.of(rounds[0], rounds[1], settings.threads)
+        if limit is None or timing.decides(limit):
+            break
+    assert timing is not None
+    return timing
+
+
+# ---- in the child ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Names and onnxruntime types of a model's inputs and outputs."""
+
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, session: ort.InferenceSession) -> Interface:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        return cls(tuple((i.name, i.type) for i in inputs), tuple((o.name, o.type) for o in outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """runs: outputs per sample."""
+
+    interface: Interface
+    runs: list[list[Array]]
+
+
+def _ran(model: Any, feeds: Feeds, settings: SessionSettings) -> _Ran:
+    session = open_session(model, settings)
+    return _Ran(Interface.of(session), _collect(session, feeds))
+
+
+def _interface(ran: _Ran) -> Interface:
+    return ran.interface
+
+
+def _qualities(
+    original: _Ran,
+    result: Any,
+    feeds: Feeds,
+    kinds: Mapping[str, OutputKind],
+    settings: SessionSettings,
+    unfused: bool,
+) -> tuple[tuple[OutputQuality, ...], bool]:
+    """Quality of each float output, and whether fp8 was emulated."""
+    emulated = holds_fp8(result)
+    after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or emulated))
+    check_same_interface(original.interface, Interface.of(after))
+    reference, outputs = original.runs, _collect(after, feeds)
+    plain: list[list[Array]] | None = None
+    if unfused and not emulated:  # else there is nothing that was fused
+        level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)
+        plain = _collect(open_session(result, level), feeds)
+    qualities = []
+    for position, (name, _) in enumerate(original.interface.outputs):
+        if not np.issubdtype(reference[0][position].dtype, np.floating):
+            continue
+        a, b = [r[position] for r in reference], [o[position] for o in outputs]
+        c = [p[position] for p in plain] if plain else None
+        if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
+            continue  # a list whose length depends on the data cannot be compared by position
+        qualities.append(_quality(name, kinds.get(name, "values"), a, b, c))
+    return tuple(qualities), emulated
+
+
+def _side_by_side(
+    before: ort.InferenceSession, after: ort.InferenceSession, inputs: dict[str, Array], effort: Effort
+) -> Float:
+    """Seconds, float64 [2, rounds]."""
+    return np.array(interleaved_s([before, after], inputs, effort))
 
 
 def _collect(session: ort.InferenceSession, feeds: Feeds) -> list[list[Array]]:

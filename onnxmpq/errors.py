@@ -27,6 +27,22 @@ class ModelError(OnnxmpqError):
     meaning = "the model cannot be read or run"
 
 
+class CrashError(ModelError):
+    """A model ended the runtime's process, or a run of it never came back.
+
+    by_model: False where something from outside killed the process. hung: it took too long.
+    """
+
+    def __init__(self, message: str, *, by_model: bool = True, hung: bool = False) -> None:
+        super().__init__(message)
+        self.by_model, self.hung = by_model, hung
+
+    @property
+    def searchable(self) -> bool:
+        """Whether trying parts of the model may tell which of them is the cause, and soon."""
+        return self.by_model and not self.hung
+
+
 class CalibrationError(OnnxmpqError):
     """Calibration data that does not fit the model: names, shapes, dtypes, NaN/Inf, nothing at all."""
 
@@ -81,6 +97,20 @@ class ValidationError(OnnxmpqError):
 
     exit_code = 11
     meaning = "the models cannot be compared, or differ more than --min-sqnr allows"
+
+
+class QualityError(OnnxmpqError):
+    """The best plan within the budgets ruins the model, by held-out samples."""
+
+    exit_code = 13
+    meaning = "the result would be bad, so nothing was written"
+
+
+class AlreadyMetError(OnnxmpqError):
+    """The original is within every budget, so there is nothing to convert for."""
+
+    exit_code = 14
+    meaning = "the original already meets the budgets, so nothing was written"
 
 
 class CheckError(OnnxmpqError):

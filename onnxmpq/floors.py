@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.runtime import run, widened
+from onnxmpq.isolation import call
+from onnxmpq.runtime import SessionSettings, absolute, open_session, run, widened
 
 _ROUNDING = 1e-9
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
@@ -121,11 +121,13 @@ class Metric:
             raise UsageError(f"--metric {reference}: is a {type(found).__name__}, not a function (outputs, labels)")
         return cls(reference if isinstance(reference, str) else getattr(found, "__name__", "metric"), found)
 
-    def score(self, session: ort.InferenceSession, feeds: Feeds, labels: Array | None) -> float:
-        """The function's value for a model's outputs on all samples. Raises CalibrationError where it fails."""
-        names = [o.name for o in session.get_outputs()]
-        runs = [[widened(v) for v in run(session, inputs)] for inputs in feeds.batches(1)]
-        outputs = {name: _stacked([r[i] for r in runs]) for i, name in enumerate(names)}
+    def score(self, model: Any, feeds: Feeds, labels: Array | None, settings: SessionSettings) -> float:
+        """The function's value for the outputs of a model (path, bytes or proto) on all samples.
+
+        The model runs in the child of `onnxmpq.isolation`, the function here. Raises CalibrationError where the
+        function fails, ModelError where the model does.
+        """
+        outputs = call(_outputs, absolute(model), feeds, settings, doing="running a model for the metric")
         try:
             value = float(self.function(outputs, labels))
         except Exception as error:
@@ -133,6 +135,13 @@ class Metric:
         if not np.isfinite(value):
             raise CalibrationError(f"metric {self.name} gave {value}; it must be a finite number")
         return value
+
+
+def _outputs(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
+    """Output name -> values of all samples."""
+    session = open_session(model, settings)
+    runs = [[widened(v) for v in run(session, inputs)] for inputs in feeds.batches(1)]
+    return {o.name: _stacked([r[i] for r in runs]) for i, o in enumerate(session.get_outputs())}
 
 
 def _stacked(values: list[Array]) -> Array | list[Array]:

@@ -13,6 +13,7 @@ from onnxmpq.comparison import EMULATED, Validation
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import candidates
 from onnxmpq.model import RegionKind, prepare
+from onnxmpq.runtime import describe_runtime
 from onnxmpq.target.load import load_target
 
 
@@ -77,7 +78,7 @@ def inspect(model: str | Path, target: str = "cpu") -> Inspection:
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:
-    return {"schema": "onnxmpq.validation/1", **asdict(found)}
+    return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found)}
 
 
 def render_validation(found: Validation, original: Path, converted: Path, console: Console) -> None:

@@ -21,6 +21,8 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
+from onnxmpq.integrity import require_whole
+from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
 from onnxmpq.model import prepare
@@ -29,7 +31,10 @@ from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
-from onnxmpq.runtime import CPU, SessionSettings, open_session, require_provider, run
+from onnxmpq.reproducer import remember
+from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
+from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.window import warn_outside
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import (
@@ -39,13 +44,14 @@ from onnxmpq.stages.candidates import (
     used_when_fastest,
     widest_weights,
 )
-from onnxmpq.stages.costs import float_shapes, judge_costs
+from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import check_prepared, gather_samples
+from onnxmpq.stages.threads import with_one_blas_thread
 from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import without as all_but
@@ -63,6 +69,8 @@ class Result:
     report: Report
 
 
+@with_one_blas_thread
+@isolated()
 def convert(
     model: str | Path | onnx.ModelProto,
     *,
@@ -95,6 +103,8 @@ def convert(
     labels: str | Path | None = None,
     metric: str | MetricFunction | None = None,
     curve: str | Path | None = None,
+    guard: bool = True,
+    best_effort: bool = False,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -118,10 +128,14 @@ def convert(
     budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
     metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
     curve: a .csv to write the trade-off to: plans of least loss at other latencies (sizes, if only a size was asked).
+    guard: without a floor, raise QualityError for a result that would be bad, and let `latency="fastest"` prefer the
+    fastest plan that is good (docs/quality.md). best_effort: hand out the closest plan where latency, size or energy
+    cannot be met; `plan.met` is False then.
 
     Raises the families of `onnxmpq.errors`; nothing is written then.
     """
     progress, effort, techniques = progress or Progress(), effort or Effort(), all_but(without)
+    warn_outside(progress.warn)
     budgets = parse_budgets(latency, size, energy)
     floors = parse_floors(min_sqnr, max_divergence, min_agreement, max_drop)
     floors.require_labels(labels is not None or metric is not None)
@@ -145,14 +159,20 @@ def convert(
     if curve is not None:
         check_writable(Path(curve))
     prepared, store = prepare(model, opset), Cache.of(cache, progress)
+    probes.keep_in(store)
     known = known_ranges(ranges, prepared, source_name(model), progress)
     for name in set(outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
+    remember(samples=data.calibration.arrays)
     check_prepared(model, prepared, data.calibration)
     labelled = Labelled.of(labels, metric)
     if labelled is not None:
         labelled.try_out(source, data)
+    settings = SessionSettings(threads=threads, provider=runs_on)
+    if device.cost == "measured" and cost_table is None:
+        first_s = quick_latency_s(source, data.calibration, settings)
+        require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
     menu, reasons = candidates(prepared, device, dialect, excluded, schemes)
     menu = one_activation_format(prepared, menu)
@@ -177,12 +197,14 @@ def convert(
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
-    settings = SessionSettings(threads=threads, provider=runs_on)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(cost_table) if cost_table else None
     judge, menu, unfused = judge_costs(
-        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress
+        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress, store
     )
+    original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
+    require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
+    int8 = int8_everywhere(prepared, menu, layout)
     menu = worthwhile(menu, judge.table)
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu, reasons)
@@ -195,21 +217,39 @@ def convert(
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
     shipped = finish(
-        Job(problem, budgets, floors, bench, judge, data, effects, techniques, examiner, effort, seed, progress, store)
+        Job(
+            problem,
+            budgets,
+            floors,
+            bench,
+            judge,
+            data,
+            effects,
+            techniques,
+            examiner,
+            effort,
+            seed,
+            progress,
+            store,
+            guard,
+            best_effort,
+            int8,
+        )
     )
     outcome = shipped.outcome
+    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
     warned = lint_export(outcome.proto, prepared.proto, device.dialect)
 
     reasons |= unfused
     plan = build_plan(
-        prepared, device, budgets, floors, outcome, bench.activations, reasons, effects, threads, model, ROUNDING
+        prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
     plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io, notes=notes)
     plan = with_factors(plan, rescaling)
-    report = build_report(prepared, device, plan, outcome, shipped.validation, data.calibration, reasons)
+    report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
-    report = replace(report, reused=store.reused, warnings=warned, curve=points)
+    report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())
@@ -218,6 +258,7 @@ def convert(
     return Result(outcome.proto, plan, report)
 
 
+@isolated()
 def profile_model(
     model: str | Path,
     *,
@@ -232,6 +273,7 @@ def profile_model(
 ) -> CostTable:
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
     progress, device = progress or Progress(), load_target(target)
+    warn_outside(progress.warn)
     if device.cost != "measured":
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     prepared = prepare(model)
@@ -250,12 +292,13 @@ def profile_model(
     return replace(judge.table, node_s=offered)
 
 
+@isolated()
 def validate(
     original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
 ) -> Validation:
     """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
     settings = settings or SessionSettings()
-    first = run(open_session(original, settings), feeds.batch([0]))
+    first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
     kinds = {

@@ -1,6 +1,6 @@
 """The plan: what every layer becomes, in a file that can be read, edited, kept and applied again.
 
-The file is JSON of schema `onnxmpq.plan/1`. `apply` needs nothing but the model and the plan: activation parameters
+The file is JSON of schema `onnxmpq.plan/2`. `apply` needs nothing but the model and the plan: activation parameters
 are in it, and so are weights that were rounded for the samples. Other weights are rounded again by the named method,
 which is deterministic; so are those of a layer whose scheme was edited to one with another weight format.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmpq.errors import PlanError
+from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import ActivationType, QuantParams
 from onnxmpq.ranges.params import BITS
 from onnxmpq.weights import PackedWeight
 
-SCHEMA = "onnxmpq.plan/1"
+SCHEMA = "onnxmpq.plan/2"
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-37, 1e38  # within float32
 
 
@@ -43,7 +44,9 @@ class PlannedRegion:
 @dataclass(frozen=True)
 class Plan:
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
-    gap. measured: what the closed loop measured. rounding: the method for weights that are not in `weights`.
+    gap. measured: what was measured last: size_bytes, latency_ms with its confidence interval, original_latency_ms.
+    met: False where a budget is missed and the closest plan was asked for (--best-effort). quality: level of the
+    verdict, and its reasons. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
     keep_io: False where inputs and outputs may be 16 bits wide.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
@@ -62,6 +65,8 @@ class Plan:
     runtime: dict[str, str] = field(default_factory=dict)
     prediction: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    met: bool = True
+    quality: dict[str, Any] = field(default_factory=dict)
     output_sha256: str = ""
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
@@ -89,8 +94,12 @@ class Plan:
             raise PlanError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the plan again") from None
         except RecursionError:
             raise PlanError(f"{where}: nested too deeply for a plan; write the plan again") from None
-        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
-            raise PlanError(f"{where}: field schema is not {SCHEMA!r}; this is no plan of this version of onnxmpq")
+        if not isinstance(data, dict):
+            raise PlanError(f"{where}: no plan, which is a table; write the plan again")
+        try:
+            require_schema(data.pop("schema", None), SCHEMA)
+        except SchemaMismatch as error:
+            raise PlanError(f"{where}: {error}; convert the model again") from None
         try:
             data["layers"] = _regions(data["layers"])
             data["notes"] = tuple(_text(note) for note in data.get("notes", ()))
@@ -100,14 +109,16 @@ class Plan:
             plan = cls(**data)
             if plan.opset is not None and type(plan.opset) is not int:
                 raise TypeError(f"opset {plan.opset!r} is no number")
-            if not isinstance(plan.keep_io, bool):
-                raise TypeError(f"keep_io {plan.keep_io!r} is neither true nor false")
+            for name, flag in (("keep_io", plan.keep_io), ("met", plan.met)):
+                if not isinstance(flag, bool):
+                    raise TypeError(f"{name} {flag!r} is neither true nor false")
             for table in (
                 plan.model,
                 plan.budgets,
                 plan.runtime,
                 plan.prediction,
                 plan.measured,
+                plan.quality,
                 plan.rescaling,
                 plan.compensation,
             ):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
 
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
+from onnxmpq.integrity import require_whole
 from onnxmpq.model import Model, prepare
-from onnxmpq.output import check_writable, write_model
+from onnxmpq.output import check_writable, serialize, write_model
 from onnxmpq.plan import Plan, read_plan
+from onnxmpq.progress import Progress
+from onnxmpq.provenance import other_features, other_versions
 from onnxmpq.rescale import restore_factors
 from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.weights import (
     restore_biases,
@@ -23,9 +28,13 @@ Weights = dict[tuple[str, str], QuantizedWeight]
 
 
 def apply(
-    model: str | Path | onnx.ModelProto, plan: Plan | str | Path, *, output: str | Path | None = None
+    model: str | Path | onnx.ModelProto,
+    plan: Plan | str | Path,
+    *,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> onnx.ModelProto:
-    """Write a plan into a model again, byte for byte as `convert` did.
+    """Write a plan into a model again, byte for byte as `convert` did; `progress` hears of what may make a difference.
 
     Raises PlanError where the plan belongs to another model, names a node or scheme that does not exist, or lacks
     parameters that it needs.
@@ -37,9 +46,29 @@ def apply(
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     proto = rebuild(prepared, plan)
+    require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
+    for line in remarks(plan, proto):
+        (progress or Progress()).warn(line)
     if output is not None:
         write_model(Path(output), proto)
     return proto
+
+
+def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
+    """What sets the machine at hand apart from the one that the plan was made on, as far as the user has to know it."""
+    here, lines = describe_runtime(), []
+    versions = other_versions(plan.runtime, here)
+    if versions and hashlib.sha256(serialize(proto)).hexdigest() != plan.output_sha256:
+        lines.append(
+            f"this is not byte for byte the file that convert wrote: the plan was made with {', '.join(versions)}, or "
+            "was edited; check it with `onnxmpq validate`"
+        )
+    if apart := other_features(plan.runtime, here):
+        lines.append(
+            f"values were rounded for the kernels of {plan.runtime['cpu_features']}; this machine comes {apart}, and "
+            "its kernels may compute other values: check quality with `onnxmpq validate`"
+        )
+    return lines
 
 
 def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:

@@ -16,7 +16,8 @@ from rich.table import Table
 from onnxmpq.allocate import Budgets, Option
 from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop import Outcome
-from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.comparison import EMULATED, Timing, Validation
+from onnxmpq.cost.judge import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors
@@ -27,7 +28,9 @@ from onnxmpq.ranges import QuantParams
 from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
+from onnxmpq.stages.finish import Shipped
 from onnxmpq.target.types import Target
+from onnxmpq.verdict import Verdict
 
 SCHEMA = "onnxmpq.report/1"
 
@@ -55,7 +58,8 @@ class Coverage:
 class Report:
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
-    reused: by kind of value, how many came from the cache, of how many. warnings: of `onnxmpq.lint`.
+    reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
+    measured here. warnings: of `onnxmpq.lint`.
     """
 
     model: str
@@ -65,12 +69,14 @@ class Report:
     activations: dict[str, int]
     rounds: tuple[dict[str, float], ...]
     validation: Validation
+    verdict: Verdict
     original_bytes: int
     result_bytes: int
     calibration: str
     synthetic: bool
     notes: tuple[str, ...]
     reused: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    timings: Timings | None = None
     curve: tuple[Point, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -86,6 +92,8 @@ class Report:
             console.print(draw(self.curve))
         for line in _remarks(self):
             console.print(line, highlight=False, markup=False)
+        for line, style in verdict_lines(self):
+            console.print(line, style=style, highlight=False, markup=False)
 
 
 def build_plan(
@@ -93,7 +101,7 @@ def build_plan(
     target: Target,
     budgets: Budgets,
     floors: Floors,
-    outcome: Outcome,
+    shipped: Shipped,
     activations: Mapping[str, QuantParams],
     reasons: Mapping[str, str],
     effects: Effects,
@@ -102,7 +110,7 @@ def build_plan(
     rounding: str,
 ) -> Plan:
     """The plan of an outcome, complete enough to be applied again."""
-    problem = outcome.problem
+    outcome, problem = shipped.outcome, shipped.outcome.problem
     rows = [
         _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], reasons)
         for region in model.regions
@@ -127,7 +135,9 @@ def build_plan(
             **({"energy_mj": outcome.kept.energy_j * 1e3} if problem.table.node_j else {}),
             **({"original_energy_mj": problem.energy_j({}) * 1e3} if problem.table.node_j else {}),
         },
-        measured=_measured(outcome),
+        measured=_measured(outcome, shipped.validation.timing),
+        met=outcome.met,
+        quality={"level": shipped.verdict.level, "reasons": list(shipped.verdict.reasons)},
         notes=_simulated(outcome.assignment.values()),
         output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
     )
@@ -156,12 +166,15 @@ def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
     return f"inputs and outputs in 16 bits: {', '.join(narrow)}"
 
 
-def _measured(outcome: Outcome) -> dict[str, float]:
+def _measured(outcome: Outcome, timing: Timing | None) -> dict[str, float]:
     """What was measured rather than modelled: the size always, latencies where the target is this machine."""
     size: dict[str, float] = {"size_bytes": outcome.kept.size_bytes}
     if not outcome.measured:
         return size
     latencies = {"latency_ms": outcome.kept.measured_s * 1e3, "original_latency_ms": outcome.original_s * 1e3}
+    if timing is not None:
+        latencies["latency_ms_low"] = timing.ratio_low * timing.original_s * 1e3
+        latencies["latency_ms_high"] = timing.ratio_high * timing.original_s * 1e3
     return {**latencies, **size}
 
 
@@ -220,12 +233,12 @@ def build_report(
     model: Model,
     target: Target,
     plan: Plan,
-    outcome: Outcome,
-    validation: Validation,
+    shipped: Shipped,
     calibration: Feeds,
     reasons: Mapping[str, str],
 ) -> Report:
     """The report of an outcome."""
+    outcome = shipped.outcome
     rounds = tuple(
         {
             "predicted_ms": r.predicted_s * 1e3,
@@ -242,7 +255,8 @@ def build_report(
         coverage_of(model, plan, outcome),
         dict(Counter(r.scheme for r in plan.layers if r.size_bytes is None)),
         rounds,
-        validation,
+        shipped.validation,
+        shipped.verdict,
         model.source_bytes,
         outcome.kept.size_bytes,
         calibration.source,
@@ -356,6 +370,8 @@ def _remarks(report: Report) -> list[str]:
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
         lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
+    if report.timings is not None and (reused := report.timings.in_words()):
+        lines.append(reused)
     lines += report.plan.notes
     lines += [f"warning, rule {warning}" for warning in report.warnings]
     if report.validation.emulated:
@@ -364,3 +380,29 @@ def _remarks(report: Report) -> list[str]:
     gap = report.plan.prediction.get("solver_gap", 0.0)
     lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")
     return lines
+
+
+_STYLES: dict[str, str] = {"good": "green", "noticeable": "yellow", "bad": "bold red", "unknown": "yellow"}
+
+
+def verdict_lines(report: Report) -> list[tuple[str, str]]:
+    """(text, style) of the last lines: what was asked and measured, and what the quality is worth."""
+    plan = report.plan
+    asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in plan.budgets.items())
+    taken = f"size {report.result_bytes / 1e6:.3f} MB"
+    timing = report.validation.timing
+    if timing is not None and "latency_ms" in plan.measured:
+        low, high = (r * 100 for r in (timing.ratio_low, timing.ratio_high))
+        share = f"{timing.ratio * 100:.1f}% of fp32's (95% interval {low:.1f} to {high:.1f}%, {timing.rounds} rounds)"
+        taken = f"latency {timing.result_s * 1e3:.3f} ms, {share}; {taken}"
+    met = "met" if plan.met else "NOT met, this is the closest plan"
+    first = f"budget: {asked}: {met}; {taken}", "green" if plan.met else "bold red"
+    level, samples = report.verdict.level, report.validation.samples
+    why = "; ".join(report.verdict.reasons) or f"on {samples} samples"
+    words = {
+        "good": "good: as fp32, as far as these samples tell",
+        "noticeable": "noticeably worse than fp32",
+        "bad": "BAD",
+        "unknown": "unknown",
+    }
+    return [first, (f"quality: {words[level]} ({why})", _STYLES[level])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import scipy
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+import onnxmpq
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
 from onnxmpq.halves import DTYPES
@@ -26,8 +29,9 @@ from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
 _PROTOBUF_LIMIT = 2**31 - 2**20
-_WRONG_FOR_FP8 = ["ReluQuantRewrite"]
-"""Optimisers that keep_qdq must switch off: this one drops a Relu in front of a QuantizeLinear to float8 (1.31)."""
+_WRONG_FOR_FP8 = ["ReluQuantRewrite", "ClipQuantRewrite"]
+"""Optimisers that keep_qdq must switch off (1.22 to 1.32): in front of a QuantizeLinear to float8, the first drops a
+Relu, the second fails on a Clip."""
 _FP8_TENSORS = {
     "tensor(float8e4m3fn)": onnx.TensorProto.FLOAT8E4M3FN,
     "tensor(float8e5m2)": onnx.TensorProto.FLOAT8E5M2,
@@ -112,6 +116,11 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load the model: {_short(error)}") from error
 
 
+def absolute(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | bytes | str:
+    """A model for another process: a path that holds in any working folder, anything else as it is."""
+    return os.path.abspath(model) if isinstance(model, (str, Path)) else model
+
+
 def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
     """Whether a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it.
 
@@ -165,7 +174,7 @@ class Call:
         owners = {n: np.asarray(_in_half(v, types.get(n, "")), order="C") for n, v in feeds.items()}
         given = {name: _marked(values, types.get(name, "")) for name, values in owners.items()}
         names = list(outputs) if outputs is not None else None
-        by_value = any(made.get(name) == "tensor(bfloat16)" for name in names or made)
+        by_value = any(made.get(name) in _UNKNOWN_TO_NUMPY for name in names or made)
         if by_value:
             given = {
                 n: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for n, v in given.items()
@@ -232,10 +241,26 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
     )
 
 
+def specs_of(model: onnx.ModelProto | bytes | str) -> tuple[InputSpec, ...]:
+    """The inputs a model asks for. Raises ModelError."""
+    return input_specs(open_session(model))
+
+
+def outputs_on(
+    model: onnx.ModelProto | bytes | str, inputs: Mapping[str, Array], settings: SessionSettings | None = None
+) -> list[Array]:
+    """A model's outputs in one run. Raises ModelError."""
+    return run(open_session(model, settings), inputs)
+
+
 def describe_runtime() -> dict[str, str]:
-    """Runtime version, CPU model and its features, for plans and cost tables."""
+    """Versions of what computes, CPU model and its features: for plans, cost tables, calibrations and cache keys."""
     return {
+        "onnxmpq": onnxmpq.__version__,
         "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
         "cpu": cpu_model(),
         "cpu_features": " ".join(cpu_features()),
         "platform": platform.platform(terse=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 from onnxmpq import cache, pipeline
 from onnxmpq.cost.measure import Effort
+from onnxmpq.isolation import isolated
 
 settings.register_profile("onnxmpq", deadline=None)  # the machines that run this are shared: no timed examples
 settings.load_profile("onnxmpq")
@@ -20,6 +22,13 @@ QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew; read the diff")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_child() -> Iterator[None]:
+    """One child process for all tests: each conversion would start one of its own."""
+    with isolated():
+        yield
 
 
 @pytest.fixture(autouse=True)

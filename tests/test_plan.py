@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from onnxmpq.errors import OnnxmpqError, OutputError, PlanError
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, read_plan
+from onnxmpq.progress import Progress
+from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import SCHEMES
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -61,7 +63,7 @@ def test_every_region_that_could_change_is_in_it(result: Result) -> None:
 
 def test_it_says_what_it_is_for(result: Result) -> None:
     data = json.loads(result.plan.to_json())
-    assert data["schema"] == "onnxmpq.plan/1"
+    assert data["schema"] == "onnxmpq.plan/2"
     assert data["model"]["bytes"] == PROTO.ByteSize()
     assert data["budgets"] == {"latency": "80%"}
     assert {"onnxruntime", "cpu", "threads"} <= data["runtime"].keys()
@@ -72,6 +74,47 @@ def test_applying_gives_the_same_bytes(result: Result, tmp_path: Path) -> None:
     path = tmp_path / "again.onnx"
     onnxmpq.apply(PROTO, result.plan, output=path)
     assert path.read_bytes() == serialize(result.model)
+
+
+class Heard(Progress):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_it_says_what_it_was_made_with(result: Result) -> None:
+    assert result.plan.runtime == {**describe_runtime(), "threads": "1"}
+    assert {"onnxmpq", "onnxruntime", "onnx", "numpy", "scipy", "cpu", "cpu_features"} <= result.plan.runtime.keys()
+
+
+def test_applied_with_the_same_versions_there_is_nothing_to_say(result: Result) -> None:
+    heard = Heard()
+    onnxmpq.apply(PROTO, result.plan, progress=heard)
+    assert not heard.warnings
+
+
+def test_another_version_that_gives_the_same_bytes_is_none_of_the_users_business(result: Result) -> None:
+    heard = Heard()
+    onnxmpq.apply(PROTO, replace(result.plan, runtime={**result.plan.runtime, "numpy": "2.0.0"}), progress=heard)
+    assert not heard.warnings
+
+
+def test_other_bytes_and_another_version_are_named(result: Result) -> None:
+    runtime, heard = {**result.plan.runtime, "onnx": "1.16.0"}, Heard()
+    onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime, output_sha256="0" * 64), progress=heard)
+    [line] = heard.warnings
+    assert f"made with onnx 1.16.0 (here {onnx.__version__}), or was edited" in line
+
+
+def test_kernels_of_another_cpu_are_named(result: Result) -> None:
+    runtime, heard = {**result.plan.runtime, "cpu_features": "x86_64 abacus"}, Heard()
+    onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime), progress=heard)
+    [line] = heard.warnings
+    assert "rounded for the kernels of x86_64 abacus; this machine comes without abacus" in line
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "int8", "w4a8", "w8", "w4"])
@@ -102,8 +145,12 @@ def first_layer(data: dict[str, Any]) -> dict[str, Any]:
 
 
 DAMAGES = [
-    Damage("other schema", lambda d: d.update(schema="onnxmpq.plan/9"), "field schema is not 'onnxmpq.plan/1'"),
-    Damage("no schema", lambda d: d.pop("schema"), "field schema"),
+    Damage(
+        "other schema",
+        lambda d: d.update(schema="onnxmpq.plan/9"),
+        "its schema is 'onnxmpq.plan/9', this version of onnxmpq reads 'onnxmpq.plan/2'; convert",
+    ),
+    Damage("no schema", lambda d: d.pop("schema"), "it names no schema, this version of onnxmpq reads"),
     Damage("other model", lambda d: d["model"].update(sha256="0" * 64), "belongs to another model"),
     Damage("model is a list", lambda d: d.update(model=[]), "wrong type"),
     Damage("unknown node", lambda d: first_layer(d).update(node="Conv_99"), "node 'Conv_99' is not in the model"),

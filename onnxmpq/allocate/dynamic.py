@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
 from onnxmpq.allocate.separable import Picked, Separable, Vector, solve_separable
 
-TIME_LIMIT_S = 20.0
 _UNITS = {0: 1, 1: 4096, 2: 256, 3: 40, 4: 16}  # per limit, by how many limits there are
 _TOLERANCE = 1e-9  # of a limit
 
 
-def solve(
-    problem: Problem, goal: Goal, limits: Limits, *, time_limit_s: float = TIME_LIMIT_S, transitions: bool = True
-) -> Solution | None:
+def solve(problem: Problem, goal: Goal, limits: Limits, *, transitions: bool = True) -> Solution | None:
     """A plan of low `goal` within the limits; None where this finds none, which proves nothing."""
-    return solve_separable(problem, goal, limits, choose, time_limit_s, transitions)
+    return solve_separable(problem, goal, limits, choose, transitions)
 
 
 def choose(view: Separable, goal: int, limits: Vector) -> Picked | None:

@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
 from onnxmpq.allocate.separable import Picked, Separable, Vector, solve_separable
 
-TIME_LIMIT_S = 20.0
 _EXCHANGES = 200
 _PAIRED = 64  # changes of best goal that are tried with a partner
 _LEAST = 1e-12  # relative change that counts
 
 
-def solve(
-    problem: Problem, goal: Goal, limits: Limits, *, time_limit_s: float = TIME_LIMIT_S, transitions: bool = True
-) -> Solution | None:
+def solve(problem: Problem, goal: Goal, limits: Limits, *, transitions: bool = True) -> Solution | None:
     """A plan of low `goal` within the limits; None where greedy finds none, which proves nothing."""
-    return solve_separable(problem, goal, limits, choose, time_limit_s, transitions)
+    return solve_separable(problem, goal, limits, choose, transitions)
 
 
 def choose(view: Separable, goal: int, limits: Vector) -> Picked | None:

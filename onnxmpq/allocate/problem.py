@@ -95,16 +95,16 @@ class Solution:
     proven: bool
 
 
-def quantized_roots(model: Model, assignment: Mapping[str, Scheme]) -> frozenset[str]:
-    """Root tensors whose values are rounded to 8 bits under an assignment."""
+def quantized_roots(model: Model, assignment: Mapping[str, Scheme]) -> tuple[str, ...]:
+    """Root tensors whose values are rounded to 8 bits under an assignment, in graph order: sums over them follow it."""
     roots = model.roots
-    found: set[str] = set()
+    found: dict[str, None] = {}
     for region in model.regions:
         scheme = assignment.get(region.name)
         if scheme is None:
             continue
         if scheme.reads.quantized:
-            found.update(roots.get(t, t) for t in region.inputs)
+            found |= {roots.get(t, t): None for t in region.inputs}
         if writes(scheme, region.op_type).quantized:
-            found.update(roots.get(t, t) for t in region.outputs)
-    return frozenset(found)
+            found |= {roots.get(t, t): None for t in region.outputs}
+    return tuple(found)

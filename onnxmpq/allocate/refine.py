@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxmpq.allocate.milp import solve
+from onnxmpq.allocate.milp import WORK, solve
 from onnxmpq.allocate.problem import Limits, Problem, Solution
 from onnxmpq.allocate.superpose import Predictor
 
 ROUNDS = 4
 DAMPINGS = (1.0, 0.5)
 LEAST_GAIN = 1e-3  # relative; smaller ones are not worth another plan
-TIME_LIMIT_S = 5.0
+WORK_SHARE = 0.25  # of what the solver may take for a plan of its own
 
 
 def refine(predictor: Predictor, start: Solution, limits: Limits) -> list[Solution]:
@@ -39,7 +39,7 @@ def _improved(predictor: Predictor, incumbent: Solution, limits: Limits) -> Solu
     to_beat = predictor.divergence(incumbent.assignment) * (1.0 - LEAST_GAIN)
     for share in DAMPINGS:
         problem = _between(predictor.problem, beside, share)
-        solution = solve(problem, "effect", limits, time_limit_s=TIME_LIMIT_S)
+        solution = solve(problem, "effect", limits, work=int(WORK_SHARE * WORK))
         if solution is not None and predictor.divergence(solution.assignment) < to_beat:
             return solution
     return None

@@ -8,7 +8,6 @@ again with that limit lowered by the excess.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,19 +41,17 @@ Choose = Callable[[Separable, int, Vector], Picked | None]
 """(problem, position of the goal in GOALS, limits net of `base` with inf for none) -> choice or None."""
 
 
-def solve_separable(
-    problem: Problem, goal: Goal, limits: Limits, choose: Choose, time_limit_s: float, transitions: bool
-) -> Solution | None:
+def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose, transitions: bool) -> Solution | None:
     """The plan of a solver that sees no transitions, legal and within the limits at its real costs; else None.
 
     transitions=False leaves them out of those costs too.
     """
     view, position = separable(problem), GOALS.index(goal)
     asked = _vector(limits)
-    allowed, end = asked.copy(), time.monotonic() + time_limit_s
+    allowed = asked.copy()
     for _ in range(_TRIES):
         picked = choose(view, position, allowed - view.base)
-        if picked is None or time.monotonic() > end:
+        if picked is None:
             break
         assignment = _legal(problem, view, picked)
         values = costs_of(problem, view, assignment, transitions)
@@ -102,8 +99,8 @@ def costs_of(problem: Problem, view: Separable, assignment: Mapping[str, Scheme]
     return np.array([problem.effect(assignment), latency_s, problem.size_bytes(assignment), energy_j])
 
 
-def _touched(problem: Problem) -> dict[tuple[str, str], frozenset[str]]:
-    """(region, scheme) -> root tensors that the region reads or writes in int8."""
+def _touched(problem: Problem) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(region, scheme) -> root tensors that the region reads or writes in int8, each once."""
     roots = problem.model.roots
     found = {}
     for name, options in problem.options.items():
@@ -111,11 +108,11 @@ def _touched(problem: Problem) -> dict[tuple[str, str], frozenset[str]]:
         for scheme in (o.scheme for o in options):
             read = region.inputs if scheme.reads.quantized else ()
             written = region.outputs if writes(scheme, region.op_type).quantized else ()
-            found[name, scheme.name] = frozenset(roots.get(t, t) for t in (*read, *written))
+            found[name, scheme.name] = tuple(dict.fromkeys(roots.get(t, t) for t in (*read, *written)))
     return found
 
 
-def _shared_harm(problem: Problem, touched: Mapping[tuple[str, str], frozenset[str]]) -> dict[str, float]:
+def _shared_harm(problem: Problem, touched: Mapping[tuple[str, str], tuple[str, ...]]) -> dict[str, float]:
     """Root tensor -> the harm of rounding it, divided by the number of regions that can touch it in int8."""
     regions: dict[str, set[str]] = defaultdict(set)
     for (region, _), tensors in touched.items():

@@ -11,9 +11,7 @@ from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
 class Solver(Protocol):
     """The plan of least `goal` within the limits, None where it finds none; transitions=False leaves those out."""
 
-    def __call__(
-        self, problem: Problem, goal: Goal, limits: Limits, *, time_limit_s: float = ..., transitions: bool = ...
-    ) -> Solution | None: ...
+    def __call__(self, problem: Problem, goal: Goal, limits: Limits, *, transitions: bool = ...) -> Solution | None: ...
 
 
 SOLVERS: dict[str, Solver] = {"milp": milp.solve, "greedy": greedy.solve, "dynamic": dynamic.solve}

@@ -75,7 +75,7 @@ class Predictor:
         for region, row in self.problem.options.items():
             rest = total - self._of_choice(region, assignment.get(region))
             options[region] = tuple(self._beside(region, option, rest) for option in row)
-        chosen, activations = quantized_roots(model, assignment), {}
+        chosen, activations = set(quantized_roots(model, assignment)), {}
         for tensor, alone in self.problem.activations.items():
             change = self.effects.activations[tensor]
             rest = total - change if tensor in chosen else total
@@ -97,7 +97,7 @@ class Predictor:
     def _changes(self, assignment: Assignment) -> list[Code]:
         """Effect vectors of all decisions of a plan."""
         own = [change for region, scheme in assignment.items() for change in self.effects.own(region, scheme)]
-        tensors = sorted(quantized_roots(self.problem.model, assignment))
+        tensors = quantized_roots(self.problem.model, assignment)
         return own + [self.effects.activations[t] for t in tensors if t in self.effects.activations]
 
     def _total(self, assignment: Assignment) -> Code:

@@ -1,6 +1,19 @@
 """Close the loop: plan, build, measure the real model, correct the cost table, plan again, until the budget holds."""
 
-from onnxmpq.closed_loop.goals import close_the_loop
-from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.goals import close_the_loop, closest, reach
+from onnxmpq.closed_loop.loop import Loop, on_original_kernels
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 
-__all__ = ["Keeps", "Outcome", "Refiner", "Round", "Workbench", "close_the_loop"]
+__all__ = [
+    "Keeps",
+    "Loop",
+    "Outcome",
+    "Refiner",
+    "Round",
+    "Trial",
+    "Workbench",
+    "close_the_loop",
+    "closest",
+    "on_original_kernels",
+    "reach",
+]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
-from onnxmpq.closed_loop.loop import NOISE, Loop, same
+from onnxmpq.closed_loop.loop import NOISE, Loop, PlanCrashError, same
 from onnxmpq.closed_loop.reach import out_of_reach
-from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
-from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.cost.profile import MOST_CULPRITS
+from onnxmpq.errors import BudgetError, CrashError, NothingFasterError
 from onnxmpq.progress import Progress
 
 ROUNDS = 5
@@ -35,16 +37,51 @@ def close_the_loop(
     refiner: Refiner | None = None,
     keeps: Keeps | None = None,
     most_effect: float | None = None,
+    trial: Trial | None = None,
 ) -> Outcome:
     """Plan within the budgets until the measured model holds them. Raises BudgetError or NothingFasterError.
+
+    trial: what a plan has to stand before it is kept; one that crashes is left out.
 
     keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
     predicted effect than `most_effect`.
     """
-    loop = Loop(problem, budgets, bench, judge, original_bytes, progress, refiner)
+    return reach(Loop(problem, budgets, bench, judge, original_bytes, progress, refiner, trial), keeps, most_effect)
+
+
+def reach(loop: Loop, keeps: Keeps | None = None, most_effect: float | None = None) -> Outcome:
+    """As `close_the_loop`, going on with what the loop has measured before."""
     if keeps is not None:
-        return _above_floor(loop, keeps, most_effect)
-    return _fastest(loop) if budgets.fastest else _within_budget(loop)
+        return _without_crashes(loop, lambda: _above_floor(loop, keeps, most_effect))
+    return _without_crashes(loop, lambda: _fastest(loop) if loop.budgets.fastest else _within_budget(loop))
+
+
+def closest(loop: Loop) -> Outcome:
+    """The measured plan that misses the limits by least, of equal ones that of least effect.
+
+    Raises ModelError where no plan runs.
+    """
+
+    def nearest() -> Outcome:
+        _measure_extremes(loop)
+        ran = [r for r in loop.rounds if math.isfinite(r.measured_s)]
+        if not ran:
+            raise loop.failures[0]
+        return loop.keep(min(ran, key=lambda r: (max(loop.shortfall(r), 1.0), r.effect)), refine=False)
+
+    return _without_crashes(loop, nearest)
+
+
+def _without_crashes(loop: Loop, plan: Callable[[], Outcome]) -> Outcome:
+    """`plan`, again without the kernel that made the kept plan crash. Raises CrashError where too many do."""
+    for left in reversed(range(MOST_CULPRITS + 1)):
+        try:
+            return plan()
+        except PlanCrashError as crash:
+            if not left:
+                raise crash.error from None
+            loop.leave_out(crash.turn, crash.error)
+    raise AssertionError("unreachable")
 
 
 def _within_budget(loop: Loop) -> Outcome:
@@ -132,7 +169,7 @@ def _above_floor(loop: Loop, keeps: Keeps, most_effect: float | None) -> Outcome
         why = ", ".join(unmet) or "plans of so little effect are no faster or smaller than asked"
         raise BudgetError(f"no plan that saves anything keeps the quality floor: {why}; lower the floor")
     best = min(kept, key=lambda r: r.size_bytes if loop.budgets.smallest else r.measured_s)
-    return loop.keep(best if loop.budgets.smallest else _faster(loop, best))
+    return loop.keep(best if loop.budgets.smallest else _faster(loop, best), refine=False)
 
 
 def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool) -> tuple[list[Round], list[str]]:
@@ -150,7 +187,11 @@ def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool
             break
         turn = loop.attempt(solution)
         high = high or turn.effect
-        missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        try:
+            missing = keeps(loop.proto_of(turn)) if loop.fits(turn) else []
+        except CrashError as error:
+            loop.leave_out(turn, error)
+            continue
         if missing:
             unmet, high = missing, min(limit or high, turn.effect)
             low = low or high * LEAST_EFFECT_SHARE
@@ -183,6 +224,17 @@ def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Soluti
 
 def _last_resort(loop: Loop) -> Outcome:
     """Nothing fitted yet: measure the fastest (or smallest) plans, then give up with what is possible."""
+    _measure_extremes(loop)
+    fitting = [r for r in loop.rounds if loop.fits(r)]
+    if fitting:
+        return loop.keep(min(fitting, key=loop.merit))
+    if loop.failures and not any(math.isfinite(r.measured_s) for r in loop.rounds):
+        raise loop.failures[0]
+    raise BudgetError(out_of_reach(loop))
+
+
+def _measure_extremes(loop: Loop) -> None:
+    """Measure the plans at the ends of what is possible: fastest, smallest, most frugal; until one fits."""
     loop.try_known()
     for goal, limits in (
         ("latency", loop.limits()),
@@ -193,9 +245,5 @@ def _last_resort(loop: Loop) -> Outcome:
         solution = solve(loop.problem, goal, limits)  # type: ignore[arg-type]
         if solution is not None:
             loop.attempt(solution)
-        fitting = [r for r in loop.rounds if loop.fits(r)]
-        if fitting:
-            return loop.keep(min(fitting, key=loop.merit))
-    if loop.failures and not any(math.isfinite(r.measured_s) for r in loop.rounds):
-        raise loop.failures[0]
-    raise BudgetError(out_of_reach(loop))
+        if any(map(loop.fits, loop.rounds)):
+            return

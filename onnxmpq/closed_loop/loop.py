@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
-from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Workbench
+from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial, Workbench
 from onnxmpq.cost.judge import Judge
+from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import CrashError, ModelError
+from onnxmpq.isolation.trial import culprit
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
@@ -32,7 +34,17 @@ class Targets:
     asked_for_latency: bool
 
 
+class PlanCrashError(Exception):
+    """The plan that was to be kept crashes; the loop has to find another."""
+
+    def __init__(self, turn: Round, error: CrashError) -> None:
+        super().__init__(str(error))
+        self.turn, self.error = turn, error
+
+
 class Loop:
+    """State of the loop: what was measured, and the problem as corrected by it. Raises nothing by itself."""
+
     def __init__(
         self,
         problem: Problem,
@@ -42,17 +54,23 @@ class Loop:
         original_bytes: int,
         progress: Progress,
         refiner: Refiner | None = None,
+        trial: Trial | None = None,
     ) -> None:
-        self.problem, self.budgets, self.bench, self.judge = problem, budgets, bench, judge
-        self.progress, self.original_s, self.refiner = progress, judge.original_s, refiner
-        size = budgets.size.of(original_bytes) if budgets.size else None
-        asked = budgets.latency.of(self.original_s) if budgets.latency else None
-        energy = budgets.energy.of(problem.energy_j({})) if budgets.energy else None
-        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
-        self.size_overhead = 1.0
+        self.problem, self.bench, self.judge = problem, bench, judge
+        self.progress, self.original_s, self.refiner, self.trial = progress, judge.original_s, refiner, trial
+        self.original_bytes, self.size_overhead = original_bytes, 1.0
+        self.retarget(budgets)
         self.rounds: list[Round] = []
         self.failures: list[ModelError] = []
         self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
+
+    def retarget(self, budgets: Budgets) -> None:
+        """Go on with other budgets; everything that was measured stays known."""
+        size = budgets.size.of(self.original_bytes) if budgets.size else None
+        asked = budgets.latency.of(self.original_s) if budgets.latency else None
+        energy = budgets.energy.of(self.problem.energy_j({})) if budgets.energy else None
+        self.budgets = budgets
+        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
 
     # ---- one turn ------------------------------------------------------------------------------
 
@@ -79,7 +97,7 @@ class Loop:
         table = self.judge.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
         if not math.isfinite(latency_s):
-            self.problem = _without_named(self.problem, solution.assignment, str(self.failures[-1]))
+            self._learn_from(self.failures[-1], solution.assignment)
             return turn
         what = "measured" if self.judge.measured else "modelled"
         self.progress.say(
@@ -100,27 +118,60 @@ class Loop:
             return math.inf
         return latency_s if again_s is None else again_s
 
+    def _learn_from(self, error: ModelError, assignment: Mapping[str, Scheme]) -> None:
+        """Plan without the kernel that an error names, or that makes the plan crash."""
+        region = _named(assignment, str(error))
+        if region is None and isinstance(error, CrashError) and error.searchable and self.trial is not None:
+            changed = changed_regions(self.bench.model, assignment)
+            region = culprit(changed, lambda some: self.bench.build({r: assignment[r] for r in some}), self.trial)
+        if region is None:
+            return
+        if isinstance(error, CrashError):
+            self.progress.warn(f"{assignment[region].kernel} at {region} is the cause and is left out of other plans")
+        self.problem = _without(self.problem, region, assignment[region].kernel)
+
+    def leave_out(self, turn: Round, error: ModelError) -> None:
+        """What was measured, but cannot be run otherwise, is a plan like those that cannot be measured."""
+        self.failures.append(error)
+        self.progress.warn(f"round {self.rounds.index(turn) + 1}: {error}; going on with other plans")
+        self.rounds[self.rounds.index(turn)] = replace(turn, measured_s=math.inf)
+        self._learn_from(error, turn.assignment)
+
     def measured_again(self, turn: Round) -> Round:
         """The round with a second and longer measurement in place of its first, where that is to be had."""
         latency_s = self.judge.again_s(self.proto_of(turn))
-        if latency_s is None:
-            return turn
-        number = self.rounds.index(turn)
-        self.rounds[number] = replace(turn, measured_s=latency_s)
+        return turn if latency_s is None else self.revised(turn, latency_s)
+
+    def revised(self, turn: Round, latency_s: float) -> Round:
+        """The round with a better measurement in place of its own; decisions follow it from now on."""
+        number = next(i for i, r in enumerate(self.rounds) if same(r.assignment, turn.assignment))
+        self.rounds[number] = replace(self.rounds[number], measured_s=latency_s)
         return self.rounds[number]
+
+    def correct_effects(self, excess: Mapping[tuple[str, str], float]) -> None:
+        """Learn what kernels lose beyond the predicted effects. excess: divergence by (region, kernel), infinite where
+        the kernel may not be used at all."""
+        options = {}
+        for region, row in self.problem.options.items():
+            more = [excess.get((region, o.scheme.kernel), 0.0) for o in row]
+            options[region] = tuple(
+                replace(o, effect=o.effect + m) for o, m in zip(row, more, strict=True) if math.isfinite(m)
+            )
+        self.problem = replace(self.problem, options=options)
+        for number, r in enumerate(self.rounds):
+            if self.problem.holds(r.assignment):
+                self.rounds[number] = replace(r, effect=self.problem.effect(r.assignment))
+            else:
+                self.rounds[number] = replace(r, measured_s=math.inf)  # never to be chosen
 
     def _size_limit(self) -> float | None:
         return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
 
     def fits(self, turn: Round) -> bool:
-        if not math.isfinite(turn.measured_s):
-            return False
-        small = self.targets.size_bytes is None or turn.size_bytes <= self.targets.size_bytes
-        frugal = self.targets.energy_j is None or turn.energy_j <= self.targets.energy_j * (1.0 + 1e-6)
-        if not self.targets.asked_for_latency and all(s.kernel == "fp32" for s in turn.assignment.values()):
-            return small and frugal  # the session unfolds it to the original's kernels: as fast by construction
-        slack = 0.0 if self.targets.asked_for_latency else NOISE
-        return small and frugal and turn.measured_s <= self.targets.latency_s * (1.0 + slack)
+        """Within every limit; where no latency was asked for, no slower than the original either."""
+        if self.targets.asked_for_latency or on_original_kernels(turn.assignment):
+            return self.meets(turn)  # those kernels are the original's: as fast by construction
+        return self.meets(turn) and turn.measured_s <= self.targets.latency_s * (1.0 + NOISE)
 
     def limits(self, latency_s: float | None = None) -> Limits:
         return Limits(latency_s, self._size_limit(), self.targets.energy_j)
@@ -155,22 +206,49 @@ class Loop:
             return turn
         scale = self.problem.latency_s(turn.assignment) / turn.measured_s
         allowed_s = max(self.limit_s(), turn.measured_s * (1.0 + NOISE)) * scale
-        on_original = self.original_will_do and all(s.kernel == FP32 for s in turn.assignment.values())
+        on_original = self.original_will_do and on_original_kernels(turn.assignment)
         problem = self.on_original_kernels() if on_original else self.problem
         for solution in self.refiner.proposals(problem, turn.assignment, self.limits(allowed_s)):
             other = self.attempt(solution)
             as_fast = self.limit_s() or turn.measured_s * (1.0 + NOISE)
             holds = self.fits(other) and (on_original or other.measured_s <= as_fast)
-            if other is not turn and holds and self.refiner.prefers(self.proto_of(other), self.proto_of(turn)):
+            if other is not turn and holds and self._prefers(other, turn):
                 turn = other
         return turn
+
+    def _prefers(self, challenger: Round, incumbent: Round) -> bool:
+        """By the refiner; not where one of the two crashes on its samples."""
+        assert self.refiner is not None
+        try:
+            return self.refiner.prefers(self.proto_of(challenger), self.proto_of(incumbent))
+        except CrashError as error:
+            if self._crashes(challenger):  # else `keep` finds it out of the incumbent
+                self.leave_out(challenger, error)
+            return False
+
+    def _crashes(self, turn: Round) -> bool:
+        try:
+            if self.trial is not None:
+                self.trial(self.proto_of(turn))
+        except CrashError:
+            return True
+        return False
 
     def proto_of(self, turn: Round) -> onnx.ModelProto:
         return self.built[self.rounds.index(turn)][0]
 
-    def keep(self, turn: Round) -> Outcome:
-        turn = self._refined(turn)
+    def keep(self, turn: Round, *, refine: bool = True) -> Outcome:
+        """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run.
+
+        It has run on all samples as users will run it. Raises PlanCrashError where it crashes.
+        """
+        turn = self._refined(turn) if refine else turn
         proto, solution = self.built[self.rounds.index(turn)]
+        try:
+            if self.trial is not None:
+                self.trial(proto)
+        except CrashError as error:
+            raise PlanCrashError(turn, error) from error
         solution = self._certified(turn, solution)
         return Outcome(
             turn.assignment,
@@ -183,7 +261,26 @@ class Loop:
             self.targets.latency_s if self.targets.asked_for_latency else None,
             self.targets.size_bytes,
             self.judge.measured,
+            self.meets(turn),
         )
+
+    def meets(self, turn: Round) -> bool:
+        """Whether a round is within every limit that was asked for."""
+        return self.shortfall(turn) <= 1.0
+
+    def shortfall(self, turn: Round) -> float:
+        """How far a round is from the limits: the largest ratio of what it takes to what was asked; at most 1 where all
+        are met, infinite where it does not run."""
+        if not math.isfinite(turn.measured_s):
+            return math.inf
+        ratios = [0.0]
+        if self.targets.asked_for_latency:
+            ratios.append(turn.measured_s / self.targets.latency_s)
+        if self.targets.size_bytes is not None:
+            ratios.append(turn.size_bytes / self.targets.size_bytes)
+        if self.targets.energy_j is not None:
+            ratios.append(turn.energy_j / (self.targets.energy_j * (1.0 + 1e-6)))
+        return max(ratios)
 
     def _certified(self, turn: Round, solution: Solution) -> Solution:
         """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal
@@ -213,16 +310,22 @@ class Loop:
             self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
 
 
-def _without_named(problem: Problem, assignment: Mapping[str, Scheme], message: str) -> Problem:
-    """The problem without the kernel of the region whose node a message names, where it names one."""
+def _named(assignment: Mapping[str, Scheme], message: str) -> str | None:
+    """The region whose node a message names, where it names one."""
     nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
     hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
-    named = max(hit, key=len, default=None)
-    if named is None:
-        return problem
-    kernel = assignment[named].kernel
-    row = tuple(o for o in problem.options[named] if o.scheme.is_float or o.scheme.kernel != kernel)
-    return replace(problem, options={**problem.options, named: row})
+    return max(hit, key=len, default=None)
+
+
+def _without(problem: Problem, region: str, kernel: str) -> Problem:
+    """The problem without a kernel of a region."""
+    row = tuple(o for o in problem.options[region] if o.scheme.is_float or o.scheme.kernel != kernel)
+    return replace(problem, options={**problem.options, region: row})
+
+
+def on_original_kernels(assignment: Mapping[str, Scheme]) -> bool:
+    """Whether a plan only stores weights in another way, so that the session runs the original's kernels."""
+    return all(s.kernel == FP32 for s in assignment.values())
 
 
 def same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:

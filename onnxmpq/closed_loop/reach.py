@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+from onnxmpq.allocate.budget import Limit
 from onnxmpq.closed_loop.loop import Loop
 from onnxmpq.closed_loop.types import Round
+
+LATENCY_ROOM = 0.05  # what two measurements of the same plan may differ by
+SIZE_ROOM = 1.002  # of sizes, which the second rounding changes by a few bytes
 
 
 def out_of_reach(loop: Loop) -> str:
@@ -38,7 +42,36 @@ def out_of_reach(loop: Loop) -> str:
             f"{fastest.measured_s * 1e3:.3f} ms at {fastest.size_bytes / 1e6:.3f} MB, the smallest "
             f"{smallest.measured_s * 1e3:.3f} ms at {smallest.size_bytes / 1e6:.3f} MB"
         )
-    return "; ".join(parts) + ". Raise the budget"
+    return f"{'; '.join(parts)}. {spell(loop, min(ran, key=loop.shortfall))} can be met; --best-effort writes that plan"
+
+
+def spell(loop: Loop, turn: Round) -> str:
+    """The budgets that were asked for, as options of the command line, raised to what a round takes where that is
+    more."""
+    asked = {"latency": loop.budgets.latency, "size": loop.budgets.size, "energy": loop.budgets.energy}
+    return " ".join(option(loop, name, turn) for name, limit in asked.items() if limit is not None)
+
+
+def option(loop: Loop, name: str, turn: Round) -> str:
+    """--latency, --size or --energy with a limit that a round holds, never below the one that was asked for; measured
+    latencies have room for the next measurement. In per cent where the limit was."""
+    room = 1.0 + (LATENCY_ROOM if loop.judge.measured else 0.0)
+    original, taken, unit, suffix = {
+        "latency": (loop.original_s, turn.measured_s * room, 1e-3, "ms"),
+        "size": (float(loop.original_bytes), turn.size_bytes * SIZE_ROOM, 1e6, "MB"),
+        "energy": (loop.problem.energy_j({}), turn.energy_j * SIZE_ROOM, 1e-3, "mJ"),
+    }[name]
+    limit: Limit | None = getattr(loop.budgets, name)
+    if limit is not None and limit.relative:
+        unit, suffix = 0.01 * original, "%"
+    least = max(taken, limit.of(original) if limit else 0.0) / unit
+    return f"--{name} {_rounded_up(least)}{suffix}"
+
+
+def _rounded_up(value: float) -> str:
+    """Three digits, not below the value."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.ceil(value / step - 1e-9) * step:.3g}"
 
 
 def _slowest(loop: Loop, turn: Round) -> list[tuple[str, float]]:

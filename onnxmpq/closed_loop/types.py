@@ -12,6 +12,7 @@ from onnxmpq.allocate import Limits, Problem, Solution
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
+from onnxmpq.reproducer.context import remember
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
@@ -28,6 +29,7 @@ class Workbench:
 
     def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
         """The mixed-precision graph of an assignment."""
+        remember(assignment=assignment)
         roots, keep_io = self.model.roots, self.keep_io
         return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
 
@@ -46,7 +48,8 @@ class Round:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap."""
+    """The plan that was kept. original_s: fp32, measured beside it. solution: for bound and gap. met: False where a
+    budget is missed and the best plan was asked for all the same."""
 
     assignment: dict[str, Scheme]
     proto: onnx.ModelProto
@@ -55,9 +58,10 @@ class Outcome:
     rounds: tuple[Round, ...]
     kept: Round
     original_s: float
-    latencylimit_s: float | None
+    latency_limit_s: float | None
     size_limit_bytes: float | None
     measured: bool = True
+    met: bool = True
 
 
 class Refiner(Protocol):
@@ -74,3 +78,5 @@ class Refiner(Protocol):
 
 Keeps = Callable[[onnx.ModelProto], list[str]]
 """Quality floors: a rewritten model -> those it does not keep, in words."""
+Trial = Callable[[onnx.ModelProto], None]
+"""Runs a rewritten model as its users will. Raises ModelError where it cannot be run, CrashError where it crashes."""

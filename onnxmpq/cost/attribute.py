@@ -47,7 +47,16 @@ def attribute(model: Model, optimized: onnx.ModelProto) -> Attribution:
         tensor = names.tensor_behind(node, producer, regions)
         if tensor is not None:
             tensors[node.name] = tensor
+        elif reader := _reader(node, optimized, regions):  # a weight that is unfolded at every run
+            regions[node.name] = reader
+            operators[reader].add(node.op_type)
     return Attribution(regions, tensors, {r: frozenset(o) for r, o in operators.items()})
+
+
+def _reader(mover: onnx.NodeProto, optimized: onnx.ModelProto, regions: dict[str, str]) -> str | None:
+    """The region of the kernel that reads what a mover makes."""
+    made = set(mover.output)
+    return next((regions[n.name] for n in optimized.graph.node if n.name in regions and made & set(n.input)), None)
 
 
 class _Names:

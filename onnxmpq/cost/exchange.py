@@ -1,7 +1,8 @@
 """Cost tables as files: written on the device by `onnxmpq profile`, read elsewhere by `convert --cost-table`.
 
 A table says what it was measured on: model structure, target, provider, threads and onnxruntime version must be those
-of the conversion. CPU and date are told, not compared: another CPU than this machine's is what such a table is for.
+of the conversion, and the schema the one read here. CPU, its features and the date are told, not compared: another CPU
+than this machine's is what such a table is for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
+from onnxmpq.provenance import SchemaMismatch, another_cpu
 from onnxmpq.runtime import describe_runtime
 
 _MUST_MATCH = ("structure_sha256", "target", "provider", "threads", "onnxruntime")
@@ -24,7 +26,7 @@ _ADVICE = {
     "target": "it was measured for another target",
     "provider": "it was measured with another execution provider",
     "threads": "give the same --threads, or profile again",
-    "onnxruntime": "fusions differ between versions; profile again with this one",
+    "onnxruntime": "what is fused differs between versions; profile again with this one",
 }
 
 
@@ -60,6 +62,10 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
         raise TargetError(
             f"{path}: cannot be read ({error.strerror}); give a file written by `onnxmpq profile`"
         ) from None
+    except SchemaMismatch as error:
+        raise TargetError(
+            f"{path}: not a cost table of `onnxmpq profile` as it is now: {error}; profile again"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TargetError(f"{path}: not a cost table of `onnxmpq profile` ({error}); profile again") from None
     for field in _MUST_MATCH:
@@ -69,6 +75,14 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
             )
     _check_costs(path, table, costs)
     return table
+
+
+def origin(table: CostTable) -> str:
+    """Where and when a table was measured, and what this machine is where it is another one: a line for the user."""
+    there = table.meta.get("cpu", "an unknown CPU"), table.meta.get("cpu_features", "features unknown")
+    line = f"costs measured on {there[0]} ({there[1]}), {table.meta.get('date', 'undated')}"
+    here = another_cpu(table.meta, describe_runtime())
+    return f"{line}; this machine is another: {here}" if here else line
 
 
 def _check_costs(path: Path, table: CostTable, costs: list[tuple[str, object]]) -> None:

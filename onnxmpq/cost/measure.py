@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from onnxmpq.cost.attribute import attribute
 from onnxmpq.cost.table import Assignment
 from onnxmpq.feeds.types import Array
+from onnxmpq.isolation import call, keep, kept, patience_s
+from onnxmpq.isolation.trial import Inputs, both_ways, run_all, tried
 from onnxmpq.model import Model
 from onnxmpq.runtime import Call, SessionSettings, open_session, profile_folder, run, run_error
 
+R = TypeVar("R")
 _KERNEL_SUFFIX = "_kernel_time"
 WARMUP_RUNS = 3
 QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not last, the others meet other work
@@ -100,30 +104,43 @@ def _time_runs(session: ort.InferenceSession, feeds: dict[str, Array], runs: int
 
 
 class Profiler:
-    """Profiles plans of one model on one input, each side by side with the fp32 model to cancel drift."""
+    """Profiles plans of one model on one input, each side by side with the fp32 model to cancel drift.
 
-    def __init__(self, model: Model, feeds: dict[str, Array], settings: SessionSettings, effort: Effort) -> None:
+    All sessions are in the child of `onnxmpq.isolation`, those of one pairing in the same one. others: more inputs,
+    which a plan has to run on before it is timed. Methods that run a model raise ModelError where it cannot be run,
+    CrashError where it ends or hangs the runtime.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feeds: dict[str, Array],
+        settings: SessionSettings,
+        effort: Effort,
+        others: Sequence[dict[str, Array]] = (),
+    ) -> None:
         self.model, self.feeds, self.settings, self.effort = model, feeds, settings, effort
-        self.reference = open_session(model.proto, settings)
-        self.reference_rounds_s = list(interleaved_s([self.reference], feeds, effort)[0])
+        self._inputs, self._reference = kept([feeds, *others]), keep(open_session, model.proto, settings)
+        start = time.perf_counter()
+        rounds = call(_alone, self._reference, self._inputs, effort, doing="timing the original")
+        self.limit_s = patience_s(time.perf_counter() - start)
+        self.reference_rounds_s = list(rounds)
         self.reference_s = float(min(self.reference_rounds_s))
 
     def profile(self, assignment: Assignment, proto: onnx.ModelProto) -> Profile:
         """Measure one rewritten model. Times are scaled to the speed of the machine at the first measurement."""
-        session = open_session(proto, self.settings)
-        reference, plain = interleaved_s([self.reference, session], self.feeds, self.effort)
+        timed = self._timed(_profiled, proto, both_ways(proto, self.settings), self.effort)
+        reference, plain = timed.rounds
         self.reference_rounds_s += list(reference)
         drift = self.reference_s / float(min(reference))
         wall_s = float(min(plain)) * drift
-        with profile_folder() as folder:
-            durations, optimized = self._kernels(proto, folder)
-        attribution = attribute(self.model, optimized)
+        attribution = attribute(self.model, timed.optimized)
         region_s: dict[str, float] = defaultdict(float)
         tensor_s: dict[str, float] = defaultdict(float)
         region_kernels: dict[str, int] = defaultdict(int)
         tensor_kernels: dict[str, int] = defaultdict(int)
         other_s, other = 0.0, 0
-        for name, seconds in durations.items():
+        for name, seconds in timed.durations_s.items():
             if name in attribution.regions:
                 region_s[attribution.regions[name]] += seconds * drift
                 region_kernels[attribution.regions[name]] += 1
@@ -155,28 +172,87 @@ class Profiler:
 
     def again_s(self, proto: onnx.ModelProto) -> float:
         """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32."""
-        session, effort = open_session(proto, self.settings), self.effort
+        effort = self.effort
         longer = replace(effort, seconds=2 * effort.seconds, rounds=3 * effort.rounds)
-        reference, plain = interleaved_s([self.reference, session], self.feeds, longer)
+        reference, plain = self._timed(_paired, proto, (self.settings,), longer)
         return float(np.median(plain / reference)) * self.reference_s
 
-    def _kernels(self, proto: onnx.ModelProto, folder: Path) -> tuple[dict[str, float], onnx.ModelProto]:
-        """Seconds per kernel (mean of the fastest third of the runs) and the optimised graph."""
-        optimized_path = str(folder / "optimized.onnx")
-        settings = replace(self.settings, profile_prefix=str(folder / "profile"), optimized_path=optimized_path)
-        session = open_session(proto, settings)
-        end = time.perf_counter() + self.effort.seconds / 2
-        runs = 0
-        while runs < self.effort.runs or (time.perf_counter() < end and runs < 200):
-            run(session, self.feeds)
-            runs += 1
-        events = json.loads(Path(session.end_profiling()).read_text())
-        durations: dict[str, list[float]] = defaultdict(list)
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
-                durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
-        optimized = onnx.load(optimized_path, load_external_data=False)
-        return {name: _fastest_third(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
+    def try_out(self, proto: onnx.ModelProto) -> None:
+        """Run a model as it is before it is timed, without timing it."""
+        tried(proto, self._inputs, self.settings, limit_s=self.limit_s)
+
+    def _timed(
+        self, function: Callable[..., R], proto: onnx.ModelProto, ways: Sequence[SessionSettings], effort: Effort
+    ) -> R:
+        arguments = self._reference, proto, self._inputs, ways, effort
+        return call(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
+
+
+# ---- in the child ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """rounds: of the reference and of the plan. durations_s: by kernel. optimized: the runtime's graph, no weights."""
+
+    rounds: list[NDArray[np.float64]]
+    durations_s: dict[str, float]
+    optimized: onnx.ModelProto
+
+
+def _alone(reference: ort.InferenceSession, inputs: Inputs, effort: Effort) -> NDArray[np.float64]:
+    return interleaved_s([reference], dict(inputs[0]), effort)[0]
+
+
+def _paired(
+    reference: ort.InferenceSession,
+    proto: onnx.ModelProto,
+    inputs: Inputs,
+    ways: Sequence[SessionSettings],
+    effort: Effort,
+) -> list[NDArray[np.float64]]:
+    """The plan is run on all inputs in every way, the last of which is then timed on the first input."""
+    run_all(proto, inputs, ways[:-1])
+    session = open_session(proto, ways[-1])
+    for feeds in inputs:
+        run(session, feeds)
+    return interleaved_s([reference, session], dict(inputs[0]), effort)
+
+
+def _profiled(
+    reference: ort.InferenceSession,
+    proto: onnx.ModelProto,
+    inputs: Inputs,
+    ways: Sequence[SessionSettings],
+    effort: Effort,
+) -> _Timed:
+    rounds = _paired(reference, proto, inputs, ways, effort)
+    with profile_folder() as folder:
+        durations_s, optimized = _kernels(proto, dict(inputs[0]), ways[-1], effort, folder)
+    optimized.graph.ClearField("initializer")  # names and operators are what attribution reads
+    return _Timed(rounds, durations_s, optimized)
+
+
+def _kernels(
+    proto: onnx.ModelProto, feeds: dict[str, Array], settings: SessionSettings, effort: Effort, folder: Path
+) -> tuple[dict[str, float], onnx.ModelProto]:
+    """Seconds per kernel (mean of the fastest third of the runs) and the optimised graph."""
+    optimized_path = str(folder / "optimized.onnx")
+    session = open_session(
+        proto, replace(settings, profile_prefix=str(folder / "profile"), optimized_path=optimized_path)
+    )
+    end = time.perf_counter() + effort.seconds / 2
+    runs = 0
+    while runs < effort.runs or (time.perf_counter() < end and runs < 200):
+        run(session, feeds)
+        runs += 1
+    events = json.loads(Path(session.end_profiling()).read_text())
+    durations: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
+            durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
+    optimized = onnx.load(optimized_path, load_external_data=False)
+    return {name: _fastest_third(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
 
 
 def _fastest_third(durations: list[float]) -> float:

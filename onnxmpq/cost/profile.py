@@ -8,11 +8,13 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
+from onnxmpq.cost.judge import PlanProfiler
 from onnxmpq.cost.layout import Roles
-from onnxmpq.cost.measure import Profile, Profiler
+from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
-from onnxmpq.errors import ModelError
+from onnxmpq.errors import CrashError, ModelError
+from onnxmpq.isolation.trial import culprit
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
 
@@ -22,6 +24,9 @@ LOOP_WEIGHT = 10.0
 Build = Callable[[Mapping[str, Scheme]], onnx.ModelProto]
 Tick = Callable[[int], None]
 Warn = Callable[[str], None]
+Crashing = dict[str, set[str]]
+"""Region -> kernels that end the runtime there."""
+MOST_CULPRITS = 4  # each is searched for by crashing the runtime about ten times
 
 
 def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list[dict[str, Scheme]]:
@@ -33,21 +38,54 @@ def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list
 
 
 def profile_plans(
-    profiler: Profiler,
+    profiler: PlanProfiler,
     plans: Sequence[Mapping[str, Scheme]],
     build: Build,
     tick: Tick = lambda _: None,
     warn: Warn = lambda _: None,
+    crashing: Crashing | None = None,
 ) -> list[Profile]:
-    """Measure every plan. What the provider cannot run is left out with a warning; the rest is worth having."""
-    profiles = []
-    for number, plan in enumerate(plans):
-        try:
-            profiles.append(profiler.profile(plan, build(plan)))
-        except ModelError as error:
-            warn(f"plan {number + 1} of {len(plans)} cannot be measured on {profiler.settings.provider}: {error}")
+    """Measure every plan. What the provider cannot run is left out with a warning; the rest is worth having.
+
+    crashing: regions and kernels that end the runtime; those that are found join it. Plans are measured without them.
+    """
+    profiles, crashing = [], {} if crashing is None else crashing
+    for number, given in enumerate(plans):
+        plan = without_crashing(given, crashing)
+        while True:
+            try:
+                profiles.append(profiler.profile(plan, build(plan)))
+                break
+            except ModelError as error:
+                found = _culprit(profiler, plan, build, error) if len(crashing) < MOST_CULPRITS else None
+                what = f"plan {number + 1} of {len(plans)} cannot be measured on {profiler.settings.provider}: {error}"
+                if found is None:
+                    warn(what)
+                    break
+                kernel = plan[found].kernel
+                warn(f"{what}; {kernel} at {found} is the cause and is left out of all plans")
+                crashing.setdefault(found, set()).add(kernel)
+                plan = without_crashing(plan, crashing)
         tick(1)
     return profiles
+
+
+def without_crashing(plan: Mapping[str, Scheme], crashing: Crashing) -> dict[str, Scheme]:
+    """The plan with float32 where a region's kernel is among those that crash."""
+    return {name: scheme for name, scheme in plan.items() if scheme.kernel not in crashing.get(name, ())}
+
+
+def _culprit(profiler: PlanProfiler, plan: Mapping[str, Scheme], build: Build, error: ModelError) -> str | None:
+    """The region that makes a plan crash, where it is a crash and can be found."""
+    if not isinstance(error, CrashError) or not error.searchable:
+        return None
+    regions = changed_regions(profiler.model, plan)
+    return culprit(regions, lambda some: build({r: plan[r] for r in some}), profiler.try_out)
+
+
+def changed_regions(model: Model, plan: Mapping[str, Scheme]) -> list[str]:
+    """Regions that a plan does not leave in float32, in graph order."""
+    return [r.name for r in model.regions if r.name in plan and not plan[r.name].is_float]
 
 
 def fit_table(

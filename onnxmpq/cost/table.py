@@ -15,9 +15,11 @@ from typing import Any
 from onnxmpq.cost.layout import Layouts
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
+from onnxmpq.provenance import require_schema
 from onnxmpq.schemes import FP32, Format, Scheme, writes
 
 Assignment = Mapping[str, Scheme]
+SCHEMA = "onnxmpq.cost-table/2"
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,14 @@ class CostTable:
             yield edge, read, self.edges.get(edge.key, Transition()), shared
 
     def to_json(self) -> str:
-        return json.dumps({"schema": "onnxmpq.cost-table/1", **asdict(self)}, indent=1, sort_keys=True)
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
-        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError where the text is something else."""
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError where the text is something else,
+        SchemaMismatch where it is of another schema."""
         data: dict[str, Any] = json.loads(text)
-        if data.pop("schema") != "onnxmpq.cost-table/1":
-            raise ValueError("not a cost table of schema onnxmpq.cost-table/1")
+        require_schema(data.pop("schema", None), SCHEMA)
         data["shared"] = {k: Transition(**v) for k, v in data["shared"].items()}
         data["edges"] = {k: Transition(**v) for k, v in data["edges"].items()}
         return cls(**data)

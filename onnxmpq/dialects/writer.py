@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region
+from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
@@ -45,6 +46,7 @@ class Writer:
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
         proto.ir_version = self.job.model.proto.ir_version
         del proto.graph.value_info[:]
+        keep_descriptions(self.job.model.proto, proto)
         return proto
 
     # ---- names, constants, nodes ---------------------------------------------------------------

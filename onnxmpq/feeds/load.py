@@ -109,9 +109,10 @@ def _read_through(recipe: Recipe, path: Path, specs: Sequence[InputSpec], limit:
     if not isinstance(recipe, ImageRecipe):
         return read_text(path, specs, recipe, limit)
     try:
-        from onnxmpq.feeds.images import read_images  # noqa: PLC0415 (Pillow is an optional extra)
+        from onnxmpq.feeds.images import read_images  # noqa: PLC0415 (only pictures need Pillow)
     except ImportError as error:
         raise CalibrationError(
-            "reading pictures needs the package Pillow: pip install 'onnxmpq[images]'; or give arrays as .npz"
+            f"reading pictures needs the package Pillow, which cannot be imported ({error}): "
+            "pip install --force-reinstall pillow; or give arrays as .npz"
         ) from error
     return read_images(path, specs, recipe, limit)

@@ -1,6 +1,7 @@
 """What onnxruntime's CPU provider does with Q/DQ graphs: what it refuses, computes wrongly, or fails to fuse.
 
-Every rule here was tried on onnxruntime 1.31; `tests/lint` tries them again on the onnxruntime that is installed.
+What differs between versions is probed on the onnxruntime that is installed (`runtimes/onnxruntime/probes.py`); the
+other rules were tried on 1.22 to 1.32, and `tests/lint` tries all of them on the installed one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,28 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto
 
 from onnxmpq.lint.common import idle, same_grid
-from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, MOVERS, UNDEFINED, Graph, Quantizer, integer, label, type_name
+from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, LAYERS, MOVERS, UNDEFINED, Graph, Quantizer, integer, label, type_name
 from onnxmpq.lint.types import Hit
+from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.probe_graphs import (
+    CLIP_TO_FLOAT8,
+    CONV_BIAS_SCALE,
+    GEMM_FLOAT_BIAS,
+    GEMM_WITHOUT_ZERO_POINT,
+    OPERATORS,
+    PROBES,
+    RELU_TO_FLOAT8,
+    blocks_name,
+    float8_name,
+)
 
+_VERSION = f"onnxruntime {ort.__version__}"
 ENTRY = "session.disable_quant_qdq"
-RELU_REWRITE = "ReluQuantRewrite"
+RELU_REWRITE, CLIP_REWRITE = "ReluQuantRewrite", "ClipQuantRewrite"
 EIGHT_BIT: frozenset[int] = frozenset({TensorProto.INT8, TensorProto.UINT8})
 WIDE: frozenset[int] = frozenset({TensorProto.INT16, TensorProto.UINT16})
 LOWEST: dict[int, int] = {TensorProto.UINT8: 0, TensorProto.INT8: -128}
@@ -38,38 +53,56 @@ _FUSED: dict[str, slice] = {
     "Softmax": slice(1),
     "Where": slice(1, 3),
 }
-# Computed on the codes between two pairs of the same grid, without a kernel for float8.
-_MOVED = frozenset({"DepthToSpace", "Flatten", "Gather", "MaxPool", "ReduceMax", "Resize", "Slice", "Squeeze", "Tile"})
-_MOVED |= {"Unsqueeze"}
-_PUSHED = frozenset({"MaxPool", "Slice", "Squeeze", "Unsqueeze"})  # a DequantizeLinear in front is moved behind them
 
 
 def float8_fusion(graph: Graph) -> Iterator[Hit]:
-    """float8 Q/DQ pairs are not where the default session fuses them: it builds an integer operator that rejects
-    float8, and fails to load. It loads with the session entry `session.disable_quant_qdq` set to `1`.
+    """float8 Q/DQ pairs are not where the default session fails to load them: some versions fuse them to an integer
+    operator that rejects float8. It loads with the session entry `session.disable_quant_qdq` set to `1`, behind a Clip
+    without the optimizer `ClipQuantRewrite`.
+
+    Which patterns those are is probed on the onnxruntime that is installed (runtimes.md).
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/include/onnxruntime/core/session/onnxruntime_session_options_config_keys.h
     """
     for node in graph.nodes:
-        if node.input and node.output and _rejects_float8(graph, node):
-            yield label(node), f'the default session fails on float8 here; set the session entry "{ENTRY}" to "1"'
+        if node.input and node.output and (pattern := _float8_pattern(graph, node)) and probes.holds(pattern) is False:
+            yield label(node), f"the default session of {_VERSION} fails on float8 here; {_remedy(node)}"
 
 
-def _rejects_float8(graph: Graph, node: onnx.NodeProto) -> bool:
+def _remedy(node: onnx.NodeProto) -> str:
+    if node.op_type == "Clip":
+        return f"open it with disabled_optimizers=[{CLIP_REWRITE!r}]"
+    return f'set the session entry "{ENTRY}" to "1"'
+
+
+def _float8_pattern(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """The probe that asks about the node and the float8 around it, None where there is none."""
     op, after = node.op_type, _quantized_to(graph, node.output[0])
-    if op == "Clip":
-        return after is not None and after.element in FLOAT8
     data = [graph.dequantizer_of(t, _SEEN_THROUGH) for t in node.input[_FUSED.get(op, slice(1))]]
     given = [q for q in data if q is not None]
-    if not given or len(given) < len(data) or not any(q.element in FLOAT8 for q in given):
-        return False
-    if op in _MOVED:
-        return op in _PUSHED if after is None else same_grid(graph, given[0], after)
-    weight = graph.dequantizer_of(node.input[1], _SEEN_THROUGH) if op in ("MatMul", "Gemm") else None
-    if weight is not None:
-        fused = op == "MatMul" or bool(weight.zero_point) or after is not None
-        return fused and weight.element not in FOUR_BIT
-    return op == "ArgMax" or (op in _FUSED and after is not None)
+    if not given or len(given) < len(data):
+        return CLIP_TO_FLOAT8 if op == "Clip" and after is not None and after.element in FLOAT8 else None
+    result = "float" if after is None else "uint8"
+    if after is not None and after.element in FLOAT8:
+        result = "the same grid" if same_grid(graph, given[0], after) else "another grid"
+    if op in LAYERS and len(node.input) > 1:
+        weight = _stored(graph.dequantizer_of(node.input[1], _SEEN_THROUGH))
+        float8 = given[0].element in FLOAT8
+        name = float8_name(op, result, weight, "float8" if float8 else "uint8")
+        return name if name in PROBES and (float8 or weight.startswith("float8")) else None
+    if op not in OPERATORS or not all(q.element in FLOAT8 for q in given):
+        return None
+    return float8_name(op, result)
+
+
+def _stored(q: Quantizer | None) -> str:
+    """How a layer's weight is stored, in the words of the probes."""
+    if q is None:
+        return "float"
+    if q.element in FOUR_BIT:
+        return "int4"
+    kind = "float8" if q.element in FLOAT8 else "int8"
+    return kind if q.zero_point else f"{kind} without zero point"
 
 
 def float8_relu(graph: Graph) -> Iterator[Hit]:
@@ -80,13 +113,11 @@ def float8_relu(graph: Graph) -> Iterator[Hit]:
     """
     for q in graph.quantizers:
         maker = graph.makers.get(q.data)
-        if maker is None or maker.op_type != "Relu" or len(graph.uses.get(q.data, ())) != 1:
+        if q.element not in FLOAT8 or maker is None or maker.op_type != "Relu" or len(graph.uses.get(q.data, ())) != 1:
             continue
-        if q.quantizes and q.element in FLOAT8 and q.zero_point:
-            yield (
-                label(maker),
-                f"the default session drops this Relu; open it with disabled_optimizers=[{RELU_REWRITE!r}]",
-            )
+        if q.quantizes and q.zero_point and probes.holds(RELU_TO_FLOAT8) is False:
+            remedy = f"open it with disabled_optimizers=[{RELU_REWRITE!r}]"
+            yield label(maker), f"the default session of {_VERSION} drops this Relu; {remedy}"
 
 
 def float8_speed(graph: Graph) -> Iterator[Hit]:
@@ -131,7 +162,21 @@ def conv_bias_scale(graph: Graph) -> Iterator[Hit]:
 
     Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
     """
-    yield from _bias_scale(graph, "Conv", "the Conv is not fused")
+    for node, message in _bias_scale(graph, "Conv", f"{_VERSION} does not fuse the Conv"):
+        if probes.holds(CONV_BIAS_SCALE) is False:
+            yield node, message
+
+
+def conv_bias_ignored(graph: Graph) -> Iterator[Hit]:
+    """Where the runtime fuses a Conv whose int32 bias has another scale than the product of the scales of its input and
+    weight, there is no such Conv: QLinearConv assumes that scale without looking.
+
+    Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
+    """
+    consequence = f"QLinearConv of {_VERSION} ignores it and computes something else"
+    for node, message in _bias_scale(graph, "Conv", consequence):
+        if probes.holds(CONV_BIAS_SCALE):
+            yield node, message
 
 
 def _bias_scale(graph: Graph, op_type: str, consequence: str) -> Iterator[Hit]:
@@ -191,7 +236,8 @@ def _absorbs(graph: Graph, node: onnx.NodeProto, q: Quantizer) -> bool:
 
 
 def gemm_fusion(graph: Graph) -> Iterator[Hit]:
-    """A Gemm with quantized inputs becomes QGemm where its weight has a zero point and its bias, if any, is int32.
+    """A Gemm with quantized inputs becomes QGemm where its weight has a zero point (needed since onnxruntime 1.29) and
+    its bias, if any, is int32.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc
     """
@@ -200,10 +246,13 @@ def gemm_fusion(graph: Graph) -> Iterator[Hit]:
         if node.op_type != "Gemm" or data is None or weight is None or not {data.element, weight.element} <= EIGHT_BIT:
             continue
         bias = node.input[2] if len(node.input) > 2 else ""
-        if not weight.zero_point:
-            yield label(node), f"not fused, because {weight.name} has no zero point; add one of zeros"
-        elif bias and graph.dequantizer_of(bias, frozenset()) is None:
-            yield label(node), "not fused, because the bias is float; store it as int32 behind a DequantizeLinear"
+        if not weight.zero_point and probes.holds(GEMM_WITHOUT_ZERO_POINT) is False:
+            yield label(node), f"not fused by {_VERSION}, because {weight.name} has no zero point; add one of zeros"
+        elif bias and graph.dequantizer_of(bias, frozenset()) is None and probes.holds(GEMM_FLOAT_BIAS) is False:
+            yield (
+                label(node),
+                f"not fused by {_VERSION}, because the bias is float; store it as int32 behind a DequantizeLinear",
+            )
 
 
 def matmul_weight(graph: Graph) -> Iterator[Hit]:
@@ -261,6 +310,9 @@ def weight_only_layout(graph: Graph) -> Iterator[Hit]:
             yield label(node), f"{weight.name} has blocks along axis {weight.axis}; only those along axis 0 are fused"
         elif size < SMALLEST_BLOCK or size & (size - 1):
             yield label(node), f"{weight.name} has blocks of {size}; powers of two from {SMALLEST_BLOCK} on are fused"
+        elif probes.holds(blocks_name(node.op_type, "int4" if weight.element in FOUR_BIT else "int8")) is False:
+            kind = type_name(weight.element)
+            yield label(node), f"{_VERSION} does not fuse {kind} blocks of {node.op_type}: dequantized at every run"
 
 
 _SEEN_THROUGH = frozenset({"Transpose", "Identity"})

@@ -46,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     Rule("float8-speed", ort.float8_speed, {"onnxruntime": _WARNING}),
     Rule("gemm-bias-scale", ort.gemm_bias_scale, {"onnxruntime": _ERROR}),
     Rule("conv-bias-scale", ort.conv_bias_scale, {"onnxruntime": _WARNING}),
+    Rule("conv-bias-ignored", ort.conv_bias_ignored, {"onnxruntime": _ERROR}),
     Rule("signed-activations", ort.signed_activations, {"onnxruntime": _WARNING}),
     Rule("wide-activations", ort.wide_activations, {"onnxruntime": _WARNING}),
     Rule("conv-result", ort.conv_result, {"onnxruntime": _WARNING}),

@@ -10,6 +10,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.model.descriptions import keep_descriptions
+
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
@@ -33,6 +35,7 @@ def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:
                 _absorb(node, *affine, origin)
     graph.cleanup().toposort()
     folded = gs.export_onnx(graph, do_type_check=False)
+    keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
     return folded, {node.name: origin[node.name] for node in graph.nodes}
 

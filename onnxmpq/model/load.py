@@ -13,6 +13,7 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from onnxmpq.errors import ModelError, UsageError
+from onnxmpq.model.descriptions import keep_descriptions
 
 MINIMUM_OPSET = 9
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's end, and with it that of onnx's checker, inliner and opset converter
@@ -56,13 +57,14 @@ def load(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Load
         proto, digest, size = read(Path(source))
         _require_fitting(size, where)
     _check(proto, where)
-    notes: list[str] = []
+    given, notes = proto, list[str]()
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
         notes.append("local functions were inlined")
     name_nodes(proto)
     proto, opset_note = _raise_opset(proto) if opset is None else _convert_opset(proto, opset)
     type_constants(proto.graph)
+    keep_descriptions(given, proto)
     notes += opset_note
     return Loaded(proto, digest, size, tuple(notes))
 

@@ -13,12 +13,13 @@ from onnxmpq.archive import Archive
 from onnxmpq.errors import CalibrationError
 from onnxmpq.model import Model
 from onnxmpq.output import write_bytes
+from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.histogram import BINS, Histogram
 from onnxmpq.ranges.observe import Observation
 from onnxmpq.ranges.params import QuantParams
 
-SCHEMA = "onnxmpq.calibration/1"
+SCHEMA = "onnxmpq.calibration/2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +106,15 @@ def read_calibration(path: Path) -> Calibration:
         ) from None
     try:
         return _calibration(archive)
+    except SchemaMismatch as error:
+        raise CalibrationError(f"{path}: {error}; run `onnxmpq calibrate` again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CalibrationError(f"{path}: not a calibration of this version ({error}); make it again") from None
 
 
 def _calibration(archive: Archive) -> Calibration:
     meta, counts, ends = archive.meta, archive.arrays["counts"], archive.arrays["ends"]
-    if meta["schema"] != SCHEMA:
-        raise ValueError(f"schema {meta['schema']!r}, not {SCHEMA!r}")
+    require_schema(meta.get("schema"), SCHEMA)
     names = [row["name"] for row in meta["tensors"]]
     if counts.dtype != np.int64 or counts.shape != (len(names), BINS) or ends.shape != (len(names), 3):
         raise ValueError(f"{len(names)} tensors with counts {counts.dtype} {counts.shape} and ends {ends.shape}")

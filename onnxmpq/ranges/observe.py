@@ -16,6 +16,7 @@ from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
 from onnxmpq.ranges.params import BITS, ActivationType, QuantParams
+from onnxmpq.runs import at_a_time, in_order
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 CHUNK_BYTES = 192 * 2**20  # activations held at once
@@ -73,25 +74,44 @@ def observe(
 ) -> Observation:
     """Histograms of float tensors over all samples; `tick` gets the number of samples of each run done.
 
-    One sample at a time, of as many tensors as `held_bytes` hold; the model runs once more for every further part.
+    threads: samples that run side by side, one thread each. A session shows as many tensors as `held_bytes` hold for
+    one sample; the model runs once more for every further part. Which tensors are shown together follows from the
+    model, not from `tensors`: what is shown is not fused, and so has part in the last bits of all values.
 
     The model's own outputs are looked at too. Raises CalibrationError naming the sample for which any of them is not
     finite, and the first node that makes it so.
     """
-    shapes = tensor_shapes(model, feeds, tensors)
+    between = (t for r in model.regions for t in (*r.inputs, *r.outputs))
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))))
     histograms = {t: Histogram() for t in tensors}
-    outputs = [o.name for o in model.proto.graph.output if o.name not in shapes]
-    for number, chunk in enumerate(chunks(shapes, 1, held_bytes)):
-        wanted = [*chunk, *outputs] if number == 0 else chunk
-        session = open_session(with_outputs(model.proto, wanted), SessionSettings(threads=threads))
-        for sample, inputs in enumerate(feeds.batches(1)):
-            for tensor, values in zip(wanted, run(session, inputs, wanted), strict=True):
-                if not all_finite(values):
-                    raise CalibrationError(_not_finite(model, feeds, sample, tensor))
-                if tensor in histograms:
-                    histograms[tensor].add(np.asarray(values, dtype=np.float32))
-            tick(1)
-    return Observation(histograms, shapes)
+    for chunk in chunks(shapes, 1, held_bytes):
+        if not histograms.keys().isdisjoint(chunk):
+            _observe_chunk(model, feeds, chunk, shapes, histograms, threads, tick)
+    return Observation(histograms, {t: shapes[t] for t in tensors})
+
+
+def _observe_chunk(
+    model: Model,
+    feeds: Feeds,
+    chunk: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    histograms: Mapping[str, Histogram],
+    threads: int,
+    tick: Tick,
+) -> None:
+    """Add the values of a chunk's tensors on all samples to those of them that have a histogram."""
+    shown = list(dict.fromkeys((*chunk, *model.output_names)))
+    session = open_session(with_outputs(model.proto, shown), SessionSettings())
+    wanted = [t for t in shown if t in histograms or t in model.output_names]
+    at_once = at_a_time(threads, sum(4 * int(np.prod(shapes.get(t, ()))) for t in wanted))
+    runs = in_order(lambda inputs: run(session, inputs, wanted), feeds.batches(1), at_once)
+    for sample, found in enumerate(runs):
+        for tensor, values in zip(wanted, found, strict=True):
+            if not all_finite(values):
+                raise CalibrationError(_not_finite(model, feeds, sample, tensor))
+            if tensor in histograms and tensor in chunk:
+                histograms[tensor].add(np.asarray(values, dtype=np.float32))
+        tick(1)
 
 
 def _not_finite(model: Model, feeds: Feeds, sample: int, tensor: str) -> str:

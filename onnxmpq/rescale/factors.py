@@ -14,7 +14,8 @@ from onnxmpq.ranges import with_outputs
 from onnxmpq.rescale.channels import Channels
 from onnxmpq.rounding import cross_layer_factors, smoothing_factors
 from onnxmpq.rounding.types import DoubleArray, FloatArray
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runs import in_order
+from onnxmpq.runtime import open_session, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,15 @@ class Extent:
 
 
 def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: int = 1) -> Extent:
-    """Ranges of activations on the samples, and of the weights."""
+    """Ranges of activations on the samples, of which `threads` run side by side on one thread each, and of the
+    weights."""
     count = channels.count
     low, high = (np.zeros(count + 1, np.float32) for _ in range(2))
     heads = {n.name: n for n in model.proto.graph.node}
     tensors = {heads[name].input[0]: carried for name, carried in channels.reads.items()}
-    session = open_session(with_outputs(model.proto, list(tensors)), SessionSettings(threads=threads))
-    for inputs in feeds.batches(1):
-        for carried, values in zip(tensors.values(), run(session, inputs, list(tensors)), strict=True):
+    session = open_session(with_outputs(model.proto, list(tensors)))
+    for outputs in in_order(lambda inputs: run(session, inputs, list(tensors)), feeds.batches(1), threads):
+        for carried, values in zip(tensors.values(), outputs, strict=True):
             found = np.asarray(values, np.float32)
             rest = tuple(a for a in range(found.ndim) if a not in carried.axes)
             np.maximum.at(high, carried.ids, found.max(axis=rest).ravel())

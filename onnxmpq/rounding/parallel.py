@@ -1,21 +1,18 @@
 """Layers rounded side by side, in processes: the inner loops hold the interpreter, and threads gain nothing.
 
-Plain processes with pipes (`rounding/worker.py`), since those of `multiprocessing` import the caller's main program
-again where they are not forked, and forking beside the runtime's threads is unsafe.
+The processes run `rounding/worker.py`.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
-import sys
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
+from onnxmpq.isolation import launch
 from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.types import QuantizedWeight
 
@@ -26,7 +23,7 @@ Rounded = tuple[str, list[QuantizedWeight]]
 def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Rounded]:
     """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once."""
     workers = min(workers, MOST_WORKERS)
-    if workers < 2 or not _is_python(sys.executable):
+    if workers < 2 or not launch.can_start():
         for layer in layers:
             yield layer.name, layer.rounded()
         return
@@ -51,7 +48,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self._threads, self._ended = ThreadPoolExecutor(count), False
-        self._processes = [_start() for _ in range(count)]
+        self._processes = [launch.start("onnxmpq.rounding.worker") for _ in range(count)]
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -91,20 +88,3 @@ def _asked(process: subprocess.Popen[bytes], layer: LayerToRound) -> list[Quanti
     process.stdin.flush()
     found: list[QuantizedWeight] = pickle.load(process.stdout)
     return found
-
-
-def _start() -> subprocess.Popen[bytes]:
-    home = str(Path(__file__).parents[2])  # also where this package was found by other means than the usual path
-    path = os.pathsep.join(p for p in (home, os.environ.get("PYTHONPATH", "")) if p)
-    return subprocess.Popen(
-        [sys.executable, "-m", "onnxmpq.rounding.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-
-
-def _is_python(executable: str | None) -> bool:
-    """Whether it can run a module; in a frozen application it is the application."""
-    return bool(executable) and "python" in Path(executable or "").name.lower() and not hasattr(sys, "frozen")

@@ -23,7 +23,8 @@ from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding.types import FloatArray
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runs import in_order
+from onnxmpq.runtime import open_session, run
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
 from onnxmpq.sensitivity.pooled import PooledDivergence
@@ -143,9 +144,12 @@ def sketch_width(samples: int, entries: int) -> int:
 def make_divergence(
     model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind], seed: int = 0
 ) -> tuple[Divergence, list[list[Array]]]:
-    """Views fitted to the fp32 outputs on these samples, and those outputs (one list per batch)."""
-    session = open_session(model.proto, SessionSettings(threads=threads))
-    singles = [run(session, feeds.batch([i])) for i in range(len(feeds))]
+    """Views fitted to the fp32 outputs on these samples, and those outputs (one list per batch).
+
+    threads: samples that run side by side, one thread each.
+    """
+    session = open_session(model.proto)
+    singles = list(in_order(lambda inputs: run(session, inputs), feeds.batches(1), threads))
     limit = sketch_width(len(feeds), entries)
     views = []
     for position, name in enumerate(model.output_names):

@@ -2,14 +2,20 @@
 
 A group ends at a checkpoint: a place in the node order. For each target a small session runs the nodes between it and
 the checkpoint; one large session, shared by the group, runs the rest from the tensors that are live there, as far as
-the group reaches it. All of a group is run on one batch before the next one, so that what is held of the fp32 model
-does not grow with the samples.
+the group reaches it. All of a group is run on a few batches before the next ones, so that what is held of the fp32
+model does not grow with the samples.
+
+Groups, batches and what each session shows follow from the model and the samples alone: not from what is tried, from
+what else is tried beside it, nor from the number of threads. So the effect of a perturbation is the same number in
+every menu, and whether others were found in the cache; what is fused and summed in one go decides its last bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -21,12 +27,13 @@ from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
 from onnxmpq.sensitivity.prefix import Prefix
-from onnxmpq.sensitivity.suffix import Cutter, OpenPart
+from onnxmpq.sensitivity.suffix import NOTHING, Cutter, OpenPart, Part
 from onnxmpq.sensitivity.trial import Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph
 WEIGHT_BYTES = 512 * 2**20  # in the small sessions of a group, about twice
-VALUE_BYTES = 32 * 2**20  # of a group's targets in the batches that run side by side; sessions hold several times that
+VALUE_BYTES = 32 * 2**20  # of a group's targets in the batches held at once; sessions hold several times that
+BATCHES = 2  # held at once; after every second one, ranges that are clearly worse than others drop out
 MOST_AT_A_TIME = 8  # samples in one run
 RUN_BYTES = 2 * 2**20
 """Of the largest tensor in a run of several samples: what a core's own cache holds."""
@@ -48,12 +55,26 @@ def measure_effects(
 ) -> Effects:
     """Effects of all perturbations on these samples; `tick` counts perturbations done.
 
-    threads: batches that run side by side, each on one thread: the operators of small models share threads badly.
+    threads: runs side by side, each on one thread: the operators of small models share threads badly.
     batch: samples in one run; None for as many as the model's activations suggest. frame: fitted on the same samples
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
     return _Worker(model, feeds, tries, frame, threads, batch, tick).run(keep)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring targets. middles: per target the nodes from it to the checkpoint; suffix: those behind it.
+
+    needed: tensors whose fp32 values all of that reads.
+    """
+
+    targets: tuple[str, ...]
+    checkpoint: int
+    middles: dict[str, Part]
+    suffix: Part
+    needed: list[str]
 
 
 class _Worker:
@@ -78,8 +99,13 @@ class _Worker:
     def run(self, keep: Keep) -> Effects:
         effects, groups = self._none(), self._groups()
         prefix = Prefix(self.cutter, self.feeds, self.rows, self.settings)
-        for number, group in enumerate(groups):
-            part = self._group(group, [t for g in groups[number + 1 :] for t in g], prefix)
+        used = [number for number, group in enumerate(groups) if any(map(self._tried, group))]
+        for number in range(max(used, default=-1) + 1):
+            group, later = self._cut(groups[number]), [t for g in groups[number + 1 :] for t in g]
+            if number not in used:  # walked all the same, or the next one would begin at another place
+                prefix.pass_by(group.checkpoint, group.needed, self._later(group, later))
+                continue
+            part = self._measured(group, later, prefix)
             effects.update(part)
             keep(part)
         return effects
@@ -88,18 +114,27 @@ class _Worker:
         return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
 
     def _targets(self) -> dict[str, Region | None]:
-        """Tensors to perturb in graph order, each with the layer whose weights and inputs show up there."""
-        found: dict[str, Region | None] = {}
-        for tensor in (i.name for i in self.model.proto.graph.input):
-            if tensor in self.tries.activations:
-                found[tensor] = None
-        tried = {name for name, _ in (*self.tries.weights, *self.tries.inputs)}
+        """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
+        found: dict[str, Region | None] = {i.name: None for i in self.model.proto.graph.input}
+        moved = self.model.roots
         for region in self.model.regions:
             for tensor in region.outputs:
-                own = region.name in tried and tensor == region.outputs[0]
-                if own or tensor in self.tries.activations:
+                own = region.layer is not None and tensor == region.outputs[0]
+                if own or tensor not in moved:
                     found[tensor] = region if own else None
         return found
+
+    @cached_property
+    def _tried_layers(self) -> frozenset[str]:
+        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs))
+
+    def _layer(self, tensor: str) -> Region | None:
+        """The layer whose weights or inputs are tried at this tensor."""
+        region = self.targets[tensor]
+        return region if region is not None and region.name in self._tried_layers else None
+
+    def _tried(self, tensor: str) -> bool:
+        return tensor in self.tries.activations or self._layer(tensor) is not None
 
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each target in a run of one sample."""
@@ -110,7 +145,7 @@ class _Worker:
     def _groups(self) -> list[list[str]]:
         """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
         place, weights = self.cutter.position, np.cumsum([0, *self.cutter.weight_bytes()])
-        at_once = self.threads * max(r.stop - r.start for r in self.rows)
+        at_once = BATCHES * max(r.stop - r.start for r in self.rows)
         groups: list[list[str]] = [[]]
         for tensor in sorted(self.targets, key=place):
             group = groups[-1]
@@ -121,24 +156,37 @@ class _Worker:
             groups[-1].append(tensor)
         return [g for g in groups if g]
 
-    def _group(self, group: Sequence[str], rest: Sequence[str], prefix: Prefix) -> Effects:
-        """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
-        checkpoint = max(self.cutter.position(t) for t in group) + 1
-        suffix = OpenPart(self.cutter.behind(group, checkpoint), SessionSettings())  # one, and run most
-        trials = []
-        for tensor in group:
-            middle = OpenPart(self.cutter.between(tensor, checkpoint, suffix.inputs), self.settings)
-            region = self.targets[tensor]
-            trials.append(Trial(tensor, region, self.tries, (middle, suffix), self.frame, self.cutter, self.settings))
-        needed = sorted(set().union(*(t.needed for t in trials)))
+    def _cut(self, targets: Sequence[str]) -> _Group:
+        checkpoint = max(self.cutter.position(t) for t in targets) + 1
+        suffix = self.cutter.behind(targets, checkpoint)
+        middles = {t: self.cutter.between(t, checkpoint, suffix.inputs) for t in targets}
+        read = (*suffix.inputs, *(t for part in middles.values() for t in part.inputs))
+        return _Group(
+            tuple(targets),
+            checkpoint,
+            {t: part if self._tried(t) else NOTHING for t, part in middles.items()},
+            suffix,
+            sorted({*read, *(t for target in targets for t in self._reads(target))}),
+        )
+
+    def _later(self, group: _Group, rest: Sequence[str]) -> list[str]:
+        """What the groups behind this one, with the targets `rest`, need from before its checkpoint."""
         # a later layer may have begun before the checkpoint
-        begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < checkpoint}
-        later = [*self.cutter.live(checkpoint), *sorted(begun)]
+        begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < group.checkpoint}
+        return [*self.cutter.live(group.checkpoint), *sorted(begun)]
+
+    def _measured(self, group: _Group, rest: Sequence[str], prefix: Prefix) -> Effects:
+        """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
+        suffix = OpenPart(group.suffix, SessionSettings())  # one, and run most
+        trials = []
+        for tensor in filter(self._tried, group.targets):
+            route = OpenPart(group.middles[tensor], self.settings), suffix
+            trials.append(Trial(tensor, self._layer(tensor), self.tries, route, self.frame, self.cutter, self.settings))
         tries, done = sum(t.count for t in trials), 0
-        batches = zip(self.rows, prefix.walk(checkpoint, needed, later), strict=True)
+        batches = zip(self.rows, prefix.walk(group.checkpoint, group.needed, self._later(group, rest)), strict=True)
         with ThreadPoolExecutor(self.threads) as pool:
-            while some := list(islice(batches, self.threads)):
-                for running in [pool.submit(_run, trials, *batch) for batch in some]:
+            while some := list(islice(batches, BATCHES)):
+                for running in [pool.submit(trial.run, *batch) for batch in some for trial in trials]:
                     running.result()
                 seen = some[-1][0].stop
                 for trial in trials:
@@ -154,8 +202,3 @@ class _Worker:
         """What must be known to perturb a target."""
         region = self.targets[tensor]
         return {tensor} | (self.cutter.reads(region) if region is not None else set())
-
-
-def _run(trials: Sequence[Trial], rows: slice, given: Mapping[str, Array]) -> None:
-    for trial in trials:
-        trial.run(rows, given)

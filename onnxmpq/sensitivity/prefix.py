@@ -29,6 +29,17 @@ class Prefix:
 
         later: what further walks need from before `stop`, with all that is live there.
         """
+        for known, _ in self._walk(stop, needed, later):
+            yield known
+
+    def pass_by(self, stop: int, needed: Iterable[str], later: Iterable[str]) -> None:
+        """As `walk`, where nobody wants the values: the stops after it find what they would have found."""
+        for _, fits in self._walk(stop, needed, later):
+            if not fits:
+                return
+
+    def _walk(self, stop: int, needed: Iterable[str], later: Iterable[str]) -> Iterator[tuple[dict[str, Array], bool]]:
+        """Values per batch, and whether they are held for the next stop."""
         hold = [t for t in later if self.cutter.position(t) >= 0]
         wanted = dict.fromkeys(t for t in (*needed, *hold) if t not in self.feeds.arrays and t not in self._held[0])
         part = OpenPart(self.cutter.segment(self.start, len(self.cutter.index.nodes), list(wanted)), self.settings)
@@ -40,6 +51,6 @@ class Prefix:
                 fits = sum(known[t].nbytes for t in hold) * len(self.rows) <= HELD_BYTES
             if fits:
                 self._held[number] = kept(hold, self._held[number], known)
-            yield known
+            yield known, fits
         if fits:
             self.start = stop

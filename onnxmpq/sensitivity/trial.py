@@ -51,11 +51,6 @@ class Trial:
     def count(self) -> int:
         return len(self.weights) + len(self.inputs) + len(self.candidates)
 
-    @property
-    def needed(self) -> set[str]:
-        """Tensors whose fp32 values `run` reads."""
-        return {self.tensor, *(t for part in (self.rounded, self.exact, *self.route) for t in part.inputs)}
-
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
         """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
         for change, result in zip(self.weights.values(), self.rounded.run(given).values(), strict=True):

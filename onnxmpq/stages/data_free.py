@@ -19,7 +19,8 @@ from onnxmpq.feeds.types import Feeds, InputSpec
 from onnxmpq.model import Model
 from onnxmpq.model.batchnorm import ChannelStatistics
 from onnxmpq.ranges import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runs import in_order
+from onnxmpq.runtime import open_session, run
 from onnxmpq.stages.threads import workers
 
 SAMPLES = 8
@@ -48,10 +49,10 @@ def misfit(model: Model, feeds: Feeds) -> float:
     """Divergence in nats of normal distributions with the feeds' channel statistics from those that BatchNorm
     remembers: median over channels, mean over BatchNorms."""
     tensors = list(model.batchnorm)
-    session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=workers()))
+    session = open_session(with_outputs(model.proto, tensors))
     sums: dict[str, list[Float]] = {t: [] for t in tensors}
-    for inputs in feeds.batches(1):
-        for tensor, value in zip(tensors, run(session, inputs, tensors), strict=True):
+    for values in in_order(lambda inputs: run(session, inputs, tensors), feeds.batches(1), workers()):
+        for tensor, value in zip(tensors, values, strict=True):
             channels = np.moveaxis(np.asarray(value, np.float64), 1, 0).reshape(value.shape[1], -1)
             sums[tensor].append(np.stack([channels.mean(axis=1), np.square(channels).mean(axis=1)]))
     return float(np.mean([_divergence(np.mean(sums[t], axis=0), model.batchnorm[t]) for t in tensors]))

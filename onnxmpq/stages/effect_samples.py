@@ -14,7 +14,8 @@ from scipy.special import softmax
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runs import in_order
+from onnxmpq.runtime import open_session, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.threads import workers
@@ -44,10 +45,12 @@ def mixed(ascending: Sequence[int]) -> list[int]:
 def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind]) -> NDArray[np.float64]:
     """float64 [samples]: 1 - Σ p² of the fp32 model's classes, mean over rows, summed over such outputs; else 0."""
     divergence, _ = make_divergence(model, feeds.take([0]), 1, threads=workers(), kinds=kinds)
-    session = open_session(model.proto, SessionSettings(threads=workers()))
     found = np.zeros(len(feeds))
-    for number in range(len(feeds) if any(v.classes for v in divergence.views) else 0):
-        code, start = divergence.encode(run(session, feeds.batch([number])), 1), 0
+    if not any(v.classes for v in divergence.views):
+        return found
+    session = open_session(model.proto)
+    for number, outputs in enumerate(in_order(lambda inputs: run(session, inputs), feeds.batches(1), workers())):
+        code, start = divergence.encode(outputs, 1), 0
         for view in divergence.views:
             if view.classes:
                 scores = code[0, start : start + view.width].reshape(-1, view.classes)

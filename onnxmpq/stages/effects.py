@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from onnxmpq.allocate import Option, Problem
 from onnxmpq.cache import NO_CACHE, Cache
@@ -16,19 +15,28 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.halves import DTYPES
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
+from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import Observation, params_key
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.runtime import open_session, run
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
 from onnxmpq.stages import reuse
+from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effect_samples import effect_samples, evenly_spread
 from onnxmpq.stages.halves import half_effects, half_perturbations
 from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates
-from onnxmpq.stages.threads import workers
 
-EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take, before samples are saved
+EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take on the reference machine, before samples are saved
+PASSES_PER_TRY = 0.6  # forward passes that a perturbation costs (benchmarks/effects_cost.py)
 FEWEST_EFFECT_SAMPLES = 8
+REFERENCE_THREADS = 2
+MAC_S, ELEMENT_S, NODE_S = 7.4e-12, 1.05e-10, 2.8e-7
+"""Seconds per multiply-accumulate, per element read or written, and per node, on one thread of the reference machine.
+
+Fitted by `benchmarks/forward_cost.py` to the zoo's six models and the two samples, within 12 % of each (AMD EPYC with
+AVX-512, onnxruntime 1.32.0, CPU time, 2026-11-25). They only divide a budget: on another machine effects take longer
+or shorter, on the same samples.
+"""
 RoundedWeights = Mapping[tuple[str, str], QuantizedWeight]
 
 
@@ -42,14 +50,14 @@ def sensitivity(
     progress: Progress,
     cache: Cache = NO_CACHE,
 ) -> Effects:
-    """One-at-a-time effects of everything still on the menu, on as many samples as the time allows."""
+    """One-at-a-time effects of everything still on the menu, on as many samples as `EFFECT_SECONDS` allow."""
     formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
     kind = activation_type(menu)
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
-    count = reuse.sample_count(cache, model, feeds, tries, partial(affordable, model, feeds, tries.count))
+    count = affordable(forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
     numbers, share = effect_samples(model, feeds, count, kinds or {})
     chosen = feeds.take(numbers)
     few = chosen.take(evenly_spread(count, min(FEWEST_EFFECT_SAMPLES, count)))
@@ -66,26 +74,31 @@ def _shared(effects: Effects, share: float) -> Effects:
     return replace(effects, divergence=replace(effects.divergence, scale=share))
 
 
-def affordable(model: Model, feeds: Feeds, tries: int) -> int:
-    """Samples on which so many perturbations take no longer than `EFFECT_SECONDS`; 8, 12, 16, 24, ... or all."""
-    most = int(EFFECT_SECONDS / max(0.6 * forward_seconds(model, feeds) * tries, 1e-9))
-    if most >= len(feeds):
-        return len(feeds)
+def affordable(forward_s: float, tries: int, available: int) -> int:
+    """Samples on which so many perturbations take no longer than `EFFECT_SECONDS`: 8, 12, 16, 24, ... or all.
+
+    forward_s: one run of the fp32 model. Menus of about the same length (to a power of two) get the same samples, so
+    that effects measured for one of them are found by another.
+    """
+    about = 2.0 ** (max(tries, 1).bit_length() - 0.5)
+    most = int(EFFECT_SECONDS / (PASSES_PER_TRY * forward_s * about))
+    if most >= available:
+        return available
     step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
     steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
-    return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), len(feeds))
+    return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), available)
 
 
-def forward_seconds(model: Model, feeds: Feeds) -> float:
-    """One run of the fp32 model in seconds, where several run side by side as in sensitivity: CPU time, in which other
-    work on the machine does not count."""
-    session, inputs = open_session(model.proto), feeds.batch([0])
-    spent_s: list[float] = []
-    while len(spent_s) < 3 or sum(spent_s) < 0.2:
-        start = time.process_time()
-        run(session, inputs)
-        spent_s.append(time.process_time() - start)
-    return min(spent_s) / workers()
+def forward_seconds(model: Model, shapes: Mapping[str, Sequence[int]]) -> float:
+    """Estimated seconds for one run of the fp32 model on the reference machine, where several run side by side.
+
+    shapes: of all float tensors between regions. An estimate rather than a measurement, so that the samples, and with
+    them every decision, do not depend on how busy the machine is.
+    """
+    macs = sum(multiply_accumulates(region, shapes.__getitem__) for region in model.regions)
+    moved = sum(math.prod(shapes[t]) for region in model.regions for t in (*region.inputs, *region.outputs))
+    nodes = max(len(model.proto.graph.node), 1)
+    return (MAC_S * macs + ELEMENT_S * moved + NODE_S * nodes) / REFERENCE_THREADS
 
 
 def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:

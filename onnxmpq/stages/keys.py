@@ -6,28 +6,21 @@ import functools
 import hashlib
 from pathlib import Path
 
-import numpy as np
-import onnx
-import scipy
-
-import onnxmpq
 from onnxmpq.cache import content_hash
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.runtime import describe_runtime
-from onnxmpq.stages.threads import workers
 
 
 @functools.cache
 def programs() -> str:
-    """Hash of what computes: this package's own source, the libraries' versions, the CPU and its threads.
+    """Hash of what computes: this package's own source, the libraries' versions, and the CPU.
 
     The source rather than only the version, so that no developer ever sees a value of yesterday's code.
     """
     root = Path(__file__).parents[1]
     source = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.py")}
-    libraries = (onnxmpq.__version__, np.__version__, scipy.__version__, onnx.__version__)
-    return content_hash(source, libraries, describe_runtime(), workers())
+    return content_hash(source, describe_runtime())
 
 
 def model_hash(model: Model) -> str:

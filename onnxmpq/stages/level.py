@@ -14,6 +14,7 @@ import numpy as np
 from onnxmpq.allocate import Problem
 from onnxmpq.allocate.superpose import random_plan
 from onnxmpq.closed_loop import Workbench
+from onnxmpq.errors import CrashError
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
@@ -43,8 +44,13 @@ def at_unseen_level(
     with progress.stage("trying plans on samples that rounding has not seen", len(plans)) as tick:
         for plan in plans:
             proto = bench.build(plan)
-            ratios.append(unseen.loss(proto) / seen.loss(proto))
+            try:
+                ratios.append(unseen.loss(proto) / seen.loss(proto))
+            except CrashError as error:
+                progress.warn(f"{error}; going on with other plans")
             tick(1)
+    if not ratios:
+        return effects
     level = float(np.median(ratios))
     progress.say(f"divergence on samples that rounding has not seen: {level:.2f} times that on those it has")
     divergence = effects.divergence

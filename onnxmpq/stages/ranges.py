@@ -13,10 +13,12 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
+from onnxmpq.provenance import other_versions
 from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, headroom, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import Format
 from onnxmpq.stages import reuse
 
@@ -81,7 +83,9 @@ def known_ranges(
     found = given if isinstance(given, Calibration) else read_calibration(Path(given))
     found.require(model, name)
     samples = found.samples
-    progress.say(f"activation ranges as calibrated before, on {samples['count']} samples of {samples['source']}")
+    apart = other_versions(found.runtime, describe_runtime())
+    made = f", with {', '.join(apart)}" if apart else ""
+    progress.say(f"activation ranges as calibrated before, on {samples['count']} samples of {samples['source']}{made}")
     return found
 
 

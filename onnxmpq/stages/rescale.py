@@ -10,6 +10,7 @@ import numpy as np
 from onnxmpq.archive import Archive
 from onnxmpq.cache import NO_CACHE, Cache, content_hash
 from onnxmpq.dialects import Dialect
+from onnxmpq.errors import CrashError
 from onnxmpq.menu import Menu, within_float16
 from onnxmpq.model import Model
 from onnxmpq.plan import Plan
@@ -76,8 +77,12 @@ def rescale(
     known = cache.get(key)
     if known is None:
         judge = _Judge(model, channels, schemes, dialect, data, kinds or {}, techniques)
-        with progress.stage("rescaling channels", 0):
-            known = Archive({}, _losses(judge, plain))
+        try:
+            with progress.stage("rescaling channels", 0):
+                known = Archive({}, _losses(judge, plain))
+        except CrashError as error:
+            progress.warn(f"no channels are rescaled, a quick quantized model cannot judge it: {error}")
+            return Rescaling(model)
         cache.put(key, known)
     losses: dict[str, float] = known.meta
     best = min(tried, key=lambda name: losses[name])

@@ -243,18 +243,3 @@ def _to_view(given: Mapping[str, Any], entry: Archive, number: int) -> OutputVie
     prefix = f"view{number}."
     arrays: dict[str, Any] = {n.removeprefix(prefix): v for n, v in entry.arrays.items() if n.startswith(prefix)}
     return OutputView(**given, **arrays)
-
-
-def sample_count(cache: Cache, model: Model, feeds: Feeds, tries: Perturbations, ask: Callable[[], int]) -> int:
-    """`ask()`, a number of samples that follows from a timing: the answer of the first run stands for later ones.
-
-    Else every run would take a few samples more or less, and find nothing of the last one. Menus of about the same
-    length (to a power of two) share an answer.
-    """
-    key = content_hash("samples", programs(), model_hash(model), feeds_hash(feeds), tries.count.bit_length())
-    entry = cache.get(key)
-    if entry is not None:
-        return int(entry.meta)
-    count = ask()
-    cache.put(key, Archive(meta=count))
-    return count

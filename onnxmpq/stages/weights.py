@@ -9,6 +9,7 @@ import onnx
 
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Outcome, Workbench
+from onnxmpq.errors import CrashError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
@@ -61,9 +62,7 @@ def compensate_plan(
     cache: Cache = NO_CACHE,
 ) -> Compensated:
     """The plan's weights rounded again in sequence and its biases corrected, where held-back samples are for it."""
-    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
-    weights = {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
-    deciding = data.deciding
+    weights, deciding = plain_weights(bench, outcome), data.deciding
     if len(deciding) < FEWEST_DECIDING or not weights:
         return Compensated(weights, {}, {}, ())
 
@@ -85,13 +84,23 @@ def compensate_plan(
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
     built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io
     depends_on = (*built_of, samples, effects.pooled, techniques)
-    found = reuse.compensated(cache, weights, depends_on, compute)
+    try:
+        found = reuse.compensated(cache, weights, depends_on, compute)
+    except CrashError as error:
+        progress.warn(f"second rounding is left out: {error}")
+        return Compensated(weights, {}, {}, ())
     limit = outcome.size_limit_bytes
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
     losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
     progress.say(f"second rounding, pooled divergence on {len(deciding)} samples that it has not seen: {losses}")
     return found
+
+
+def plain_weights(bench: Workbench, outcome: Outcome) -> dict[str, QuantizedWeight]:
+    """The weights of a plan as its model was measured with them, by region."""
+    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
+    return {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
 
 
 def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Outcome:

@@ -12,6 +12,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import tensor_shapes, with_outputs
 from onnxmpq.ranges.observe import CHUNK_BYTES
+from onnxmpq.runs import in_order
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.statistics.inputs import FloatArray, InputView, view_of
 
@@ -111,35 +112,46 @@ def measure_moments(
 ) -> Iterator[tuple[str, Moments]]:
     """Moments in the fp32 model with the region's name, layer by layer; layers without rows are left out.
 
-    Layers are measured in chunks, each of which runs the samples once more. What is handed over is not held any
-    longer. `tick` counts samples.
+    Layers are measured in chunks, each of which runs the samples once more, `threads` of them side by side on one
+    thread each. Chunks follow from the model, not from `regions`: a session fuses what it need not show, which has
+    part in the last bits. What is handed over is not held any longer. `tick` counts samples.
     """
-    nodes = {n.name: n for n in model.proto.graph.node}
-    wanted: dict[Key, list[str]] = {}
-    for region in regions:
-        node = nodes[region.nodes[0]]
-        view = view_of(node, region.params)
-        if view is not None:
-            wanted.setdefault((node.input[0], view), []).append(region.name)
+    wanted, layers = _readers(model, regions), _readers(model, model.layers)
     limit = rows_per_sample(len(feeds))
-    for chunk in _chunks(model, feeds, list(wanted), limit_bytes):
-        sums = _summed(model, chunk, feeds, limit, threads, tick)
-        for key in chunk:
+    for chunk in _chunks(model, feeds, list(layers), limit_bytes):
+        keys = [key for key in chunk if key in wanted]
+        if not keys:
+            continue
+        sums = _summed(model, keys, [t for t, _ in chunk], feeds, limit, threads, tick)
+        for key in keys:
             moments = sums.pop(key).result()
             for name in wanted[key]:
                 yield name, moments
 
 
+def _readers(model: Model, regions: Sequence[Region]) -> dict[Key, list[str]]:
+    """Names of the layers that read a tensor in the same way, by that; layers without rows are left out."""
+    nodes = {n.name: n for n in model.proto.graph.node}
+    found: dict[Key, list[str]] = {}
+    for region in regions:
+        node = nodes[region.nodes[0]]
+        view = view_of(node, region.params)
+        if view is not None:
+            found.setdefault((node.input[0], view), []).append(region.name)
+    return found
+
+
 def _summed(
-    model: Model, chunk: Sequence[Key], feeds: Feeds, limit: int, threads: int, tick: Tick
+    model: Model, keys: Sequence[Key], shown: Sequence[str], feeds: Feeds, limit: int, threads: int, tick: Tick
 ) -> dict[Key, MomentSum]:
-    """All samples seen by the sums of a chunk. The session and its activations end here."""
-    sums = {key: MomentSum(key[1], limit) for key in chunk}
-    tensors = list(dict.fromkeys(tensor for tensor, _ in chunk))
-    session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=threads))
-    for inputs in feeds.batches(1):
-        values = dict(zip(tensors, run(session, inputs, tensors), strict=True))
-        for key in chunk:
+    """All samples seen by the sums of these keys, in a session that shows the tensors `shown`; it ends here."""
+    sums = {key: MomentSum(key[1], limit) for key in keys}
+    tensors = list(dict.fromkeys(tensor for tensor, _ in keys))
+    session = open_session(with_outputs(model.proto, shown), SessionSettings())
+    runs = in_order(lambda inputs: run(session, inputs, tensors), feeds.batches(1), threads)
+    for found in runs:
+        values = dict(zip(tensors, found, strict=True))
+        for key in keys:
             sums[key].add(values[key[0]])
         tick(1)
     return sums

@@ -8,12 +8,14 @@ last stop that fitted are run again: those are the cheap ones to repeat.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.runs import in_order
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.suffix import Cutter, OpenPart, kept
 
@@ -22,7 +24,10 @@ WALK_BYTES = 256 * 2**20
 
 
 class Walk:
-    """One model, walked from its inputs to its outputs. A stop before the last one begins at the inputs again."""
+    """One model, walked from its inputs to its outputs. A stop before the last one begins at the inputs again.
+
+    threads: samples that run side by side, one thread each.
+    """
 
     def __init__(
         self, proto: onnx.ModelProto, feeds: Feeds, *, threads: int = 1, limit_bytes: int = WALK_BYTES
@@ -30,7 +35,7 @@ class Walk:
         self.cutter, self.feeds, self.limit_bytes = Cutter(proto), feeds, limit_bytes
         self.nodes = {n.name: n for n in self.cutter.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.cutter.index.nodes)}
-        self._settings = SessionSettings(threads=threads, keep_qdq=True)
+        self._threads, self._settings = threads, SessionSettings(keep_qdq=True)
         self._start = 0
         self._kept: list[dict[str, Array]] = [{} for _ in range(len(feeds))]
 
@@ -61,8 +66,8 @@ class Walk:
         keep = held <= self.limit_bytes
         if not keep:
             part = self._open(end, [tensor])
-        for number in range(len(self.feeds)):
-            values = first if number == 0 else self._run(part, number)
+        others = in_order(lambda number: self._run(part, number), range(1, len(self.feeds)), self._threads)
+        for number, values in enumerate(chain([first], others)):
             if keep:
                 self._kept[number] = kept(live, self._kept[number], values)
             yield values[tensor]

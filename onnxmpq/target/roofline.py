@@ -18,6 +18,7 @@ from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.table import CostTable, Transition, edges_of
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Layer, Model, Region
+from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.schemes import FP32, Format, Scheme, scheme_named, writes
 from onnxmpq.target.types import BITS, Kernel, Roofline, Target
 
@@ -84,7 +85,7 @@ class _Machine:
         if region.layer is not None:
             bits += self._weight_traffic(region, region.layer, kernel, scheme) / self.roofline.batch
             launches += kernel.unfolds_to is not None
-        return self._cost(self._macs(region), kernel, scheme, bits / 8, launches)
+        return self._cost(multiply_accumulates(region, self._shape), kernel, scheme, bits / 8, launches)
 
     def transition(self, tensor: str) -> Transition:
         """Changing a tensor's format, once for all its readers. Fused: the copy is written by the kernel before."""
@@ -151,17 +152,6 @@ class _Machine:
         unfolded = 0.0 if kernel.unfolds_to is None else 2.0 * layer.parameters * kernel.unfolds_to
         share = self._elements(region.outputs) / layer.parameters if region.op_type == "Gather" else 1.0
         return (stored + unfolded) * share
-
-    def _macs(self, region: Region) -> int:
-        """Multiply-accumulates at the given shapes. Every output element sums over one row of the weight matrix."""
-        if region.op_type == "Gather":
-            return 0
-        if region.layer is not None:
-            transposed = region.op_type == "ConvTranspose"  # there every input element meets one row
-            return self._elements(region.inputs[:1] if transposed else region.outputs[:1]) * region.layer.fan_in
-        if region.op_type == "MatMul":
-            return self._elements(region.outputs[:1]) * int(self._shape(region.inputs[0])[-1])
-        return 0
 
     def _elements(self, tensors: Sequence[str]) -> int:
         return sum(math.prod(self._shape(tensor)) for tensor in tensors)

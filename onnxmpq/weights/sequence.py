@@ -7,18 +7,24 @@ model is closer to the fp32 one on samples that took no part: with few samples b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from onnxmpq.errors import CrashError
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.isolation import Kept, call, kept, patience_s
+from onnxmpq.isolation.trial import run_all, single
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
+from onnxmpq.runs import in_order
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
@@ -51,21 +57,33 @@ class Compensated:
 
 @dataclass(frozen=True)
 class Referee:
-    """Divergence of whole models from the fp32 one on a few samples. reference: codes of the fp32 outputs."""
+    """Divergence of whole models from the fp32 one on a few samples, run in the child of `onnxmpq.isolation`.
+
+    reference: codes of the fp32 outputs. settings: of the sessions, but for its threads: so many samples run side by
+    side, on one thread each. limit_s: a model that takes longer hangs; None for no limit.
+    """
 
     divergence: Divergence
     feeds: Feeds
     reference: Code
     settings: SessionSettings
+    limit_s: float | None = None
 
     @classmethod
     def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
         divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
-        return cls(divergence, feeds, _codes(model.proto, divergence, feeds, settings), settings)
+        start = time.perf_counter()
+        reference = call(_codes, model.proto, divergence, feeds, settings, doing="running the original")
+        return cls(divergence, feeds, reference, settings, patience_s(time.perf_counter() - start))
+
+    @cached_property
+    def _samples(self) -> Kept[Feeds]:
+        return kept(self.feeds)
 
     def losses(self, proto: onnx.ModelProto) -> NDArray[np.float64]:
-        """Divergence per sample, float64 [samples]."""
-        codes = _codes(proto, self.divergence, self.feeds, self.settings)
+        """Divergence per sample, float64 [samples]. Raises ModelError where the model does not run, or CrashError."""
+        arguments = proto, self.divergence, self._samples, self.settings
+        codes = call(_codes, *arguments, doing="running a plan on samples", limit_s=self.limit_s)
         return self.divergence.per_sample(self.reference, codes - self.reference)
 
     def loss(self, proto: onnx.ModelProto) -> float:
@@ -85,6 +103,8 @@ def compensate(
 ) -> Compensated:
     """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
 
+    A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
+
     weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
     """
     state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
@@ -93,8 +113,11 @@ def compensate(
             if name not in techniques or not state.weights:
                 continue
             shipped = build(with_biases(model, state.biases), state.weights)
-            tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-            loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+            try:
+                tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+                loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+            except CrashError:
+                continue
             losses = {**state.losses, name: loss}
             better = loss < min(state.losses[k] for k in ("first", *state.kept))
             state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
@@ -119,6 +142,8 @@ class _Pass:
         self.regions = {r.name: r for r in model.layers}
         self.fp32 = Walk(model.proto, feeds, threads=threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
+        ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
+        call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
         self.quantized = Walk(changed, feeds, threads=threads)
 
     def head(self, region: str) -> str:
@@ -221,5 +246,6 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
 
 def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
     """Codes of a model's outputs on all samples."""
-    session = open_session(proto, settings)
-    return np.concatenate([divergence.encode(run(session, inputs), 1) for inputs in feeds.batches(1)])
+    session = open_session(proto, replace(settings, threads=1))
+    runs = in_order(lambda inputs: run(session, inputs), feeds.batches(1), settings.threads)
+    return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])

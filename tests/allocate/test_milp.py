@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onnxmpq.allocate.milp as module
-from onnxmpq.allocate import Limits, Problem, quantized_roots, solve
+from onnxmpq.allocate import Limits, Option, Problem, quantized_roots, solve
 from onnxmpq.cost.chains import legalize
+from onnxmpq.cost.table import CostTable
 from onnxmpq.schemes import SCHEMES
 from tests.allocate.problems import (
     GRAPHS,
@@ -24,6 +26,7 @@ from tests.allocate.problems import (
     value_of,
     with_energies,
 )
+from tests.graphs import graph, prepared
 
 GOALS = ("effect", "latency", "size")
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -152,14 +155,14 @@ def test_an_activation_counts_once_however_many_read_it() -> None:
     model = shape("residual").model
     convs = [r.name for r in model.layers]
     one, two = ({r: SCHEMES["int8"] for r in convs[:count]} for count in (1, 2))
-    assert quantized_roots(model, one) == {"x", "a"}
-    assert quantized_roots(model, two) == {"x", "a", "b"}
+    assert quantized_roots(model, one) == ("x", "a")
+    assert quantized_roots(model, two) == ("x", "a", "b")
 
 
 def test_passthrough_shares_its_source() -> None:
     model = shape("chain").model
     pool = next(r for r in model.regions if r.op_type == "MaxPool")
-    assert quantized_roots(model, {pool.name: SCHEMES["int8"]}) == {"a"}
+    assert quantized_roots(model, {pool.name: SCHEMES["int8"]}) == ("a",)
 
 
 def test_remarks_of_native_code_are_dropped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -176,3 +179,39 @@ def test_remarks_of_native_code_are_dropped(monkeypatch: pytest.MonkeyPatch, cap
     assert out == err == ""
     os.write(1, b"afterwards\n")
     assert capfd.readouterr().out == "afterwards\n"
+
+
+def subset_sum(layers: int) -> Problem:
+    """Whose weight to store in 4 bits, where each loses about as much as it saves: many nodes until that is proven."""
+    products = " ".join(f"t{i + 1} = MatMul (t{i}, w{i})" for i in range(layers))
+    weights = ", ".join(f"float[4, 4] w{i}" for i in range(layers))
+    model = prepared(graph(products, "float[N, 4] t0", f"float[N, 4] t{layers}", weights))
+    generator, options = np.random.default_rng(0), {}
+    for region in model.regions:
+        size = float(generator.integers(1000, 2000))
+        effect = (size + generator.uniform(0, 100)) * 1e-6
+        options[region.name] = (Option(SCHEMES["fp32"], 1e-3, size), Option(SCHEMES["w4"], 1e-3, 0.0, effect))
+    return Problem(model, options, {}, CostTable({r.name: {"fp32": 1e-3} for r in model.regions}), 0.0)
+
+
+def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, float]] = []
+
+    def noted(*arguments: object, options: dict[str, float], **others: object) -> object:
+        asked.append(dict(options))
+        return scipy_milp(*arguments, options=options, **others)
+
+    scipy_milp = module.milp
+    monkeypatch.setattr(module, "milp", noted)
+    problem = subset_sum(50)
+    limits = Limits(size_bytes=problem.size_bytes({}) / 2)
+    best = solve(problem, "effect", limits)
+    one, two = (solve(problem, "effect", limits, work=1) for _ in range(2))
+    assert best is not None and one is not None and one == two
+    assert best.proven
+    assert one.bound <= best.value * (1 + TOLERANCE) and best.value <= one.value * (1 + TOLERANCE)
+    assert problem.size_bytes(one.assignment) <= limits.size_bytes * (1 + 1e-6)  # type: ignore[operator]
+    assert not any("time_limit" in options for options in asked)
+    full, least = asked[0]["node_limit"], asked[1]["node_limit"]
+    assert full >= module.FEWEST_NODES and full == module.WORK // 100  # two schemes of fifty layers
+    assert least == 1

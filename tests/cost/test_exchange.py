@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxmpq.cost.exchange import describe, read_table
+from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.errors import TargetError
 from onnxmpq.model import prepare
@@ -55,6 +55,24 @@ def test_another_machine_and_day_are_what_it_is_for(field: str, tmp_path: Path) 
     assert (
         read_table(written(tmp_path, lambda data: data["meta"].update({field: "other"})), META).node_s == TABLE.node_s
     )
+
+
+def test_another_cpu_is_told_with_its_features() -> None:
+    assert "another" not in origin(TABLE)
+    assert META["cpu"] in origin(TABLE) and META["cpu_features"] in origin(TABLE)
+    meta = {**META, "cpu": "Abacus 3000", "cpu_features": f"{META['cpu_features']} beads"}
+    line = origin(replace(TABLE, meta=meta))
+    assert line.startswith("costs measured on Abacus 3000 (") and line.endswith(
+        f"this machine is another: {META['cpu']}, without beads"
+    )
+
+
+@pytest.mark.parametrize("schema", ["onnxmpq.cost-table/1", None])
+def test_a_table_of_another_schema_is_refused_naming_both(schema: str | None, tmp_path: Path) -> None:
+    path = written(tmp_path, lambda data: data.update(schema=schema))
+    with pytest.raises(TargetError, match=r"reads 'onnxmpq.cost-table/2'; profile again") as caught:
+        read_table(path, META)
+    assert schema is None or schema in str(caught.value)
 
 
 def other_stride() -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -52,9 +52,12 @@ class Case:
             if (s := assignment.get(r.name)) is not None and s.weight is not None
         }
 
-    def rewrite(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
-        job = Rewrite(self.model, assignment, self.activations, self.weights(assignment), self.model.roots)
-        return ORT.rewrite(job)
+    def rewrite(self, assignment: Mapping[str, Scheme], *, halved: bool = False) -> onnx.ModelProto:
+        """halved: int8 weights use half of their codes (`half_of_its_codes`)."""
+        weights = self.weights(assignment)
+        if halved:
+            weights = {key: half_of_its_codes(weight) for key, weight in weights.items()}
+        return ORT.rewrite(Rewrite(self.model, assignment, self.activations, weights, self.model.roots))
 
     def everywhere(self, name: str) -> dict[str, Scheme]:
         """A scheme for every layer that takes it; int8 for the regions without weights too."""
@@ -128,6 +131,15 @@ NETWORKS = {
     )
 }
 CASES = {**LAYERS, **NETWORKS}
+
+
+def half_of_its_codes(weight: QuantizedWeight) -> QuantizedWeight:
+    """Unfolded codes of -64 to 64, of which no pair of products with uint8 exceeds 16 bits: 2 x 64 x 255 = 32640."""
+    if weight.format.kind == "channel":
+        return replace(weight, codes=np.rint(weight.codes / 2).astype(np.int8), scales=weight.scales * 2)
+    if weight.multipliers is None:
+        return weight
+    return replace(weight, multipliers=np.maximum(weight.multipliers // 2, 1), scales=weight.scales * 2)
 
 
 # ---- the reference ------------------------------------------------------------------------------

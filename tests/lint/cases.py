@@ -9,6 +9,14 @@ import onnx
 import onnx.parser
 from onnx import TensorProto
 
+from onnxmpq.runtimes.onnxruntime.probe_graphs import (
+    CONV_BIAS_SCALE,
+    GEMM_FLOAT_BIAS,
+    GEMM_WITHOUT_ZERO_POINT,
+    RELU_TO_FLOAT8,
+    float8_name,
+)
+
 FEATURES = "float[2, 16, 8, 8]"
 ROWS = "float[4, 128]"
 CONV = "Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
@@ -28,7 +36,7 @@ NIBBLES = "int4[128, 32] w, float[2, 32] sw, "
 def model(body: str, weights: str = "", x: str = ROWS, y: str = "float[A, B] y", *, opset: int = 21) -> onnx.ModelProto:
     """A graph from x to y. Every tensor in `weights` becomes an initializer, by the first letter of its name: scales
     (s) are 0.02 (sv: up to 0.02), zero points (z) and biases (b) 0, all others random."""
-    head = f'<ir_version: 11, opset_import: ["" : {opset}, "com.microsoft" : 1, "trt" : 1]>'
+    head = f'<ir_version: {11 if opset > 21 else 10}, opset_import: ["" : {opset}, "com.microsoft" : 1, "trt" : 1]>'
     proto = onnx.parser.parse_model(f"{head} g ({x} x) => ({y}) <{weights}{ZEROS}> {{ {body} }}")
     generator = np.random.default_rng(0)
     for info in list(proto.graph.value_info):
@@ -349,6 +357,7 @@ ONNXRUNTIME = (
     Case("float8-speed", "onnxruntime", model(F8 + "y = Relu (d)"), model(U8 + "y = Relu (d)"), "-> q"),
     Case("gemm-bias-scale", "onnxruntime", gemm_with_bias(sb=0.1), gemm_with_bias(sb=0.0004), "Gemm"),
     Case("conv-bias-scale", "onnxruntime", conv_with_bias(sb=0.1), conv_with_bias(sb=0.0004), "Conv"),
+    Case("conv-bias-ignored", "onnxruntime", conv_with_bias(sb=0.1), conv_with_bias(sb=0.0004), "Conv"),
     Case("signed-activations", "onnxruntime", model(S8 + "y = Relu (d)"), model(U8 + "y = Relu (d)"), "-> q"),
     Case(
         "wide-activations",
@@ -400,3 +409,10 @@ ONNXRUNTIME = (
     ),
 )
 CASES = (*SHARED, *TENSORRT, *ONNXRUNTIME)
+STRICT: dict[str, bool] = {  # answers of a made-up runtime that breaks all it can
+    float8_name("MatMul", "float", "float8"): False,
+    CONV_BIAS_SCALE: False,
+    GEMM_WITHOUT_ZERO_POINT: False,
+    GEMM_FLOAT_BIAS: False,
+    RELU_TO_FLOAT8: False,
+}

@@ -97,7 +97,11 @@ class Spoiled:
 
 
 SPOILED = [
-    Spoiled("another schema", lambda m, a: m.update(schema="onnxmpq.calibration/9"), "schema 'onnxmpq.calibration/9'"),
+    Spoiled(
+        "another schema",
+        lambda m, a: m.update(schema="onnxmpq.calibration/9"),
+        "its schema is 'onnxmpq.calibration/9', this version of onnxmpq reads",
+    ),
     Spoiled("no schema", lambda m, a: m.pop("schema"), "schema"),
     Spoiled("a tensor too few", lambda m, a: m["tensors"].pop(), "tensors with counts"),
     Spoiled("counts that are floats", lambda m, a: a.update(counts=a["counts"] / 2), "counts float64"),

@@ -68,3 +68,14 @@ def test_chunks_hold_every_tensor_once_within_the_limit() -> None:
     assert [t for part in parts for t in part] == list(shapes)
     for part in parts:
         assert len(part) == 1 or sum(4 * int(np.prod(shapes[t])) for t in part) <= 2000
+
+
+def test_a_tensor_is_observed_alone_as_with_others_on_any_number_of_threads() -> None:
+    proto = token_model()
+    model, feeds = prepared(proto), feeds_for(proto, 5)
+    together = observe(model, feeds, ["h", "m"])
+    alone = observe(model, feeds, ["m"], threads=3)
+    assert list(alone.histograms) == ["m"]
+    one, other = together.histograms["m"], alone.histograms["m"]
+    np.testing.assert_array_equal(one.counts, other.counts)
+    assert (one.limit, one.low, one.high) == (other.limit, other.low, other.high)

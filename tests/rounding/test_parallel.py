@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from onnxmpq.rounding import QuantizedWeight, parallel
+from onnxmpq.isolation import launch
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
@@ -46,13 +47,13 @@ HERE = dict(rounded_layers(layers(), 1))
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     """The processes that were started."""
     found: list[subprocess.Popen[bytes]] = []
-    start = parallel._start
+    start = launch.start
 
-    def watched() -> subprocess.Popen[bytes]:
-        found.append(start())
+    def watched(module: str) -> subprocess.Popen[bytes]:
+        found.append(start(module))
         return found[-1]
 
-    monkeypatch.setattr(parallel, "_start", watched)
+    monkeypatch.setattr(launch, "start", watched)
     return found
 
 
@@ -65,7 +66,7 @@ def test_processes_give_the_same(started: Sequence[subprocess.Popen[bytes]]) -> 
 def test_what_a_process_fails_at_is_rounded_here(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = subprocess.PIPE
     monkeypatch.setattr(
-        parallel, "_start", lambda: subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe)
+        launch, "start", lambda _: subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe)
     )
     assert_same(dict(rounded_layers(layers(), 2)), HERE)
 

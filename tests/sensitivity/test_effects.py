@@ -14,7 +14,7 @@ from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
+from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects
 from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
 
@@ -276,3 +276,28 @@ def test_an_exact_weight_has_no_effect() -> None:
     effects = measure_effects(model, feeds, Perturbations(perturbations(model, feeds).weights, {}))
     key = next(k for k in effects.weights if k[1] == "int8_channel")
     assert effects.of_weight(key) < 1e-10
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_an_effect_is_the_same_number_whatever_is_tried_beside_it(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", 3)
+    model, feeds = prepared(case.proto), case.feeds
+    tries = perturbations(model, feeds)
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    whole = measure_effects(model, feeds, tries, frame=frame)
+    weight, tensor, reader = list(tries.weights)[-1], list(tries.activations)[-1], list(tries.inputs)[-1]
+    few = Perturbations(
+        {weight: tries.weights[weight]}, {tensor: tries.activations[tensor]}, {reader: tries.inputs[reader]}
+    )
+    found = measure_effects(model, feeds, few, frame=frame, threads=3)
+    np.testing.assert_array_equal(found.weights[weight], whole.weights[weight])
+    np.testing.assert_array_equal(found.activations[tensor], whole.activations[tensor])
+    np.testing.assert_array_equal(found.inputs[reader], whole.inputs[reader])
+
+
+def test_ranges_drop_out_at_the_same_samples_on_any_number_of_threads() -> None:
+    model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 24)
+    rows = [params_for(-100.0, 100.0), params_for(0.0, 3.0), params_for(0.0, 2.0), params_for(0.0, 1.0)]
+    one, many = (measure_effects(model, feeds, Perturbations({}, {"a": rows}), batch=2, threads=n) for n in (1, 5))
+    assert one.params == many.params
+    np.testing.assert_array_equal(one.activations["a"], many.activations["a"])

@@ -68,14 +68,14 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Sequence[obj
     return calls
 
 
-def assert_same_effects(one: Effects, two: Effects, atol: float = 0.0) -> None:
+def assert_same_effects(one: Effects, two: Effects) -> None:
     np.testing.assert_array_equal(one.reference, two.reference)
     assert list(one.weights) == list(two.weights)
     assert list(one.activations) == list(two.activations)
     assert one.params == two.params
     for mine, other in ((one.weights, two.weights), (one.activations, two.activations)):
         for key, change in mine.items():
-            np.testing.assert_allclose(change, other[key], atol=atol, rtol=0, err_msg=str(key))
+            np.testing.assert_array_equal(change, other[key], err_msg=str(key))
             assert change.dtype == np.float32
 
 
@@ -112,7 +112,7 @@ def test_a_menu_that_differs_a_little_measures_only_what_is_new(
     assert set(measured.weights) == {first} and set(measured.activations) == {"x"}
     assert cache.reused["effects"] == (tries.count - 3, tries.count)
     assert last in found.weights
-    assert_same_effects(found, setting.effects(Cache(None), tries), atol=1e-5)
+    assert_same_effects(found, setting.effects(Cache(None), tries))
 
 
 def test_effects_go_on_where_they_were_stopped(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_effects_go_on_where_they_were_stopped(setting: Setting, monkeypatch: py
     reused, total = cache.reused["effects"]
     assert isinstance(measured, Perturbations)
     assert reused == tries.count - measured.count and 0 < reused < total
-    assert_same_effects(found, setting.effects(Cache(None), tries), atol=1e-5)
+    assert_same_effects(found, setting.effects(Cache(None), tries))
 
 
 def test_rounding_goes_on_where_it_was_stopped(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_other_samples_weights_or_ranges_are_not_found(setting: Setting) -> None
         cache = setting.cache()
         found = setting.effects(cache, changed, feeds)
         assert cache.reused["effects"] == (expected, changed.count), what
-        assert_same_effects(found, setting.effects(Cache(None), changed, feeds), atol=1e-5)
+        assert_same_effects(found, setting.effects(Cache(None), changed, feeds))
 
 
 def test_another_model_of_the_same_names_is_not_found(setting: Setting) -> None:
@@ -250,18 +250,3 @@ def test_a_second_rounding_comes_back(setting: Setting) -> None:
     assert len(calls) == 1
     reuse.compensated(setting.cache(), weights, ["model", {"a": "w4a8"}], compute)
     assert len(calls) == 2
-
-
-def test_the_number_of_samples_is_that_of_the_first_run(setting: Setting) -> None:
-    tries = perturbations(setting.model)
-    answers = iter([24, 16, 12, 8])
-
-    def ask(cache: Cache, tries: Perturbations) -> int:
-        return reuse.sample_count(cache, setting.model, setting.feeds, tries, lambda: next(answers))
-
-    few = Perturbations(dict(list(tries.weights.items())[:1]), {})
-    about_as_many = Perturbations(tries.weights, {**tries.activations, "r2": [params_for(-1.0, 1.0)]})
-    assert ask(setting.cache(), tries) == 24
-    assert ask(setting.cache(), about_as_many) == 24
-    assert ask(setting.cache(), few) == 16, "a much shorter menu can afford other samples"
-    assert ask(Cache(None), tries) == 12

@@ -129,6 +129,16 @@ def test_moments_do_not_depend_on_how_layers_are_chunked() -> None:
         np.testing.assert_array_equal(moments.hessian, together[name].hessian)
 
 
+def test_a_layer_has_the_same_moments_alone_as_with_others_on_any_number_of_threads() -> None:
+    proto = two_products()
+    model, feeds = prepared(proto), feeds_for(proto, 7)
+    together = dict(measure_moments(model, model.layers, feeds))
+    last = model.layers[-1]
+    [(name, alone)] = measure_moments(model, [last], feeds, threads=3)
+    assert name == last.name
+    np.testing.assert_array_equal(alone.hessian, together[name].hessian)
+
+
 def test_chosen_positions_are_the_same_in_both_models_and_few() -> None:
     case = CASES[0]
     model = prepared(conv(case))

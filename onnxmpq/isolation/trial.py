@@ -1,0 +1,80 @@
+"""Trying a model before it is measured or handed out: in the child, as it is measured and as most users open it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxmpq.errors import CrashError, ModelError
+from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.isolation import Kept, call
+from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
+
+OWN_THREADS = 0  # what a session has that is given no number of threads: one per core
+MOST_TRIES = 12  # 12 halvings tell 4096 regions apart
+Inputs = Sequence[Mapping[str, Array]]
+
+
+def tried(
+    proto: onnx.ModelProto,
+    inputs: Inputs | Kept[Inputs],
+    settings: SessionSettings,
+    *,
+    limit_s: float | None = None,
+) -> None:
+    """Run a model on all these inputs with the session it is measured with, and with the threads of a default session.
+
+    Raises CrashError where that ends or hangs the runtime, ModelError where it refuses the model.
+    """
+    call(run_all, proto, inputs, both_ways(proto, settings), doing="trying a model", limit_s=limit_s)
+
+
+def both_ways(proto: onnx.ModelProto, settings: SessionSettings) -> tuple[SessionSettings, ...]:
+    """Settings to try a model with. fp8 runs here in emulation only, which is no user's session."""
+    own = replace(settings, threads=OWN_THREADS)
+    return (settings,) if holds_fp8(proto) or settings == own else (own, settings)
+
+
+def run_all(proto: onnx.ModelProto, inputs: Inputs, ways: Iterable[SessionSettings]) -> None:
+    """A session for each of the settings, and a run of each of the inputs in it."""
+    for settings in ways:
+        session = open_session(proto, settings)
+        for feeds in inputs:
+            run(session, feeds)
+
+
+def single(feeds: Feeds) -> list[dict[str, Array]]:
+    """All samples, one per run."""
+    return list(feeds.batches(1))
+
+
+def culprit(
+    regions: Sequence[str], build: Callable[[Sequence[str]], onnx.ModelProto], run: Callable[[onnx.ModelProto], None]
+) -> str | None:
+    """The region that makes a plan crash, by bisection: the plan with the regions before it runs, with it no more.
+
+    regions: all that the plan changes, in graph order; with all of them it crashes. build: a model with only these
+    changed. run: raises CrashError where it crashes. Returns None where `MOST_TRIES` do not tell.
+    """
+    runs, crashes = 0, len(regions)
+    for _ in range(MOST_TRIES):
+        if crashes - runs <= 1:
+            break
+        middle = (runs + crashes) // 2
+        if _crashes(run, build(regions[:middle])):
+            crashes = middle
+        else:
+            runs = middle
+    return regions[crashes - 1] if crashes - runs == 1 else None
+
+
+def _crashes(run: Callable[[onnx.ModelProto], None], proto: onnx.ModelProto) -> bool:
+    try:
+        run(proto)
+    except CrashError:
+        return True
+    except ModelError:  # refused, which is another matter
+        return False
+    return False

@@ -1,0 +1,292 @@
+"""The questions that are put to onnxruntime, each with the tiny graph that answers it.
+
+A rule about a runtime is a row here. Nothing in this table is an answer: those are computed on the onnxruntime and the
+CPU at hand (`probes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx.parser
+
+Kind = Literal["loads", "fuses", "folds", "keeps", "saturates", "layout"]
+ROWS, IMAGE = "float[4, 64]", "float[1, 16, 8, 8]"
+CONV = "Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+_F8_IN = "q = QuantizeLinear (x, s, zf) d = DequantizeLinear (q, s, zf) "
+_U8_IN = "q = QuantizeLinear (x, s, zu) d = DequantizeLinear (q, s, zu) "
+_U8_OUT = " t = QuantizeLinear (r, s, zu) y = DequantizeLinear (t, s, zu)"
+_OUT = {
+    "float": " y = Abs (r)",
+    "uint8": _U8_OUT,
+    "the same grid": " t = QuantizeLinear (r, s, zf) y = DequantizeLinear (t, s, zf)",
+    "another grid": " t = QuantizeLinear (r, s2, zf) y = DequantizeLinear (t, s2, zf)",
+}
+_PARAMETERS = "float s, float s2, float8e4m3fn zf, uint8 zu, int8 zi"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about onnxruntime and the graph that answers it.
+
+    kind, and what its answer means:
+      loads      the default session opens the graph
+      fuses      the optimised graph holds the operator `becomes`
+      folds      as fuses, and no Cast, Mul or DequantizeLinear of constants is left
+      keeps      the default session computes what the graph does without optimisation
+      saturates  the default session differs from exact integer arithmetic
+      layout     the optimised graph holds `becomes`, an operator or an attribute of one
+    body: ONNX text from x to y. weights: declarations of its initializers; a scale (s...) is 0.02, a zero point
+    (z...) 0, codes and floats are 1 or as `values` says. x: type of the input.
+    """
+
+    name: str
+    kind: Kind
+    body: str
+    weights: str = ""
+    x: str = ROWS
+    becomes: str = ""
+    values: tuple[tuple[str, float], ...] = ()
+
+    def graph(self) -> onnx.ModelProto:
+        """Opset 21, IR version 10: what the oldest supported onnxruntime reads."""
+        declared = ", ".join(part for part in (self.weights, _PARAMETERS) if part)
+        head = '<ir_version: 10, opset_import: ["" : 21]>'
+        proto = onnx.parser.parse_model(f"{head} g ({self.x} x) => (float y) <{declared}> {{ {self.body} }}")
+        proto.graph.output[0].type.tensor_type.ClearField("shape")  # inferred below
+        chosen = {"s2": 0.03, **dict(self.values)}
+        for info in proto.graph.value_info:
+            shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
+            value = chosen.get(info.name, {"s": 0.02, "z": 0.0}.get(info.name[0], 1.0))
+            content = np.full(int(np.prod(shape)), value).tolist()
+            proto.graph.initializer.append(
+                onnx.helper.make_tensor(info.name, info.type.tensor_type.elem_type, shape, content)
+            )
+        del proto.graph.value_info[:]
+        return onnx.shape_inference.infer_shapes(proto)
+
+
+# ---- float8 in the default session --------------------------------------------------------------
+
+_ONE_INPUT = {  # operator -> call on a rank-4 tensor d, with the constants that it needs
+    "Abs": ("Abs (d)", ""),
+    "ArgMax": ("ArgMax (d)", ""),
+    "AveragePool": ("AveragePool <kernel_shape = [2, 2]> (d)", ""),
+    "Clip": ("Clip (d)", ""),
+    "DepthToSpace": ("DepthToSpace <blocksize = 2> (d)", ""),
+    "Erf": ("Erf (d)", ""),
+    "Expand": ("Expand (d, i4)", "int64[4] i4"),
+    "Flatten": ("Flatten (d)", ""),
+    "Gather": ("Gather (d, z1)", "int64[1] z1"),
+    "GlobalAveragePool": ("GlobalAveragePool (d)", ""),
+    "HardSigmoid": ("HardSigmoid (d)", ""),
+    "HardSwish": ("HardSwish (d)", ""),
+    "Identity": ("Identity (d)", ""),
+    "LeakyRelu": ("LeakyRelu (d)", ""),
+    "MaxPool": ("MaxPool <kernel_shape = [2, 2]> (d)", ""),
+    "Pad": ("Pad (d, z8)", "int64[8] z8"),
+    "ReduceMax": ("ReduceMax (d)", ""),
+    "ReduceMean": ("ReduceMean (d)", ""),
+    "ReduceMin": ("ReduceMin (d)", ""),
+    "Relu": ("Relu (d)", ""),
+    "Reshape": ("Reshape (d, i1)", "int64[1] i1"),
+    "Resize": ("Resize (d, , k)", "float[4] k"),
+    "Sigmoid": ("Sigmoid (d)", ""),
+    "Slice": ("Slice (d, z1, i1)", "int64[1] z1, int64[1] i1"),
+    "Softmax": ("Softmax (d)", ""),
+    "SpaceToDepth": ("SpaceToDepth <blocksize = 2> (d)", ""),
+    "Squeeze": ("Squeeze (d, z1)", "int64[1] z1"),
+    "Tanh": ("Tanh (d)", ""),
+    "Tile": ("Tile (d, i4)", "int64[4] i4"),
+    "Transpose": ("Transpose (d)", ""),
+    "Unsqueeze": ("Unsqueeze (d, z1)", "int64[1] z1"),
+}
+_SEVERAL_INPUTS = {
+    "Add": ("Add (d, d)", ""),
+    "Concat": ("Concat <axis = 0> (d, d)", ""),
+    "Div": ("Div (d, d)", ""),
+    "Max": ("Max (d, d)", ""),
+    "Min": ("Min (d, d)", ""),
+    "Mul": ("Mul (d, d)", ""),
+    "Sub": ("Sub (d, d)", ""),
+    "Where": ("Where (k, d, d)", "bool k"),
+}
+OPERATORS: frozenset[str] = frozenset(_ONE_INPUT) | frozenset(_SEVERAL_INPUTS)
+"""Operators without weights that were tried with float8 around them."""
+_WEIGHTS = {  # how the second input of a layer is stored -> its node, type, and what else it needs
+    "float": ("", "float{shape} e", ""),
+    "float8": ("e = DequantizeLinear (w, s, zf) ", "float8e4m3fn{shape} w", ""),
+    "float8 without zero point": ("e = DequantizeLinear (w, s) ", "float8e4m3fn{shape} w", ""),
+    "int8": ("e = DequantizeLinear (w, s, zi) ", "int8{shape} w", ""),
+    "int8 without zero point": ("e = DequantizeLinear (w, s) ", "int8{shape} w", ""),
+    "int4": ("e = DequantizeLinear <axis = 0, block_size = 32> (w, sb) ", "int4{shape} w", "float{blocks} sb"),
+}
+_LAYERS = {  # operator -> call, shape of its weight, shape of the scales of blocks, type of x
+    "Conv": (f"{CONV} (d, e)", "[16, 16, 3, 3]", "", IMAGE),
+    "Gemm": ("Gemm (d, e)", "[64, 32]", "[2, 32]", ROWS),
+    "MatMul": ("MatMul (d, e)", "[64, 32]", "[2, 32]", ROWS),
+}
+
+
+def float8_name(op: str, result: str, weight: str = "", data: str = "float8") -> str:
+    """The probe of an operator with float8 around it. result: "float", "uint8", or "the same grid" or "another
+    grid" of a float8 QuantizeLinear. weight: of `WEIGHTS`, "" for an operator without. data: float8 or uint8."""
+    return f"{data} {op}{f' by {weight}' if weight else ''} to {result}"
+
+
+def _float8() -> Iterator[Probe]:
+    for result, rest in _OUT.items():
+        for op, (call, weights) in (_ONE_INPUT | _SEVERAL_INPUTS).items():
+            cast = " c = Cast <to = 1> (r)" if op == "ArgMax" else ""
+            behind = rest.replace("(r", "(c") if cast else rest
+            values = (("i1", -1.0),) if op == "Reshape" else ()
+            body = f"{_F8_IN}r = {call}{cast}{behind}"
+            yield Probe(float8_name(op, result), "loads", body, weights, IMAGE, values=values)
+        for data, start in (("float8", _F8_IN), ("uint8", _U8_IN)):
+            for op, (call, shape, blocks, x) in _LAYERS.items():
+                for weight, (node, declared, scales) in _WEIGHTS.items():
+                    if (weight == "int4" and not blocks) or (data == "uint8" and not weight.startswith("float8")):
+                        continue
+                    parts = ", ".join(p for p in (declared.format(shape=shape), scales.format(blocks=blocks)) if p)
+                    body = f"{start}{node}r = {call}{rest}"
+                    yield Probe(float8_name(op, result, weight, data), "loads", body, parts, x)
+
+
+CLIP_TO_FLOAT8 = "float Clip to float8"
+RELU_TO_FLOAT8 = "float Relu to float8"
+_FLOAT8 = (
+    *_float8(),
+    Probe(CLIP_TO_FLOAT8, "loads", "r = Clip (x)" + _OUT["the same grid"]),
+    Probe(RELU_TO_FLOAT8, "keeps", "r = Relu (x)" + _OUT["the same grid"]),
+)
+
+# ---- what becomes an integer kernel -------------------------------------------------------------
+
+GEMM_WITHOUT_ZERO_POINT = "uint8 Gemm by int8 without zero point"
+GEMM_FLOAT_BIAS = "uint8 Gemm by int8 with a float bias"
+CONV_BIAS_SCALE = "uint8 Conv by int8 with a bias of another scale"
+_MATRIX, _KERNEL = "int8[64, 32] w", "int8[16, 16, 3, 3] w"
+_BY_INT8, _BIAS = "e = DequantizeLinear (w, s, zi) ", "h = DequantizeLinear (b, sb) "
+_INT8_CONV = f"{_U8_IN}{_BY_INT8}r = {CONV} (d, e){_U8_OUT}"
+
+
+def blocks_name(op: str, element: str) -> str:
+    """The probe of a layer whose weight is stored in blocks. element: int4 or int8."""
+    return f"float {op} by blocks of {element}"
+
+
+_FUSES = (
+    Probe(
+        "uint8 Conv by int8", "fuses", f"{_U8_IN}{_BY_INT8}r = {CONV} (d, e){_U8_OUT}", _KERNEL, IMAGE, "QLinearConv"
+    ),
+    Probe(
+        CONV_BIAS_SCALE,
+        "fuses",
+        f"{_U8_IN}{_BY_INT8}{_BIAS}r = {CONV} (d, e, h){_U8_OUT}",
+        f"{_KERNEL}, int32[16] b, float sb",
+        IMAGE,
+        "QLinearConv",
+        (("sb", 0.1),),
+    ),
+    Probe(
+        "uint8 MatMul by int8 to float",
+        "fuses",
+        f"{_U8_IN}{_BY_INT8}y = MatMul (d, e)",
+        _MATRIX,
+        becomes="MatMulIntegerToFloat",
+    ),
+    Probe(
+        "uint8 MatMul by int8 to uint8",
+        "fuses",
+        f"{_U8_IN}{_BY_INT8}r = MatMul (d, e){_U8_OUT}",
+        _MATRIX,
+        becomes="QLinearMatMul",
+    ),
+    Probe("uint8 Gemm by int8", "fuses", f"{_U8_IN}{_BY_INT8}y = Gemm (d, e)", _MATRIX, becomes="QGemm"),
+    Probe(
+        GEMM_WITHOUT_ZERO_POINT,
+        "fuses",
+        f"{_U8_IN}e = DequantizeLinear (w, s) y = Gemm (d, e)",
+        _MATRIX,
+        becomes="QGemm",
+    ),
+    Probe(
+        GEMM_FLOAT_BIAS,
+        "fuses",
+        f"{_U8_IN}{_BY_INT8}y = Gemm (d, e, b)",
+        f"{_MATRIX}, float[32] b",
+        becomes="QGemm",
+    ),
+    *(
+        Probe(
+            blocks_name(op, kind),
+            "fuses",
+            f"e = DequantizeLinear <axis = 0, block_size = 32> (w, sb) y = {op} (x, e)",
+            f"{kind}[64, 32] w, float[2, 32] sb",
+            becomes="MatMulNBits",
+        )
+        for op in ("MatMul", "Gemm")
+        for kind in ("int4", "int8")
+    ),
+    Probe(
+        "uint8 Conv by int4 unfolded with Cast and Mul",
+        "folds",
+        f"{_U8_IN}a = Cast <to = 6> (w) m = Mul (a, k) c = Cast <to = 3> (m) e = DequantizeLinear (c, s) "
+        f"r = {CONV} (d, e){_U8_OUT}",
+        "int4[16, 16, 3, 3] w, int32[16, 1, 1, 1] k",
+        IMAGE,
+        "QLinearConv",
+    ),
+    *(
+        Probe(f"uint8 {op}", "fuses", f"{_U8_IN}r = {call}{_U8_OUT}", x=IMAGE, becomes=becomes)
+        for op, call, becomes in (
+            ("Add", "Add (d, d)", "QLinearAdd"),
+            ("AveragePool", "AveragePool <kernel_shape = [2, 2]> (d)", "QLinearAveragePool"),
+            ("Concat", "Concat <axis = 1> (d, d)", "QLinearConcat"),
+            ("GlobalAveragePool", "GlobalAveragePool (d)", "QLinearGlobalAveragePool"),
+            ("LeakyRelu", "LeakyRelu (d)", "QLinearLeakyRelu"),
+            ("Mul", "Mul (d, d)", "QLinearMul"),
+            ("Sigmoid", "Sigmoid (d)", "QLinearSigmoid"),
+            ("Softmax", "Softmax (d)", "QLinearSoftmax"),
+        )
+    ),
+)
+
+# ---- what saturates -----------------------------------------------------------------------------
+
+# Codes of 255 and weights of 127: two neighbouring products are 64770, and 16 bits hold 32767. With scales of 1 the
+# exact sum is an integer that float32 holds; a quantized result has the scale that makes the exact one 255.
+_FULL = "q = QuantizeLinear (x, one, zu) d = DequantizeLinear (q, one, zu) e = DequantizeLinear (w, one, zi) "
+_FULL_OUT = " t = QuantizeLinear (r, top, zu) y = DequantizeLinear (t, top, zu)"
+
+
+def _saturates(name: str, call: str, weight: str, x: str, products: int = 0) -> Probe:
+    """products: summed for an element of a quantized result; 0 where the result is float."""
+    body = f"{_FULL}r = {call}{_FULL_OUT}" if products else f"{_FULL}y = {call}"
+    values = (("w", 127.0), ("top", 127.0 * products))
+    weights = f"{weight}, float one, float top" if products else f"{weight}, float one"
+    return Probe(f"uint8 {name} by int8 saturates", "saturates", body, weights, x, values=values)
+
+
+_SATURATES = (
+    _saturates("MatMul", "MatMul (d, e)", "int8[64, 32] w", ROWS),
+    _saturates("Gemm", "Gemm (d, e)", "int8[64, 32] w", ROWS),
+    _saturates("Conv", "Conv <kernel_shape = [3, 3]> (d, e)", _KERNEL, IMAGE, 144),
+    _saturates("Conv 1x1", "Conv <kernel_shape = [1, 1]> (d, e)", "int8[32, 16, 1, 1] w", IMAGE, 16),
+    _saturates("depthwise Conv", "Conv <kernel_shape = [3, 3], group = 16> (d, e)", "int8[16, 1, 3, 3] w", IMAGE, 9),
+)
+
+# ---- memory layouts -----------------------------------------------------------------------------
+
+INT8_NHWC = "uint8 Conv in NHWC"
+FLOAT_BLOCKED = "float Conv in NCHWc"
+_LAYOUTS = (
+    Probe(INT8_NHWC, "layout", _INT8_CONV, _KERNEL, IMAGE, "QLinearConv.channels_last"),
+    Probe(FLOAT_BLOCKED, "layout", f"y = {CONV} (x, w)", "float[16, 16, 3, 3] w", IMAGE, "ReorderInput"),
+)
+
+PROBES: dict[str, Probe] = {p.name: p for p in (*_FLOAT8, *_FUSES, *_SATURATES, *_LAYOUTS)}

@@ -1,0 +1,100 @@
+"""Answers to probes, one after the other; as a program, in a process that a graph may crash.
+
+Names of probes on standard input, a line of JSON each on standard output, so that what is missing tells the graph that
+ended the process.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxmpq.errors import ModelError
+from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES, Probe
+
+STEP = 0.02  # scale of every quantizer of a probe, and so the least difference that is one
+UNFOLDED = frozenset({"Cast", "Mul", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """holds: whether what the probe asks is so, None where it could not be told. note: what was seen."""
+
+    holds: bool | None
+    note: str = ""
+
+
+def answer(probe: Probe) -> Answer:
+    """Puts one question to onnxruntime, in this process."""
+    try:
+        match probe.kind:
+            case "loads":
+                return _loads(probe)
+            case "keeps":
+                fused, plain = (_computed(probe, optimize) for optimize in (True, False))
+                return Answer(bool(np.abs(fused - plain).max() < STEP))
+            case "saturates":
+                return _saturates(probe)
+            case _:
+                return _becomes(probe)
+    except ModelError as error:  # what does not load does not fuse
+        return Answer(None if probe.kind in ("keeps", "saturates") else False, str(error))
+    except Exception as error:  # a probe that cannot be put says so; the others go on
+        return Answer(None, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def _loads(probe: Probe) -> Answer:
+    open_session(probe.graph().SerializeToString())  # bytes: as any user's session
+    return Answer(True)
+
+
+def _becomes(probe: Probe) -> Answer:
+    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(probe.graph().SerializeToString(), SessionSettings(optimized_path=str(path)))
+        optimized = onnx.load(path).graph
+    constants = {t.name for t in optimized.initializer}
+    found = {n.op_type for n in optimized.node}
+    seen = found | {f"{n.op_type}.{a.name}" for n in optimized.node for a in n.attribute if a.i}
+    unfolded = {n.op_type for n in optimized.node if constants.issuperset(n.input)} & UNFOLDED
+    return Answer(probe.becomes in seen and not (probe.kind == "folds" and unfolded), ", ".join(sorted(found)))
+
+
+def _saturates(probe: Probe) -> Answer:
+    graph = probe.graph()
+    made = next(n for n in graph.graph.node if n.op_type in ("Conv", "Gemm", "MatMul"))
+    weight = next(onnx.numpy_helper.to_array(t) for t in graph.graph.initializer if t.name == "w").astype(np.int64)
+    products = weight.size // weight.shape[0] if made.op_type == "Conv" else weight.shape[0]
+    quantized = graph.graph.node[-1].op_type == "DequantizeLinear"
+    exact = 255 * 127 * products
+    found = float(_computed(probe, optimize=True).min())
+    return Answer(abs(found - exact) > (127 * products if quantized else 0.5), f"{found:.0f} where {exact} is exact")
+
+
+def _computed(probe: Probe, optimize: bool) -> NDArray[np.float64]:
+    session = open_session(probe.graph().SerializeToString(), SessionSettings(optimize=optimize))
+    shape = session.get_inputs()[0].shape
+    if probe.kind == "saturates":
+        values = np.full(shape, 255.0, np.float32)
+    else:
+        values = np.linspace(-2, 2, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    return run(session, {"x": values})[0].astype(np.float64)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends this process
+    for name in json.load(sys.stdin):
+        print(json.dumps([name, asdict(answer(PROBES[name]))]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
