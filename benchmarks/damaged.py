@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,31 +130,34 @@ class Damage:
         effects = sensitivity(self.model, menu, bench, self.observation, self.data.effects, None, self.progress)
         return replace(bench, activations={**bench.activations, **effects.params})
 
-    def versions(self, mixed: int, seed: int, folder: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
-        """(name, model), the pipeline's own int8 everywhere first."""
+    def versions(self, mixed: int, seed: int, folder: Path) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]:
+        """(name, what builds the model), the pipeline's own int8 everywhere first."""
         generator, everywhere = np.random.default_rng(seed), self.uniform(INT8, layers_only=False)
-        yield "int8 everywhere", self.int8_everywhere().build(everywhere)
+        yield "int8 everywhere", lambda: self.int8_everywhere().build(everywhere)
         for scheme in (*WEIGHT_ONLY, *BOTH):
-            yield f"layers {scheme.name}", self.bench.build(self.uniform(scheme, layers_only=True))
+            yield f"layers {scheme.name}", partial(self.bench.build, self.uniform(scheme, layers_only=True))
         for estimator in ("minmax", "mse", "percentile"):
-            yield f"everywhere {estimator}", self._with(self.ranges(estimator)).build(everywhere)
+            yield f"everywhere {estimator}", partial(self._with(self.ranges(estimator)).build, everywhere)
         tensors = sorted(self.bench.activations)
         some = [t for t in tensors if generator.uniform() < 0.3]
         few = [tensors[i] for i in generator.permutation(len(tensors))[: max(len(tensors) // 20, 1)]]
         layers = self.uniform(INT8, layers_only=True)
         for what, chosen, plan in (("all", tensors, everywhere), ("some", some, layers), ("few", few, layers)):
             for factor in (0.5, 0.25, 4.0, 16.0):
-                yield f"ranges of {what} x {factor:g}", self._with(self.scaled(factor, chosen)).build(plan)
-        yield "saturated pairs", replace(self.bench, weights=saturated(self.bench.weights)).build(layers)
+                yield f"ranges of {what} x {factor:g}", partial(self._with(self.scaled(factor, chosen)).build, plan)
+        bench = replace(self.bench, weights=saturated(self.bench.weights))
+        yield "saturated pairs", partial(bench.build, layers)
         for number in range(mixed):
             layers_only, schemes = number % 4 != 3, MILD if number % 2 else HARSH
             plan = self.random(generator, schemes, layers_only=layers_only)
             if plan:
-                yield f"mixed {'layers' if layers_only else 'everywhere'} {number}", self.bench.build(plan)
+                yield f"mixed {'layers' if layers_only else 'everywhere'} {number}", partial(self.bench.build, plan)
         fitted = {n: a[:DEFAULT_SAMPLES] for n, a in self.known.items()}
         for method in ("minmax", "percentile"):
-            path = static_int8(self.entry, fitted, folder / f"{method}.onnx", method)
-            yield f"onnxruntime static {method}", onnx.load(path)
+            yield f"onnxruntime static {method}", partial(self._static, fitted, folder / f"{method}.onnx", method)
+
+    def _static(self, samples: dict[str, np.ndarray], path: Path, method: str) -> onnx.ModelProto:
+        return onnx.load(static_int8(self.entry, samples, path, method))
 
     def _with(self, activations: Mapping[str, QuantParams]) -> Workbench:
         return replace(self.bench, activations=activations)

@@ -103,6 +103,7 @@ class Case:
 CASES = {
     "nothing beyond a limit": Case((GOOD, VALUES), 21, "good"),
     "divergence": Case((replace(GOOD, kl_nats=0.21, top1_agreement=0.9),), 21, "bad", "0.21 nats of output scores"),
+    "resnet20 at 13 dB": Case((replace(GOOD, sqnr_db=13.2, kl_nats=0.277, top1_agreement=0.7),), 21, "bad", "0.277"),
     "some divergence": Case((replace(GOOD, kl_nats=0.19, top1_agreement=0.9),), 21, "noticeable", "above 0.04"),
     "other confidence": Case((replace(GOOD, kl_nats=0.9, top1_agreement=1.0),), 21, "noticeable", "0.9 nats"),
     "few agree": Case((replace(GOOD, top1_agreement=0.6),), 210, "bad", "below 70%, sampling error 5%"),
