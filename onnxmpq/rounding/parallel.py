@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,11 +26,12 @@ Rounded = tuple[str, list[QuantizedWeight]]
 def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Rounded]:
     """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once."""
     workers = min(workers, MOST_WORKERS)
-    if workers < 2 or not _is_python(sys.executable):
+    started = _started(workers) if workers > 1 and _is_python(sys.executable) else []
+    if not started:
         for layer in layers:
             yield layer.name, layer.rounded()
         return
-    with Workers(workers) as pool:
+    with Workers(started) as pool:
         waiting: dict[Future[list[QuantizedWeight]], str] = {}
         for layer in layers:
             waiting[pool.submit(layer)] = layer.name
@@ -49,9 +50,9 @@ def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rou
 class Workers:
     """Processes, each led by a thread that waits for its answers. A layer whose process fails is rounded here."""
 
-    def __init__(self, count: int) -> None:
-        self._threads, self._ended = ThreadPoolExecutor(count), False
-        self._processes = [_start() for _ in range(count)]
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._threads, self._ended = ThreadPoolExecutor(len(processes)), False
+        self._processes = processes
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -91,6 +92,17 @@ def _asked(process: subprocess.Popen[bytes], layer: LayerToRound) -> list[Quanti
     process.stdin.flush()
     found: list[QuantizedWeight] = pickle.load(process.stdout)
     return found
+
+
+def _started(count: int) -> list[subprocess.Popen[bytes]]:
+    """As many of them as the system allows."""
+    processes = []
+    for _ in range(count):
+        try:
+            processes.append(_start())
+        except OSError:  # no process more, no pipe more, or this user may not run the interpreter
+            break
+    return processes
 
 
 def _start() -> subprocess.Popen[bytes]:
