@@ -49,9 +49,15 @@ class Cache:
     @classmethod
     def of(cls, choice: str | Path | bool, progress: Progress) -> Cache:
         """True for the default folder, False for none, or a folder."""
-        if isinstance(choice, bool):
-            return cls(default_folder() if choice else None, progress)
-        return cls(Path(choice), progress)
+        if not isinstance(choice, bool):
+            return cls(Path(choice), progress)
+        folder = default_folder() if choice else None
+        if choice and folder is None:
+            progress.say("nothing is cached: there is no home folder; name one with --cache, or give --no-cache")
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        if folder is not None and given and not os.path.isabs(given):
+            progress.say(f"XDG_CACHE_HOME {given!r} is ignored, since it is not absolute; the cache is {folder}")
+        return cls(folder, progress)
 
     def get(self, key: str) -> Archive | None:
         """The entry of this key, None where there is none or it is damaged."""

@@ -76,10 +76,10 @@ class NothingToQuantizeError(OnnxmpqError):
 
 
 class OutputError(OnnxmpqError):
-    """The output cannot be written."""
+    """The output, or a temporary file on the way to it, cannot be written."""
 
     exit_code = 7
-    meaning = "the output cannot be written"
+    meaning = "the output or a temporary file cannot be written"
 
 
 class TargetError(OnnxmpqError):

@@ -43,10 +43,13 @@ def write_model(path: Path, proto: onnx.ModelProto) -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     onnx.external_data_helper.convert_model_to_external_data(copy, location=f"{path.name}.data")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        onnx.save_model(copy, Path(folder) / path.name)
-        os.replace(Path(folder) / f"{path.name}.data", path.parent / f"{path.name}.data")
-        os.replace(Path(folder) / path.name, path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            onnx.save_model(copy, Path(folder) / path.name)
+            os.replace(Path(folder) / f"{path.name}.data", path.parent / f"{path.name}.data")
+            os.replace(Path(folder) / path.name, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
 
 
 def serialize(proto: onnx.ModelProto) -> bytes:

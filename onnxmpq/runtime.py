@@ -6,7 +6,6 @@ import ctypes
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
 from onnxmpq.halves import DTYPES
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
+from onnxmpq.scratch import scratch_folder
 
 Array = NDArray[np.generic]
 CPU = "CPUExecutionProvider"
@@ -142,8 +142,8 @@ def _open_proto(
     if model.ByteSize() < _PROTOBUF_LIMIT:
         raw = model.SerializeToString()
         return ort.InferenceSession(raw, options, providers=providers, disabled_optimizers=disabled)
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
-        path = Path(folder) / "model.onnx"
+    with scratch_folder("a model of 2 GB or more") as folder:
+        path = folder / "model.onnx"
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         onnx.save_model(copy, path, save_as_external_data=True, location="model.data")
@@ -269,9 +269,9 @@ def describe_runtime() -> dict[str, str]:
 
 @contextmanager
 def profile_folder() -> Iterator[Path]:
-    """A temporary folder for profiles and optimised graphs, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="onnxmpq-") as folder:
-        yield Path(folder)
+    """A temporary folder for profiles and optimised graphs, gone afterwards. Raises OutputError where it is full."""
+    with scratch_folder("profiles of onnxruntime") as folder:
+        yield folder
 
 
 def _short(error: BaseException) -> str:

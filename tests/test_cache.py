@@ -236,3 +236,29 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     ):
         monkeypatch.setenv("XDG_CACHE_HOME", given_base)
         assert cache_module.default_folder() == expected
+
+
+class Said(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_a_machine_without_a_home_is_told_and_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "default_folder", lambda: None)
+    said = Said()
+    cache = Cache.of(True, said)
+    assert cache.folder is None and "no home folder; name one with --cache" in said.lines[0]
+    Cache.of(False, quiet := Said())
+    assert not quiet.lines
+
+
+def test_a_relative_base_is_ignored_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    said = Said()
+    assert Cache.of(True, said).folder == tmp_path / ".cache" / "onnxmpq"
+    assert "'relative' is ignored" in said.lines[0]

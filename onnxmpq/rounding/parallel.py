@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from types import TracebackType
@@ -23,11 +23,12 @@ Rounded = tuple[str, list[QuantizedWeight]]
 def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Rounded]:
     """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once."""
     workers = min(workers, MOST_WORKERS)
-    if workers < 2 or not launch.can_start():
+    started = _started(workers) if workers > 1 and launch.can_start() else []
+    if not started:
         for layer in layers:
             yield layer.name, layer.rounded()
         return
-    with Workers(workers) as pool:
+    with Workers(started) as pool:
         waiting: dict[Future[list[QuantizedWeight]], str] = {}
         for layer in layers:
             waiting[pool.submit(layer)] = layer.name
@@ -46,9 +47,9 @@ def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rou
 class Workers:
     """Processes, each led by a thread that waits for its answers. A layer whose process fails is rounded here."""
 
-    def __init__(self, count: int) -> None:
-        self._threads, self._ended = ThreadPoolExecutor(count), False
-        self._processes = [launch.start("onnxmpq.rounding.worker") for _ in range(count)]
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._threads, self._ended = ThreadPoolExecutor(len(processes)), False
+        self._processes = processes
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -88,3 +89,14 @@ def _asked(process: subprocess.Popen[bytes], layer: LayerToRound) -> list[Quanti
     process.stdin.flush()
     found: list[QuantizedWeight] = pickle.load(process.stdout)
     return found
+
+
+def _started(count: int) -> list[subprocess.Popen[bytes]]:
+    """As many of them as the system allows."""
+    processes = []
+    for _ in range(count):
+        try:
+            processes.append(launch.start("onnxmpq.rounding.worker"))
+        except OSError:  # no process more, no pipe more, or this user may not run the interpreter
+            break
+    return processes

@@ -2,8 +2,8 @@
 
 Every function here stands for one of another room, with the same result: `observe`, `round_weights`,
 `measure_effects`, `compensate`. Entries are as small as the step allows (one tensor, one weight, one perturbation), so
-that a menu which differs a little from the last run's still finds everything that is the same. Nothing that was timed
-is kept.
+that a menu which differs a little from the last run's still finds everything that is the same; what a step computes for
+one of them does not depend on the others. Nothing here is timed: `stages/timings.py` keeps timings, for an hour.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _WIDEST = 64
 
 def user_folder() -> Path:
     """Where the user's own target files lie; a file there takes the place of a shipped one of the same name."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # as it is where there is no home
     return Path(base) / "onnxmpq" / "cost_models"
 
 

@@ -93,3 +93,18 @@ def test_a_frozen_application_is_not_started_again(
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert_same(dict(rounded_layers(layers(), 2)), HERE)
     assert not started
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fewer_processes_than_asked_for_do(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, running = parallel._start, []
+
+    def refused() -> subprocess.Popen[bytes]:
+        if len(running) == allowed:
+            raise PermissionError(13, "Permission denied")
+        running.append(start())
+        return running[-1]
+
+    monkeypatch.setattr(parallel, "_start", refused)
+    assert_same(dict(rounded_layers(layers(), 3)), HERE)
+    assert len(running) == allowed and all(process.poll() is not None for process in running)

@@ -193,3 +193,9 @@ def test_made_schemes() -> None:
     for wrong in ("w1a8", "w8a9", "w7", "w5a6 ", ""):
         with pytest.raises(UsageError, match="no scheme is called"):
             scheme_named(wrong)
+
+
+def test_without_a_home_there_are_the_shipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # a user without a home and without an entry for one
+    assert "cpu" in [target.name for target in available_targets()]
