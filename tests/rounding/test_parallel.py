@@ -97,14 +97,14 @@ def test_a_frozen_application_is_not_started_again(
 
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_fewer_processes_than_asked_for_do(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, running = parallel._start, []
+    start, running = launch.start, []
 
-    def refused() -> subprocess.Popen[bytes]:
+    def refused(module: str) -> subprocess.Popen[bytes]:
         if len(running) == allowed:
             raise PermissionError(13, "Permission denied")
-        running.append(start())
+        running.append(start(module))
         return running[-1]
 
-    monkeypatch.setattr(parallel, "_start", refused)
+    monkeypatch.setattr(launch, "start", refused)
     assert_same(dict(rounded_layers(layers(), 3)), HERE)
     assert len(running) == allowed and all(process.poll() is not None for process in running)
