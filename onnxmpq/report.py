@@ -395,14 +395,13 @@ def verdict_lines(report: Report) -> list[tuple[str, str]]:
         low, high = (r * 100 for r in (timing.ratio_low, timing.ratio_high))
         share = f"{timing.ratio * 100:.1f}% of fp32's (95% interval {low:.1f} to {high:.1f}%, {timing.rounds} rounds)"
         taken = f"latency {timing.result_s * 1e3:.3f} ms, {share}; {taken}"
+    elif plan.budgets.get("latency"):
+        before, after = (plan.prediction[f"{which}latency_ms"] for which in ("original_", ""))
+        taken = f"latency {after:.3g} ms by the cost table, {after / before:.1%} of fp32's; {taken}"
     met = "met" if plan.met else "NOT met, this is the closest plan"
-    first = f"budget: {asked}: {met}; {taken}", "green" if plan.met else "bold red"
+    first = f"budget: {asked}; {met}; {taken}", "green" if plan.met else "bold red"
     level, samples = report.verdict.level, report.validation.samples
-    why = "; ".join(report.verdict.reasons) or f"on {samples} samples"
-    words = {
-        "good": "good: as fp32, as far as these samples tell",
-        "noticeable": "noticeably worse than fp32",
-        "bad": "BAD",
-        "unknown": "unknown",
-    }
+    where = "held-out" if report.validation.held_out else "calibration"
+    why = "; ".join(report.verdict.reasons) or f"no loss to be noticed on {samples} {where} samples"
+    words = {"good": "good", "noticeable": "noticeably worse than fp32", "bad": "BAD", "unknown": "unknown"}
     return [first, (f"quality: {words[level]} ({why})", _STYLES[level])]
