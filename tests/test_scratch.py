@@ -70,5 +70,6 @@ def test_a_conversion_that_cannot_write_its_profiles_says_so(tmp_path: Path) -> 
         check=False,
     )
     assert done.returncode == OutputError.exit_code
-    assert f"error: temporary folder {tmp_path}: profiles of onnxruntime cannot be written" in done.stderr
+    assert f"error: temporary folder {tmp_path}" in done.stderr
+    assert "profiles of onnxruntime cannot be written" in done.stderr
     assert not [*tmp_path.glob("onnxmpq-*"), *tmp_path.glob("*.onnx")]

@@ -37,7 +37,7 @@ _keys = itertools.count()
 
 def patience_s(original_s: float) -> float:
     """Time limit of a call that took `original_s` seconds for the original model. Only a hang reaches it."""
-    return PATIENCE_S + PATIENCE * original_s
+    return PATIENCE_S + PATIENCE * max(original_s, 0.0)  # a clock may have been set back
 
 
 class Kept(Generic[T_co]):
