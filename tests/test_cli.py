@@ -462,7 +462,7 @@ def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
 def test_calibrate_then_convert(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     ranges = tmp_path / "ranges.npz"
-    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges)
+    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache")
     assert (found.code, found.err) == (0, "")
     for words in ("6 samples", "min", "max", "mse", "1x16x8x8", "wrote"):
         assert words in found.out

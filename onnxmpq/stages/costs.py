@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.exchange import describe, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, TableJudge, TimedProfiler
+from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler
 from onnxmpq.cost.profile import fit_table, plans_to_profile, profile_plans
@@ -57,6 +57,8 @@ def judge_costs(
     first = feeds.batch([0])
     profiler = RememberingProfiler(Profiler(model, first, settings, effort), cache, model, first, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
+    if reused := profiler.timings.in_words():
+        progress.say(reused)
     menu, unfused = proven(model, menu, profiles)
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
@@ -76,7 +78,7 @@ def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
 
 
 def profile(
-    profiler: TimedProfiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
+    profiler: PlanProfiler, menu: Menu, layout: Roles, bench: Workbench, seed: int, progress: Progress
 ) -> tuple[list[Profile], int]:
     """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs."""
     plans = plans_to_profile(bench.model, menu, layout, seed)
@@ -89,7 +91,5 @@ def profile(
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
-    reused = profiler.timings.in_words()
-    spent = f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s"
-    progress.say(f"{spent}: {reused}" if reused else spent)
+    progress.say(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
     return profiles, len(found[0])
