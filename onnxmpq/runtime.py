@@ -192,10 +192,18 @@ def run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequ
 
     Raises ModelError with the runtime's message (which names the node).
     """
+    call = Call.of(session, feeds, outputs)
     try:
-        return [_array(value) for value in Call.of(session, feeds, outputs)()]
+        found = [_array(value) for value in call()]
     except Exception as error:
         raise run_error(error) from error
+    names = call.outputs if call.outputs is not None else [o.name for o in session.get_outputs()]
+    return [_own(value) if name in feeds else value for name, value in zip(names, found, strict=True)]
+
+
+def _own(values: Any) -> Any:
+    """A copy of an output that is an input: onnxruntime hands back (1.22) the caller's memory without holding it."""
+    return np.array(values) if isinstance(values, np.ndarray) else values
 
 
 def _in_half(values: Array, wanted: str) -> Array:

@@ -61,7 +61,17 @@ def test_what_fails_where_there_is_room_is_left_as_it_is() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
 def test_a_conversion_that_cannot_write_its_profiles_says_so(tmp_path: Path) -> None:
     """Files of at most so many bytes, where onnxruntime's optimised graph and its profile take more."""
-    command = ["convert", str(SAMPLES / "digits_cnn.onnx"), "--size", "40%", "--samples", "8", "--no-cache"]
+    command = [
+        "convert",
+        str(SAMPLES / "digits_cnn.onnx"),
+        "--size",
+        "50%",
+        "--scheme",
+        "w8",
+        "--samples",
+        "8",
+        "--no-cache",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, "20000", *command, "-o", str(tmp_path / "x.onnx")],
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SAMPLES.parent)},
