@@ -222,10 +222,12 @@ except KeyboardInterrupt:
 """
 
 
-def started(before: str) -> tuple[subprocess.Popen[str], int]:
+def started(before: str, folder: Path) -> tuple[subprocess.Popen[str], int]:
     """A program with a child that hangs, and the child's process id."""
-    code = HANGING.format(before=before)
-    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE)
+    code, environment = HANGING.format(before=before), {**os.environ, "TMPDIR": str(folder)}
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE, env=environment
+    )
     assert program.stdout is not None
     return program, int(program.stdout.readline())
 
@@ -244,16 +246,20 @@ def assert_ends(pid: int) -> None:
 
 
 @POSIX
-def test_ctrl_c_ends_a_hanging_child() -> None:
-    program, pid = started("import threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()")
+def test_ctrl_c_ends_a_hanging_child(tmp_path: Path) -> None:
+    program, pid = started(
+        "import threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()", tmp_path
+    )
     output, _ = program.communicate(timeout=60)
     assert output.split() == ["interrupted", "None"] and program.returncode == 0
     assert_ends(pid)
 
 
 @POSIX
-def test_no_child_outlives_its_parent() -> None:
-    program, pid = started("import threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()")
+def test_no_child_outlives_its_parent(tmp_path: Path) -> None:
+    program, pid = started(
+        "import threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()", tmp_path
+    )
     program.communicate(timeout=60)
     assert program.returncode == -signal.SIGKILL
     assert_ends(pid)
