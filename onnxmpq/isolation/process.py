@@ -76,7 +76,7 @@ class Child:
         function: of a module, not a lambda. doing: what it does, for messages. limit_s: longer is a hang.
         Raises CrashError where the child dies or hangs. A child that was killed from outside is tried again.
         """
-        if not launch.can_start():
+        if not self._starts():
             return function(*(_here(a) for a in arguments))
         for left in reversed(range(REPEATS + 1)):
             try:
@@ -93,9 +93,18 @@ class Child:
 
     def start(self) -> None:
         """Start the process now, so that it is ready when it is needed."""
-        if launch.can_start():
+        self._starts()
+
+    def _starts(self) -> bool:
+        """Whether the process runs, started now if need be; else calls are computed here."""
+        if not launch.can_start():
+            return False
+        try:
             with self._lock:
                 self._running()
+        except OSError:  # no process more, no pipe more, or this user may not run the interpreter
+            return False
+        return True
 
     @property
     def pid(self) -> int | None:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from onnxmpq.errors import CalibrationError, CrashError, ModelError, exit_codes
-from onnxmpq.isolation import Child, call, isolated, keep, kept, messages
+from onnxmpq.isolation import Child, call, isolated, keep, kept, launch, messages
 from onnxmpq.runtime import SessionSettings, open_session, outputs_on, run
 from tests.graphs import conv_relu, samples_for
 from tests.isolation import functions
@@ -199,6 +199,15 @@ def test_threads_take_turns(child: Child) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == list(range(1, 9))
+
+
+def test_a_system_that_starts_no_process_computes_here(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(module: str, environment: object = None) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(launch, "start", refused)
+    child.start()
+    assert child.call(functions.pid) == os.getpid() and child.pid is None
 
 
 def test_a_frozen_application_computes_here(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
