@@ -253,9 +253,10 @@ class _Finish:
     def _way_out(self) -> str:
         """The nearest budget whose result is not bad, in words."""
         budgets, loop = self.job.budgets, self.loop
-        if budgets.fastest or budgets.smallest or budgets.energy:
-            kind = "faster" if budgets.fastest else "smaller" if budgets.smallest else "more frugal"
-            return f"no {kind} plan is better; keep the original, or write it all the same with --no-guard"
+        if budgets.fastest:
+            return "no plan that is faster than the original is better; --no-guard writes it all the same"
+        if not (budgets.latency or budgets.size or budgets.smallest):
+            return "give a larger --energy; --no-guard writes it all the same"
         name = "latency" if budgets.latency else "size"
         loop.retarget(replace(budgets, latency=None, fastest=True) if budgets.latency else Budgets(smallest=True))
         try:

@@ -66,6 +66,13 @@ def test_a_bad_result_is_refused_and_names_a_budget_that_is_not(
     assert convert(**budget, min_sqnr=1).report.verdict.level == "bad", "a floor of one's own decides"
 
 
+def test_the_smallest_names_a_size_that_is_not_bad(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "DIVERGENCE_NATS", verdict.Limits(5e-7, 1e-6))
+    monkeypatch.setattr(verdict, "UNMOVED_AGREEMENT", 2.0)
+    with pytest.raises(QualityError, match=r"--size [0-9.]+MB gives one that is not"):
+        convert(size="smallest")
+
+
 def test_made_up_data_cannot_judge(convert: Convert, strict: None) -> None:
     made_up = convert(calibration=None, samples=16, latency="fastest")
     assert made_up.report.verdict.level == "unknown"
