@@ -78,7 +78,7 @@ class _Drawn(Progress):
 
     def say(self, message: str) -> None:
         if not self.quiet:
-            self.console.print(message, highlight=False, markup=False)
+            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)

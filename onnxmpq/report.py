@@ -93,7 +93,7 @@ class Report:
         for line in _remarks(self):
             console.print(line, highlight=False, markup=False)
         for line, style in verdict_lines(self):
-            console.print(line, style=style, highlight=False, markup=False)
+            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def build_plan(
