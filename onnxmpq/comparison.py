@@ -16,7 +16,7 @@ from scipy.special import bdtrik, log_softmax, softmax
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.feeds.types import Array, Feeds
-from onnxmpq.isolation import call, keep, kept, patience_s
+from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
@@ -152,13 +152,37 @@ def compare(
     Both run in the child of `onnxmpq.isolation`. Raises ModelError where one of them does not run, CrashError where it
     ends or hangs the runtime, ValidationError where they have different inputs or outputs.
     """
-    start, samples = time.perf_counter(), kept(feeds)
-    reference = keep(_ran, absolute(original), samples, settings)
-    call(_interface, reference, doing="running the original")
-    arguments = reference, absolute(result), samples, dict(kinds), settings, unfused
-    limit_s = patience_s(time.perf_counter() - start)
-    qualities, emulated = call(_qualities, *arguments, doing="running the converted model", limit_s=limit_s)
-    return Validation(qualities, len(feeds), held_out, emulated=emulated)
+    return Reference.of(original, feeds, settings).compare(result, kinds, held_out=held_out, unfused=unfused)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The original on some samples, run once and kept in the child, for several models to be compared with.
+
+    limit_s: a model that takes longer on these samples hangs.
+    """
+
+    ran: Kept[_Ran]
+    samples: Kept[Feeds]
+    count: int
+    settings: SessionSettings
+    limit_s: float
+
+    @classmethod
+    def of(cls, original: Any, feeds: Feeds, settings: SessionSettings) -> Reference:
+        """original: path, bytes or proto. Raises ModelError where it does not run."""
+        start, samples = time.perf_counter(), kept(feeds)
+        ran = keep(_ran, absolute(original), samples, settings)
+        call(_interface, ran, doing="running the original")
+        return cls(ran, samples, len(feeds), settings, patience_s(time.perf_counter() - start))
+
+    def compare(
+        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool, unfused: bool = True
+    ) -> Validation:
+        """As `compare`."""
+        arguments = self.ran, absolute(result), self.samples, dict(kinds), self.settings, unfused
+        qualities, emulated = call(_qualities, *arguments, doing="running the converted model", limit_s=self.limit_s)
+        return Validation(qualities, self.count, held_out, emulated=emulated)
 
 
 def check_same_interface(before: Interface, after: Interface) -> None:

@@ -19,7 +19,7 @@ from onnxmpq.closed_loop import Loop, Outcome, Refiner, Workbench, closest, on_o
 from onnxmpq.closed_loop.loop import NOISE
 from onnxmpq.closed_loop.reach import option, out_of_reach
 from onnxmpq.closed_loop.suspects import FACTOR, suspects
-from onnxmpq.comparison import MetricScores, Timing, Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Reference, Timing, Validation, time_side_by_side
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import (
@@ -87,18 +87,23 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Compares rewritten models with the original. source: path or proto of the original."""
+    """Compares rewritten models with the original. source: path or proto of the original.
+
+    references: its runs, by what they ran on.
+    """
 
     source: Any
     kinds: Mapping[str, OutputKind]
     settings: SessionSettings
     labelled: Labelled | None
+    references: dict[int, tuple[Feeds, Reference]] = field(default_factory=dict)
 
     def quality(self, proto: onnx.ModelProto, feeds: Feeds, held_out: bool, *, unfused: bool) -> Validation:
         """Quality on these samples, without timing."""
-        found = compare(
-            self.source, proto, feeds, self.kinds, settings=self.settings, held_out=held_out, unfused=unfused
-        )
+        if id(feeds) not in self.references:
+            self.references[id(feeds)] = feeds, Reference.of(self.source, feeds, self.settings)
+        _, reference = self.references[id(feeds)]
+        found = reference.compare(proto, self.kinds, held_out=held_out, unfused=unfused)
         return found if self.labelled is None else replace(found, metric=self._metric(proto, feeds))
 
     def _metric(self, proto: onnx.ModelProto, feeds: Feeds) -> MetricScores:
