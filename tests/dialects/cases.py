@@ -45,18 +45,17 @@ class Case:
         eight = {t: ESTIMATORS["minmax"](h) for t, h in found.items()}
         return eight | {params_key(t, b): ESTIMATORS["mse"](h, b) for t, h in found.items() for b in range(2, 8)}
 
-    def weights(self, assignment: Mapping[str, Scheme]) -> dict[tuple[str, str], QuantizedWeight]:
+    def weights(self, assignment: Mapping[str, Scheme], halved: bool = False) -> dict[tuple[str, str], QuantizedWeight]:
+        """halved: those of int8 arithmetic use half of their codes (`half_of_its_codes`)."""
+        change = half_of_its_codes if halved else lambda weight: weight
         return {
-            (r.name, s.weight.name): quantize_weight(self.model.weight(r), s.weight)
+            (r.name, s.weight.name): change(quantize_weight(self.model.weight(r), s.weight))
             for r in self.model.layers
             if (s := assignment.get(r.name)) is not None and s.weight is not None
         }
 
     def rewrite(self, assignment: Mapping[str, Scheme], *, halved: bool = False) -> onnx.ModelProto:
-        """halved: int8 weights use half of their codes (`half_of_its_codes`)."""
-        weights = self.weights(assignment)
-        if halved:
-            weights = {key: half_of_its_codes(weight) for key, weight in weights.items()}
+        weights = self.weights(assignment, halved)
         return ORT.rewrite(Rewrite(self.model, assignment, self.activations, weights, self.model.roots))
 
     def everywhere(self, name: str) -> dict[str, Scheme]:
@@ -165,12 +164,14 @@ def real_weight(weight: QuantizedWeight) -> Float:
     return out
 
 
-def simulate(case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, np.ndarray]) -> dict[str, Float]:
+def simulate(
+    case: Case, assignment: Mapping[str, Scheme], inputs: Mapping[str, np.ndarray], *, halved: bool = False
+) -> dict[str, Float]:
     """The graph's outputs in double precision, node by node with onnx's reference operators, every tensor that an
     int8 region reads or writes rounded to its uint8 grid, or on reading to a narrower one that the reader asks for,
     weights and biases replaced by what is stored."""
     model = case.model
-    weights = case.weights(assignment)
+    weights = case.weights(assignment, halved)
     owner = {n: r for r in model.regions for n in r.nodes}
     values = {t.name: _double(onnx.numpy_helper.to_array(t)) for t in model.proto.graph.initializer}
     values |= {n: _double(v) for n, v in inputs.items()}

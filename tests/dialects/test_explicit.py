@@ -18,6 +18,7 @@ from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
 from onnxmpq.model import Region
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe, with_outputs
 from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from tests.dialects.cases import CASES, Case, _double, _run, real_weight
 from tests.graphs import graph, outputs_of
@@ -53,8 +54,8 @@ class Spelling:
         found = observe(model, self.case.feeds, list(tensors)).histograms
         return {t: ESTIMATORS["mse"](h, kind=kind) for t, h in found.items()}
 
-    def rewrite(self) -> onnx.ModelProto:
-        weights = self.case.weights(self.assignment)
+    def rewrite(self, *, halved: bool = False) -> onnx.ModelProto:
+        weights = self.case.weights(self.assignment, halved)
         model = self.case.model
         return self.dialect.rewrite(Rewrite(model, self.assignment, self.activations, weights, model.roots))
 
@@ -172,8 +173,8 @@ def residual_read_quantized(case: Spelling, region: Region) -> set[str]:
 
 @parametrized
 def test_default_session_computes_the_same(case: Spelling) -> None:
-    """With Q/DQ kept as they are for fp8, which `open_session` sees to."""
-    proto, inputs = case.rewrite(), case.case.feeds.arrays
+    """With Q/DQ kept as they are for fp8, which `open_session` sees to. Weights as in test_onnxruntime.py."""
+    proto, inputs = case.rewrite(halved=probes.saturates()), case.case.feeds.arrays
     fused, plain = outputs_of(proto, inputs), outputs_of(proto, inputs, optimize=False)
     for name, value in plain.items():
         noise = float(np.square(fused[name] - value).sum()) / float(np.square(value).sum())

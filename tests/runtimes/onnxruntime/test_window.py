@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,3 +55,14 @@ def test_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     window.warn_outside(said.append)
     window.warn_outside(said.append)
     assert said == [window.outside("1.99.0")]
+
+
+@pytest.mark.parametrize("command", ["targets", "check samples/digits_cnn.onnx", "doctor --no-cache"])
+def test_commands_go_on_after_one_line(command: str) -> None:
+    """A process whose onnxruntime says that it is of another version."""
+    program = "import onnxruntime; onnxruntime.__version__ = '1.99.0'; from onnxmpq.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command.split()], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [f"warning: {window.outside('1.99.0')}"]
