@@ -211,21 +211,21 @@ def source_name(source: Any) -> str:
 
 
 def _spell(budgets: Budgets) -> dict[str, str]:
-    def spell(limit: Limit, unit: str) -> str:
-        return f"{limit.value * 100:g}%" if limit.relative else f"{limit.value:g}{unit}"
+    def spell(limit: Limit, unit: str, factor: float) -> str:
+        return f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / factor:.6g}{unit}"
 
     spelled = {}
     if budgets.fastest:
         spelled["latency"] = "fastest"
     if budgets.smallest:
         spelled["size"] = "smallest"
-    for name, limit, unit in (
-        ("latency", budgets.latency, "s"),
-        ("size", budgets.size, "B"),
-        ("energy", budgets.energy, "J"),
+    for name, limit, unit, factor in (
+        ("latency", budgets.latency, "ms", 1e-3),
+        ("size", budgets.size, "MB", 1e6),
+        ("energy", budgets.energy, "mJ", 1e-3),
     ):
         if limit is not None:
-            spelled[name] = spell(limit, unit)
+            spelled[name] = spell(limit, unit, factor)
     return spelled
 
 
@@ -402,6 +402,9 @@ def verdict_lines(report: Report) -> list[tuple[str, str]]:
     first = f"budget: {asked}; {met}; {taken}", "green" if plan.met else "bold red"
     level, samples = report.verdict.level, report.validation.samples
     where = "held-out" if report.validation.held_out else "calibration"
-    why = "; ".join(report.verdict.reasons) or f"no loss to be noticed on {samples} {where} samples"
+    why = (
+        "; ".join(report.verdict.reasons)
+        or f"no loss to be noticed on {samples} {where} sample{'s' if samples != 1 else ''}"
+    )
     words = {"good": "good", "noticeable": "noticeably worse than fp32", "bad": "BAD", "unknown": "unknown"}
     return [first, (f"quality: {words[level]} ({why})", _STYLES[level])]

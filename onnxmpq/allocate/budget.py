@@ -49,6 +49,8 @@ def parse_budgets(latency: str | None = None, size: str | None = None, energy: s
     """Budgets from the command line's spelling. Raises UsageError."""
     fastest = latency is not None and latency.strip().lower() == FASTEST
     smallest = size is not None and size.strip().lower() == SMALLEST
+    if fastest and smallest:
+        raise UsageError("--latency fastest and --size smallest: one plan cannot be both; give one of them a limit")
     return Budgets(
         None if latency is None or fastest else _parse("--latency", latency, _LATENCY_UNITS, "5ms, 60%, fastest"),
         None if size is None or smallest else _parse("--size", size, _SIZE_UNITS, "3MB, 25%, smallest"),

@@ -270,18 +270,18 @@ class Loop:
         return self.shortfall(turn) <= 1.0
 
     def shortfall(self, turn: Round) -> float:
-        """How far a round is from the limits: the largest ratio of what it takes to what was asked; at most 1 where all
-        are met, infinite where it does not run."""
+        """How far a round is from the limits: the product of what it takes over what was asked, of the limits that it
+        misses; 1 where it misses none, infinite where it does not run."""
         if not math.isfinite(turn.measured_s):
             return math.inf
-        ratios = [0.0]
+        ratios = [1.0]
         if self.targets.asked_for_latency:
             ratios.append(turn.measured_s / self.targets.latency_s)
         if self.targets.size_bytes is not None:
             ratios.append(turn.size_bytes / self.targets.size_bytes)
         if self.targets.energy_j is not None:
             ratios.append(turn.energy_j / (self.targets.energy_j * (1.0 + 1e-6)))
-        return max(ratios)
+        return math.prod(max(r, 1.0) for r in ratios)
 
     def _certified(self, turn: Round, solution: Solution) -> Solution:
         """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal

@@ -77,6 +77,11 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
     return table
 
 
+def elsewhere(table: CostTable) -> bool:
+    """Whether a table was measured on another CPU than this machine's."""
+    return bool(another_cpu(table.meta, describe_runtime()))
+
+
 def origin(table: CostTable) -> str:
     """Where and when a table was measured, and what this machine is where it is another one: a line for the user."""
     there = table.meta.get("cpu", "an unknown CPU"), table.meta.get("cpu_features", "features unknown")

@@ -11,7 +11,7 @@ from onnxmpq.allocate import Budgets
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.chains import legalize
-from onnxmpq.cost.exchange import describe, origin, read_table
+from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
 from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
@@ -59,7 +59,7 @@ def judge_costs(
     meta = describe(model, device.name, settings.provider, settings.threads)
     if table_file is not None:
         table = read_table(table_file, meta)
-        progress.say(origin(table))
+        (progress.warn if elsewhere(table) else progress.say)(origin(table))
         offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
         return TableJudge(model, table), offered, {}
     if device.cost != "measured":

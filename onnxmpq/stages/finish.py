@@ -310,9 +310,24 @@ class _Finish:
             if not job.best_effort:
                 raise
         self.progress.say("best effort: the floor is kept, the budgets are not")
-        self.loop.retarget(Budgets(fastest=True) if job.budgets.latency else Budgets(smallest=True))
-        shipped = self._above(job.floors.unmet, "the quality floor")
-        self.loop.retarget(job.budgets)
+        return self._above_only()
+
+    def _above_only(self) -> Shipped:
+        """Above the floors, beyond the budgets: the fastest plan where a latency was asked for and one is faster than
+        the original, else the smallest."""
+        floors, budgets = self.job.floors, self.job.budgets
+        relaxed = [Budgets(fastest=True)] if budgets.latency else []
+        try:
+            for goal in (*relaxed, Budgets(smallest=True)):
+                self.loop.retarget(goal)
+                try:
+                    shipped = self._above(floors.unmet, "the quality floor")
+                    break
+                except (BudgetError, NothingFasterError):
+                    if goal.smallest:
+                        raise
+        finally:
+            self.loop.retarget(budgets)
         return replace(shipped, outcome=self._judged(shipped.outcome))
 
     # ---- budgets -------------------------------------------------------------------------------

@@ -98,7 +98,10 @@ def test_any_text_is_a_budget_or_a_usage_error(latency: str, size: str, energy: 
 
 
 def test_minima() -> None:
-    assert parse_budgets("Fastest", "smallest") == Budgets(fastest=True, smallest=True)
+    assert parse_budgets("Fastest") == Budgets(fastest=True)
+    assert parse_budgets(size="smallest") == Budgets(smallest=True)
+    with pytest.raises(UsageError, match="cannot be both"):
+        parse_budgets("Fastest", "smallest")
     assert parse_budgets().empty
     assert not parse_budgets(size="1MB").empty
 
