@@ -19,6 +19,7 @@ from onnxmpq.rounding.overflow import LARGEST_CODE, overflowing_channels
 
 _AT_MOST = {"Sigmoid": 1.0, "HardSigmoid": 1.0, "Softmax": 1.0, "Tanh": 1.0}
 _TIE = 1e-3  # of a step: values that near to the middle of two steps may round up in some kernel
+_CLIP_SLACK = 2e-7  # a Clip that reaches this near to the end of a quantizer's range is dropped (ClipQuantRewrite)
 _DEPTH = 32  # nodes looked back through
 _OFFSET = 128  # onnxruntime on x86 turns pairs of int8 into uint8, and their codes with them
 _REMEDY = 'keep their weights smaller, or set the session entry "session.x64quantprecision" to "1"'
@@ -39,6 +40,7 @@ _OPERATORS = {
     "DynamicQuantizeMatMul": _IntegerOperator(None, (1,), "MatMul"),
     "MatMulInteger": _IntegerOperator(0, (1,), "MatMul"),
     "MatMulIntegerToFloat": _IntegerOperator(0, (1,), "MatMul"),
+    "QAttention": _IntegerOperator(0, (1,), "MatMul"),
     "QGemm": _IntegerOperator(0, (3,), "Gemm"),
     "QLinearConv": _IntegerOperator(0, (3,), "Conv"),
     "QLinearMatMul": _IntegerOperator(0, (3,), "MatMul"),
@@ -121,6 +123,8 @@ def _largest_code(graph: Graph, data: Quantizer) -> int:
         return ceiling
     step, offset, upper = float(scale.ravel()[0]), float(zero.ravel()[0]), _upper(graph, source.data)
     if not (math.isfinite(step) and step > 0 and math.isfinite(upper / step)):
+        return ceiling
+    if step * (ceiling - offset) - upper <= _CLIP_SLACK:
         return ceiling
     code = math.floor(upper / step + 0.5 + _TIE) + int(offset)
     return min(max(code, int(offset)), ceiling)  # padding of a Conv has the zero point's code

@@ -97,7 +97,7 @@ def smallest_stretch(
 
 
 def _outside(codes: NDArray[np.generic], lowest: int, highest: int) -> BoolArray:
-    wide = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.float32)  # holds sums of two codes
+    wide = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.int16)  # holds sums of two codes
     even, odd = wide[:, ::2], wide[:, 1::2]
     positive = np.maximum(even, 0) + np.maximum(odd, 0)
     negative = np.minimum(even, 0) + np.minimum(odd, 0)

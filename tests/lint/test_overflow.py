@@ -58,6 +58,12 @@ SPEAKS = {
         "q = QuantizeLinear (x, s, z8) p = QLinearConv (q, s, z8, w, s, z, s, z8) y = DequantizeLinear (p, s, z8)",
         "int8[16, 16, 3, 3] w, ",
     ),
+    "QAttention": model(
+        "q = QuantizeLinear (x, s, z8) p = Reshape (q, k) "
+        "y = com.microsoft.QAttention <num_heads = 1> (p, w, v, s, s, , z8, z)",
+        "int8[128, 96] w, float[96] v, int64[3] k, ",
+        y="float[A, B, C] y",
+    ),
     "DynamicQuantizeMatMul": model("y = com.microsoft.DynamicQuantizeMatMul (x, w, s, z)", "int8[128, 32] w, "),
 }
 SILENT = {
@@ -148,6 +154,11 @@ def test_activation_codes_are_bounded_by_structure(maker: str) -> None:
 
 def test_codes_up_to_half_never_overflow() -> None:
     assert messages(changed(behind("r = Sigmoid (x)"), s=1 / 128)) == []
+
+
+def test_a_clip_that_the_runtime_drops_bounds_nothing() -> None:
+    [message] = messages(changed(behind("r = Clip (x, , k)", "float k, "), s=1e-10, k=2e-8))
+    assert "codes up to 255)" in message
 
 
 def test_the_zero_point_is_added() -> None:
