@@ -130,10 +130,10 @@ class Graph:
             return self.value(maker.input[0])
         return None
 
-    def integers(self, tensor: str) -> NDArray[np.int64] | None:
+    def integers(self, tensor: str) -> NDArray[np.integer] | None:
         """The integers of a constant, also where nodes unfold it from others; None where they are not at hand.
 
-        Not kept, since weights are large.
+        Not kept, and of their own type where NumPy has it, since weights are large.
         """
         if not self.is_constant(tensor):
             return None
@@ -142,11 +142,13 @@ class Graph:
             return None
         try:
             if not nodes:
-                return np.asarray(onnx.numpy_helper.to_array(self._tensors[tensor])).astype(np.int64)
-            part = onnx.helper.make_graph(nodes, "part", [], [onnx.ValueInfoProto(name=tensor)], stored)
-            opset = onnx.helper.make_opsetid("", self.opset)
-            whole = onnx.helper.make_model(part, opset_imports=[opset], ir_version=self.model.ir_version)
-            return np.asarray(next(iter(ReferenceEvaluator(whole).run(None, {})))).astype(np.int64)
+                values = np.asarray(onnx.numpy_helper.to_array(self._tensors[tensor]))
+            else:
+                part = onnx.helper.make_graph(nodes, "part", [], [onnx.ValueInfoProto(name=tensor)], stored)
+                opset = onnx.helper.make_opsetid("", self.opset)
+                whole = onnx.helper.make_model(part, opset_imports=[opset], ir_version=self.model.ir_version)
+                values = np.asarray(next(iter(ReferenceEvaluator(whole).run(None, {}))))
+            return values if values.dtype.kind in "iu" else values.astype(np.int64)
         except Exception:  # its own types, and NumPy's, where a graph is damaged or its external data was not read
             return None
 
