@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 from onnxmpq.model.load import opset_of
 from onnxmpq.model.shell import shell
@@ -37,6 +38,10 @@ FLOAT8: frozenset[int] = frozenset(
 FOUR_BIT: frozenset[int] = frozenset({TensorProto.INT4, TensorProto.UINT4})
 # Move values without changing them, so a quantized tensor stays one on their other side.
 MOVERS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "MaxPool"})
+# Take apart and scale integer codes, which a session does once.
+UNFOLDING = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Identity", "Mod", "Mul", "Reshape", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
+)
 LAYERS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"})
 
@@ -124,6 +129,52 @@ class Graph:
         if maker is not None and maker.op_type in ("Identity", "Cast") and maker.input:
             return self.value(maker.input[0])
         return None
+
+    def integers(self, tensor: str) -> NDArray[np.integer] | None:
+        """The integers of a constant, also where nodes unfold it from others; None where they are not at hand.
+
+        Not kept, and of their own type where NumPy has it, since weights are large.
+        """
+        if not self.is_constant(tensor):
+            return None
+        nodes, stored = self._behind(tensor)
+        if any(n.op_type not in UNFOLDING or n.domain not in ("", "ai.onnx") for n in nodes):
+            return None
+        try:
+            if not nodes:
+                values = np.asarray(onnx.numpy_helper.to_array(self._tensors[tensor]))
+            else:
+                part = onnx.helper.make_graph(nodes, "part", [], [onnx.ValueInfoProto(name=tensor)], stored)
+                opset = onnx.helper.make_opsetid("", self.opset)
+                whole = onnx.helper.make_model(part, opset_imports=[opset], ir_version=self.model.ir_version)
+                values = np.asarray(next(iter(ReferenceEvaluator(whole).run(None, {}))))
+            return values if values.dtype.kind in "iu" else values.astype(np.int64)
+        except Exception:  # its own types, and NumPy's, where a graph is damaged or its external data was not read
+            return None
+
+    def _behind(self, tensor: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """Nodes, in graph order, and stored tensors that a tensor is computed from."""
+        makers: set[int] = set()
+        seen, waiting = {tensor}, [tensor]
+        while waiting:
+            name = waiting.pop()
+            maker = None if name in self._tensors else self.makers.get(name)
+            if maker is not None:
+                makers.add(id(maker))
+                fresh = [t for t in maker.input if t and t not in seen]
+                seen.update(fresh)
+                waiting += fresh
+        stored = [self._named(t) for t in seen if t in self._tensors]
+        return [n for n in self.nodes if id(n) in makers], stored
+
+    def _named(self, name: str) -> onnx.TensorProto:
+        """A stored tensor under the name by which nodes read it; that of a Constant may have another."""
+        tensor = self._tensors[name]
+        if tensor.name != name:
+            tensor, unnamed = onnx.TensorProto(), tensor
+            tensor.CopyFrom(unnamed)
+            tensor.name = name
+        return tensor
 
     def element(self, tensor: str) -> int:
         """TensorProto type, UNDEFINED where unknown."""

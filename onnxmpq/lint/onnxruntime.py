@@ -204,11 +204,12 @@ def conv_result(graph: Graph) -> Iterator[Hit]:
         data, weight = (graph.dequantizer_of(t, frozenset()) for t in node.input[:2])
         if node.op_type != "Conv" or data is None or data.element not in EIGHT_BIT:
             continue
-        if weight is not None and not _result_fuses(graph, node.output[0]):
+        if weight is not None and not result_fuses(graph, node.output[0]):
             yield label(node), "quantized inputs and a float result: not fused; quantize the result, or nothing"
 
 
-def _result_fuses(graph: Graph, tensor: str) -> bool:
+def result_fuses(graph: Graph, tensor: str) -> bool:
+    """Whether a Conv with this result becomes a QLinearConv, as far as its result decides."""
     if _quantized_to(graph, tensor) is not None:
         return True
     uses = graph.uses.get(tensor, [])

@@ -407,6 +407,13 @@ ONNXRUNTIME = (
         model(INT4_MATMUL.replace("MatMul", "Gemm"), NIBBLES),
         "Gemm",
     ),
+    Case(
+        "overflow",
+        "onnxruntime",
+        changed(model(U8 + INT8_MATMUL, MATRIX), w=65),
+        changed(model(U8 + INT8_MATMUL, MATRIX), w=64),
+        "MatMul",
+    ),
 )
 CASES = (*SHARED, *TENSORRT, *ONNXRUNTIME)
 STRICT: dict[str, bool] = {  # answers of a made-up runtime that breaks all it can

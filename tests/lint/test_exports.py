@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from onnxmpq.lint import lint
+from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
+from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
+from onnxmpq.schemes import Format
 from tests.dialects.test_explicit import EVERY as EXPLICIT
 from tests.dialects.test_explicit import Spelling
 from tests.dialects.test_onnxruntime import EVERY as ORT
@@ -23,8 +26,26 @@ def test_explicit_quantization(case: Spelling) -> None:
 
 @pytest.mark.parametrize("case", ORT, ids=lambda case: case.id)
 def test_onnxruntime(case: Rewriting) -> None:
-    """Old versions fuse int8 blocks, and blocks of a Gemm, not at all."""
-    found = lint(case.case.rewrite(case.assignment), "onnxruntime")
+    """Old versions fuse int8 blocks, and blocks of a Gemm, not at all. Overflow has a test of
+    its own."""
+    found = [f for f in lint(case.case.rewrite(case.assignment), "onnxruntime") if f.rule != "overflow"]
     unfused = any(probes.holds(n) is False for n in PROBES if " by blocks of " in n)
     blocked = any(s.fuses_to == ("MatMulNBits",) for s in case.assignment.values())
     assert {f.rule for f in found} <= ({"weight-only-layout"} if unfused and blocked else set())
+
+
+@pytest.mark.parametrize("case", ORT, ids=lambda case: case.id)
+def test_overflow_is_seen_through_unfolding(case: Rewriting) -> None:
+    """The rule says of a file what the bound says of the weights in it, however they are stored."""
+    weights, expected = case.case.weights(case.assignment), {}
+    for name, scheme in case.assignment.items():
+        region = case.case.model.region(name)
+        layer = region.layer
+        if layer is None or scheme.weight is None or scheme.reads is not Format.INT8:
+            continue
+        codes = weights[name, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, layer)]
+        wrong = overflowing_channels(codes, 2**scheme.activation_bits - 1)
+        if wrong.any() and sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
+            expected[name] = f"{wrong.sum()} of {len(wrong)}"
+    found = [f for f in lint(case.case.rewrite(case.assignment), "onnxruntime") if f.rule == "overflow"]
+    assert {f.node: f.message.partition(" channels")[0] for f in found} == expected

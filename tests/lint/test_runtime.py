@@ -13,8 +13,23 @@ from onnxruntime import InferenceSession
 from onnxmpq.errors import ModelError
 from onnxmpq.lint import lint
 from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes.onnxruntime import probes
 from tests.graphs import samples_for
-from tests.lint.cases import CASES, CONV, F8, INT8_CONV, KERNEL, OUT_F8, OUT_U8, U8, Case, changed, model
+from tests.lint.cases import (
+    CASES,
+    CONV,
+    F8,
+    INT8_CONV,
+    INT8_MATMUL,
+    KERNEL,
+    MATRIX,
+    OUT_F8,
+    OUT_U8,
+    U8,
+    Case,
+    changed,
+    model,
+)
 from tests.lint.cases import features as conv_model
 
 ORT = {c.rule: c for c in CASES if c.dialect == "onnxruntime"}
@@ -90,6 +105,19 @@ def test_weights_of_convolutions_are_folded_or_not(tmp_path: Path) -> None:
 def test_what_is_computed_wrongly(case: Case) -> None:
     for proto in (case.breaks, case.keeps):
         assert accused(proto, case.rule) == differs(proto)
+
+
+@pytest.mark.parametrize("layer", ["MatMul", "Gemm", "Conv"])
+def test_what_overflows_where_the_cpu_saturates(layer: str) -> None:
+    """Activations at the largest code; tests/runtimes tries the bound itself, to the integer."""
+    body = INT8_CONV + OUT_U8.replace(" s,", " s1,") if layer == "Conv" else INT8_MATMUL.replace("MatMul", layer)
+    proto = conv_model(U8 + body, KERNEL + "float s1, ") if layer == "Conv" else model(U8 + body, MATRIX)
+    for weight, beyond in ((127, True), (64, False)):
+        tried = changed(proto, w=weight, s1=2.0)
+        inputs = {"x": np.full([d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim], 6, np.float32)}
+        fused, plain = (run(session(tried, SessionSettings(optimize=o)), inputs)[0] for o in (True, False))
+        assert accused(tried, "overflow") == beyond
+        assert np.allclose(fused, plain, rtol=1e-3) == (not beyond or not probes.saturates())
 
 
 def float8(body: str, weights: str = "") -> onnx.ModelProto:
