@@ -31,7 +31,8 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, describe_runtime, input_specs, open_session
+from onnxmpq.provenance import describe_runtime
+from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
 from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.ranges import calibrate, prepare_bench

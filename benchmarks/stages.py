@@ -25,7 +25,8 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import Menu, candidates, proven, worthwhile
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, cpu_model, open_session
+from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from onnxmpq.schemes import Scheme
 from onnxmpq.stages.costs import float_shapes, profile
 from onnxmpq.stages.effects import pose

@@ -15,9 +15,9 @@ from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
 from onnxmpq.pipeline import DEFAULT_SAMPLES
 from onnxmpq.progress import Progress
+from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import source_name
-from onnxmpq.runtime import describe_runtime
 from onnxmpq.stages.candidates import require_candidates
 from onnxmpq.stages.keys import feeds_hash
 from onnxmpq.stages.ranges import CHOICES

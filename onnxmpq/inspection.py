@@ -13,7 +13,7 @@ from onnxmpq.comparison import EMULATED, Validation
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import candidates
 from onnxmpq.model import RegionKind, prepare
-from onnxmpq.runtime import describe_runtime
+from onnxmpq.provenance import describe_runtime
 from onnxmpq.target.load import load_target
 
 

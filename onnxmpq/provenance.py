@@ -1,13 +1,36 @@
 """Where a file was made, beside the machine at hand: which versions and which CPU, and what differs.
 
-The tables compared are those of `runtime.describe_runtime`, which plans, cost tables and calibrations hold.
+The tables compared are those of `describe_runtime`, which plans, cost tables and calibrations hold.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 
+import numpy as np
+import onnx
+import onnxruntime as ort
+import scipy
+
+import onnxmpq
+from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
+
 VERSIONS = ("onnxmpq", "onnxruntime", "onnx", "numpy", "scipy")
+
+
+def describe_runtime() -> dict[str, str]:
+    """Versions of what computes, CPU model and its features: for plans, cost tables, calibrations and cache keys."""
+    return {
+        "onnxmpq": onnxmpq.__version__,
+        "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "cpu": cpu_model(),
+        "cpu_features": " ".join(cpu_features()),
+        "platform": platform.platform(terse=True),
+    }
 
 
 class SchemaMismatch(ValueError):

@@ -14,10 +14,9 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, serialize, write_model
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
-from onnxmpq.provenance import other_features, other_versions
+from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.rescale import restore_factors
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.weights import (
     restore_biases,

@@ -24,8 +24,8 @@ from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
+from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
-from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
 from onnxmpq.stages.finish import Shipped

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,15 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-import scipy
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-import onnxmpq
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds.types import InputSpec
 from onnxmpq.halves import DTYPES
-from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.scratch import scratch_folder
 
 Array = NDArray[np.generic]
@@ -259,20 +255,6 @@ def outputs_on(
 ) -> list[Array]:
     """A model's outputs in one run. Raises ModelError."""
     return run(open_session(model, settings), inputs)
-
-
-def describe_runtime() -> dict[str, str]:
-    """Versions of what computes, CPU model and its features: for plans, cost tables, calibrations and cache keys."""
-    return {
-        "onnxmpq": onnxmpq.__version__,
-        "onnxruntime": ort.__version__,
-        "onnx": onnx.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "cpu": cpu_model(),
-        "cpu_features": " ".join(cpu_features()),
-        "platform": platform.platform(terse=True),
-    }
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import describe_runtime
+from onnxmpq.provenance import describe_runtime
 from onnxmpq.schemes import SCHEMES
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for

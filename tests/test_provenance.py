@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.provenance import VERSIONS, another_cpu, other_features, other_versions
-from onnxmpq.runtime import describe_runtime
+from onnxmpq.provenance import VERSIONS, another_cpu, describe_runtime, other_features, other_versions
 
 FEATURES = st.lists(st.sampled_from(["x86_64", "avx2", "fma", "avx512_vnni", "amx_int8"]), unique=True, min_size=1)
 

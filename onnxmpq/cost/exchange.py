@@ -17,8 +17,7 @@ from pathlib import Path
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
-from onnxmpq.provenance import SchemaMismatch, another_cpu
-from onnxmpq.runtime import describe_runtime
+from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 
 _MUST_MATCH = ("structure_sha256", "target", "provider", "threads", "onnxruntime")
 _ADVICE = {

@@ -97,7 +97,7 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     try:
-        from onnxmpq.runtime import describe_runtime  # noqa: PLC0415 (onnxruntime may be what fails)
+        from onnxmpq.provenance import describe_runtime  # noqa: PLC0415 (onnxruntime may be what fails)
 
         return found | describe_runtime()
     except Exception as error:

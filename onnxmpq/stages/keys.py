@@ -9,7 +9,7 @@ from pathlib import Path
 from onnxmpq.cache import content_hash
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
-from onnxmpq.runtime import describe_runtime
+from onnxmpq.provenance import describe_runtime
 
 
 @functools.cache

@@ -13,12 +13,11 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.provenance import other_versions
+from onnxmpq.provenance import describe_runtime, other_versions
 from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, headroom, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import describe_runtime
 from onnxmpq.schemes import Format
 from onnxmpq.stages import reuse
 

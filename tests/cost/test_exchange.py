@@ -16,7 +16,8 @@ from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.errors import TargetError
 from onnxmpq.model import prepare
-from onnxmpq.runtime import CPU, cpu_model
+from onnxmpq.runtime import CPU
+from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from tests.graphs import conv_relu, graph, residual_cnn
 
 MODEL = prepare(residual_cnn())
