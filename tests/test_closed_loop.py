@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
-from onnxmpq.closed_loop import Outcome, Workbench, close_the_loop
+from onnxmpq.closed_loop import Loop, Outcome, Workbench, close_the_loop, reach
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
@@ -184,6 +184,20 @@ def test_fastest_pays_a_little_for_much_less_effect(gain: float, harm: float, sp
     machine = Machine(costs, ORIGINAL_S, truth=costs)
     kept = close_the_loop(posed, Budgets(fastest=True), bench, machine, CASE.proto.ByteSize(), Progress()).kept
     assert (kept.assignment[name].kernel != "int8") == spared
+
+
+def test_after_a_closing_measurement_that_missed_the_next_plan_aims_lower() -> None:
+    machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    limit_s = 1.001 * loop(parse_budgets("75%"), machine).kept.measured_s
+    budgets = Budgets(latency=Limit(limit_s))
+    state = Loop(problem(table()), budgets, bench, machine, CASE.proto.ByteSize(), Progress())
+    first = reach(state).kept
+    missed_s = 1.005 * limit_s
+    state.revised(first, missed_s)
+    state.aim_lower(missed_s)
+    second = reach(state).kept
+    assert 0.99 * limit_s < first.measured_s <= limit_s
+    assert second.measured_s <= 0.99 * limit_s
 
 
 def test_nothing_slower_is_handed_back() -> None:

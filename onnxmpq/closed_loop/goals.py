@@ -65,7 +65,7 @@ def closest(loop: Loop) -> Outcome:
     """
 
     def nearest() -> Outcome:
-        _measure_extremes(loop)
+        measure_extremes(loop)
         ran = [r for r in loop.rounds if math.isfinite(r.measured_s)]
         if not ran:
             raise loop.failures[0]
@@ -115,7 +115,7 @@ def _within_budget(loop: Loop) -> Outcome:
 
 def _second_look(loop: Loop, first: Round) -> Round:
     """The corrected table may allow a plan of less effect: try it once, keep the better of the two."""
-    limits = loop.limits(loop.targets.latency_s)
+    limits = loop.limits(loop.limit_s() or loop.targets.latency_s)
     if loop.budgets.smallest:
         return first
     solution = solve(loop.problem, "effect", limits)
@@ -245,7 +245,7 @@ def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Soluti
 
 def _last_resort(loop: Loop) -> Outcome:
     """Nothing fitted yet: measure the fastest (or smallest) plans, then give up with what is possible."""
-    _measure_extremes(loop)
+    measure_extremes(loop)
     fitting = [r for r in loop.rounds if loop.fits(r)] or _near_misses(loop)
     if fitting:
         return loop.keep(min(fitting, key=loop.merit))
@@ -268,7 +268,7 @@ def _near_misses(loop: Loop) -> list[Round]:
     return []
 
 
-def _measure_extremes(loop: Loop) -> None:
+def measure_extremes(loop: Loop) -> None:
     """Measure the plans at the ends of what is possible: fastest, smallest, most frugal; until one fits."""
     loop.try_known()
     for goal, limits in (

@@ -21,6 +21,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
 
 NOISE = 0.01  # measured latencies closer than this are equal
+LESS_LATENCY = 0.99  # of what was aimed at, at least, after each closing measurement that missed the limit
 DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
 
 
@@ -59,6 +60,7 @@ class Loop:
         self.problem, self.bench, self.judge = problem, bench, judge
         self.progress, self.original_s, self.refiner, self.trial = progress, judge.original_s, refiner, trial
         self.original_bytes, self.size_overhead = original_bytes, 1.0
+        self.caution = 1.0  # of a latency limit: what is aimed at, after closing measurements that missed it
         self.retarget(budgets)
         self.rounds: list[Round] = []
         self.failures: list[ModelError] = []
@@ -194,7 +196,7 @@ class Loop:
     def allowed_s(self, allowance: float) -> float:
         """The latency the solver is given; without a budget the original's, as measured or as the table has it."""
         if self.targets.asked_for_latency:
-            return self.targets.latency_s * allowance
+            return self.limit_s() * allowance
         return max(self.targets.latency_s, self.problem.latency_s({})) * (1.0 + NOISE)
 
     def merit(self, turn: Round) -> float:
@@ -301,7 +303,12 @@ class Loop:
         return Solution(solution.assignment, turn.effect, bound, max(gap, 0.0), best is not None and best.proven)
 
     def limit_s(self) -> float:
-        return self.targets.latency_s if self.targets.asked_for_latency else 0.0
+        """The latency that is aimed at; 0 where none was asked for."""
+        return self.targets.latency_s * self.caution if self.targets.asked_for_latency else 0.0
+
+    def aim_lower(self, measured_s: float) -> None:
+        """A plan that seemed to hold the latency misses it by its closing measurement: aim lower by as much."""
+        self.caution *= min(self.targets.latency_s / measured_s, LESS_LATENCY)
 
     def try_known(self) -> None:
         """Measure again the fastest plan that profiling met: mixed by chance or uniform, it may beat the solver's."""
