@@ -7,12 +7,18 @@ arXiv 2309.01885, does the same.) All output channels move at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from onnxmpq.rounding.gptq import quantize_gptq
+from onnxmpq.rounding.pairs import ALONE, PairBound, code_limits, multipliers_per_input
 from onnxmpq.rounding.refit import refit_scales
 from onnxmpq.rounding.second_order import best_per_channel
-from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
+
+Limits = Callable[[int], tuple[FloatArray, FloatArray] | tuple[np.float32, np.float32]]
+"""Number of an input -> lowest and highest code that it may have."""
 
 MAX_SWEEPS = 10
 
@@ -20,29 +26,36 @@ PANEL = 64
 """Inputs whose changes are collected before they reach the gradient of all others in one matrix product."""
 
 
-def quantize_descent(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+def quantize_descent(
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None, bound: PairBound | None = None
+) -> QuantizedWeight:
     """GPTQ, then least-squares scales, coordinate descent on the codes, and least-squares scales again.
 
     GPTQ alone for fp8, whose values are no linear function of codes and scales.
     """
-    start = quantize_gptq(w, weight_format, hessian)
+    start = quantize_gptq(w, weight_format, hessian, bound)
     assert hessian is not None  # or GPTQ would have refused
     if not weight_format.linear:
         return start
-    return refit_scales(w, descend(w, refit_scales(w, start, hessian), hessian), hessian)
+    return refit_scales(w, descend(w, refit_scales(w, start, hessian), hessian, bound=bound), hessian)
 
 
 def descend(
-    w: FloatArray, quantized: QuantizedWeight, hessian: FloatArray, max_sweeps: int = MAX_SWEEPS
+    w: FloatArray,
+    quantized: QuantizedWeight,
+    hessian: FloatArray,
+    max_sweeps: int = MAX_SWEEPS,
+    bound: PairBound | None = None,
 ) -> QuantizedWeight:
     """Better codes on the same grid; the error of no channel grows.
 
     w float32 [O, K]; hessian float32 [G, K, K], positive diagonal. Ends when a whole sweep changes nothing.
+    bound: that the codes obey, and go on to obey.
     """
     steps = _inputs_first(quantized.grid.steps_per_input(w.shape[1]), len(hessian))
     codes = _inputs_first(quantized.codes.astype(np.float32), len(hessian))
     gradient = hessian @ (_inputs_first(w, len(hessian)) - codes * steps)
-    limits = (quantized.format.low, quantized.format.high)
+    limits = _limits(quantized.grid, codes, bound)
     for _ in range(max_sweeps):
         if not _sweep(codes, gradient, steps, hessian, limits):
             break
@@ -50,9 +63,25 @@ def descend(
     return best_per_channel(w, hessian, [quantized, quantized.grid.with_codes(moved)])
 
 
-def _sweep(
-    codes: FloatArray, gradient: FloatArray, steps: FloatArray, hessian: FloatArray, limits: tuple[int, int]
-) -> bool:
+def _limits(grid: Grid, codes: FloatArray, bound: PairBound | None) -> Limits:
+    """The limits of an input's codes, given all others. codes: float32 [G, K, O/G], as they are when it is asked."""
+    own = np.float32(grid.format.low), np.float32(grid.format.high)
+    if bound is None:
+        return lambda _: own
+    inputs = codes.shape[1]
+    multipliers = np.broadcast_to(multipliers_per_input(grid, inputs), (len(grid.scales), inputs))
+    factors = _inputs_first(multipliers, len(codes))
+
+    def limits(k: int) -> tuple[FloatArray, FloatArray] | tuple[np.float32, np.float32]:
+        partner = bound.partners[k]
+        if partner == ALONE:
+            return own
+        return code_limits(grid, bound.left_by(codes[:, partner] * factors[:, partner]), factors[:, k])
+
+    return limits
+
+
+def _sweep(codes: FloatArray, gradient: FloatArray, steps: FloatArray, hessian: FloatArray, limits: Limits) -> bool:
     """One pass over all inputs; True if any code changed. codes, gradient [G, K, O/G] change in place."""
     any_change = False
     for start in range(0, codes.shape[1], PANEL):
@@ -62,7 +91,7 @@ def _sweep(
             k = start + i
             slope = gradient[:, k] - (hessian[:, k, None, start:k] @ moves[:, :i])[:, 0]
             best = codes[:, k] + slope / (steps[:, k] * hessian[:, k, k, None])
-            np.clip(np.rint(best, out=best), *limits, out=best)
+            np.clip(np.rint(best, out=best), *limits(k), out=best)
             moves[:, i] = (best - codes[:, k]) * steps[:, k]
             codes[:, k] = best
         if moves.any():

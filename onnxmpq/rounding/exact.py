@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.descent import quantize_descent
+from onnxmpq.rounding.pairs import ALONE, PairBound, code_limits, multipliers_per_input, nearest_within
 from onnxmpq.rounding.refit import refit_scales
 from onnxmpq.rounding.second_order import best_per_channel, output_error
 from onnxmpq.rounding.types import CodeArray, DoubleArray, FloatArray, Grid, QuantizedWeight, WeightFormat
@@ -31,31 +32,34 @@ MAX_NODES = 1 << 17
 CHANNELS_PER_SEARCH = 16
 
 
-def quantize_exact(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+def quantize_exact(
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None, bound: PairBound | None = None
+) -> QuantizedWeight:
     """w float32 [O, K] with K <= `EXACT_INPUTS`; hessian float32 [G, K, K], positive definite."""
     if w.shape[1] > EXACT_INPUTS:
         raise ValueError(f"the exact search is for rows of up to {EXACT_INPUTS} weights, not {w.shape[1]}")
-    best = start = quantize_descent(w, weight_format, hessian)
+    best = start = quantize_descent(w, weight_format, hessian, bound)
     if not weight_format.linear:
         return best
     assert hessian is not None  # or the methods above would have refused
     for factor in STEP_FACTORS:
         scales = start.scales * factor
-        trial = closest_codes(w, Grid(start.format, scales, start.multipliers, start.block), hessian, best)
+        trial = closest_codes(w, Grid(start.format, scales, start.multipliers, start.block), hessian, best, bound)
         best = best_per_channel(w, hessian, [best, refit_scales(w, trial, hessian)])
     return best
 
 
-def closest_codes(w: FloatArray, grid: Grid, hessian: FloatArray, incumbent: QuantizedWeight) -> QuantizedWeight:
+def closest_codes(
+    w: FloatArray, grid: Grid, hessian: FloatArray, incumbent: QuantizedWeight, bound: PairBound | None = None
+) -> QuantizedWeight:
     """The codes on `grid` with the least output error, for each channel in which they beat `incumbent`.
 
-    The other channels are rounded to nearest on the grid.
+    The other channels are rounded to nearest on the grid. Both obey the bound, if there is one.
     """
     order, factors, pivots = _ordered_coupling(hessian)
     group = np.repeat(np.arange(len(hessian)), len(w) // len(hessian))
-    bound = output_error(w, incumbent.dequantize(), hessian) * (1 - 1e-6)
-    rounded = grid.nearest(w)
-    codes = rounded.codes.copy()
+    beat = output_error(w, incumbent.dequantize(), hessian) * (1 - 1e-6)
+    codes = (grid.nearest(w) if bound is None else nearest_within(grid, w, bound, None)).codes.copy()
     steps = grid.steps_per_input(w.shape[1]).astype(np.float64)
     for start in range(0, len(w), CHANNELS_PER_SEARCH):
         channels = np.arange(start, min(start + CHANNELS_PER_SEARCH, len(w)))
@@ -65,8 +69,9 @@ def closest_codes(w: FloatArray, grid: Grid, hessian: FloatArray, incumbent: Qua
             np.take_along_axis(steps[channels], inputs, axis=1),
             factors[group[channels]],
             pivots[group[channels]],
-            bound[channels],
-            (grid.format.low, grid.format.high),
+            beat[channels],
+            grid,
+            None if bound is None else _pairs(bound, grid, inputs, channels),
         )
         winners, best = search.run()
         codes[channels[winners, None], inputs[winners]] = best
@@ -84,10 +89,44 @@ class _Nodes:
 
 
 @dataclass(frozen=True)
+class _Pairs:
+    """The bound on pairs for a few channels, their inputs in visiting order.
+
+    partners: intp [C, K], where the partner is visited, `ALONE` without one. multipliers: float32 [C, K].
+    """
+
+    bound: PairBound
+    grid: Grid
+    partners: IndexArray
+    multipliers: FloatArray
+
+    def limits(self, nodes: _Nodes, k: int) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest code of input k for each partial kernel, float32 [n] each."""
+        at, partner = nodes.channel, self.partners[nodes.channel, k]
+        done = (partner != ALONE) & (partner < k)
+        place = np.where(done, partner, 0)
+        chosen = nodes.codes[np.arange(len(at)), place] if k else np.zeros(len(at))
+        other = np.where(done, chosen * self.multipliers[at, place], 0).astype(np.float32)
+        return code_limits(self.grid, self.bound.left_by(other), self.multipliers[at, k])
+
+
+def _pairs(bound: PairBound, grid: Grid, inputs: IndexArray, channels: IndexArray) -> _Pairs:
+    """inputs: intp [C, K], in visiting order, of these channels."""
+    position = np.argsort(inputs, axis=1)
+    partners = bound.partners[inputs]
+    places = np.take_along_axis(position, np.maximum(partners, 0), axis=1)
+    shape = (len(grid.scales), inputs.shape[1])
+    multipliers = np.broadcast_to(multipliers_per_input(grid, shape[1]), shape)[channels]
+    visited = np.take_along_axis(multipliers, inputs, axis=1)
+    return _Pairs(bound, grid, np.where(partners == ALONE, ALONE, places), visited)
+
+
+@dataclass(frozen=True)
 class _Search:
     """A few channels, their inputs in visiting order.
 
-    w, steps, pivots: [C, K]; factors: [C, K, K]; bound: [C], the error to beat; limits: smallest and largest code.
+    w, steps, pivots: [C, K]; factors: [C, K, K]; bound: [C], the error to beat; grid: of the codes; pairs: bound on
+    pairs of them, if there is one.
     """
 
     w: DoubleArray
@@ -95,7 +134,8 @@ class _Search:
     factors: DoubleArray
     pivots: DoubleArray
     bound: DoubleArray
-    limits: tuple[int, int]
+    grid: Grid
+    pairs: _Pairs | None
 
     def run(self) -> tuple[IndexArray, CodeArray]:
         """(channels with a kernel better than their bound, its codes in visiting order)."""
@@ -115,8 +155,12 @@ class _Search:
         reach = np.sqrt(np.maximum(self.bound[at] - nodes.cost, 0) / self.pivots[at, k])
         centre = (self.w[at, k] + carried) / self.steps[at, k]
         radius = reach / np.abs(self.steps[at, k])
-        lowest = np.maximum(np.ceil(centre - radius), self.limits[0])
-        counts = np.maximum(np.minimum(np.floor(centre + radius), self.limits[1]) - lowest + 1, 0).astype(np.intp)
+        low: FloatArray | int = self.grid.format.low
+        high: FloatArray | int = self.grid.format.high
+        if self.pairs is not None:
+            low, high = self.pairs.limits(nodes, k)
+        lowest = np.maximum(np.ceil(centre - radius), low)
+        counts = np.maximum(np.minimum(np.floor(centre + radius), high) - lowest + 1, 0).astype(np.intp)
         parent = np.repeat(np.arange(len(at)), counts)
         within = np.arange(len(parent)) - np.repeat(np.cumsum(counts) - counts, counts)
         codes = lowest[parent] + within

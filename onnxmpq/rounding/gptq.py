@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.fp8 import power_of_two_scale
+from onnxmpq.rounding.pairs import PairBound, VisitedPairs
 from onnxmpq.rounding.scales import fit_cast, fit_grid, fit_multipliers, fit_steps
 from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
@@ -19,16 +20,24 @@ from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightForm
 STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
 """GPTQ runs once with the fitted steps times each of these; every channel keeps its best run."""
 
+STRETCH_POWERS = (0.3, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1)
+"""Under a bound on pairs GPTQ also runs with larger scales, for channels whose codes the bound changes: times the
+stretch with which nearest rounding obeys it, to each of these powers."""
+
+ONE = np.float32(1)
+
 PANEL = 128
 """Inputs whose errors are collected before they are applied to the rest in one matrix product."""
 
 
-def quantize_gptq(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
-    """w float32 [O, K]; hessian float32 [G, K, K], positive definite."""
+def quantize_gptq(
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None, bound: PairBound | None = None
+) -> QuantizedWeight:
+    """w float32 [O, K]; hessian float32 [G, K, K], positive definite; bound: on pairs of int8 codes, or none."""
     if hessian is None:
         raise ValueError("GPTQ needs the input statistics of the layer")
     tensor_scale = power_of_two_scale(w)
-    return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h, tensor_scale))
+    return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h, tensor_scale, bound))
 
 
 def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
@@ -53,10 +62,20 @@ class _Group:
     factors: FloatArray
     importance: FloatArray
     start: Grid
+    bound: PairBound | None = None
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """intp [K]: the inputs as they are visited."""
+        return np.concatenate(self.blocks)
+
+    def of(self, channels: NDArray[np.intp]) -> _Group:
+        """The same for some of the output channels."""
+        return replace(self, transposed=self.transposed[:, channels], start=self.start.of(channels))
 
 
 def _round_group(
-    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray, tensor_scale: float
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray, tensor_scale: float, bound: PairBound | None
 ) -> QuantizedWeight:
     """One group: w float32 [O, K], hessian float32 [K, K]."""
     diagonal = np.ascontiguousarray(np.diagonal(hessian))
@@ -68,17 +87,28 @@ def _round_group(
     in_place[order] = importance
     transposed = np.ascontiguousarray(w.T[order])
     start = fit_grid(w, weight_format, in_place, tensor_scale if weight_format.kind == "fp8_dual" else None)
-    group = _Group(transposed, blocks, factors, importance, start)
+    group = _Group(transposed, blocks, factors, importance, start, bound)
     runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
-    return best_per_channel(w, hessian[None], runs)
+    best = best_per_channel(w, hessian[None], runs)
+    if bound is None:
+        return best
+    bent = np.flatnonzero(~bound.obeyed(start.nearest(w).int8_codes()))
+    if not len(bent):
+        return best
+    part, enough = group.of(bent), bound.stretches(w[bent], start.of(bent))
+    stretched = [_run(part, np.float32(1), np.power(enough, np.float32(power))) for power in STRETCH_POWERS]
+    return best.with_channels(bent, best_per_channel(w[bent], hessian[None], [best.of(bent), *stretched]))
 
 
-def _run(group: _Group, factor: np.float32) -> QuantizedWeight:
-    """One pass over all blocks with steps scaled by `factor`."""
+def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = ONE) -> QuantizedWeight:
+    """One pass over all blocks with steps scaled by `factor`, and the channels' scales by `stretch`, one or [O]."""
     start = group.start
-    scales = start.scales * factor if start.format.kind in ("channel", "fp8") else start.scales.copy()
+    scales = start.scales * (factor * stretch if start.format.kind in ("channel", "fp8") else stretch)
     multipliers = None if start.multipliers is None else start.multipliers.copy()
     grid = replace(start, scales=scales, multipliers=multipliers)
+    pairs = None
+    if group.bound is not None:
+        pairs = VisitedPairs(group.bound, group.order, group.transposed, group.importance, grid)
     errors = np.zeros_like(group.transposed)
     codes = np.empty(group.transposed.shape[::-1], dtype=np.int8)
     begin = 0
@@ -87,7 +117,7 @@ def _run(group: _Group, factor: np.float32) -> QuantizedWeight:
         carried = group.factors[:begin, here].T @ errors[:begin]
         w, block = group.transposed[here], int(inputs[0]) // grid.block
         step = _open_block(grid, block, w + carried, group.importance[here], factor)
-        rounded = _round_block(w, carried, group.factors[here, here], step, grid)
+        rounded = _round_block(w, carried, group.factors[here, here], step, grid, pairs, begin)
         errors[here] = w - grid.value(rounded, step)
         codes[:, inputs] = grid.encoded(rounded.T)
         begin = here.stop
@@ -110,10 +140,19 @@ def _open_block(grid: Grid, block: int, target: FloatArray, importance: FloatArr
     return grid.steps[:, block]
 
 
-def _round_block(w: FloatArray, carried: FloatArray, factors: FloatArray, step: FloatArray, grid: Grid) -> FloatArray:
+def _round_block(
+    w: FloatArray,
+    carried: FloatArray,
+    factors: FloatArray,
+    step: FloatArray,
+    grid: Grid,
+    pairs: VisitedPairs | None,
+    begin: int,
+) -> FloatArray:
     """float32 [B, O]: one block, rounded, in units of its step.
 
-    w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O].
+    w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O]; begin: how many
+    inputs were visited before.
     """
     codes = np.empty_like(w)
     errors = np.empty_like(w)
@@ -123,7 +162,10 @@ def _round_block(w: FloatArray, carried: FloatArray, factors: FloatArray, step: 
         target = w[start:stop] + carried[start:stop] + factors[:start, start:stop].T @ errors[:start]
         for i in range(start, stop):
             wanted = target[i - start] + factors[start:i, i] @ errors[start:i]
-            if grid.format.linear:
+            if pairs is not None:
+                codes[i] = pairs.rounded(begin + i, wanted, step)
+                errors[i] = w[i] - codes[i] * step
+            elif grid.format.linear:
                 np.clip(np.rint(wanted * inverse), *limits, out=codes[i])
                 errors[i] = w[i] - codes[i] * step
             else:

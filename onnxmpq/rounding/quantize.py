@@ -10,20 +10,24 @@ from onnxmpq.rounding.descent import quantize_descent
 from onnxmpq.rounding.exact import EXACT_INPUTS, quantize_exact
 from onnxmpq.rounding.gptq import quantize_gptq
 from onnxmpq.rounding.nearest import quantize_nearest
+from onnxmpq.rounding.pairs import PairBound
 from onnxmpq.rounding.second_order import corrected_target, damped
 from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
 
-RoundingMethod = Callable[[FloatArray, WeightFormat, FloatArray | None], QuantizedWeight]
-"""(w float32 [O, K], format, positive definite hessian float32 [G, K, K] or None) -> result; deterministic."""
+RoundingMethod = Callable[[FloatArray, WeightFormat, FloatArray | None, PairBound | None], QuantizedWeight]
+"""(w float32 [O, K], format, positive definite hessian float32 [G, K, K] or None, bound on pairs of int8 codes or None)
+-> result, which obeys the bound; deterministic."""
 
 
-def quantize_best(w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None) -> QuantizedWeight:
+def quantize_best(
+    w: FloatArray, weight_format: WeightFormat, hessian: FloatArray | None, bound: PairBound | None = None
+) -> QuantizedWeight:
     """The strongest method that applies: exact for depthwise kernels, else GPTQ and descent; nearest without H."""
     if hessian is None:
-        return quantize_nearest(w, weight_format, None)
+        return quantize_nearest(w, weight_format, None, bound)
     if w.shape[1] <= EXACT_INPUTS:
-        return quantize_exact(w, weight_format, hessian)
-    return quantize_descent(w, weight_format, hessian)
+        return quantize_exact(w, weight_format, hessian, bound)
+    return quantize_descent(w, weight_format, hessian, bound)
 
 
 METHODS: Mapping[str, RoundingMethod] = {
@@ -42,6 +46,7 @@ def quantize_weight(
     method: str = "nearest",
     hessian: FloatArray | None = None,
     cross: FloatArray | None = None,
+    bound: PairBound | None = None,
 ) -> QuantizedWeight:
     """Quantize the weight of one layer.
 
@@ -50,19 +55,22 @@ def quantize_weight(
         [G, K, K] for a Conv with G groups (channels o·G/O share an H). Its overall factor does not matter.
     cross: C = E[x_q x_fpᵀ], same shape: products of the inputs at run time with those of the fp32 model. With it the
         target is W x_fp while the layer sees x_q.
+    bound: that pairs of the layer's int8 codes must obey; for formats whose codes are multiplied as int8.
     """
     if w.ndim != 2 or not np.isfinite(w).all():
         raise ValueError(f"a weight is a finite matrix [outputs, inputs], not {w.shape}")
     if method not in METHODS:
         raise ValueError(f"no rounding method {method!r}; there are {', '.join(METHODS)}")
+    if bound is not None and weight_format.kind not in ("channel", "dual"):
+        raise ValueError(f"{weight_format.name} is not multiplied as int8, no bound applies to it")
     w = np.ascontiguousarray(w, dtype=np.float32)
     if hessian is None:
         if cross is not None:
             raise ValueError("cross products of the inputs need the hessian too")
-        return METHODS[method](w, weight_format, None)
+        return METHODS[method](w, weight_format, None, bound)
     statistics = _grouped(hessian, w)
     target = w if cross is None else corrected_target(w, statistics, _grouped(cross, w))
-    return METHODS[method](target, weight_format, damped(statistics))
+    return METHODS[method](target, weight_format, damped(statistics), bound)
 
 
 def _grouped(matrix: FloatArray, w: FloatArray) -> FloatArray:

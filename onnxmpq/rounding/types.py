@@ -6,7 +6,7 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -219,6 +219,11 @@ class Grid:
     def with_codes(self, codes: CodeArray) -> QuantizedWeight:
         return QuantizedWeight(self.format, codes, self.scales, self.multipliers, self.block, self.tensor_scale)
 
+    def of(self, channels: NDArray[np.intp]) -> Grid:
+        """The grid of some output channels."""
+        multipliers = None if self.multipliers is None else self.multipliers[channels]
+        return replace(self, scales=self.scales[channels], multipliers=multipliers)
+
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
@@ -248,6 +253,19 @@ class QuantizedWeight:
     @property
     def grid(self) -> Grid:
         return Grid(self.format, self.scales, self.multipliers, self.block, self.tensor_scale)
+
+    def of(self, channels: NDArray[np.intp]) -> QuantizedWeight:
+        """The weights of some output channels."""
+        return self.grid.of(channels).with_codes(self.codes[channels])
+
+    def with_channels(self, channels: NDArray[np.intp], other: QuantizedWeight) -> QuantizedWeight:
+        """The same with these output channels replaced by those of `other`, in this order; of one format and block."""
+        codes, scales, multipliers = self.codes.copy(), self.scales.copy(), self.multipliers
+        codes[channels], scales[channels] = other.codes, other.scales
+        if multipliers is not None and other.multipliers is not None:
+            multipliers = multipliers.copy()
+            multipliers[channels] = other.multipliers
+        return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
     def int8_codes(self) -> CodeArray:
         """int8 [O, K]: what the runtime multiplies with; for "dual" the codes times their block's multiplier."""
