@@ -1,0 +1,155 @@
+"""Rounding under the bound on pairs of weights that keeps 16-bit sums from saturating (`rounding/overflow.py`).
+
+The bound couples two inputs of an output channel: their int8 codes of one sign may add up to so much. Rounding goes
+input by input, so of each pair one comes first and one second. The first aims at its part of the point nearest to both
+targets that the bound allows; the second has what the first one leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxmpq.rounding.overflow import LARGEST_CODE, pair_limits
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight
+
+IndexArray = NDArray[np.intp]
+ALONE = -1
+_LARGEST = np.float32(127)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBound:
+    """The bound for a layer with K inputs.
+
+    partners: intp [K], the input whose product is added to this one's in 16 bits, `ALONE` where there is none.
+    lowest, highest: sums of the codes of one sign in a pair.
+    """
+
+    partners: IndexArray
+    lowest: int
+    highest: int
+
+    @classmethod
+    def of(cls, columns: IndexArray, largest_code: int = LARGEST_CODE) -> PairBound:
+        """columns: intp [K], the inputs in the order of the kernel (`model.kernel_order.kernel_columns`).
+
+        largest_code: of the activations, as in `pair_limits`, which raises ValueError.
+        """
+        pairs = columns[: len(columns) // 2 * 2].reshape(-1, 2)
+        partners = np.full(len(columns), ALONE, np.intp)
+        partners[pairs[:, 0]], partners[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
+        return cls(partners, *pair_limits(largest_code))
+
+    def left_by(self, other: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest int8 code beside a partner's, float32 of the same shape."""
+        zero = np.float32(0)
+        return np.float32(self.lowest) - np.minimum(other, zero), np.float32(self.highest) - np.maximum(other, zero)
+
+    def excess(self, one: FloatArray, other: FloatArray) -> FloatArray:
+        """By how much two real values, in units of int8 codes, exceed the bound: positive above, negative below."""
+        same = one * other > 0
+        total = one + other
+        over, under = np.maximum(total - self.highest, 0), np.minimum(total - self.lowest, 0)
+        return np.where(same, over + under, np.float32(0))
+
+    def obeyed(self, codes: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """bool [O]: channels of int8 codes [O, K] without a pair beyond the bound."""
+        paired = self.partners != ALONE
+        ours = codes[:, paired].astype(np.int16)
+        theirs = codes[:, self.partners[paired]].astype(np.int16)
+        highest = (np.maximum(ours, 0) + np.maximum(theirs, 0)).max(axis=1, initial=0)
+        lowest = (np.minimum(ours, 0) + np.minimum(theirs, 0)).min(axis=1, initial=0)
+        return np.asarray((highest <= self.highest) & (lowest >= self.lowest))
+
+    def stretches(self, w: FloatArray, grid: Grid) -> FloatArray:
+        """float32 [O], from 1 on: about the factor on each channel's scale with which w [O, K] obeys the bound."""
+        paired = self.partners != ALONE
+        ours, theirs = w[:, paired], w[:, self.partners[paired]]
+        sums = np.where(ours * theirs > 0, np.abs(ours + theirs), np.float32(0)).max(axis=1, initial=0)
+        return np.maximum(sums / (grid.scales * np.float32(min(self.highest, -self.lowest))), np.float32(1))
+
+
+def multipliers_per_input(grid: Grid, inputs: int) -> FloatArray:
+    """float32 [O, K], or [O, 1] where all are 1: int8 codes per code of the format."""
+    if grid.multipliers is None:
+        return np.ones((len(grid.scales), 1), np.float32)
+    return np.repeat(grid.multipliers, grid.block, axis=1)[:, :inputs].astype(np.float32)
+
+
+def nearest_within(grid: Grid, w: FloatArray, bound: PairBound, importance: FloatArray | None) -> QuantizedWeight:
+    """w [O, K] rounded to a point of the grid that obeys the bound, and to the nearest where it can be.
+
+    importance: float32 [O, K] or None, weight of each squared error.
+    """
+    inputs = w.shape[1]
+    targets = w / grid.scales[:, None]  # in units of int8 codes
+    multipliers = np.broadcast_to(multipliers_per_input(grid, inputs), w.shape)
+    weighting = np.ones(w.shape, np.float32) if importance is None else np.broadcast_to(importance, w.shape)
+    codes = np.clip(np.rint(targets / multipliers), grid.format.low, grid.format.high)
+    first = np.flatnonzero(bound.partners > np.arange(inputs))
+    second = bound.partners[first]
+    one, other = (np.clip(targets[:, k], -_LARGEST, _LARGEST) for k in (first, second))
+    aim = one - bound.excess(one, other) * share(weighting[:, first], weighting[:, second])
+    codes[:, first] = np.clip(np.rint(aim / multipliers[:, first]), grid.format.low, grid.format.high)
+    limits = bound.left_by(codes[:, first] * multipliers[:, first])
+    codes[:, second] = np.clip(codes[:, second], *code_limits(grid, limits, multipliers[:, second]))
+    return grid.with_codes(codes.astype(np.int8))
+
+
+def share(own: FloatArray, partners: FloatArray) -> FloatArray:
+    """The part of a pair's excess that an input takes off, by the prices of errors: its partner's over both."""
+    total = own + partners
+    return np.where(total > 0, partners / np.where(total > 0, total, 1), np.float32(0.5))
+
+
+def code_limits(
+    grid: Grid, limits: tuple[FloatArray, FloatArray], multipliers: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Limits of int8 codes as limits of the format's codes, within its own."""
+    low = np.maximum(np.ceil(limits[0] / multipliers), np.float32(grid.format.low))
+    high = np.minimum(np.floor(limits[1] / multipliers), np.float32(grid.format.high))
+    return low, high
+
+
+class VisitedPairs:
+    """The bound while inputs are rounded one after the other, for all output channels of a group at once.
+
+    In visiting order: targets float32 [K, O], prices float32 [K] of errors; order: intp [K], inputs as visited.
+    """
+
+    def __init__(self, bound: PairBound, order: IndexArray, targets: FloatArray, prices: FloatArray, grid: Grid):
+        position = np.empty(len(order), np.intp)
+        position[order] = np.arange(len(order))
+        partners = bound.partners[order]
+        self.partners = np.where(partners == ALONE, ALONE, position[partners])
+        self.bound, self.grid, self.targets, self.prices = bound, grid, targets, prices
+        self.products = np.zeros_like(targets)
+
+    def aim(self, i: int, wanted: FloatArray) -> FloatArray:
+        """What input i should be rounded to for a target [O], where its partner is still to come."""
+        j = self.partners[i]
+        if j < i:  # or alone
+            return wanted
+        scales = self.grid.scales
+        one, other = (np.clip(v / scales, -_LARGEST, _LARGEST) for v in (wanted, self.targets[j]))
+        excess = self.bound.excess(one, other)
+        if not excess.any():
+            return wanted
+        lowered = (one - excess * share(self.prices[i], self.prices[j])) * scales
+        return np.where(excess == 0, wanted, lowered)
+
+    def rounded(self, i: int, wanted: FloatArray, steps: FloatArray) -> FloatArray:
+        """Codes float32 [O] of input i for the targets `wanted` [O] and steps [O]; remembered for its partner."""
+        multipliers = np.rint(steps / self.grid.scales)
+        aimed = np.rint(self.aim(i, wanted) / steps)
+        low, high = np.float32(self.grid.format.low), np.float32(self.grid.format.high)
+        j = self.partners[i]
+        if j == ALONE or j > i:
+            codes = np.clip(aimed, low, high)
+        else:
+            codes = np.clip(aimed, *code_limits(self.grid, self.bound.left_by(self.products[j]), multipliers))
+        self.products[i] = codes * multipliers
+        return codes
