@@ -124,7 +124,7 @@ class Damage:
 
     def int8_everywhere(self) -> Workbench:
         """The bench with int8 weights and ranges as the pipeline makes them."""
-        menu = {n: tuple(s for s in row if s.is_float or s == INT8) for n, row in self.offered.items()}
+        menu = {n: tuple(s for s in row if s.is_float or s.name == INT8.name) for n, row in self.offered.items()}
         bench = prepare_bench(self.model, menu, self.observation, self.dialect, self.progress)
         bench = round_for_inputs(self.model, menu, bench, self.data.rounding, without([]), self.progress)
         effects = sensitivity(self.model, menu, bench, self.observation, self.data.effects, None, self.progress)
@@ -179,7 +179,7 @@ def labels_of(entry: Any, inputs: np.ndarray) -> np.ndarray | None:
 
 def saturated(weights: Mapping[tuple[str, str], QuantizedWeight]) -> dict[tuple[str, str], QuantizedWeight]:
     """int8 weights whose neighbouring codes never add up to more than `LARGEST_PAIR`, as if activations were 255."""
-    return {key: _saturated(w) if key[1] == "int8_channel" else w for key, w in weights.items()}
+    return {key: _saturated(w) if key[1].startswith("int8_channel") else w for key, w in weights.items()}
 
 
 def _saturated(weight: QuantizedWeight) -> QuantizedWeight:

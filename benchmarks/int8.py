@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from benchmarks.zoo import arrays, zoo
+from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
@@ -39,7 +40,7 @@ class Subject:
         self.entry, self.test = zoo().load(name), test
         self.model, self.dialect = prepare(self.entry.model), DIALECTS["onnxruntime"]
         self.specs = input_specs(open_session(self.model.proto))
-        menu, _ = candidates(self.model, load_target("cpu"), self.dialect)
+        menu, _ = candidates(self.model, load_target("cpu"), self.dialect, cpu=DeployCpu.VNNI)
         self.menu = {
             r.name: tuple(s for s in menu[r.name] if s == INT8 and (r.layer is not None or not layers_only))
             for r in self.model.regions

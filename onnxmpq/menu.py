@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
+from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.model import Model, Region, RegionKind
@@ -32,15 +33,22 @@ Reasons = dict[str, str]  # region -> why it has nothing but float32
 
 
 def candidates(
-    model: Model, target: Target, dialect: Dialect, excluded: Iterable[str] = (), requested: Iterable[str] = ()
+    model: Model,
+    target: Target,
+    dialect: Dialect,
+    excluded: Iterable[str] = (),
+    requested: Iterable[str] = (),
+    cpu: DeployCpu | None = None,
 ) -> tuple[Menu, Reasons]:
     """Schemes per region that the target lists and the dialect can spell; float32 always first.
 
-    requested: names of schemes that may be used, all where there are none. Raises UsageError, and TargetError for a
-    requested scheme that the target does not list.
+    requested: names of schemes that may be used, all where there are none. cpu: the deployment CPU, for which schemes
+    get their weight format (`deployment.scheme_for`); None for the default of `--deploy-cpu`. Raises UsageError, and
+    TargetError for a requested scheme that the target does not list.
     """
     left_out, wanted = matching_regions(model, excluded), frozenset(requested)
     check_requested(wanted, target)
+    cpu = deploy_cpu(DeployCpu.ANY, target) if cpu is None else cpu
     frozen = set(model.already_quantized)
     menu: Menu = {}
     reasons: Reasons = {}
@@ -55,7 +63,7 @@ def candidates(
             forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
             what = forbidden or f"{region.op_type} of this shape or opset"
             reasons[region.name] = f"target {target.name} has no scheme for {what}"
-        menu[region.name] = (SCHEMES[FP32], *offered)
+        menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
         raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
     return menu, reasons

@@ -17,6 +17,7 @@ from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
+from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
@@ -81,6 +82,7 @@ def convert(
     recipe: str | None = None,
     target: str = "cpu",
     provider: str | None = None,
+    deploy_cpu: str = "any",
     threads: int = 1,
     samples: int = DEFAULT_SAMPLES,
     output: str | Path | None = None,
@@ -114,6 +116,9 @@ def convert(
     fastest plan is made. calibration: path, `module:function`, arrays by input name, an iterable of feeds or an
     onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
     provider: execution provider to measure on, instead of the target's own.
+    deploy_cpu: "any", "avx2", "vnni", "arm64", or "this" for the machine at hand: where the result has to compute its
+    integers exactly (docs/overflow.md). Weights that saturate no x86 kernel for "any" and "avx2", the full range of
+    int8 for the others.
     cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
     estimator: how activation ranges are chosen: "minmax", "percentile", "mse" or "entropy"; "auto" chooses for each
     tensor by the error of the outputs. ranges: activations as `onnxmpq calibrate` observed them, instead of
@@ -152,6 +157,7 @@ def convert(
     if device.dialect not in DIALECTS:
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
     runs_on = device.runs_on(provider) or CPU
+    deployed_on = parse_deploy_cpu(deploy_cpu, device, provider)
     require_provider(runs_on)
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
@@ -174,7 +180,7 @@ def convert(
         first_s = quick_latency_s(source, data.calibration, settings)
         require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
     dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
-    menu, reasons = candidates(prepared, device, dialect, excluded, schemes)
+    menu, reasons = candidates(prepared, device, dialect, excluded, schemes, deployed_on)
     menu = one_activation_format(prepared, menu)
     for_size = bool(budgets.size or budgets.smallest)
     for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
@@ -245,7 +251,8 @@ def convert(
         prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
-    plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io, notes=notes)
+    plan = with_stored_weights(replace(plan, deploy_cpu=deployed_on.value), shipped.compensated)
+    plan = replace(plan, opset=opset, keep_io=keep_io, notes=notes)
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import PlanError
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import ActivationType, QuantParams
@@ -49,6 +50,8 @@ class Plan:
     verdict, and its reasons. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
     keep_io: False where inputs and outputs may be 16 bits wide.
+    deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
+    int8, which is what "vnni" means, so that it is applied to the same bytes as before.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
     a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
@@ -73,6 +76,7 @@ class Plan:
     factors: str = ""
     opset: int | None = None
     keep_io: bool = True
+    deploy_cpu: str = DeployCpu.ANY.value
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -106,7 +110,10 @@ class Plan:
             data["activations"] = {t: _params(t, p) for t, p in data["activations"].items()}
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}
             data["biases"] = {r: _text(b) for r, b in data.get("biases", {}).items()}
+            data.setdefault("deploy_cpu", DeployCpu.VNNI.value)
             plan = cls(**data)
+            if plan.deploy_cpu not in tuple(DeployCpu):
+                raise ValueError(f"deploy_cpu {plan.deploy_cpu!r} is none of {', '.join(DeployCpu)}")
             if plan.opset is not None and type(plan.opset) is not int:
                 raise TypeError(f"opset {plan.opset!r} is no number")
             for name, flag in (("keep_io", plan.keep_io), ("met", plan.met)):

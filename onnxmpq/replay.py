@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from onnxmpq.deployment import DeployCpu, scheme_for
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
 from onnxmpq.integrity import require_whole
@@ -88,7 +89,7 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
             )
         if not dialect.supports(region, scheme, model.opset):
             raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
-        assignment[name] = scheme
+        scheme = assignment[name] = scheme_for(region, scheme, DeployCpu(plan.deploy_cpu))
         if region.layer is not None and scheme.weight is not None:
             weights[name, scheme.weight.name] = restore_weight(
                 model, region, scheme.weight, plan.weights, plan.rounding

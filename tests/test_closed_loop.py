@@ -11,6 +11,7 @@ import pytest
 from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
 from onnxmpq.closed_loop import Loop, Outcome, Workbench, close_the_loop, reach
 from onnxmpq.cost.table import CostTable
+from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
 from onnxmpq.progress import Progress
@@ -20,7 +21,7 @@ from onnxmpq.target.load import load_target
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
-MENU, _ = candidates(CASE.model, load_target("cpu"), ORT)
+MENU, _ = candidates(CASE.model, load_target("cpu"), ORT, cpu=DeployCpu.VNNI)
 INT8_GAIN = 0.4  # of a region's float32 time
 
 

@@ -29,6 +29,8 @@ SMALLEST_FLOAT16 = np.float32(2**-14)
 """The smallest normal float16: a step below it would lose its own precision."""
 LARGEST_FLOAT16 = np.float32(65504)
 
+_FREE = "_saturation_free"
+
 SMALLEST_STEP = np.finfo(np.float32).tiny
 """Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
 
@@ -61,6 +63,9 @@ class WeightFormat:
     negative_scales: "block" only; a negative scale turns the longer end of the code range (-2^(bits-1)) to the side
         where the block's largest weight is. onnxruntime accepts it, TensorRT wants positive scales.
     scale_type: of "block" scales. With float16 the weight itself is float16 when it is unfolded.
+    saturation_free: "channel" with 8 bits and "dual" only; the int8 codes that the kernel multiplies obey
+        `rounding.overflow.pair_limits` for neighbours in the kernel's order (`model.kernel_order.kernel_columns`), so
+        that no x86 kernel saturates. Such a format has a name of its own.
     """
 
     name: str
@@ -69,6 +74,7 @@ class WeightFormat:
     block: int | None = None
     negative_scales: bool = False
     scale_type: ScaleType = "float32"
+    saturation_free: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -85,6 +91,8 @@ class WeightFormat:
             raise ValueError(f"{self.name}: only block scales may be negative")
         if self.scale_type != "float32" and self.kind != "block":
             raise ValueError(f"{self.name}: only block scales may be float16")
+        if self.saturation_free and not self.may_saturate:
+            raise ValueError(f"{self.name}: formats of kind {self.kind!r} and {self.bits} bits cannot saturate")
 
     @classmethod
     def per_channel(cls, bits: int) -> WeightFormat:
@@ -110,6 +118,16 @@ class WeightFormat:
     @classmethod
     def dual(cls, block: int = 64, bits: int = 4) -> WeightFormat:
         return cls(f"int{bits}_dual{block}", bits, "dual", block)
+
+    @property
+    def may_saturate(self) -> bool:
+        """Whether int8 codes of this format, or of its unrestricted twin, can exceed the 16-bit sums of x86 kernels."""
+        return self.kind == "dual" or (self.kind == "channel" and self.bits == 8)
+
+    @property
+    def without_saturation(self) -> WeightFormat:
+        """The same format with codes that keep x86 kernels from saturating. Raises ValueError where none can."""
+        return self if self.saturation_free else replace(self, name=f"{self.name}{_FREE}", saturation_free=True)
 
     @property
     def low(self) -> int:

@@ -43,8 +43,9 @@ class Heard(Progress):
 
 def profiled(lacks: set[str]) -> tuple[Setting, list[Profile], int, Heard]:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
-    weights = {k: w for name in ("int8", "w4a8") for k, w in cnn.weights(cnn.everywhere(name)).items()}
     menu = {n: tuple(s for s in row if s.name in ("fp32", "int8", "w4a8")) for n, row in case.menu.items()}
+    chosen = [{n: s for n, row in menu.items() for s in row if s.name == name} for name in ("int8", "w4a8")]
+    weights = {k: w for assignment in chosen for k, w in cnn.weights(assignment).items()}
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     provider = Provider(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
     provider.lacks = frozenset(lacks)
