@@ -2,6 +2,7 @@
 
 from onnxmpq.rounding.bias import bias_correction, centred
 from onnxmpq.rounding.equalize import cross_layer_factors, smoothing_factors
+from onnxmpq.rounding.pairs import PairBound
 from onnxmpq.rounding.quantize import METHODS, quantize_weight
 from onnxmpq.rounding.types import Grid, Kind, QuantizedWeight, WeightFormat, effective_block
 
@@ -9,6 +10,7 @@ __all__ = [
     "METHODS",
     "Grid",
     "Kind",
+    "PairBound",
     "QuantizedWeight",
     "WeightFormat",
     "bias_correction",

@@ -12,17 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.fp8 import power_of_two_scale
-from onnxmpq.rounding.pairs import PairBound, VisitedPairs
+from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, VisitedPairs
 from onnxmpq.rounding.scales import fit_cast, fit_grid, fit_multipliers, fit_steps
 from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
 
 STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
 """GPTQ runs once with the fitted steps times each of these; every channel keeps its best run."""
-
-STRETCH_POWERS = (0.3, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1)
-"""Under a bound on pairs GPTQ also runs with larger scales, for channels whose codes the bound changes: times the
-stretch with which nearest rounding obeys it, to each of these powers."""
 
 ONE = np.float32(1)
 
@@ -146,8 +142,8 @@ def _round_block(
     factors: FloatArray,
     step: FloatArray,
     grid: Grid,
-    pairs: VisitedPairs | None,
-    begin: int,
+    pairs: VisitedPairs | None = None,
+    begin: int = 0,
 ) -> FloatArray:
     """float32 [B, O]: one block, rounded, in units of its step.
 

@@ -6,13 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.rounding.pairs import PairBound, nearest_within
+from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, nearest_within
 from onnxmpq.rounding.scales import fit_grid
 from onnxmpq.rounding.second_order import diagonal_of
 from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
-
-STRETCHES = np.array([1.0, 1.06, 1.12, 1.2, 1.3, 1.4, 1.5, 1.65, 1.8, 2.0], dtype=np.float32)
-"""Under a bound on pairs: factors tried on the scales; each channel gets the one of least error."""
 
 
 def quantize_nearest(
@@ -30,8 +27,10 @@ def quantize_nearest(
     part, rows = grid.of(bent), w[bent]
     weighting = None if importance is None else importance[bent]
     best, least = nearest.of(bent), np.full(len(bent), np.inf)
-    for stretch in STRETCHES:
-        tried = nearest_within(replace(part, scales=part.scales * stretch), rows, bound, weighting)
+    enough = bound.stretches(rows, part)
+    for power in (0.0, *STRETCH_POWERS):
+        stretched = replace(part, scales=part.scales * np.power(enough, np.float32(power)))
+        tried = nearest_within(stretched, rows, bound, weighting)
         squares = np.square(rows - tried.dequantize(), dtype=np.float64)
         error = (squares if weighting is None else squares * weighting).sum(axis=1)
         better = np.flatnonzero(error < least)

@@ -17,6 +17,10 @@ from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight
 
 IndexArray = NDArray[np.intp]
 ALONE = -1
+STRETCH_POWERS = (0.3, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1)
+"""Channels whose codes the bound changes are also rounded with larger scales: times `PairBound.stretches` to each of
+these powers."""
+ZERO = np.float32(0)
 _LARGEST = np.float32(127)
 
 
@@ -45,15 +49,15 @@ class PairBound:
 
     def left_by(self, other: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest int8 code beside a partner's, float32 of the same shape."""
-        zero = np.float32(0)
-        return np.float32(self.lowest) - np.minimum(other, zero), np.float32(self.highest) - np.maximum(other, zero)
+        low: FloatArray = np.float32(self.lowest) - np.minimum(other, ZERO)
+        high: FloatArray = np.float32(self.highest) - np.maximum(other, ZERO)
+        return low, high
 
     def excess(self, one: FloatArray, other: FloatArray) -> FloatArray:
         """By how much two real values, in units of int8 codes, exceed the bound: positive above, negative below."""
-        same = one * other > 0
         total = one + other
-        over, under = np.maximum(total - self.highest, 0), np.minimum(total - self.lowest, 0)
-        return np.where(same, over + under, np.float32(0))
+        beyond: FloatArray = np.maximum(total - self.highest, 0) + np.minimum(total - self.lowest, 0)
+        return np.where(one * other > 0, beyond, ZERO)
 
     def obeyed(self, codes: NDArray[np.generic]) -> NDArray[np.bool_]:
         """bool [O]: channels of int8 codes [O, K] without a pair beyond the bound."""
@@ -69,7 +73,8 @@ class PairBound:
         paired = self.partners != ALONE
         ours, theirs = w[:, paired], w[:, self.partners[paired]]
         sums = np.where(ours * theirs > 0, np.abs(ours + theirs), np.float32(0)).max(axis=1, initial=0)
-        return np.maximum(sums / (grid.scales * np.float32(min(self.highest, -self.lowest))), np.float32(1))
+        enough: FloatArray = sums / (grid.scales * np.float32(min(self.highest, -self.lowest)))
+        return np.maximum(enough, np.float32(1))
 
 
 def multipliers_per_input(grid: Grid, inputs: int) -> FloatArray:
@@ -148,7 +153,7 @@ class VisitedPairs:
         low, high = np.float32(self.grid.format.low), np.float32(self.grid.format.high)
         j = self.partners[i]
         if j == ALONE or j > i:
-            codes = np.clip(aimed, low, high)
+            codes: FloatArray = np.clip(aimed, low, high)
         else:
             codes = np.clip(aimed, *code_limits(self.grid, self.bound.left_by(self.products[j]), multipliers))
         self.products[i] = codes * multipliers

@@ -20,6 +20,7 @@ from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import Format
 from onnxmpq.stages import reuse
+from onnxmpq.weights import pair_bound
 
 ROUNDING = "nearest"
 CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name,) for name in ESTIMATORS}}
@@ -128,7 +129,8 @@ def prepare_bench(
     weights: dict[tuple[str, str], QuantizedWeight] = {}
     with progress.stage("rounding weights", len(wanted)) as tick:
         for key, (region, weight_format) in wanted.items():
-            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING)
+            bound = pair_bound(region, weight_format)
+            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING, bound=bound)
             tick(1)
     kind, estimator = activation_type(menu), observation.estimators[0]
     activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}

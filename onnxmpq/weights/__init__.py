@@ -1,5 +1,6 @@
 """The weights that ship: rounded for the layer's inputs, then once more in sequence for the plan that was chosen."""
 
+from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight
 from onnxmpq.weights.sequence import Compensated, Referee, compensate
@@ -16,6 +17,7 @@ __all__ = [
     "compensate",
     "pack",
     "pack_array",
+    "pair_bound",
     "restore_biases",
     "restore_weight",
     "round_weights",

@@ -14,6 +14,7 @@ from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.rounding.types import WeightFormat
 from onnxmpq.statistics import measure_moments
+from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.techniques import Techniques
 
 WeightKey = tuple[str, str]  # region, weight format
@@ -44,7 +45,9 @@ def round_weights(
 
     def layers() -> Iterator[LayerToRound]:
         for name, moments in measure_moments(model, [regions[n] for n in by_region], feeds, threads=threads):
-            yield LayerToRound(name, model.weight(regions[name]), by_region[name], techniques.method, moments.hessian)
+            region, wanted = regions[name], by_region[name]
+            bounds = [pair_bound(region, f) for f in wanted]
+            yield LayerToRound(name, model.weight(region), wanted, techniques.method, moments.hessian, bounds)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}
     workers = threads if work > WORTH_PROCESSES else 1

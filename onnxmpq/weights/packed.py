@@ -15,6 +15,7 @@ from onnxmpq.errors import PlanError
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
 from onnxmpq.rounding.types import MultiplierArray
+from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.simulate import correctable, with_biases
 
 
@@ -93,11 +94,15 @@ def restore_weight(
     packed = stored.get(region.name)
     if packed is None or packed.format != weight_format.name:
         try:
-            return quantize_weight(model.weight(region), weight_format, method=method)
+            bound = pair_bound(region, weight_format)
+            return quantize_weight(model.weight(region), weight_format, method=method, bound=bound)
         except ValueError as error:
             raise PlanError(f"rounding: {error}; convert again instead of editing") from None
     shape = (region.params.out_channels, region.params.fan_in)
-    return unpack(packed, weight_format, shape, f"weights: {region.name}")
+    weight, bound = unpack(packed, weight_format, shape, f"weights: {region.name}"), pair_bound(region, weight_format)
+    if bound is not None and not bound.obeyed(weight.int8_codes()).all():
+        raise PlanError(f"weights: {region.name}.codes: pairs that saturate in x86 kernels; convert again")
+    return weight
 
 
 def restore_biases(model: Model, stored: Mapping[str, str]) -> Model:

@@ -29,6 +29,7 @@ from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
 from onnxmpq.statistics.walk import Walk
+from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
 from onnxmpq.weights.techniques import Techniques
@@ -208,6 +209,7 @@ def _round_again(walk: _Pass) -> Compensated:
                 method=walk.techniques.method,
                 hessian=moments.hessian,
                 cross=moments.cross,
+                bound=pair_bound(region, weights[name].format),
             )
             node = walk.quantized.nodes[region.nodes[0]]
             walk.quantized.set_constant(weight_name(name), stored_as(node, region, weights[name].dequantize()))

@@ -26,7 +26,9 @@ def layers(count: int = 5) -> list[LayerToRound]:
     for number in range(count):
         weight = generator.standard_normal((8, 32)).astype(np.float32)
         rows = generator.standard_normal((64, 32)).astype(np.float32)
-        found.append(LayerToRound(f"layer {number}", weight, FORMATS, "best", (rows.T @ rows)[None]))
+        found.append(
+            LayerToRound(f"layer {number}", weight, FORMATS, "best", (rows.T @ rows)[None], (None,) * len(FORMATS))
+        )
     return found
 
 
@@ -73,7 +75,9 @@ def test_what_a_process_fails_at_is_rounded_here(program: str, monkeypatch: pyte
 
 def test_an_error_is_the_same_error() -> None:
     first, *rest = layers()
-    bad = LayerToRound("bad", first.weight, FORMATS, "best", np.full_like(first.hessian, np.nan))
+    bad = LayerToRound(
+        "bad", first.weight, FORMATS, "best", np.full_like(first.hessian, np.nan), (None,) * len(FORMATS)
+    )
     for workers in (1, 2):
         with pytest.raises(ValueError, match="NaN"):
             dict(rounded_layers([*rest, bad], workers))
