@@ -18,6 +18,7 @@ from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
+from onnxmpq.deployment import needs_exact_integers
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
@@ -158,6 +159,7 @@ def convert(
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
     runs_on = device.runs_on(provider) or CPU
     deployed_on = parse_deploy_cpu(deploy_cpu, device, provider)
+    exact = needs_exact_integers(deployed_on)
     require_provider(runs_on)
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
@@ -193,13 +195,16 @@ def convert(
         require_half(menu, device)
 
     if known is None:  # or the ranges would be those of other scales
-        rescaling = rescale(prepared, menu, dialect, data, outputs, for_size, techniques, progress, store)
+        rescaling = rescale(
+            prepared, menu, dialect, data, outputs, for_size, techniques, progress, store, exact_integers=exact
+        )
     else:
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
     observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
     menu, overflow = within_float16(prepared, menu, observation.histograms)
-    bench = replace(prepare_bench(prepared, menu, observation, dialect, progress), keep_io=keep_io)
+    bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    bench = replace(bench, keep_io=keep_io, exact_integers=exact)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
@@ -221,7 +226,7 @@ def convert(
     seen = pose(prepared, menu, judge.table, effects, bench.weights)
     effects = at_unseen_level(seen, effects, bench, data, seed, progress)
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
-    examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
+    examiner = Examiner(source, effects.divergence.kinds, settings, labelled, exact)
     shipped = finish(
         Job(
             problem,

@@ -56,6 +56,8 @@ class SessionSettings:
 
     threads: intra-op threads. optimize: False for ORT_DISABLE_ALL, the unfused semantics of the graph.
     keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as fp8 graphs need on the CPU provider.
+    exact_integers: make int8 weights uint8 when the session is created (`session.x64quantprecision`), so that no kernel
+        of an x86 CPU without VNNI saturates; slower. Other CPUs compute exactly anyway.
     lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
     profile_prefix / optimized_path: where the profile and the optimised graph go, None for neither.
     """
@@ -64,6 +66,7 @@ class SessionSettings:
     provider: str = CPU
     optimize: bool = True
     keep_qdq: bool = False
+    exact_integers: bool = False
     lean: bool = False
     profile_prefix: str | None = None
     optimized_path: str | None = None
@@ -97,6 +100,8 @@ def open_session(
     if settings.keep_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         disabled = _WRONG_FOR_FP8
+    if settings.exact_integers:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if settings.profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile_prefix
