@@ -92,6 +92,16 @@ def needs_exact_integers(cpu: DeployCpu) -> bool:
     return not cpu.may_saturate and probes.saturates()
 
 
+def foreign(cpu: DeployCpu) -> bool:
+    """Whether the deployment CPU is another kind than the machine at hand, whose latency is then not the one there."""
+    if cpu in (DeployCpu.ANY, DeployCpu.NONE):
+        return False
+    try:
+        return cpu is not this_cpu()
+    except UsageError:  # this machine is none of them
+        return True
+
+
 def scheme_for(region: Region, scheme: Scheme, cpu: DeployCpu) -> Scheme:
     """The scheme with weights that the region's kernel multiplies exactly on the deployment CPU.
 
@@ -111,8 +121,8 @@ def unproven(
 ) -> list[tuple[str, int, int]]:
     """Regions whose weights the deployment CPU may compute otherwise than the graph says: (region, channels, of).
 
-    weights: as in `Workbench`, by region and name of the weight format. Activation codes count as any that their bits
-    hold. Empty where every weight obeys the bound (`rounding/overflow.py`), or where the CPU needs none.
+    weights: as in `Workbench`, by region and name of the weight format. Activation codes may be up to 255. Empty where
+    every weight obeys the bound (`rounding/overflow.py`), or where the CPU needs none.
     """
     found: list[tuple[str, int, int]] = []
     for region in model.layers if cpu.may_saturate else ():

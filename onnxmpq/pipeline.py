@@ -18,7 +18,7 @@ from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
-from onnxmpq.deployment import needs_exact_integers
+from onnxmpq.deployment import foreign, needs_exact_integers
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
@@ -32,7 +32,7 @@ from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
-from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
+from onnxmpq.report import Report, build_plan, build_report, foreign_latency_note, narrow_ends_note, source_name
 from onnxmpq.reproducer import remember
 from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
 from onnxmpq.runtimes.onnxruntime import probes
@@ -47,7 +47,9 @@ from onnxmpq.stages.candidates import (
     widest_weights,
 )
 from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
+from onnxmpq.stages.disagreement import disagreement
 from onnxmpq.stages.effects import pose, sensitivity
+from onnxmpq.stages.exactness import RULE, Exactness
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
@@ -249,19 +251,29 @@ def convert(
     )
     outcome = shipped.outcome
     require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
-    warned = lint_export(outcome.proto, prepared.proto, device.dialect)
+    exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, deployed_on)
+    apart = (RULE,) if exactness.in_words() else ()
+    warned = lint_export(outcome.proto, prepared.proto, device.dialect, apart)
+    if not exactness.proven:
+        progress.warn(exactness.in_words())
+    differs = disagreement(bench, outcome, shipped.compensated, data.calibration, examiner.judging)
 
     reasons |= unfused
     plan = build_plan(
         prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
-    plan = with_stored_weights(replace(plan, deploy_cpu=deployed_on.value), shipped.compensated)
-    plan = replace(plan, opset=opset, keep_io=keep_io, notes=notes)
+    if foreign(deployed_on) and "latency_ms" in plan.measured:
+        notes = (*notes, foreign_latency_note(deployed_on))
+    if differs is not None:
+        notes = (*notes, differs.in_words())
+    plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
+    plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io)
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
     report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
+    report = replace(report, proven=exactness.proven, disagreement=differs)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())

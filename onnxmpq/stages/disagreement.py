@@ -1,0 +1,89 @@
+"""Where the session that users open computes something else than the graph says, by more than rounding.
+
+The default session and one without optimisation differ in where values are rounded: fused kernels round once what the
+graph rounds twice. A kernel that saturates, or a fusion that drops a node, makes far larger differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnxmpq.closed_loop import Outcome, Workbench
+from onnxmpq.closed_loop.suspects import culprits
+from onnxmpq.comparison import fusion_sqnr_db
+from onnxmpq.deployment import DeployCpu, unproven
+from onnxmpq.errors import ModelError
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.runtime import SessionSettings, holds_fp8
+from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.weights import Compensated, with_biases
+
+ROUNDING_DB = 30.0
+"""SQNR of the default session against the unoptimised one, below which more than rounding is at work
+(docs/overflow.md has what sound models have)."""
+SHARE = 0.25  # of the noise at `ROUNDING_DB`, which a region has to make alone to be named
+SAMPLES = 8
+SATURATES = "its kernel saturates on this CPU (docs/overflow.md)"
+FUSED = "the runtime's fusion computes something else than the graph"
+SUM = "no region alone; what several make adds up"
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """sqnr_db: of the default session against the unoptimised graph, at the worst output.
+
+    regions: those that differ alone, with their own SQNR in dB; reasons: by region, why.
+    """
+
+    sqnr_db: float
+    regions: Mapping[str, float]
+    reasons: Mapping[str, str]
+
+    def in_words(self) -> str:
+        found = [f"{name} ({db:.1f} dB alone: {self.reasons[name]})" for name, db in self.regions.items()]
+        return (
+            f"the default session differs from the unoptimised graph by more than rounding, SQNR {self.sqnr_db:.1f} dB: "
+            f"{', '.join(found) or SUM}"
+        )
+
+
+def disagreement(
+    bench: Workbench,
+    outcome: Outcome,
+    compensated: Compensated,
+    feeds: Feeds,
+    settings: SessionSettings,
+) -> Disagreement | None:
+    """None where the shipped model's default session does what the unoptimised graph says, but for rounding.
+
+    bench: before the second rounding, which `compensated` holds. feeds: some samples. settings: of the default session.
+    Raises ModelError where the model as a whole does not run.
+    """
+    weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
+    shipped = replace(bench, model=with_biases(bench.model, compensated.biases), weights=weights)
+    feeds = feeds.take(list(range(min(SAMPLES, len(feeds)))))
+    proto, assignment = outcome.proto, outcome.assignment
+    if holds_fp8(proto):  # computed as the graph says
+        return None
+    whole = fusion_sqnr_db(proto, feeds, settings)
+    if whole >= ROUNDING_DB:
+        return None
+
+    def noise(group: tuple[str, ...]) -> float:
+        try:
+            return _noise(fusion_sqnr_db(shipped.build({name: assignment[name] for name in group}), feeds, settings))
+        except ModelError:
+            return 0.0  # no plan that anyone ships
+
+    found = culprits(tuple(assignment), lambda _: 0.0, noise, SHARE * _noise(ROUNDING_DB))
+    cpu = DeployCpu.AVX2 if probes.saturates() and not settings.exact_integers else DeployCpu.NONE
+    saturating = {name for name, _, _ in unproven(shipped.model, assignment, weights, cpu)}
+    reasons = {name: SATURATES if name in saturating else FUSED for name in found}
+    return Disagreement(whole, {name: -10.0 * math.log10(value) for name, value in found.items()}, reasons)
+
+
+def _noise(sqnr_db: float) -> float:
+    """Power of the noise over that of the signal."""
+    return float(10.0 ** (-sqnr_db / 10.0))
