@@ -44,8 +44,8 @@ class Disagreement:
     def in_words(self) -> str:
         found = [f"{name} ({db:.1f} dB alone: {self.reasons[name]})" for name, db in self.regions.items()]
         return (
-            f"the default session differs from the unoptimised graph by more than rounding, SQNR {self.sqnr_db:.1f} dB: "
-            f"{', '.join(found) or SUM}"
+            f"the default session differs from the unoptimised graph by more than rounding (SQNR {self.sqnr_db:.1f} "
+            f"dB): {', '.join(found) or SUM}"
         )
 
 
