@@ -47,7 +47,7 @@ from onnxmpq.stages.candidates import (
     widest_weights,
 )
 from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
-from onnxmpq.stages.disagreement import disagreement
+from onnxmpq.stages.disagreement import as_shipped, disagreement
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.exactness import RULE, Exactness
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
@@ -256,7 +256,9 @@ def convert(
     warned = lint_export(outcome.proto, prepared.proto, device.dialect, apart)
     if not exactness.proven:
         progress.warn(exactness.in_words())
-    differs = disagreement(bench, outcome, shipped.compensated, data.calibration, examiner.judging)
+    differs = disagreement(
+        as_shipped(bench, shipped.compensated), outcome.assignment, data.calibration, examiner.judging
+    )
 
     reasons |= unfused
     plan = build_plan(

@@ -156,7 +156,7 @@ def _open_proto(
 def _with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model in which no two DequantizeLinear nodes share an int8 zero point; the model itself where none do.
 
-    With `session.x64quantprecision`, onnxruntime 1.32 makes each weight's zero point uint8, under a name that it derives
+    With `session.x64quantprecision`, onnxruntime 1.32 makes the zero point of each weight uint8, under a name derived
     from the old one, and refuses a model where two have the same ("Attempt to replace the existing tensor").
     """
     graph = model.graph

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnxmpq.closed_loop import Outcome, Workbench
+from onnxmpq.closed_loop import Workbench
 from onnxmpq.closed_loop.suspects import culprits
 from onnxmpq.comparison import fusion_sqnr_db
 from onnxmpq.deployment import DeployCpu, unproven
@@ -18,6 +18,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtime import SessionSettings, holds_fp8
 from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.schemes import Scheme
 from onnxmpq.weights import Compensated, with_biases
 
 ROUNDING_DB = 30.0
@@ -49,22 +50,22 @@ class Disagreement:
         )
 
 
-def disagreement(
-    bench: Workbench,
-    outcome: Outcome,
-    compensated: Compensated,
-    feeds: Feeds,
-    settings: SessionSettings,
-) -> Disagreement | None:
-    """None where the shipped model's default session does what the unoptimised graph says, but for rounding.
-
-    bench: before the second rounding, which `compensated` holds. feeds: some samples. settings: of the default session.
-    Raises ModelError where the model as a whole does not run.
-    """
+def as_shipped(bench: Workbench, compensated: Compensated) -> Workbench:
+    """The bench with the weights and biases of the second rounding."""
     weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
-    shipped = replace(bench, model=with_biases(bench.model, compensated.biases), weights=weights)
+    return replace(bench, model=with_biases(bench.model, compensated.biases), weights=weights)
+
+
+def disagreement(
+    shipped: Workbench, assignment: Mapping[str, Scheme], feeds: Feeds, settings: SessionSettings
+) -> Disagreement | None:
+    """None where the model's default session does what the unoptimised graph says, but for rounding.
+
+    shipped: see `as_shipped`. feeds: some samples. settings: of the default session. Raises ModelError where the model
+    as a whole does not run.
+    """
     feeds = feeds.take(list(range(min(SAMPLES, len(feeds)))))
-    proto, assignment = outcome.proto, outcome.assignment
+    proto = shipped.build(assignment)
     if holds_fp8(proto):  # computed as the graph says
         return None
     whole = fusion_sqnr_db(proto, feeds, settings)
@@ -79,7 +80,7 @@ def disagreement(
 
     found = culprits(tuple(assignment), lambda _: 0.0, noise, SHARE * _noise(ROUNDING_DB))
     cpu = DeployCpu.AVX2 if probes.saturates() and not settings.exact_integers else DeployCpu.NONE
-    saturating = {name for name, _, _ in unproven(shipped.model, assignment, weights, cpu)}
+    saturating = {name for name, _, _ in unproven(shipped.model, assignment, shipped.weights, cpu)}
     reasons = {name: SATURATES if name in saturating else FUSED for name in found}
     return Disagreement(whole, {name: -10.0 * math.log10(value) for name, value in found.items()}, reasons)
 

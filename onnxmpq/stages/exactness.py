@@ -84,7 +84,7 @@ class Exactness:
         without = "without it" if self.cpu is DeployCpu.VNNI else "without VNNI"
         for nodes, what in (
             (self.saturating, f"can saturate on x86 CPUs {without}"),
-            (self.lowest, "have weights of -128, which Arm CPUs without dot products may get wrong"),
+            (self.lowest, "can be wrong on Arm CPUs without dot products (weights of -128)"),
         ):
             if nodes:
                 names = "" if self.proven else f": {_some(nodes)}"
