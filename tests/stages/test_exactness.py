@@ -10,7 +10,7 @@ import pytest
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import Rewrite
 from onnxmpq.rounding.types import CodeArray
-from onnxmpq.schemes import Scheme, scheme_named
+from onnxmpq.schemes import Scheme
 from onnxmpq.stages.exactness import Exactness
 from tests.dialects.cases import LAYERS, NETWORKS, ORT, Case
 
@@ -74,8 +74,8 @@ SAID = [
         LOWEST,
         DeployCpu.ANY,
         False,
-        "NOT proven exact on every supported CPU; 1 of 1 layer can be wrong on Arm CPUs without dot products (weights of "
-        "-128): MatMul_0",
+        "NOT proven exact on every supported CPU; 1 of 1 layer can be wrong on Arm CPUs without dot products "
+        "(weights of -128): MatMul_0",
     ),
 ]
 
