@@ -257,7 +257,11 @@ def convert(
     if not exactness.proven:
         progress.warn(exactness.in_words())
     differs = disagreement(
-        as_shipped(bench, shipped.compensated), outcome.assignment, data.calibration, examiner.judging
+        as_shipped(bench, shipped.compensated),
+        outcome.assignment,
+        data.calibration,
+        examiner.judging,
+        shipped.validation,
     )
 
     reasons |= unfused

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.closed_loop.suspects import culprits
-from onnxmpq.comparison import fusion_sqnr_db
+from onnxmpq.comparison import Validation, fusion_sqnr_db
 from onnxmpq.deployment import DeployCpu, unproven
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Feeds
@@ -22,9 +22,11 @@ from onnxmpq.schemes import Scheme
 from onnxmpq.weights import Compensated, with_biases
 
 ROUNDING_DB = 30.0
-"""SQNR of the default session against the unoptimised one, below which more than rounding is at work
-(docs/overflow.md has what sound models have)."""
-SHARE = 0.25  # of the noise at `ROUNDING_DB`, which a region has to make alone to be named
+"""SQNR of the default session against the unoptimised one, from which on rounding explains the difference. In a model
+that is far from fp32, rounding makes more noise: there it is enough to be `MARGIN_DB` better than the model's own SQNR.
+docs/overflow.md has both for sound models and for kernels that saturate."""
+MARGIN_DB = 6.0
+SHARE = 0.25  # of the noise at the limit, which a region has to make alone to be named
 SAMPLES = 8
 SATURATES = "its kernel saturates on this CPU (docs/overflow.md)"
 FUSED = "the runtime's fusion computes something else than the graph"
@@ -57,19 +59,21 @@ def as_shipped(bench: Workbench, compensated: Compensated) -> Workbench:
 
 
 def disagreement(
-    shipped: Workbench, assignment: Mapping[str, Scheme], feeds: Feeds, settings: SessionSettings
+    shipped: Workbench, assignment: Mapping[str, Scheme], feeds: Feeds, settings: SessionSettings, quality: Validation
 ) -> Disagreement | None:
     """None where the model's default session does what the unoptimised graph says, but for rounding.
 
-    shipped: see `as_shipped`. feeds: some samples. settings: of the default session. Raises ModelError where the model
-    as a whole does not run.
+    shipped: see `as_shipped`. feeds: some samples. settings: of the default session. quality: of the unoptimised graph
+    too. Raises ModelError where the model as a whole does not run.
     """
     feeds = feeds.take(list(range(min(SAMPLES, len(feeds)))))
     proto = shipped.build(assignment)
     if holds_fp8(proto):  # computed as the graph says
         return None
+    own = min((o.sqnr_unfused_db for o in quality.outputs if o.sqnr_unfused_db is not None), default=ROUNDING_DB)
+    limit = min(ROUNDING_DB, own + MARGIN_DB)
     whole = fusion_sqnr_db(proto, feeds, settings)
-    if whole >= ROUNDING_DB:
+    if whole >= limit:
         return None
 
     def noise(group: tuple[str, ...]) -> float:
@@ -78,7 +82,7 @@ def disagreement(
         except ModelError:
             return 0.0  # no plan that anyone ships
 
-    found = culprits(tuple(assignment), lambda _: 0.0, noise, SHARE * _noise(ROUNDING_DB))
+    found = culprits(tuple(assignment), lambda _: 0.0, noise, SHARE * _noise(limit))
     cpu = DeployCpu.AVX2 if probes.saturates() and not settings.exact_integers else DeployCpu.NONE
     saturating = {name for name, _, _ in unproven(shipped.model, assignment, shipped.weights, cpu)}
     reasons = {name: SATURATES if name in saturating else FUSED for name in found}
