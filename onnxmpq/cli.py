@@ -18,6 +18,7 @@ from rich.table import Table
 import onnxmpq
 from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer
 from onnxmpq.comparison import Validation
+from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
@@ -51,6 +52,9 @@ Calib = Annotated[
 Recipe = Annotated[str | None, typer.Option("--recipe", help="how pictures, text or audio become inputs")]
 Target = Annotated[str, typer.Option("--target", help="a name from `onnxmpq targets`, or a .toml file")]
 Provider = Annotated[str | None, typer.Option(help="onnxruntime execution provider instead of the target's")]
+DeployCpu = Annotated[
+    str, typer.Option("--deploy-cpu", help=f"where int8 must be exact: {', '.join(CPUS)} (docs/overflow)")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of the runtime while measuring")]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", help="folder of values to reuse (docs/cache)")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
@@ -94,6 +98,7 @@ def convert(
     recipe: Recipe = None,
     target: Target = "cpu",
     provider: Provider = None,
+    deploy_cpu: DeployCpu = "any",
     threads: Threads = 1,
     samples: Annotated[int, typer.Option(min=1, help="at most so many calibration samples")] = pipeline.DEFAULT_SAMPLES,
     exclude: Annotated[list[str] | None, typer.Option(help="node name, glob or /regex/ to leave in float32")] = None,
@@ -161,6 +166,7 @@ def convert(
         recipe=recipe,
         target=target,
         provider=provider,
+        deploy_cpu=deploy_cpu,
         threads=threads,
         samples=samples,
         output=destination,
@@ -200,11 +206,14 @@ def apply(
     model: ModelPath,
     plan: Annotated[Path, typer.Argument(help="a .plan.json file that convert wrote, edited or not")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
+    deploy_cpu: Annotated[
+        str | None, typer.Option("--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, output=destination, progress=_Drawn(quiet=False))
+    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=_Drawn(quiet=False))
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 

@@ -155,6 +155,13 @@ def compare(
     return Reference.of(original, feeds, settings).compare(result, kinds, held_out=held_out, unfused=unfused)
 
 
+def fusion_sqnr_db(model: Any, feeds: Feeds, settings: SessionSettings) -> float:
+    """SQNR in dB, at the worst output, of a model's optimised session against its unoptimised one: infinite where they
+    compute the same. Raises ModelError, CrashError."""
+    plain = Reference.of(model, feeds, replace(settings, optimize=False))
+    return replace(plain, settings=settings).compare(model, {}, held_out=False, unfused=False).worst_sqnr_db
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """The original on some samples, run once and kept in the child, for several models to be compared with.

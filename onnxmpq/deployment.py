@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import difflib
 import platform
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 
+import numpy as np
+
 from onnxmpq.errors import UsageError
-from onnxmpq.model import Region
-from onnxmpq.model.kernel_order import sums_neighbours
+from onnxmpq.model import Model, Region
+from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
+from onnxmpq.ranges.params import BITS
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.runtime import CPU
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import Format, Scheme
@@ -43,23 +49,31 @@ CHOICES = (*(cpu.value for cpu in DeployCpu if cpu is not DeployCpu.NONE), THIS)
 """What `--deploy-cpu` takes."""
 
 
-def deploy_cpu(text: str, target: Target, provider: str | None = None) -> DeployCpu:
-    """The deployment CPU that `--deploy-cpu` names; `this` is the machine at hand, by what its kernels do.
+def named(text: str) -> DeployCpu:
+    """The CPU of that name; `this` is the machine at hand, by what its kernels do.
 
-    provider: onnxruntime execution provider instead of the target's. `NONE` for a target that is not the CPU provider.
-    Raises UsageError for a name that does not exist, for one other than `any` where the target is not the CPU
-    provider, and for `this` on a CPU that is neither x86-64 nor 64-bit Arm.
+    Raises UsageError for a name that does not exist, and for `this` on a CPU that is neither x86-64 nor 64-bit Arm.
     """
     if text not in CHOICES:
         near = difflib.get_close_matches(text.lower(), CHOICES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"--deploy-cpu {text}: no such CPU; {hint}choose one of {', '.join(CHOICES)}")
-    if target.runs_on(provider) != CPU:
-        if text == DeployCpu.ANY:
-            return DeployCpu.NONE
+    return this_cpu() if text == THIS else DeployCpu(text)
+
+
+def deploy_cpu(text: str, target: Target, provider: str | None = None) -> DeployCpu:
+    """The deployment CPU that `--deploy-cpu` names for a target.
+
+    provider: onnxruntime execution provider instead of the target's. `NONE` for a target that is not the CPU provider.
+    Raises UsageError as `named` does, and for a name other than `any` where the target is not the CPU provider.
+    """
+    found = named(text)
+    if target.runs_on(provider) == CPU:
+        return found
+    if text != DeployCpu.ANY:
         where = provider or f"target '{target.name}'"
         raise UsageError(f"--deploy-cpu {text}: {where} does not run on onnxruntime's {CPU}; leave the option out")
-    return this_cpu() if text == THIS else DeployCpu(text)
+    return DeployCpu.NONE
 
 
 def this_cpu() -> DeployCpu:
@@ -72,15 +86,60 @@ def this_cpu() -> DeployCpu:
     raise UsageError(f"--deploy-cpu {THIS}: no kernels of {machine or 'this CPU'} are known; use --deploy-cpu any")
 
 
+def needs_exact_integers(cpu: DeployCpu) -> bool:
+    """Whether sessions that measure quality have to ask for exact integers (`SessionSettings.exact_integers`): weights
+    may have the full range of int8, which the deployment CPU computes exactly and the machine at hand does not."""
+    return not cpu.may_saturate and probes.saturates()
+
+
+def foreign(cpu: DeployCpu) -> bool:
+    """Whether the deployment CPU is another kind than the machine at hand, whose latency is then not the one there."""
+    if cpu in (DeployCpu.ANY, DeployCpu.NONE):
+        return False
+    try:
+        return cpu is not this_cpu()
+    except UsageError:  # this machine is none of them
+        return True
+
+
 def scheme_for(region: Region, scheme: Scheme, cpu: DeployCpu) -> Scheme:
     """The scheme with weights that the region's kernel multiplies exactly on the deployment CPU.
 
-    Another weight format is needed only where an integer kernel that adds neighbours along K reads the weights; that of
-    a depthwise Conv does not.
+    Only an integer kernel that adds neighbours along K needs other weights; that of a depthwise Conv does not.
     """
+    if not cpu.may_saturate or not _adds_in_16_bits(region, scheme):
+        return scheme
+    assert scheme.weight is not None
+    return replace(scheme, weight=scheme.weight.without_saturation)
+
+
+def unproven(
+    model: Model,
+    assignment: Mapping[str, Scheme],
+    weights: Mapping[tuple[str, str], QuantizedWeight],
+    cpu: DeployCpu,
+) -> list[tuple[str, int, int]]:
+    """Regions whose weights the deployment CPU may compute otherwise than the graph says: (region, channels, of).
+
+    weights: as in `Workbench`, by region and name of the weight format. Activation codes may be up to 255. Empty where
+    every weight obeys the bound (`rounding/overflow.py`), or where the CPU needs none.
+    """
+    found: list[tuple[str, int, int]] = []
+    for region in model.layers if cpu.may_saturate else ():
+        scheme = assignment.get(region.name)
+        if scheme is None or scheme.weight is None or not _adds_in_16_bits(region, scheme):
+            continue
+        codes = weights[region.name, scheme.weight.name].int8_codes()
+        ordered = codes[:, kernel_columns(region.op_type, region.params)]
+        wrong = int(np.count_nonzero(overflowing_channels(ordered)))
+        if wrong:
+            found.append((region.name, wrong, len(codes)))
+    return found
+
+
+def _adds_in_16_bits(region: Region, scheme: Scheme) -> bool:
+    """Whether some weights of the scheme's format, or of its unrestricted twin, saturate the region's x86 kernel."""
     weight, layer = scheme.weight, region.layer
-    if not cpu.may_saturate or layer is None or weight is None or scheme.reads is not Format.INT8:
-        return scheme
-    if not weight.may_saturate or not sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
-        return scheme
-    return replace(scheme, weight=weight.without_saturation)
+    if layer is None or weight is None or scheme.reads is not Format.INT8 or not weight.may_saturate:
+        return False
+    return scheme.activation_bits == BITS and sums_neighbours(region.op_type, layer.weight_shape, layer.groups)

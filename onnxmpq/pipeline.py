@@ -18,6 +18,7 @@ from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
+from onnxmpq.deployment import foreign, needs_exact_integers
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.feeds.types import Feeds
@@ -31,7 +32,7 @@ from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.ranges.exchange import Calibration
-from onnxmpq.report import Report, build_plan, build_report, narrow_ends_note, source_name
+from onnxmpq.report import Report, build_plan, build_report, foreign_latency_note, narrow_ends_note, source_name
 from onnxmpq.reproducer import remember
 from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
 from onnxmpq.runtimes.onnxruntime import probes
@@ -46,7 +47,9 @@ from onnxmpq.stages.candidates import (
     widest_weights,
 )
 from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
+from onnxmpq.stages.disagreement import as_shipped, disagreement
 from onnxmpq.stages.effects import pose, sensitivity
+from onnxmpq.stages.exactness import RULE, Exactness
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level
 from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
@@ -158,6 +161,7 @@ def convert(
         raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
     runs_on = device.runs_on(provider) or CPU
     deployed_on = parse_deploy_cpu(deploy_cpu, device, provider)
+    exact = needs_exact_integers(deployed_on)
     require_provider(runs_on)
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
@@ -193,13 +197,16 @@ def convert(
         require_half(menu, device)
 
     if known is None:  # or the ranges would be those of other scales
-        rescaling = rescale(prepared, menu, dialect, data, outputs, for_size, techniques, progress, store)
+        rescaling = rescale(
+            prepared, menu, dialect, data, outputs, for_size, techniques, progress, store, exact_integers=exact
+        )
     else:
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
     observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
     menu, overflow = within_float16(prepared, menu, observation.histograms)
-    bench = replace(prepare_bench(prepared, menu, observation, dialect, progress), keep_io=keep_io)
+    bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    bench = replace(bench, keep_io=keep_io, exact_integers=exact)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
@@ -221,7 +228,7 @@ def convert(
     seen = pose(prepared, menu, judge.table, effects, bench.weights)
     effects = at_unseen_level(seen, effects, bench, data, seed, progress)
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
-    examiner = Examiner(source, effects.divergence.kinds, settings, labelled)
+    examiner = Examiner(source, effects.divergence.kinds, settings, labelled, exact)
     shipped = finish(
         Job(
             problem,
@@ -244,19 +251,35 @@ def convert(
     )
     outcome = shipped.outcome
     require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
-    warned = lint_export(outcome.proto, prepared.proto, device.dialect)
+    exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, deployed_on)
+    apart = (RULE,) if exactness.in_words() else ()
+    warned = lint_export(outcome.proto, prepared.proto, device.dialect, apart)
+    if not exactness.proven:
+        progress.warn(exactness.in_words())
+    differs = disagreement(
+        as_shipped(bench, shipped.compensated),
+        outcome.assignment,
+        data.calibration,
+        examiner.judging,
+        shipped.validation,
+    )
 
     reasons |= unfused
     plan = build_plan(
         prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
-    plan = with_stored_weights(replace(plan, deploy_cpu=deployed_on.value), shipped.compensated)
-    plan = replace(plan, opset=opset, keep_io=keep_io, notes=notes)
+    if foreign(deployed_on) and "latency_ms" in plan.measured:
+        notes = (*notes, foreign_latency_note(deployed_on))
+    if differs is not None:
+        notes = (*notes, differs.in_words())
+    plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
+    plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io)
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
     points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
     report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
+    report = replace(report, proven=exactness.proven, disagreement=differs)
     if output is not None:
         write_model(Path(output), outcome.proto)
         write_text(plan_path(Path(output)), plan.to_json())

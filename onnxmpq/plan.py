@@ -51,7 +51,8 @@ class Plan:
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
     keep_io: False where inputs and outputs may be 16 bits wide.
     deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
-    int8, which is what "vnni" means, so that it is applied to the same bytes as before.
+    int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
+    int8 arithmetic is exact, in words; empty where there is none or the target is no CPU.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
     a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
@@ -77,6 +78,7 @@ class Plan:
     opset: int | None = None
     keep_io: bool = True
     deploy_cpu: str = DeployCpu.ANY.value
+    exactness: str = ""
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
@@ -131,7 +133,14 @@ class Plan:
             ):
                 if not isinstance(table, dict):
                     raise TypeError(f"{table!r:.40} is no table")
-            for text_field in (plan.target, plan.dialect, plan.rounding, plan.output_sha256, plan.factors):
+            for text_field in (
+                plan.target,
+                plan.dialect,
+                plan.rounding,
+                plan.output_sha256,
+                plan.factors,
+                plan.exactness,
+            ):
                 _text(text_field)
             return plan
         except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
-from onnxmpq.deployment import DeployCpu, scheme_for
+from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
 from onnxmpq.integrity import require_whole
@@ -24,6 +25,7 @@ from onnxmpq.weights import (
     restore_weight,
 )
 
+SHOWN = 3  # nodes that an error names
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
@@ -31,21 +33,26 @@ def apply(
     model: str | Path | onnx.ModelProto,
     plan: Plan | str | Path,
     *,
+    deploy_cpu: str | None = None,
     output: str | Path | None = None,
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
     """Write a plan into a model again, byte for byte as `convert` did; `progress` hears of what may make a difference.
 
-    Raises PlanError where the plan belongs to another model, names a node or scheme that does not exist, or lacks
-    parameters that it needs.
+    deploy_cpu: on which CPU the weights must compute exactly, as for `convert`; None for the plan's own. Raises
+    PlanError where they may not, where the plan belongs to another model, names a node or scheme that does not exist,
+    or lacks parameters that it needs; UsageError for a CPU that does not exist, or a plan for a target that is none.
     """
+    asked = None if deploy_cpu is None else named(deploy_cpu)
     plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
     prepared = prepare(model, plan.opset)
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
-    proto = rebuild(prepared, plan)
+    if asked is not None and plan.deploy_cpu == DeployCpu.NONE:
+        raise UsageError(f"--deploy-cpu {deploy_cpu}: the plan is for target '{plan.target}', which is no CPU")
+    proto = rebuild(prepared, plan, asked)
     require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
     for line in remarks(plan, proto):
         (progress or Progress()).warn(line)
@@ -71,8 +78,8 @@ def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
     return lines
 
 
-def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
-    """The mixed-precision graph of a plan. Raises PlanError."""
+def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.ModelProto:
+    """The mixed-precision graph of a plan. cpu: on which the weights must compute exactly. Raises PlanError."""
     if plan.dialect not in DIALECTS:
         raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
     model = restore_factors(model, plan.factors)
@@ -94,11 +101,22 @@ def rebuild(model: Model, plan: Plan) -> onnx.ModelProto:
             weights[name, scheme.weight.name] = restore_weight(
                 model, region, scheme.weight, plan.weights, plan.rounding
             )
+    if cpu is not None and (wrong := unproven(model, assignment, weights, cpu)):
+        raise PlanError(_beyond(wrong, plan, cpu))
     model = restore_biases(model, plan.biases)
     try:
         return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots, plan.keep_io))
     except KeyError as error:
         raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
+
+
+def _beyond(wrong: Sequence[tuple[str, int, int]], plan: Plan, cpu: DeployCpu) -> str:
+    shown = ", ".join(f"{name} ({count} of {of} channels)" for name, count, of in wrong[:SHOWN])
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return (
+        f"the plan is for --deploy-cpu {plan.deploy_cpu}; weights of {len(wrong)} layers can saturate on x86 CPUs "
+        f"without VNNI: {shown}{more}; convert again with --deploy-cpu {cpu}"
+    )
 
 
 def _known_scheme(name: str) -> Scheme | None:

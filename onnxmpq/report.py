@@ -19,6 +19,7 @@ from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
 from onnxmpq.cost.judge import Timings
 from onnxmpq.curve import Point, draw
+from onnxmpq.deployment import DeployCpu
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
@@ -28,6 +29,7 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
+from onnxmpq.stages.disagreement import Disagreement
 from onnxmpq.stages.finish import Shipped
 from onnxmpq.target.types import Target
 from onnxmpq.verdict import Verdict
@@ -59,7 +61,9 @@ class Report:
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
-    measured here. warnings: of `onnxmpq.lint`.
+    measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
+    (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
+    they differ by rounding alone.
     """
 
     model: str
@@ -79,6 +83,8 @@ class Report:
     timings: Timings | None = None
     curve: tuple[Point, ...] = ()
     warnings: tuple[str, ...] = ()
+    proven: bool = True
+    disagreement: Disagreement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the stored weights stay in the plan's own file."""
@@ -164,6 +170,15 @@ def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
     if not narrow:
         return "--no-keep-io changes nothing here: the plan reads no input and writes no output in 16 bits"
     return f"inputs and outputs in 16 bits: {', '.join(narrow)}"
+
+
+def foreign_latency_note(cpu: DeployCpu) -> str:
+    """That latencies are not those of the deployment CPU."""
+    here = describe_runtime()
+    return (
+        f"latency measured on this machine (CPU {here['cpu']}, features {here['cpu_features']}), which is not the "
+        f"deployment CPU ({cpu})"
+    )
 
 
 def _measured(outcome: Outcome, timing: Timing | None) -> dict[str, float]:
@@ -407,4 +422,7 @@ def verdict_lines(report: Report) -> list[tuple[str, str]]:
         or f"no loss to be noticed on {samples} {where} sample{'s' if samples != 1 else ''}"
     )
     words = {"good": "good", "noticeable": "noticeably worse than fp32", "bad": "BAD", "unknown": "unknown"}
-    return [first, (f"quality: {words[level]} ({why})", _STYLES[level])]
+    second = f"quality: {words[level]} ({why})", _STYLES[level]
+    if not plan.exactness:
+        return [first, second]
+    return [first, second, (plan.exactness, "green" if report.proven else "bold red")]

@@ -56,6 +56,8 @@ class SessionSettings:
 
     threads: intra-op threads. optimize: False for ORT_DISABLE_ALL, the unfused semantics of the graph.
     keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as fp8 graphs need on the CPU provider.
+    exact_integers: make int8 weights uint8 when the session is created (`session.x64quantprecision`), so that no kernel
+        of an x86 CPU without VNNI saturates; slower. Other CPUs compute exactly anyway.
     lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
     profile_prefix / optimized_path: where the profile and the optimised graph go, None for neither.
     """
@@ -64,6 +66,7 @@ class SessionSettings:
     provider: str = CPU
     optimize: bool = True
     keep_qdq: bool = False
+    exact_integers: bool = False
     lean: bool = False
     profile_prefix: str | None = None
     optimized_path: str | None = None
@@ -86,6 +89,8 @@ def open_session(
     require_provider(settings.provider)
     if isinstance(model, onnx.ModelProto) and holds_fp8(model):
         settings = replace(settings, keep_qdq=True)
+    if isinstance(model, onnx.ModelProto) and settings.exact_integers:
+        model = _with_own_zero_points(model)
     options, disabled = ort.SessionOptions(), []
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
@@ -97,6 +102,8 @@ def open_session(
     if settings.keep_qdq:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         disabled = _WRONG_FOR_FP8
+    if settings.exact_integers:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if settings.profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = settings.profile_prefix
@@ -144,6 +151,33 @@ def _open_proto(
         copy.CopyFrom(model)
         onnx.save_model(copy, path, save_as_external_data=True, location="model.data")
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
+
+
+def _with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model in which no two DequantizeLinear nodes share an int8 zero point; the model itself where none do.
+
+    With `session.x64quantprecision`, onnxruntime 1.32 makes the zero point of each weight uint8, under a name derived
+    from the old one, and refuses a model where two have the same ("Attempt to replace the existing tensor").
+    """
+    graph = model.graph
+    stored = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    readers = {
+        number: node.input[2]
+        for number, node in enumerate(graph.node)
+        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in stored
+    }
+    if len(set(readers.values())) == len(readers):
+        return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    seen: set[str] = set()
+    for number, name in readers.items():
+        if name in seen:
+            node, own = copied.graph.node[number], copied.graph.initializer.add()
+            own.CopyFrom(stored[name])
+            own.name = node.input[2] = f"{name}/of/{node.output[0]}"
+        seen.add(name)
+    return copied
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,18 @@ BAD = [
     Bad("no such function", lambda f: f.python("other = 1"), 2, "cannot be imported"),
     Bad("NaN by the model", Folder.computing_nan, 3, "sample 0: NaN first appears at node 'Log_1' (Log)"),
     Bad("unknown estimator", lambda f: f.convert("--estimator", "max"), 2, "choose one of auto, minmax"),
+    Bad(
+        "unknown CPU",
+        lambda f: f.convert("--deploy-cpu", "avx3"),
+        2,
+        "did you mean avx2? choose one of any, avx2, vnni, arm64, this",
+    ),
+    Bad(
+        "a CPU for what is none",
+        lambda f: f.convert("--deploy-cpu", "vnni", "--target", "edge-npu"),
+        2,
+        "target 'edge-npu' does not run on onnxruntime's CPUExecutionProvider; leave the option out",
+    ),
     Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
     Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),
     Bad("budget of another kind", lambda f: f.convert("--size", "5ms"), 2, "--size '5ms': unknown unit 'ms'"),

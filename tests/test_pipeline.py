@@ -11,11 +11,19 @@ import onnx
 import pytest
 
 import onnxmpq
+from onnxmpq.comparison import Reference, Timing
+from onnxmpq.deployment import DeployCpu, this_cpu
 from onnxmpq.errors import ModelError, NothingToQuantizeError, UsageError
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.lint import lint
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.progress import Progress
+from onnxmpq.report import verdict_lines
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
+from onnxmpq.stages import finish
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for, token_model
 from tests.tables import int8_pays
@@ -378,3 +386,53 @@ def test_ranges_without_samples(tmp_path: Path) -> None:
     assert notes.warnings and result.report.synthetic
     for tensor, params in result.plan.activations.items():
         assert params in [row[tensor] for row in found.params().values()]
+
+
+@pytest.mark.parametrize("cpu", ["any", "avx2", "vnni", "arm64", "this"])
+def test_where_int8_is_exact_is_said_last(cpu: str, tmp_path: Path) -> None:
+    """The graph decides, not the option; and the rule of `check` does not say the same once more."""
+    result = convert(CASES[0], tmp_path, deploy_cpu=cpu)
+    saturating = [f.node for f in lint(result.model, "onnxruntime") if f.rule == "overflow"]
+    may_saturate = DeployCpu(result.plan.deploy_cpu).may_saturate
+    assert result.report.proven == (not saturating or not may_saturate)
+    assert verdict_lines(result.report)[-1][0] == result.plan.exactness
+    words = "exact on" if result.report.proven else "NOT proven exact on"
+    assert result.plan.exactness.startswith(f"int8 arithmetic: {words} ")
+    assert not any(w.startswith("overflow") for w in result.report.warnings)
+    assert result.plan.deploy_cpu == (this_cpu() if cpu == "this" else cpu)
+    assert serialize(onnxmpq.apply(CASES[0].proto, result.plan)) == serialize(result.model)
+
+
+def test_a_target_that_is_no_cpu_has_no_deployment_cpu() -> None:
+    proto, options = CASES[0].proto, {"target": "bitfusion-edge", "latency": "fastest", "without": FAST}
+    result = onnxmpq.convert(proto, calibration=samples_for(proto, 16), effort=QUICK, **options)  # type: ignore[arg-type]
+    assert result.plan.deploy_cpu == "none" and result.plan.exactness == ""
+    assert not any(w.format.endswith("saturation_free") for w in result.plan.weights.values())
+    assert serialize(onnxmpq.apply(proto, result.plan)) == serialize(result.model)
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_quality_is_that_of_the_deployment_cpu(
+    saturates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions that judge ask for exact integers where this machine has none for the weights; those timed never do."""
+    judging: set[bool] = set()
+    timing: set[bool] = set()
+    of, timed = Reference.of, finish.time_side_by_side
+
+    def judged(original: object, feeds: Feeds, settings: SessionSettings) -> Reference:
+        judging.add(settings.exact_integers)
+        return of(original, feeds, settings)
+
+    def side_by_side(original: object, result: object, feeds: Feeds, settings: SessionSettings, *rest: Any) -> Timing:
+        timing.add(settings.exact_integers)
+        return timed(original, result, feeds, settings, *rest)
+
+    monkeypatch.setattr(probes, "saturates", lambda: saturates)
+    monkeypatch.setattr(Reference, "of", judged)
+    monkeypatch.setattr(finish, "time_side_by_side", side_by_side)
+    convert(CASES[0], tmp_path, deploy_cpu="vnni")
+    assert (judging, timing) == ({saturates}, {False})
+    judging.clear()
+    convert(CASES[0], tmp_path, deploy_cpu="any")
+    assert (judging, timing) == ({False}, {False})

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onnxmpq
-from onnxmpq.errors import OnnxmpqError, OutputError, PlanError
+from onnxmpq.errors import OnnxmpqError, OutputError, PlanError, UsageError
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, read_plan
@@ -22,7 +22,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.schemes import SCHEMES
 from tests.conftest import QUICK
-from tests.graphs import residual_cnn, samples_for
+from tests.graphs import graph, initializer, residual_cnn, samples_for
 from tests.tables import int8_pays
 
 PROTO = residual_cnn()
@@ -131,6 +131,64 @@ def test_an_edited_scheme_is_applied(result: Result, scheme: str) -> None:
     assert kinds == expected.get(scheme, {onnx.TensorProto.INT8})
 
 
+@pytest.fixture(scope="module")
+def full_range(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Converted for a CPU on which int8 weights may have their full range."""
+    table = int8_pays(PROTO, tmp_path_factory.mktemp("full_range"))
+    options = {"latency": "fastest", "cost_table": table, "effort": QUICK, "deploy_cpu": "vnni"}
+    return onnxmpq.convert(PROTO, calibration=samples_for(PROTO, 16), **options)  # type: ignore[arg-type]
+
+
+def test_the_deployment_cpu_is_in_it(result: Result, full_range: Result) -> None:
+    assert result.plan.deploy_cpu == "any" and full_range.plan.deploy_cpu == "vnni"
+    free = {r: w.format.endswith("_saturation_free") for r, w in result.plan.weights.items()}
+    assert free == {r: result.plan.schemes[r].endswith(("int8", "a8")) for r in result.plan.weights}
+    assert not any(w.format.endswith("_saturation_free") for w in full_range.plan.weights.values())
+
+
+def test_a_plan_without_a_deployment_cpu_is_of_the_full_range(full_range: Result) -> None:
+    def older(data: dict[str, Any]) -> None:
+        del data["deploy_cpu"], data["exactness"]
+
+    plan = Plan.from_json(edited(full_range, older))
+    assert plan.deploy_cpu == "vnni"
+    assert serialize(onnxmpq.apply(PROTO, plan)) == serialize(full_range.model)
+
+
+@pytest.mark.parametrize("cpu", ["any", "avx2"])
+def test_a_plan_of_the_full_range_is_refused_where_it_saturates(cpu: str, full_range: Result, tmp_path: Path) -> None:
+    of = r"weights of 4 layers .*: Conv_0 \(\d+ of 16 channels\), .* and 1 more"
+    message = f"the plan is for --deploy-cpu vnni; {of}; convert again with --deploy-cpu {cpu}"
+    with pytest.raises(PlanError, match=message):
+        onnxmpq.apply(PROTO, full_range.plan, deploy_cpu=cpu, output=tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_of_the_full_range_whose_weights_happen_to_obey_the_bound(tmp_path: Path) -> None:
+    """Every second weight is 0, so that no pair has two."""
+    proto = graph("y = MatMul (x, w)", "float[N, 64] x", "float[N, 32] y", "float[64, 32] w")
+    values = initializer(proto, "w").copy()
+    values[::2] = 0.0
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    options = {"cost_table": int8_pays(proto, tmp_path), "effort": QUICK, "deploy_cpu": "vnni", "schemes": ["int8"]}
+    made = onnxmpq.convert(proto, calibration=samples_for(proto, 16), **options)  # type: ignore[arg-type]
+    assert made.plan.exactness == "int8 arithmetic: exact on every supported CPU (proven: 1 layer)"
+    for cpu in (None, "any", "avx2", "vnni", "arm64"):
+        assert serialize(onnxmpq.apply(proto, made.plan, deploy_cpu=cpu)) == serialize(made.model)
+
+
+@pytest.mark.parametrize("cpu", ["vnni", "arm64"])
+def test_a_plan_is_applied_for_a_cpu_that_asks_for_less(cpu: str, result: Result) -> None:
+    assert serialize(onnxmpq.apply(PROTO, result.plan, deploy_cpu=cpu)) == serialize(result.model)
+
+
+def test_a_cpu_that_does_not_exist_and_a_plan_for_no_cpu(result: Result) -> None:
+    with pytest.raises(UsageError, match="--deploy-cpu avx3: no such CPU; did you mean avx2"):
+        onnxmpq.apply(PROTO, result.plan, deploy_cpu="avx3")
+    with pytest.raises(UsageError, match="the plan is for target 'cpu', which is no CPU"):
+        onnxmpq.apply(PROTO, replace(result.plan, deploy_cpu="none"), deploy_cpu="any")
+
+
 @dataclass(frozen=True)
 class Damage:
     """A change to a plan, and words of the message."""
@@ -172,6 +230,8 @@ DAMAGES = [
     Damage("scale text", lambda d: d["activations"]["x"].update(scale="1"), "activations: 'x'"),
     Damage("zero point too large", lambda d: d["activations"]["x"].update(zero_point=256), "activations: 'x'"),
     Damage("keep_io text", lambda d: d.update(keep_io="no"), "keep_io 'no' is neither true nor false"),
+    Damage("unknown CPU", lambda d: d.update(deploy_cpu="z80"), "deploy_cpu 'z80' is none of any, avx2, vnni"),
+    Damage("CPU is a number", lambda d: d.update(deploy_cpu=2), "deploy_cpu 2 is none of any, avx2, vnni"),
     Damage("zero point fractional", lambda d: d["activations"]["x"].update(zero_point=1.5), "activations: 'x'"),
 ]
 

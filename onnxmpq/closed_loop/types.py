@@ -19,13 +19,17 @@ from onnxmpq.schemes import Scheme
 
 @dataclass(frozen=True)
 class Workbench:
-    """Everything a rewritten model is built from, for any assignment. keep_io: see `Rewrite`."""
+    """Everything a rewritten model is built from, for any assignment.
+
+    keep_io: see `Rewrite`. exact_integers: of the sessions that measure the quality of what is built.
+    """
 
     model: Model
     dialect: Dialect
     activations: Mapping[str, QuantParams]
     weights: Mapping[tuple[str, str], QuantizedWeight]
     keep_io: bool = True
+    exact_integers: bool = False
 
     def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
         """The mixed-precision graph of an assignment."""

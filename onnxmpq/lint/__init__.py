@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 import onnx.inliner
@@ -32,14 +32,17 @@ def lint(proto: onnx.ModelProto, dialect: str) -> list[Finding]:
     ]
 
 
-def lint_export(proto: onnx.ModelProto, source: onnx.ModelProto, dialect: str) -> tuple[str, ...]:
+def lint_export(
+    proto: onnx.ModelProto, source: onnx.ModelProto, dialect: str, apart: Collection[str] = ()
+) -> tuple[str, ...]:
     """A line per warning about a graph that this package wrote from `source`.
 
+    apart: rules whose warnings the caller reports in its own way.
     What the source broke before is not the export's fault, and left out. Raises OnnxmpqError for an error: the
     rewriter is wrong then, not the user.
     """
     known = {(f.rule, f.node) for f in lint(source, dialect)}
-    fresh = [f for f in lint(proto, dialect) if (f.rule, f.node) not in known]
+    fresh = [f for f in lint(proto, dialect) if (f.rule, f.node) not in known and f.rule not in apart]
     for finding in fresh:
         if finding.severity == "error":
             where = f" at node {finding.node!r}" if finding.node else ""

@@ -98,26 +98,33 @@ class Labelled:
 class Examiner:
     """Compares rewritten models with the original. source: path or proto of the original.
 
-    references: its runs, by what they ran on.
+    settings: of sessions that are timed, as the user will open them. exact_integers: of those that measure quality.
+    references: runs of the original, by what they ran on.
     """
 
     source: Any
     kinds: Mapping[str, OutputKind]
     settings: SessionSettings
     labelled: Labelled | None
+    exact_integers: bool = False
     references: dict[int, tuple[Feeds, Reference]] = field(default_factory=dict)
+
+    @property
+    def judging(self) -> SessionSettings:
+        """Settings of sessions that measure quality."""
+        return replace(self.settings, exact_integers=self.exact_integers)
 
     def quality(self, proto: onnx.ModelProto, feeds: Feeds, held_out: bool, *, unfused: bool) -> Validation:
         """Quality on these samples, without timing."""
         if id(feeds) not in self.references:
-            self.references[id(feeds)] = feeds, Reference.of(self.source, feeds, self.settings)
+            self.references[id(feeds)] = feeds, Reference.of(self.source, feeds, self.judging)
         _, reference = self.references[id(feeds)]
         found = reference.compare(proto, self.kinds, held_out=held_out, unfused=unfused)
         return found if self.labelled is None else replace(found, metric=self._metric(proto, feeds))
 
     def _metric(self, proto: onnx.ModelProto, feeds: Feeds) -> MetricScores:
         assert self.labelled is not None
-        before, after = (self.labelled.score(m, feeds, self.settings) for m in (self.source, proto))
+        before, after = (self.labelled.score(m, feeds, self.judging) for m in (self.source, proto))
         return MetricScores(self.labelled.metric.name, before, after)
 
 
@@ -242,7 +249,7 @@ class _Finish:
     def _learned_effects(self, outcome: Outcome) -> bool:
         """Where a plan loses far more than predicted: learn which kernels do, so that the next plan knows. True where
         anything was learned."""
-        job, settings = self.job, self.job.examiner.settings
+        job, settings = self.job, self.job.examiner.judging
         feeds = job.data.deciding if len(job.data.deciding) >= FEWEST_SAMPLES else job.data.calibration
         feeds = feeds.take(list(range(min(INVESTIGATED_SAMPLES, len(feeds)))))
         predicted = self.loop.problem.effect(outcome.assignment)
@@ -450,11 +457,11 @@ class _Finish:
 
 def _refiner(job: Job) -> Refiner | None:
     """By the user's metric, where one was chosen, and by divergence."""
-    labelled, settings, feeds = job.examiner.labelled, job.examiner.settings, job.data.deciding
+    labelled, settings, feeds = job.examiner.labelled, job.examiner.judging, job.data.deciding
 
     def score(proto: onnx.ModelProto) -> float:
         assert labelled is not None
         return labelled.score(proto, feeds, settings)
 
     ranks = labelled is not None and labelled.ranks
-    return make_refiner(job.bench.model, job.effects, job.data, job.seed, job.progress, score if ranks else None)
+    return make_refiner(job.bench, job.effects, job.data, job.seed, job.progress, score if ranks else None)

@@ -16,11 +16,10 @@ from onnxmpq.allocate.superpose import random_plan
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.errors import CrashError
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.threads import workers
+from onnxmpq.stages.threads import judging
 from onnxmpq.weights import Referee
 
 PLANS = 6
@@ -36,7 +35,7 @@ def at_unseen_level(
     plans = modest_plans(problem, seed)
     if len(data.deciding) < FEWEST_SAMPLES or not plans:
         return effects
-    settings = SessionSettings(threads=workers())
+    settings = judging(exact_integers=bench.exact_integers)
     seen, unseen = (
         Referee.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
     )

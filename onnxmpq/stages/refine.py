@@ -14,13 +14,12 @@ import onnx
 from onnxmpq.allocate import Limits, Problem, Solution, solve
 from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.superpose import Predictor
-from onnxmpq.model import Model
+from onnxmpq.closed_loop.types import Workbench
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.threads import workers
+from onnxmpq.stages.threads import judging
 from onnxmpq.weights import Referee
 
 FEWEST_DECIDING = 8  # samples, to tell two plans apart
@@ -63,7 +62,7 @@ class RunningRefiner:
 
 
 def make_refiner(
-    model: Model,
+    bench: Workbench,
     effects: Effects,
     data: Samples,
     seed: int,
@@ -74,5 +73,5 @@ def make_refiner(
     deciding = data.deciding
     if len(deciding) < FEWEST_DECIDING:
         return None
-    referee = Referee.of(model, effects.pooled, deciding, SessionSettings(threads=workers()))
+    referee = Referee.of(bench.model, effects.pooled, deciding, judging(exact_integers=bench.exact_integers))
     return RunningRefiner(effects, referee, seed, progress, score)

@@ -24,7 +24,7 @@ from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.keys import feeds_hash, model_hash, programs
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.threads import workers
+from onnxmpq.stages.threads import judging, workers
 from onnxmpq.stages.weights import FEWEST_DECIDING, round_for_inputs
 from onnxmpq.weights import Referee, Techniques, pack_array
 
@@ -56,11 +56,14 @@ def rescale(
     techniques: Techniques,
     progress: Progress,
     cache: Cache = NO_CACHE,
+    *,
+    exact_integers: bool = False,
 ) -> Rescaling:
     """The model with the factors whose quick model is closest to fp32, if it is clearly closer than without any.
 
     In a quick model every layer has one scheme (`_quick_scheme`). Its weights are rounded to nearest, where that looks
-    promising also for the deciding samples, and the others judge it: more of them see less noise.
+    promising also for the deciding samples, and the others judge it: more of them see less noise. exact_integers: of
+    the sessions that judge.
     """
     wanted = [name for name, (technique, _) in CANDIDATES.items() if technique in techniques]
     channels = find_channels(model.proto)
@@ -72,11 +75,13 @@ def rescale(
     plain = {AS_IT_IS: np.ones(channels.count, np.float32), **tried}
     key = content_hash(
         *("rescaled", programs(), model_hash(model), feeds_hash(data.rounding), feeds_hash(data.deciding)),
-        *(techniques, kinds, {name: s.name for name, s in schemes.items()}, plain),
+        *(techniques, kinds, {name: (s.name, s.weight) for name, s in schemes.items()}, plain, exact_integers),
     )
     known = cache.get(key)
     if known is None:
-        judge = _Judge(model, channels, schemes, dialect, data, kinds or {}, techniques)
+        judge = _Judge(
+            model, channels, schemes, dialect, data, kinds or {}, techniques, judging(exact_integers=exact_integers)
+        )
         try:
             with progress.stage("rescaling channels", 0):
                 known = Archive({}, _losses(judge, plain))
@@ -124,10 +129,10 @@ class _Judge:
         data: Samples,
         kinds: Mapping[str, OutputKind],
         techniques: Techniques,
+        settings: SessionSettings,
     ) -> None:
         self.model, self.channels, self.schemes, self.dialect = model, channels, schemes, dialect
         self.data, self.techniques = data, techniques
-        settings = SessionSettings(threads=workers())
         divergence, _ = make_divergence(model, data.rounding, 1, threads=workers(), kinds=kinds)
         self.referee = Referee.of(model, divergence, data.rounding, settings)
 

@@ -1,4 +1,4 @@
-"""Threads for stages whose time is not being measured."""
+"""Threads and sessions for stages whose time is not being measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from onnxmpq.runtime import SessionSettings
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -16,6 +18,11 @@ Result = TypeVar("Result")
 def workers() -> int:
     """Runs side by side in stages whose time is not being measured. No result may depend on it."""
     return max(os.cpu_count() or 1, 1)
+
+
+def judging(*, exact_integers: bool) -> SessionSettings:
+    """Settings of sessions that measure the quality of quantized models, and nothing else."""
+    return SessionSettings(threads=workers(), exact_integers=exact_integers)
 
 
 def with_one_blas_thread(function: Callable[Given, Result]) -> Callable[Given, Result]:

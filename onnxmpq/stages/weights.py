@@ -17,12 +17,11 @@ from onnxmpq.output import serialize
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Effects
 from onnxmpq.stages import reuse
 from onnxmpq.stages.keys import feeds_hash, model_hash
 from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.threads import workers
+from onnxmpq.stages.threads import judging, workers
 from onnxmpq.weights import (
     Compensated,
     Referee,
@@ -74,7 +73,7 @@ def compensate_plan(
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
     def compute() -> Compensated:
-        referee = Referee.of(bench.model, effects.pooled, deciding, SessionSettings(threads=workers()))
+        referee = Referee.of(bench.model, effects.pooled, deciding, judging(exact_integers=bench.exact_integers))
         with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
             return compensate(
                 bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
@@ -82,7 +81,7 @@ def compensate_plan(
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
-    built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io
+    built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io, bench.exact_integers
     depends_on = (*built_of, samples, effects.pooled, techniques)
     try:
         found = reuse.compensated(cache, weights, depends_on, compute)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,3 +113,25 @@ def test_dequantize_is_what_the_runtime_computes(weight_format: WeightFormat) ->
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (computed,) = session.run(None, {"codes": q.int8_codes(), "scales": q.scales})
     np.testing.assert_array_equal(computed, q.dequantize())
+
+
+@pytest.mark.parametrize(
+    "plain", [WeightFormat.per_channel(8), *(WeightFormat.dual(16, b) for b in (4, 5, 6))], ids=lambda f: f.name
+)
+def test_formats_without_saturation(plain: WeightFormat) -> None:
+    free = plain.without_saturation
+    assert free.saturation_free and free.name == f"{plain.name}_saturation_free"
+    assert free.without_saturation is free
+    assert dataclasses.replace(free, name=plain.name, saturation_free=False) == plain
+    assert (free.low, free.high, free.max_multiplier) == (plain.low, plain.high, plain.max_multiplier)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [WeightFormat.per_channel(7), WeightFormat.per_block(8, 32), WeightFormat.fp8(), WeightFormat.fp8_dual()],
+    ids=lambda f: f.name,
+)
+def test_formats_that_cannot_saturate(plain: WeightFormat) -> None:
+    assert not plain.may_saturate
+    with pytest.raises(ValueError, match="cannot saturate"):
+        _ = plain.without_saturation
