@@ -12,13 +12,14 @@ import pytest
 
 import onnxmpq
 from onnxmpq.comparison import Reference, Timing
-from onnxmpq.deployment import DeployCpu, this_cpu
+from onnxmpq.deployment import DeployCpu, foreign, this_cpu
 from onnxmpq.errors import ModelError, NothingToQuantizeError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.lint import lint
 from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.progress import Progress
+from onnxmpq.provenance import describe_runtime
 from onnxmpq.report import verdict_lines
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
@@ -436,3 +437,17 @@ def test_quality_is_that_of_the_deployment_cpu(
     judging.clear()
     convert(CASES[0], tmp_path, deploy_cpu="any")
     assert (judging, timing) == ({False}, {False})
+
+
+def test_latency_of_another_cpu_than_the_deployment_cpu_is_marked() -> None:
+    proto = fixed_batch()
+    options = {"calibration": samples_for(proto, 16), "size": "smallest", "effort": QUICK, "without": FAST}
+    others = [cpu for cpu in DeployCpu if foreign(cpu)]
+    marked, plain = (
+        onnxmpq.convert(proto, **options, deploy_cpu=cpu)  # type: ignore[arg-type]
+        for cpu in (others[0].value, "any")
+    )
+    [note] = [n for n in marked.plan.notes if "latency measured on this machine" in n]
+    assert f"{describe_runtime()['cpu_features']}), which is not the deployment CPU ({others[0]})" in note
+    assert note in marked.report.notes
+    assert not any("deployment CPU" in n for n in plain.plan.notes)
