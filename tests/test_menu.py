@@ -25,7 +25,7 @@ def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[
 
 def test_each_operator_gets_its_schemes() -> None:
     menu, _ = menu_of(prepared(residual_cnn()))
-    assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
+    assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "u8u8", "w6a8", "w5a8", "w4a8"}
     assert menu["Add_6"] == menu["MaxPool_2"] == {"fp32", "int8"}
     menu, _ = menu_of(prepared(token_model()))
     assert menu["Gather_0"] == {"fp32", "w8", "w6", "w5", "w4"}
@@ -119,7 +119,7 @@ def test_modelled_targets_offer_bits_that_only_they_have() -> None:
     model = prepared(proto)
     offered = {t: {s.name for s in candidates(model, load_target(t), ORT)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")}
     assert {"w2a2", "w4a6", "w7a7", "w4a8"} <= offered["bismo-edge"]
-    assert offered["cpu"] == {"fp32", "w8", "int8"}
+    assert offered["cpu"] == {"fp32", "w8", "int8", "u8u8"}
 
 
 def test_target_menus_name_schemes_that_exist() -> None:
