@@ -156,12 +156,12 @@ def needing_unsigned_weights(
             for s in menu[region.name]
             if not s.unsigned_weights
             or s.name in requested
-            or (bounded and _bound_loss_db(model, region, s, weights) > BOUND_LOSS_DB)
+            or (bounded and bound_loss_db(model, region, s, weights) > BOUND_LOSS_DB)
         )
     return kept
 
 
-def _bound_loss_db(
+def bound_loss_db(
     model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
 ) -> float:
     """How much SQNR the layer's weight loses where its scales are stretched until no pair of codes saturates."""
