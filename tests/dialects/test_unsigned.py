@@ -19,7 +19,7 @@ from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
-from tests.dialects.cases import ORT
+from tests.dialects.cases import NETWORKS, ORT
 from tests.graphs import graph, outputs_of, prepared
 
 U8U8 = SCHEMES["u8u8"]
@@ -129,3 +129,18 @@ def test_clean_for_lint_and_integrity(layer: Layer) -> None:
     assert not lint(proto, "onnxruntime")
     stored = {t.name: t for t in proto.graph.initializer}
     assert {stored[n].data_type for n in stored if n.endswith("/codes")} == {onnx.TensorProto.UINT8}
+
+
+def test_the_session_lays_it_out_as_int8(tmp_path: Path) -> None:
+    """The same kernels, layouts and transposes, so that the rules of chains and layouts hold for both."""
+    case = NETWORKS["residual_cnn"]
+    int8 = case.everywhere("int8")
+    unsigned = int8 | {r.name: U8U8 for r in case.model.layers}
+    made = []
+    for number, assignment in enumerate((int8, unsigned)):
+        path = tmp_path / f"{number}.onnx"
+        open_session(case.rewrite(assignment), SessionSettings(optimized_path=str(path)))
+        nodes = onnx.load(path).graph.node
+        made.append([(n.op_type, sorted(a.SerializeToString() for a in n.attribute)) for n in nodes])
+    assert made[0] == made[1]
+    assert any(op == "QLinearConv" for op, _ in made[0])
