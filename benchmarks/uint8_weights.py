@@ -4,8 +4,8 @@
 
 Each model in int8 wherever that fuses, with int8 weights, uint8 weights (u8u8), and u8u8 only for layers whose int8
 weights lose much by the bound. SQNR is that of exact arithmetic, on unseen samples. Models are timed in turns on one
-thread, each layer's kernel by the runtime's profiler; times are minima over rounds. `--losses` times nothing: it prints
-by how many dB the SQNR of each layer's weight falls where no pair of its int8 codes may saturate.
+thread, each layer's kernel by the runtime's profiler; times are medians over rounds. `--losses` times nothing: it
+prints by how many dB the SQNR of each layer's weight falls where no pair of its int8 codes may saturate.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ def show(name: str, rounds: int) -> None:
             kernels[title][number] = [profile.region_s[r.name] for r in subject.layers]
     print(f"\n### {name}: fp32 {profiler.reference_s * 1e3:.3f} ms\n\n| weights | SQNR dB | ms |\n|---|---|---|")
     for title in variants:
-        print(f"| {title} | {subject.sqnr(protos[title]):.1f} | {min(walls[title]) * 1e3:.3f} |")
+        print(f"| {title} | {subject.sqnr(protos[title]):.1f} | {np.median(walls[title]) * 1e3:.3f} |")
     print("\n| layer | weight | int8 ms | u8u8 ms | ratio |\n|---|---|---|---|---|")
-    signed, unsigned = (kernels[title].min(axis=0) * 1e3 for title in ("int8, full range", "u8u8"))
+    signed, unsigned = (np.median(kernels[title], axis=0) * 1e3 for title in ("int8, full range", "u8u8"))
     for region, one, other in zip(subject.layers, signed, unsigned, strict=True):
         shape = "x".join(map(str, region.params.weight_shape))
         print(f"| {region.name} | {shape} | {one:.4f} | {other:.4f} | {other / one:.2f} |")
