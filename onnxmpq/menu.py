@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
@@ -15,8 +17,10 @@ from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.model import Model, Region, RegionKind
+from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.rounding.overflow import smallest_stretch
 from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 
@@ -28,6 +32,7 @@ PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outlie
 ABOUT_AS_MANY = 0.9
 LARGEST_FLOAT16 = 65504.0
 FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
+BOUND_LOSS_DB = 2.0  # docs/overflow.md has the losses of the zoo's layers
 Menu = dict[str, tuple[Scheme, ...]]
 Reasons = dict[str, str]  # region -> why it has nothing but float32
 
@@ -135,6 +140,55 @@ def without_underflow(
         if lost and len(kept[region.name]) == 1:
             reasons[region.name] = f"the weights of a channel underflow in {' and '.join(sorted(lost))}"
     return kept, reasons
+
+
+def needing_unsigned_weights(
+    model: Model,
+    menu: Menu,
+    weights: Mapping[tuple[str, str], QuantizedWeight],
+    *,
+    bounded: bool,
+    requested: Collection[str] = (),
+) -> Menu:
+    """The menu with uint8 weights only for layers whose int8 weights lose more than `BOUND_LOSS_DB` by the bound.
+
+    Kernels of uint8 weights do not saturate, but are slower on most CPUs, and every kernel on the menu takes time to
+    profile. weights: by (region, weight format), rounded over the full range of their codes. bounded: whether int8
+    weights must obey the bound of `rounding/overflow.py`; if not, int8 computes the same and faster, and no layer needs
+    uint8. requested: schemes that the user asked for by name, which stay.
+    """
+    kept: Menu = {}
+    for region in model.regions:
+        kept[region.name] = tuple(
+            s
+            for s in menu[region.name]
+            if not s.unsigned_weights
+            or s.name in requested
+            or (bounded and bound_loss_db(model, region, s, weights) > BOUND_LOSS_DB)
+        )
+    return kept
+
+
+def bound_loss_db(
+    model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
+) -> float:
+    """How much SQNR the layer's weight loses where its scales are stretched until no pair of codes saturates."""
+    layer = region.params
+    if scheme.weight is None or not sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
+        return 0.0
+    scales = weights[region.name, scheme.weight.name].scales.astype(np.float64).reshape(-1, 1)
+    values = model.weight(region)[:, kernel_columns(region.op_type, layer)] / scales
+    low, high = scheme.weight.low, scheme.weight.high
+    stretch = smallest_stretch(values, low=low, high=high).reshape(-1, 1)
+
+    def error(factor: NDArray[np.float64] | float) -> float:
+        rounded = np.clip(np.rint(values / factor), low, high) * factor
+        return float(np.square((rounded - values) * scales).sum())
+
+    full, bound = error(1.0), error(stretch)
+    if bound == full:
+        return 0.0
+    return 10.0 * math.log10(bound / full) if full > 0.0 else math.inf
 
 
 def _listed(region: Region, target: Target) -> list[Scheme]:

@@ -26,7 +26,14 @@ from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
-from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow, worthwhile
+from onnxmpq.menu import (
+    candidates,
+    needing_unsigned_weights,
+    one_activation_format,
+    within_float16,
+    without_underflow,
+    worthwhile,
+)
 from onnxmpq.model import prepare
 from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
@@ -183,8 +190,8 @@ def convert(
     if device.cost == "measured" and cost_table is None:
         first_s = quick_latency_s(source, data.calibration, settings)
         require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
-    dialect, excluded = DIALECTS[device.dialect], tuple(exclude)
-    menu, reasons = candidates(prepared, device, dialect, excluded, schemes, deployed_on)
+    dialect, excluded, requested = DIALECTS[device.dialect], tuple(exclude), frozenset(schemes)
+    menu, reasons = candidates(prepared, device, dialect, excluded, requested, deployed_on)
     menu = one_activation_format(prepared, menu)
     for_size = bool(budgets.size or budgets.smallest)
     for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
@@ -208,6 +215,9 @@ def convert(
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
     bench = replace(bench, keep_io=keep_io, exact_integers=exact)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
+    menu = needing_unsigned_weights(
+        prepared, menu, bench.weights, bounded=deployed_on.may_saturate, requested=requested
+    )
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})

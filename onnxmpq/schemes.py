@@ -53,6 +53,7 @@ class Scheme:
     fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
         empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
+    unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
     half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
         float32.
     """
@@ -66,6 +67,7 @@ class Scheme:
     fuses_to: tuple[str, ...] = ()
     activation_bits: int = 8
     half: HalfType | None = None
+    unsigned_weights: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -105,6 +107,16 @@ _LAYER_SCHEMES = (
         Format.INT8,
         "int8",
         INT8_FUSIONS,
+    ),
+    Scheme(
+        "u8u8",
+        "uint8 activations x uint8 weights per channel with zero point 128: exact on every CPU",
+        INT8_WEIGHTS,
+        Format.INT8,
+        Format.INT8,
+        "u8u8",
+        INT8_FUSIONS,
+        unsigned_weights=True,
     ),
     *(scheme for bits in DUAL_BITS for scheme in _stored(bits)),
     Scheme(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import UsageError
-from onnxmpq.menu import candidates, matching_regions, proven, worthwhile
+from onnxmpq.menu import Menu, candidates, matching_regions, needing_unsigned_weights, proven, worthwhile
 from onnxmpq.model import Model, RegionKind
-from onnxmpq.schemes import SCHEMES, scheme_named
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
 from onnxmpq.target.load import load_target
 from tests.graphs import graph, prepared, residual_cnn, token_model
 
@@ -25,7 +28,7 @@ def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[
 
 def test_each_operator_gets_its_schemes() -> None:
     menu, _ = menu_of(prepared(residual_cnn()))
-    assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
+    assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "u8u8", "w6a8", "w5a8", "w4a8"}
     assert menu["Add_6"] == menu["MaxPool_2"] == {"fp32", "int8"}
     menu, _ = menu_of(prepared(token_model()))
     assert menu["Gather_0"] == {"fp32", "w8", "w6", "w5", "w4"}
@@ -119,7 +122,7 @@ def test_modelled_targets_offer_bits_that_only_they_have() -> None:
     model = prepared(proto)
     offered = {t: {s.name for s in candidates(model, load_target(t), ORT)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")}
     assert {"w2a2", "w4a6", "w7a7", "w4a8"} <= offered["bismo-edge"]
-    assert offered["cpu"] == {"fp32", "w8", "int8"}
+    assert offered["cpu"] == {"fp32", "w8", "int8", "u8u8"}
 
 
 def test_target_menus_name_schemes_that_exist() -> None:
@@ -133,3 +136,77 @@ def test_only_float_regions_have_no_reason() -> None:
     for region in model.regions:
         if len(menu[region.name]) == 1 and region.name not in reasons:
             assert region.kind is RegionKind.FLOAT
+
+
+# ---- uint8 weights ------------------------------------------------------------------------------
+
+U8 = "u8u8"
+
+
+def conv_with(weight: np.ndarray, group: int = 1) -> tuple[Model, Menu, dict[tuple[str, str], QuantizedWeight]]:
+    """A Conv of this weight [O, C, kh, kw] by itself, with its menu and its rounded weight."""
+    out, channels, *window = weight.shape
+    proto = graph(
+        f"y = Conv <kernel_shape = {window}, group = {group}> (x, w)",
+        f"float[N, {channels * group}, 8, 8] x",
+        "float[N, A, B, C] y",
+        f"float[{out}, {channels}, {window[0]}, {window[1]}] w",
+    )
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
+    model = prepared(proto)
+    [region] = model.layers
+    menu, _ = candidates(model, CPU, ORT)
+    return model, menu, {(region.name, INT8_WEIGHTS.name): quantize_weight(model.weight(region), INT8_WEIGHTS)}
+
+
+def offered(weight: np.ndarray, group: int = 1, bounded: bool = True, requested: tuple[str, ...] = ()) -> bool:
+    model, menu, weights = conv_with(weight, group)
+    [region] = model.layers
+    kept = needing_unsigned_weights(model, menu, weights, bounded=bounded, requested=requested)
+    assert [s for s in menu[region.name] if s.name != U8] == [s for s in kept[region.name] if s.name != U8]
+    return U8 in {s.name for s in kept[region.name]}
+
+
+def pairs(of: str, channels: int = 2) -> np.ndarray:
+    """[4, channels, 3, 3]; in NHWC the channels alternate. equal: neighbours that saturate. turned: of opposite signs.
+    With several channels, small: neighbours in NCHW saturate, those in NHWC do not."""
+    size = np.random.default_rng(0).uniform(0.9, 1.0, (4, channels, 3, 3))
+    factor = {"equal": 1.0, "turned": (-1.0) ** np.arange(channels), "small": np.arange(channels) % 2 * 0.97 + 0.001}
+    return size * np.reshape(factor[of], (-1, 1, 1))
+
+
+def test_uint8_weights_where_int8_loses_by_the_bound() -> None:
+    assert offered(pairs("equal"))
+    assert not offered(pairs("turned")), "no pair saturates"
+
+
+def test_pairs_are_those_of_the_kernel() -> None:
+    """Neighbours of the stored weight have one sign and are large; the kernel pairs them with small ones."""
+    assert not offered(pairs("small"))
+    assert offered(pairs("small").reshape(4, 18, 1, 1)), "as a 1x1 window its neighbours are those stored"
+
+
+def test_no_uint8_weights_where_int8_is_exact() -> None:
+    assert not offered(pairs("equal"), bounded=False)
+    assert not offered(pairs("equal", 1), group=4), "depthwise"
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_uint8_weights_that_are_asked_for_stay(bounded: bool) -> None:
+    assert offered(pairs("turned"), bounded=bounded, requested=(U8,))
+    assert offered(pairs("equal", 1), group=4, bounded=bounded, requested=("int8", U8))
+
+
+def test_weights_that_only_the_full_range_holds() -> None:
+    """Codes themselves: no error at full range. And zeros, which lose nothing."""
+    assert offered(np.full((4, 2, 3, 3), 1.0) - 0.5 * (np.arange(9).reshape(3, 3) == 4))
+    assert not offered(np.zeros((4, 2, 3, 3)))
+
+
+def test_regions_without_weights_keep_their_menu() -> None:
+    model = prepared(residual_cnn())
+    menu, _ = candidates(model, CPU, ORT)
+    weights = {(r.name, INT8_WEIGHTS.name): quantize_weight(model.weight(r), INT8_WEIGHTS) for r in model.layers}
+    kept = needing_unsigned_weights(model, menu, weights, bounded=False)
+    assert kept.keys() == menu.keys()
+    assert all(kept[n] == tuple(s for s in row if s.name != U8) for n, row in menu.items())

@@ -299,6 +299,25 @@ def test_every_technique_together(tmp_path: Path) -> None:
     assert result.plan.weights
 
 
+def test_uint8_weights_that_are_asked_for(tmp_path: Path) -> None:
+    """Planned, written and applied again; the weights are those of int8, stored with 128 added."""
+    proto, path = residual_cnn(), tmp_path / "m.onnx"
+    result = onnxmpq.convert(
+        proto,
+        latency="80%",
+        schemes=["u8u8"],
+        calibration=samples_for(proto, 16),
+        cost_table=int8_pays(proto, tmp_path, "u8u8"),
+        effort=QUICK,
+        output=path,
+    )
+    assert set(result.plan.schemes.values()) == {"u8u8"}
+    assert serialize(onnxmpq.apply(proto, tmp_path / "m.plan.json")) == path.read_bytes()
+    stored = [t for t in result.model.graph.initializer if t.name.endswith("/codes")]
+    assert [t.data_type for t in stored] == [onnx.TensorProto.UINT8] * len(result.plan.schemes)
+    assert all(onnx.numpy_helper.to_array(t).min() >= 1 for t in stored)
+
+
 def test_a_looser_budget_loses_less(tmp_path: Path) -> None:
     """By the made-up table int8 halves a region's time: the tighter the budget, the more becomes int8."""
     results = [convert(CASES[0], tmp_path, latency=budget) for budget in ("60%", "80%", "95%")]

@@ -117,7 +117,7 @@ def test_kernels_of_another_cpu_are_named(result: Result) -> None:
     assert "rounded for the kernels of x86_64 abacus; this machine comes without abacus" in line
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "int8", "w4a8", "w8", "w4"])
+@pytest.mark.parametrize("scheme", ["fp32", "int8", "u8u8", "w4a8", "w8", "w4"])
 def test_an_edited_scheme_is_applied(result: Result, scheme: str) -> None:
     def change(data: dict[str, Any]) -> None:
         next(r for r in data["layers"] if r["node"] == "Conv_3")["scheme"] = scheme
@@ -127,7 +127,8 @@ def test_an_edited_scheme_is_applied(result: Result, scheme: str) -> None:
     onnx.checker.check_model(proto, full_check=True)
     assert plan.schemes.get("Conv_3", "fp32") == scheme
     kinds = {t.data_type for t in proto.graph.initializer if t.name.startswith("w1/codes")}
-    expected = {"w4a8": {onnx.TensorProto.INT4}, "w4": {onnx.TensorProto.INT4}, "fp32": set()}
+    four_bit = {onnx.TensorProto.INT4}
+    expected = {"w4a8": four_bit, "w4": four_bit, "u8u8": {onnx.TensorProto.UINT8}, "fp32": set()}
     assert kinds == expected.get(scheme, {onnx.TensorProto.INT8})
 
 

@@ -8,7 +8,7 @@ formats at its ends. Mismatch terms are shrunk toward zero (ridge); own terms ar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,7 +53,8 @@ def fit(
         times = [clock.wall_s(p, p.tensor_s.get(tensor, 0.0), p.tensor_kernels.get(tensor, 0)) for p in profiles]
         _accumulate(terms, rows, times, weight)
     other = float(np.mean([clock.wall_s(p, p.other_s, p.other_kernels) for p in profiles]))
-    return replace(_table(model, terms, other, meta), layout=dict(layout or {}))
+    writes = {s.kernel: s.writes for p in profiles for s in p.assignment.values()}
+    return replace(_table(model, terms, writes, other, meta), layout=dict(layout or {}))
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def _accumulate(
         terms[feature] += float(value)
 
 
-def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict[str, str]) -> CostTable:
+def _table(
+    model: Model, terms: dict[Feature, float], writes: Mapping[str, Format], other_s: float, meta: dict[str, str]
+) -> CostTable:
+    """writes: kernel -> the format of its result, where the operator's result is not always float."""
     node_s: dict[str, dict[str, float]] = defaultdict(dict)
     transitions: dict[str, dict[str, dict[str, float]]] = {"edge": defaultdict(dict), "shared": defaultdict(dict)}
     base_s = other_s
@@ -150,7 +154,6 @@ def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict
             least = 0.0 if what == "shared" else -np.inf
             transitions[what][key][f"{direction}_s"] = max(seconds, least)
     ops = {r.name: r.op_type for r in model.regions}
-    kernel_format = {"int8": Format.INT8}
     for (what, key, written), seconds in terms.items():
         if what != "made":
             continue
@@ -158,7 +161,7 @@ def _table(model: Model, terms: dict[Feature, float], other_s: float, meta: dict
             base_s += seconds
             continue
         for kernel in node_s[key]:
-            makes = Format.FLOAT if ops[key] in FLOAT_RESULT_OPS else kernel_format.get(kernel, Format.FLOAT)
+            makes = Format.FLOAT if ops[key] in FLOAT_RESULT_OPS else writes.get(kernel, Format.FLOAT)
             if makes == written:
                 node_s[key][kernel] += seconds
     return CostTable(

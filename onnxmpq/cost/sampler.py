@@ -6,7 +6,7 @@ sizes, as real plans do, rather than of isolated regions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from onnxmpq.cost.chains import Menu, legalize
 from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.table import Assignment, Edge, Formats, edges_of
 from onnxmpq.model import Model
-from onnxmpq.schemes import Scheme
+from onnxmpq.schemes import Format, Scheme
 
 _CANDIDATES = 24
 
@@ -24,16 +24,33 @@ def uniform_plans(model: Model, menu: Menu, layout: Roles) -> Iterator[dict[str,
     yield {}
     kernels = dict.fromkeys(s.kernel for schemes in menu.values() for s in schemes if s.kernel != "fp32")
     for kernel in kernels:
-        wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel == kernel}
-        yield legalize(model, layout, wanted, menu)
-    layers = {r.name for r in model.layers}
-    int8 = {r: s for r, schemes in menu.items() for s in schemes if s.kernel == "int8" and r in layers}
+        yield legalize(model, layout, _everywhere(menu, kernel), menu)
+    int8 = {r.name: offered[0] for r in model.layers if (offered := _int8_kernels(menu.get(r.name, ())))}
     if len(int8) > 1:
         yield legalize(model, layout, int8, menu)
 
 
+def _everywhere(menu: Menu, kernel: str) -> dict[str, Scheme]:
+    """The kernel wherever it is offered. An int8 kernel that only some regions offer stands among others of int8, as it
+    does in real plans: alone, what is measured would be the transitions around it."""
+    wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel == kernel}
+    if not any(s.reads is Format.INT8 for s in wanted.values()):
+        return wanted
+    others = {r: offered[0] for r, schemes in menu.items() if (offered := _int8_kernels(schemes))}
+    return others | wanted
+
+
+def _int8_kernels(schemes: Sequence[Scheme]) -> list[Scheme]:
+    """Of a region's schemes the first of each kernel that reads int8."""
+    found: dict[str, Scheme] = {}
+    for scheme in schemes:
+        if scheme.reads is Format.INT8:
+            found.setdefault(scheme.kernel, scheme)
+    return list(found.values())
+
+
 def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
-    """`count` mixed int8/fp32 plans, each chosen among random candidates to cover what was seen least."""
+    """`count` mixed plans of int8 and fp32, each chosen among random candidates to cover what was seen least."""
     generator = np.random.default_rng(seed)
     seen: dict[tuple[str, str], int] = {}
     for _ in range(count):
@@ -47,16 +64,17 @@ def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int =
 def random_plan(
     model: Model, menu: Menu, layout: Roles, generator: np.random.Generator, persistence: float | None = None
 ) -> dict[str, Scheme]:
-    """A plan that keeps the format of the region before it with probability `persistence`, else draws one."""
+    """A plan that keeps the format of the region before it with probability `persistence`, else draws one. Of several
+    int8 kernels one is drawn."""
     keep = persistence if persistence is not None else float(generator.choice([0.3, 0.6, 0.85]))
     share = float(generator.choice([0.3, 0.5, 0.7]))
     producers, plan = model.producers, dict[str, Scheme]()
     for region in model.regions:
-        int8 = next((s for s in menu.get(region.name, ()) if s.kernel == "int8"), None)
+        offered = _int8_kernels(menu.get(region.name, ()))
         before = [producers[t].name in plan for t in region.inputs if t in producers]
         wanted = bool(generator.choice(before)) if before and generator.random() < keep else generator.random() < share
-        if int8 is not None and wanted:
-            plan[region.name] = int8
+        if offered and wanted:
+            plan[region.name] = offered[0 if len(offered) == 1 else int(generator.integers(len(offered)))]
     return legalize(model, layout, plan, menu)
 
 

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.dialects.writer import INT4_OPSET, PER_CHANNEL_OPSET, Writer
+from onnxmpq.dialects.writer import INT4_OPSET, PER_CHANNEL_OPSET, UINT8_MIDDLE, Writer
 from onnxmpq.model import Region, RegionKind
 from onnxmpq.ranges.params import BITS, QuantParams
 from onnxmpq.rounding.types import QuantizedWeight
@@ -103,15 +103,13 @@ class _Writer(Writer):
         node = self.nodes[region.nodes[0]]
         slot = 0 if region.op_type == "Gather" else 1
         if scheme.reads is Format.INT8:
-            node.inputs[slot] = self._int8_weight(region, weight)
+            codes = self._codes(region, weight, TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8)
+            node.inputs[slot] = self.int8_weight(region, weight, codes, unsigned=scheme.unsigned_weights)
             self._int8_bias(region, node, weight, scheme.activation_bits)
         elif scheme.fuses_to:
             self._blocked_weight(region, node, weight)
         else:
             node.inputs[slot] = self._float_weight(region, weight)
-
-    def _int8_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
-        return self.int8_weight(region, weight, self._codes(region, weight, TensorProto.INT8))
 
     def _float_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
         """Codes times scales by plain arithmetic, which the session folds to a float32 constant."""
@@ -125,10 +123,14 @@ class _Writer(Writer):
         return self.node("Mul", f"{self.stem(region)}/w", [codes, scales], np.float32)
 
     def _codes(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
-        """Integer weights in the layer's stored shape, as int8 or float values."""
+        """Integer weights in the layer's stored shape, as int8 or float values; those per channel also as uint8, with
+        128 added."""
         layer = region.params
         if weight.multipliers is None:
             stored = layer.stored(weight.codes)
+            if element == TensorProto.UINT8:
+                raised = stored.astype(np.int16) + UINT8_MIDDLE
+                return self.constant(f"{self.stem(region)}/codes", raised.astype(np.uint8))
             if weight.format.bits > 4:
                 codes = self.constant(f"{self.stem(region)}/codes", stored.astype(np.int8))
                 return codes if element == TensorProto.INT8 else self._cast(region, codes, element)

@@ -21,6 +21,7 @@ from onnxmpq.schemes import Scheme
 PER_CHANNEL_OPSET = 13  # DequantizeLinear(axis)
 FP8_OPSET = 19  # float8 tensors in QuantizeLinear and DequantizeLinear
 INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
+UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8
 
 
 class Writer:
@@ -140,9 +141,14 @@ class Writer:
 
     # ---- weights -------------------------------------------------------------------------------
 
-    def int8_weight(self, region: Region, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
-        """int8 codes in the layer's stored shape, dequantized per output channel."""
-        axis = 1 if region.params.transposed else 0
+    def int8_weight(
+        self, region: Region, weight: QuantizedWeight, codes: gs.Tensor, *, unsigned: bool = False
+    ) -> gs.Tensor:
+        """int8 codes in the layer's stored shape, dequantized per output channel. unsigned: uint8, larger by 128."""
+        axis, channels = 1 if region.params.transposed else 0, len(weight.scales)
         scales = self.constant(f"{self.stem(region)}/scale", weight.scales.astype(np.float32))
-        zeros = self.shared(f"mpq/zeros/{len(weight.scales)}", np.zeros(len(weight.scales), np.int8))
+        if unsigned:
+            zeros = self.shared(f"mpq/middles/{channels}", np.full(channels, UINT8_MIDDLE, np.uint8))
+        else:
+            zeros = self.shared(f"mpq/zeros/{channels}", np.zeros(channels, np.int8))
         return self.node("DequantizeLinear", f"{self.stem(region)}/w", [codes, scales, zeros], np.float32, axis=axis)

@@ -27,7 +27,7 @@ from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings, absolute, open_session
-from onnxmpq.schemes import Scheme
+from onnxmpq.schemes import Format, Scheme
 from onnxmpq.stages.timings import RememberingProfiler
 from onnxmpq.target.lookup import lookup_table
 from onnxmpq.target.roofline import roofline_table
@@ -115,9 +115,17 @@ def require_unmet(
 
 
 def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme]:
-    """The plan of int8 in every region that offers it; nothing where none does."""
-    wanted = {r: s for r, row in menu.items() for s in row[::-1] if s.name == "int8"}
+    """The plan of int8 in every region that offers it; nothing where none does. Of several int8 kernels, the first on a
+    region's menu."""
+    wanted = {r: s for r, row in menu.items() for s in row[::-1] if _is_static_int8(s)}
     return legalize(model, layout, wanted, menu)
+
+
+def _is_static_int8(scheme: Scheme) -> bool:
+    """8 bits for activations, and per channel for weights."""
+    weight = scheme.weight
+    eight_bit = weight is None or (weight.kind, weight.bits) == ("channel", 8)
+    return scheme.reads is Format.INT8 and eight_bit and not scheme.simulated
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,36 @@ def test_profiled_plans_hold_every_kernel_of_the_menu(name: str) -> None:
         for scheme in menu[region.name]:
             if scheme.kernel != "fp32":
                 assert (region.name, scheme.kernel) in seen
+
+
+def test_what_writing_int8_costs_counts_for_every_kernel_that_does() -> None:
+    """Time at the mover of a tensor that its producer writes in int8, by whatever kernel, belongs to those kernels."""
+    case = setting("residual")
+    model, layout, written = case.model, case.layout, 3e-4
+    own = {"fp32": 1e-3, "int8": 5e-4, "u8u8": 8e-4}
+    table = CostTable({r.name: {s.kernel: own.get(s.kernel, 1e-3) for s in case.menu[r.name]} for r in model.regions})
+    menu = {r: tuple(s for s in row if s.name in own) for r, row in case.menu.items()}
+    plans = plans_to_profile(model, menu, layout, 0)
+    [tensor] = model.region("Conv_0").outputs
+    profiles = []
+    for plan in plans:
+        profile = profile_of(model, table, plan)
+        extra = written if "Conv_0" in plan else 0.0
+        profiles.append(replace(profile, tensor_s={tensor: extra}, wall_s=profile.wall_s + extra))
+    found = fit(model, profiles, {}).node_s["Conv_0"]
+    assert found["fp32"] == pytest.approx(own["fp32"], rel=1e-3)
+    for kernel in ("int8", "u8u8"):
+        assert found[kernel] == pytest.approx(own[kernel] + written, rel=1e-3)
+
+
+def test_a_kernel_of_few_regions_is_profiled_among_others_of_its_format() -> None:
+    case = setting("residual")
+    menu = {
+        name: tuple(s for s in row if s.name in ("fp32", "int8") or (s.name == "u8u8" and name == "Conv_3"))
+        for name, row in case.menu.items()
+    }
+    plans = list(uniform_plans(case.model, menu, case.layout))
+    everywhere = next(p for p in plans if all(s.kernel == "int8" for s in p.values()) and "Add_6" in p)
+    [mixed] = [p for p in plans if any(s.kernel == "u8u8" for s in p.values())]
+    assert mixed.keys() == everywhere.keys()
+    assert {n for n, s in mixed.items() if s != everywhere[n]} == {"Conv_3"}

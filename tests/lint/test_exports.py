@@ -41,7 +41,7 @@ def test_overflow_is_seen_through_unfolding(case: Rewriting) -> None:
     for name, scheme in case.assignment.items():
         region = case.case.model.region(name)
         layer = region.layer
-        if layer is None or scheme.weight is None or scheme.reads is not Format.INT8:
+        if layer is None or scheme.weight is None or scheme.reads is not Format.INT8 or scheme.unsigned_weights:
             continue
         codes = weights[name, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, layer)]
         wrong = overflowing_channels(codes, 2**scheme.activation_bits - 1)

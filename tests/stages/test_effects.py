@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.menu import Menu, candidates
+from onnxmpq.model import Model
+from onnxmpq.progress import Progress, Tick
+from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity import Effects
 from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effects import (
     EFFECT_SECONDS,
@@ -16,8 +26,11 @@ from onnxmpq.stages.effects import (
     REFERENCE_THREADS,
     affordable,
     forward_seconds,
+    sensitivity,
 )
-from tests.graphs import feeds_for, graph, prepared
+from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.target.load import load_target
+from tests.graphs import feeds_for, graph, prepared, residual_cnn
 
 CONV = graph(
     "c = Conv <kernel_shape = [3, 3]> (x, w)  y = Relu (c)", "float[1, 4, 6, 6] x", "float[1, 8, 4, 4] y",
@@ -47,3 +60,38 @@ def test_samples_are_few_enough_and_come_in_steps(forward_s: float, tries: int, 
 def test_menus_of_about_the_same_length_share_their_samples(forward_s: float, power: int, available: int) -> None:
     shortest, longest = 1 << power, (2 << power) - 1
     assert affordable(forward_s, shortest, available) == affordable(forward_s, longest, available)
+
+
+class Counted(Progress):
+    """Keeps how many steps each stage has."""
+
+    def __init__(self) -> None:
+        self.totals: list[int] = []
+
+    @contextmanager
+    def stage(self, what: str, total: int) -> Iterator[Tick]:
+        self.totals.append(total)
+        yield lambda _: None
+
+
+def measured(menu: Menu, model: Model, feeds: Feeds) -> tuple[Effects, list[int]]:
+    counted, dialect = Counted(), DIALECTS["onnxruntime"]
+    observation = calibrate(model, menu, feeds, Progress())
+    bench = prepare_bench(model, menu, observation, dialect, Progress())
+    return sensitivity(model, menu, bench, observation, feeds, None, counted), counted.totals
+
+
+def test_uint8_weights_take_no_measurement_of_their_own() -> None:
+    """Their effect is that of w8's weights, and of int8's activations."""
+    proto = residual_cnn()
+    model = prepared(proto)
+    full, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    menu = {n: tuple(s for s in row if s.name in ("fp32", "w8", "int8", "u8u8")) for n, row in full.items()}
+    without = {n: tuple(s for s in row if not s.unsigned_weights) for n, row in menu.items()}
+    effects, totals = measured(menu, model, feeds_for(proto, 8))
+    _, totals_without = measured(without, model, feeds_for(proto, 8))
+    assert totals == totals_without
+    for region in model.layers:
+        w8, u8u8 = SCHEMES["w8"], SCHEMES["u8u8"]
+        assert u8u8 in menu[region.name]
+        assert effects.of_scheme(region.name, u8u8) == effects.of_scheme(region.name, w8) > 0.0
