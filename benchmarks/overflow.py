@@ -26,12 +26,23 @@ import onnxruntime as ort
 
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
-from tests.kernels import Codes, Convolution, Product, Setting, Subject, least_beyond, within
+from tests.kernels import (
+    Attention,
+    Codes,
+    Convolution,
+    Product,
+    Recurrence,
+    Setting,
+    Subject,
+    least_beyond,
+    within,
+)
 
 ROOT = Path(__file__).parents[1]
 TAILS = (*range(1, 41), 63, 130, 389)
 CHANNELS = (*range(1, 10), 12, 15, 16, 20)
 PATIENCE_S = 300  # for one kind of layer and seed under an emulator, which takes less than a minute
+FEWEST_WITH_ZERO_POINT = 8  # inputs quantized dynamically, so that both ends of the codes are among them
 WINDOWS = ((2, 2), (3, 3), (1, 3), (5, 5), (7, 7))
 
 
@@ -75,6 +86,29 @@ def other_ranks() -> Iterator[Convolution]:
         yield Convolution(channels, (2, 3, 2))
 
 
+def attention() -> Iterator[Attention]:
+    for length in (1, 4):
+        for inputs in TAILS:
+            yield Attention(length, inputs)
+            yield Attention(length, inputs, 131)
+
+
+def dynamic() -> Iterator[Product]:
+    for rows in (1, 5):
+        for inputs in TAILS:
+            yield Product("DynamicQuantizeMatMul", rows, inputs)
+            if inputs >= FEWEST_WITH_ZERO_POINT:
+                yield Product("DynamicQuantizeMatMul", rows, inputs, 131)
+
+
+def recurrences(recurrent: bool) -> Iterator[Recurrence]:
+    for rows in (1, 5):
+        for inputs in TAILS:
+            yield Recurrence(inputs, rows, recurrent)
+            if inputs >= FEWEST_WITH_ZERO_POINT:
+                yield Recurrence(inputs, rows, recurrent, 131)
+
+
 def signed() -> Iterator[Subject]:
     for inputs in (3, 16, 37):
         for op in ("MatMul", "Gemm"):
@@ -106,6 +140,12 @@ KINDS = (
     Kind("Gemm", lambda: products("Gemm", (1, 5))),
     Kind("Gemm with transB", lambda: products("Gemm transB", (1, 5))),
     Kind("MatMulInteger", lambda: products("MatMulInteger", (1, 5))),
+    Kind("DynamicQuantizeMatMul", dynamic),
+    Kind("QAttention", attention),
+    Kind("QAttention, not prepacked", attention, prepack=False),
+    Kind("DynamicQuantizeLSTM, inputs", lambda: recurrences(recurrent=False)),
+    Kind("DynamicQuantizeLSTM, states", lambda: recurrences(recurrent=True)),
+    Kind("DynamicQuantizeLSTM, states, not prepacked", lambda: recurrences(recurrent=True), prepack=False),
     Kind("Conv 1x1", pointwise),
     Kind("Conv 2x2 to 7x7", windows),
     Kind("Conv 2x2 to 7x7, not prepacked", windows, prepack=False),
