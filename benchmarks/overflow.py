@@ -205,16 +205,21 @@ def emulated(cpu: str, seeds: int) -> dict[str, object]:
     NumPy keeps to its baseline there: under qemu 7.2, its AVX2 loops return wrong maxima of strided float32. That
     version also stops for good at times, so a process that takes too long is started once more.
     """
-    emulator = shutil.which("qemu-x86_64")
-    if emulator is None:
-        sys.exit("qemu-x86_64 is missing; install the package qemu-user")
-    python = os.path.realpath(sys.executable)
-    command = [emulator, "-cpu", cpu, python, "-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
-    parts = [_patiently([*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
+    command = [*emulator(cpu), "-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
+    parts = [patiently([*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
     return {"saturates": any(p["saturates"] for p in parts), "rows": [r for p in parts for r in p["rows"]]}
 
 
-def _patiently(command: Sequence[str], limit_s: float) -> dict[str, Any]:
+def emulator(cpu: str) -> list[str]:
+    """The command that runs this interpreter on another CPU. Ends the program where there is no emulator."""
+    found = shutil.which("qemu-x86_64")
+    if found is None:
+        sys.exit("qemu-x86_64 is missing; install the package qemu-user")
+    return [found, "-cpu", cpu, os.path.realpath(sys.executable)]
+
+
+def patiently(command: Sequence[str], limit_s: float) -> dict[str, Any]:
+    """What an emulated command prints as JSON in its last line."""
     packages = [str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))]
     variables = {"PYTHONPATH": os.pathsep.join(packages), "NPY_DISABLE_CPU_FEATURES": "X86_V3 AVX2 FMA3"}
     run = partial(subprocess.run, command, stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=limit_s)

@@ -304,14 +304,14 @@ def check(
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    if not as_json:
-        show.render(found, model.name, dialect, _stdout())
     observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
         print(_dump(show.as_dict(found, model.name, dialect) | counts))
-    elif observed is not None:
-        counted.render(observed, _stdout())
+    else:
+        show.render(found, model.name, dialect, _stdout())
+        if observed is not None:
+            counted.render(observed, _stdout())
     if any(f.severity == "error" for f in found):
         raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
 

@@ -129,7 +129,9 @@ class Convolution:
         return self.channels * int(np.prod(self.window))
 
     def computed(self, filters: Codes, setting: Setting) -> Results:
-        images = self._images(filters, setting)
+        return self._compared(self.images(filters, setting), filters, setting)
+
+    def _compared(self, images: Codes, filters: Codes, setting: Setting) -> Results:
         made = sums(self.windows(images), filters, self.zero_point, setting.saturating)
         positions, groups, kinds = made.shape
         copies = np.repeat(np.arange(kinds), positions)
@@ -144,6 +146,14 @@ class Convolution:
         found = self._run(images, np.moveaxis(stored, -1, 1), bias.ravel(), setting.prepack)
         found = found.reshape(len(images), groups, len(copies), -1).transpose(0, 3, 1, 2)
         return Results(found.reshape(expected.shape), expected, copies)
+
+    def changed_values(self, images: Codes, filters: Codes) -> Codes:
+        """How many values of each channel [G * R] the kernel makes other than the exact ones, of images."""
+        found = self._compared(images, filters, Setting()).found
+        positions = len(found)
+        at_middle = found.reshape(positions, self.groups, -1, positions).diagonal(axis1=0, axis2=3)
+        changed: Codes = np.count_nonzero(at_middle != MIDDLE, axis=-1)
+        return changed.ravel()
 
     def _run(self, images: Codes, weight: Codes, bias: Codes, prepack: bool) -> Codes:
         rank = len(self.window)
@@ -164,7 +174,7 @@ class Convolution:
         result: Codes = session.run(None, {"x": (images - self.zero_point).astype(np.float32)})[0].astype(np.int64)
         return result
 
-    def _images(self, filters: Codes, setting: Setting) -> Codes:
+    def images(self, filters: Codes, setting: Setting) -> Codes:
         """Codes [N, G * channels, ...]: the first window of each image holds a row that takes filters to their
         extremes, the rest is random."""
         reach = [(k - 1) * self.dilation + 1 + self.stride for k in self.window]

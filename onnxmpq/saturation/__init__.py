@@ -1,5 +1,5 @@
 """How often int8 kernels saturate on samples: the counts behind `check --calib` (docs/overflow.md)."""
 
-from onnxmpq.saturation.observe import Observed, observe, specs
+from onnxmpq.saturation.observed import Observed, observe, specs
 
 __all__ = ["Observed", "observe", "specs"]

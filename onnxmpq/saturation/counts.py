@@ -71,15 +71,19 @@ def _bytes(codes: NDArray[np.generic]) -> Codes:
 def count(layer: Watched, codes: Codes) -> Counts:
     """Saturated sums of a layer on an activation: [N, C, ...] of a Conv, [..., M, K] or [K] of a matrix product."""
     found, positions = [], 0
-    parts = _convolved(layer, layer.window, codes) if layer.window else _multiplied(layer, codes)
-    for (column, positions), rows in zip(parts, layer.filters, strict=True):
+    for (column, positions), rows in zip(columns(layer, codes), layer.filters, strict=True):
         found.append(_count(column, positions, rows, layer.code))
     saturated, affected = (np.concatenate(part) for part in zip(*found, strict=True))
     return Counts(saturated, affected, positions)
 
 
+def columns(layer: Watched, codes: Codes) -> Iterator[tuple[Column, int]]:
+    """Per part: what gives the codes that weight k of a filter meets in the kernel, and how many there are."""
+    return _convolved(layer, layer.window, codes) if layer.window else _multiplied(layer, codes)
+
+
 def _convolved(layer: Watched, window: Window, codes: Codes) -> Iterator[tuple[Column, int]]:
-    """Per group: what gives column k of its windows in the kernel's order, and how many windows there are."""
+    """Per group: a column of its windows."""
     rank = len(window.shape)
     reach = [(k - 1) * d + 1 for k, d in zip(window.shape, window.dilations, strict=True)]
     edges = ((0, 0), (0, 0), *_edges(window, codes.shape[2:], reach))
@@ -87,7 +91,7 @@ def _convolved(layer: Watched, window: Window, codes: Codes) -> Iterator[tuple[C
     counts = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, window.strides, strict=True)]
     channels = layer.filters.shape[2] // int(np.prod(window.shape))
 
-    def columns(part: int) -> Column:
+    def of_part(part: int) -> Column:
         def column(k: int) -> Codes:
             *at, channel = (int(i) for i in np.unravel_index(k, (*window.shape, channels)))
             starts = [at[i] * window.dilations[i] for i in range(rank)]
@@ -98,7 +102,7 @@ def _convolved(layer: Watched, window: Window, codes: Codes) -> Iterator[tuple[C
         return column
 
     for part in range(len(layer.filters)):
-        yield columns(part), len(codes) * int(np.prod(counts))
+        yield of_part(part), len(codes) * int(np.prod(counts))
 
 
 def _edges(window: Window, shape: tuple[int, ...], reach: list[int]) -> list[tuple[int, int]]:
@@ -116,7 +120,7 @@ def _edges(window: Window, shape: tuple[int, ...], reach: list[int]) -> list[tup
 
 
 def _multiplied(layer: Watched, codes: Codes) -> Iterator[tuple[Column, int]]:
-    """The same per matrix of a stack; a stack of activations is spread over it as NumPy's matmul does."""
+    """Per matrix of a stack; a stack of activations is spread over it as NumPy's matmul does."""
     if layer.transposed:
         codes = codes.T
     matrices = codes.reshape(1, -1) if codes.ndim == 1 else codes

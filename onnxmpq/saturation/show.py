@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxmpq.saturation.observe import Observed, Seen
+from onnxmpq.saturation.observed import Observed, Seen
 
 
 def as_dict(found: Observed) -> dict[str, Any]:
