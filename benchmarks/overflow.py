@@ -26,12 +26,23 @@ import onnxruntime as ort
 
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
-from tests.kernels import Codes, Convolution, Product, Setting, Subject, least_beyond, within
+from tests.kernels import (
+    Attention,
+    Codes,
+    Convolution,
+    Product,
+    Recurrence,
+    Setting,
+    Subject,
+    least_beyond,
+    within,
+)
 
 ROOT = Path(__file__).parents[1]
 TAILS = (*range(1, 41), 63, 130, 389)
 CHANNELS = (*range(1, 10), 12, 15, 16, 20)
 PATIENCE_S = 300  # for one kind of layer and seed under an emulator, which takes less than a minute
+FEWEST_WITH_ZERO_POINT = 8  # inputs quantized dynamically, so that both ends of the codes are among them
 WINDOWS = ((2, 2), (3, 3), (1, 3), (5, 5), (7, 7))
 
 
@@ -75,6 +86,29 @@ def other_ranks() -> Iterator[Convolution]:
         yield Convolution(channels, (2, 3, 2))
 
 
+def attention() -> Iterator[Attention]:
+    for length in (1, 4):
+        for inputs in TAILS:
+            yield Attention(length, inputs)
+            yield Attention(length, inputs, 131)
+
+
+def dynamic() -> Iterator[Product]:
+    for rows in (1, 5):
+        for inputs in TAILS:
+            yield Product("DynamicQuantizeMatMul", rows, inputs)
+            if inputs >= FEWEST_WITH_ZERO_POINT:
+                yield Product("DynamicQuantizeMatMul", rows, inputs, 131)
+
+
+def recurrences(recurrent: bool) -> Iterator[Recurrence]:
+    for rows in (1, 5):
+        for inputs in TAILS:
+            yield Recurrence(inputs, rows, recurrent)
+            if inputs >= FEWEST_WITH_ZERO_POINT:
+                yield Recurrence(inputs, rows, recurrent, 131)
+
+
 def signed() -> Iterator[Subject]:
     for inputs in (3, 16, 37):
         for op in ("MatMul", "Gemm"):
@@ -106,6 +140,12 @@ KINDS = (
     Kind("Gemm", lambda: products("Gemm", (1, 5))),
     Kind("Gemm with transB", lambda: products("Gemm transB", (1, 5))),
     Kind("MatMulInteger", lambda: products("MatMulInteger", (1, 5))),
+    Kind("DynamicQuantizeMatMul", dynamic),
+    Kind("QAttention", attention),
+    Kind("QAttention, not prepacked", attention, prepack=False),
+    Kind("DynamicQuantizeLSTM, inputs", lambda: recurrences(recurrent=False)),
+    Kind("DynamicQuantizeLSTM, states", lambda: recurrences(recurrent=True)),
+    Kind("DynamicQuantizeLSTM, states, not prepacked", lambda: recurrences(recurrent=True), prepack=False),
     Kind("Conv 1x1", pointwise),
     Kind("Conv 2x2 to 7x7", windows),
     Kind("Conv 2x2 to 7x7, not prepacked", windows, prepack=False),
@@ -165,16 +205,21 @@ def emulated(cpu: str, seeds: int) -> dict[str, object]:
     NumPy keeps to its baseline there: under qemu 7.2, its AVX2 loops return wrong maxima of strided float32. That
     version also stops for good at times, so a process that takes too long is started once more.
     """
-    emulator = shutil.which("qemu-x86_64")
-    if emulator is None:
-        sys.exit("qemu-x86_64 is missing; install the package qemu-user")
-    python = os.path.realpath(sys.executable)
-    command = [emulator, "-cpu", cpu, python, "-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
-    parts = [_patiently([*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
+    command = [*emulator(cpu), "-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
+    parts = [patiently([*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
     return {"saturates": any(p["saturates"] for p in parts), "rows": [r for p in parts for r in p["rows"]]}
 
 
-def _patiently(command: Sequence[str], limit_s: float) -> dict[str, Any]:
+def emulator(cpu: str) -> list[str]:
+    """The command that runs this interpreter on another CPU. Ends the program where there is no emulator."""
+    found = shutil.which("qemu-x86_64")
+    if found is None:
+        sys.exit("qemu-x86_64 is missing; install the package qemu-user")
+    return [found, "-cpu", cpu, os.path.realpath(sys.executable)]
+
+
+def patiently(command: Sequence[str], limit_s: float) -> dict[str, Any]:
+    """What an emulated command prints as JSON in its last line."""
     packages = [str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))]
     variables = {"PYTHONPATH": os.pathsep.join(packages), "NPY_DISABLE_CPU_FEATURES": "X86_V3 AVX2 FMA3"}
     run = partial(subprocess.run, command, stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=limit_s)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import onnx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -16,7 +17,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer
+from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
 from onnxmpq.comparison import Validation
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
@@ -29,6 +30,8 @@ from onnxmpq.progress import Progress, Tick
 from onnxmpq.resources import data_folder
 from onnxmpq.runtime import SessionSettings, absolute, specs_of
 from onnxmpq.runtimes.onnxruntime import window
+from onnxmpq.saturation import show as counted
+from onnxmpq.saturation.layers import suspects
 from onnxmpq.sensitivity import KINDS
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
@@ -296,18 +299,39 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
 def check(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
     dialect: Annotated[str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}")] = "onnxruntime",
+    calib: Calib = None,
+    recipe: Recipe = None,
+    samples: Annotated[int, typer.Option(min=1, help="at most so many samples of --calib")] = pipeline.DEFAULT_SAMPLES,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Which rules of a runtime MODEL breaks, and at which nodes (docs/check)."""
+    """Which rules of a runtime MODEL breaks, and at which nodes; with --calib, how often it overflows (docs/check)."""
+    if recipe is not None and calib is None:
+        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+    if calib is not None and dialect != "onnxruntime":
+        raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
+    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
     if as_json:
-        print(_dump(show.as_dict(found, model.name, dialect)))
+        counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
+        print(_dump(show.as_dict(found, model.name, dialect) | counts))
     else:
         show.render(found, model.name, dialect, _stdout())
+        if observed is not None:
+            counted.render(observed, _stdout())
     if any(f.severity == "error" for f in found):
         raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
+
+
+def _count_overflow(
+    proto: onnx.ModelProto, calib: str, recipe: str | None, samples: int, progress: Progress
+) -> saturation.Observed:
+    feeds = load_feeds(calib, saturation.specs(proto), recipe=recipe, limit=samples)
+    for note in feeds.notes:
+        progress.say(note)
+    return saturation.observe(suspects(proto), feeds, progress)
 
 
 @app.command()

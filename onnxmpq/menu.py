@@ -153,7 +153,7 @@ def needing_unsigned_weights(
     """The menu with uint8 weights only for layers whose int8 weights lose more than `BOUND_LOSS_DB` by the bound.
 
     Kernels of uint8 weights do not saturate, but are slower on most CPUs, and every kernel on the menu takes time to
-    profile. weights: by (region, weight format), rounded over the full range of their codes. bounded: whether int8
+    profile. weights: by (region, weight format). bounded: whether int8
     weights must obey the bound of `rounding/overflow.py`; if not, int8 computes the same and faster, and no layer needs
     uint8. requested: schemes that the user asked for by name, which stay.
     """
@@ -172,23 +172,17 @@ def needing_unsigned_weights(
 def bound_loss_db(
     model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
 ) -> float:
-    """How much SQNR the layer's weight loses where its scales are stretched until no pair of codes saturates."""
-    layer = region.params
-    if scheme.weight is None or not sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
+    """How much SQNR the layer's weight loses by the bound, as rounded in `weights`; 0 where no int8 scheme needs it."""
+    if scheme.weight is None:
         return 0.0
-    scales = weights[region.name, scheme.weight.name].scales.astype(np.float64).reshape(-1, 1)
-    values = model.weight(region)[:, kernel_columns(region.op_type, layer)] / scales
-    low, high = scheme.weight.low, scheme.weight.high
-    stretch = smallest_stretch(values, low=low, high=high).reshape(-1, 1)
-
-    def error(factor: NDArray[np.float64] | float) -> float:
-        rounded = np.clip(np.rint(values / factor), low, high) * factor
-        return float(np.square((rounded - values) * scales).sum())
-
-    full, bound = error(1.0), error(stretch)
-    if bound == full:
+    bounded = weights.get((region.name, scheme.weight.without_saturation.name))
+    if bounded is None:
         return 0.0
-    return 10.0 * math.log10(bound / full) if full > 0.0 else math.inf
+    w, full = model.weight(region), weights[region.name, scheme.weight.name]
+    kept, lost = (float(np.square(w - q.dequantize(), dtype=np.float64).sum()) for q in (full, bounded))
+    if lost == kept:
+        return 0.0
+    return 10.0 * math.log10(lost / kept) if kept > 0.0 else math.inf
 
 
 def _listed(region: Region, target: Target) -> list[Scheme]:

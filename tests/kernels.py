@@ -21,6 +21,7 @@ from onnxmpq.rounding.overflow import LARGEST_SUM, SMALLEST_SUM, overflowing_cha
 
 Codes = NDArray[np.int64]
 MIDDLE = 128
+_HEAD = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
 _IN = "q = QuantizeLinear (x, one, zx) d = DequantizeLinear (q, one, zx) e = DequantizeLinear (w, one, zw) "
 _CALLS = {  # operator -> its nodes behind x, and whether its weight is [K, N]
     "MatMul": (_IN + "y = MatMul (d, e)", True),
@@ -30,6 +31,7 @@ _CALLS = {  # operator -> its nodes behind x, and whether its weight is [K, N]
         "q = QuantizeLinear (x, one, zx) i = MatMulInteger (q, w, zx, zw) y = Cast <to = 1> (i)",
         True,
     ),
+    "DynamicQuantizeMatMul": ("y = com.microsoft.DynamicQuantizeMatMul (x, w, one, zw)", True),
 }
 
 
@@ -91,13 +93,14 @@ class Product:
     def computed(self, filters: Codes, setting: Setting) -> Results:
         body, turned = _CALLS[self.op]
         weight = filters[0].T if turned else filters[0]
-        head = '<ir_version: 10, opset_import: ["" : 21]>'
-        text = f"{head} g (float[{self.rows}, {self.inputs}] x) => (float[{self.rows}, N] y) {{ {body} }}"
+        text = f"{_HEAD} g (float[{self.rows}, {self.inputs}] x) => (float[{self.rows}, N] y) {{ {body} }}"
         session = _session(text, _constants(weight, self), setting.prepack)
         codes = _adversarial(filters[0], setting, np.random.default_rng(setting.seed))
+        if self.op.startswith("Dynamic"):
+            codes = _of_scale_1(codes, self.zero_point)
         batches = np.resize(codes, (-(-len(codes) // self.rows), self.rows, self.inputs))
         found = [session.run(None, {"x": (b - self.zero_point).astype(np.float32)})[0] for b in batches]
-        expected = [_sums(b[:, None], filters, self.zero_point, setting.saturating)[:, 0] for b in batches]
+        expected = [sums(b[:, None], filters, self.zero_point, setting.saturating)[:, 0] for b in batches]
         return Results(np.stack(found).astype(np.int64), np.stack(expected), np.arange(filters.shape[1]))
 
 
@@ -126,21 +129,31 @@ class Convolution:
         return self.channels * int(np.prod(self.window))
 
     def computed(self, filters: Codes, setting: Setting) -> Results:
-        images = self._images(filters, setting)
-        sums = _sums(self._windows(images), filters, self.zero_point, setting.saturating)  # [positions, G, R]
-        positions, groups, kinds = sums.shape
+        return self._compared(self.images(filters, setting), filters, setting)
+
+    def _compared(self, images: Codes, filters: Codes, setting: Setting) -> Results:
+        made = sums(self.windows(images), filters, self.zero_point, setting.saturating)
+        positions, groups, kinds = made.shape
         copies = np.repeat(np.arange(kinds), positions)
         at = np.tile(np.arange(positions), (groups, kinds))  # [G, copies]: where the result is in the middle
         if self.ragged:
             copies, at = np.append(copies, 0), np.append(at, at[:, :1], axis=1)
         if self.depthwise:
             copies, at = np.zeros(1, np.int64), np.arange(groups)[:, None] % positions
-        bias = MIDDLE - sums[at, np.arange(groups)[:, None], copies]
-        expected = np.clip(sums[:, :, copies] + bias, 0, 255)
+        bias = MIDDLE - made[at, np.arange(groups)[:, None], copies]
+        expected = np.clip(made[:, :, copies] + bias, 0, 255)
         stored = filters[:, copies].reshape(groups * len(copies), *self.window, self.channels)
         found = self._run(images, np.moveaxis(stored, -1, 1), bias.ravel(), setting.prepack)
         found = found.reshape(len(images), groups, len(copies), -1).transpose(0, 3, 1, 2)
         return Results(found.reshape(expected.shape), expected, copies)
+
+    def changed_values(self, images: Codes, filters: Codes) -> Codes:
+        """How many values of each channel [G * R] the kernel makes other than the exact ones, of images."""
+        found = self._compared(images, filters, Setting()).found
+        positions = len(found)
+        at_middle = found.reshape(positions, self.groups, -1, positions).diagonal(axis1=0, axis2=3)
+        changed: Codes = np.count_nonzero(at_middle != MIDDLE, axis=-1)
+        return changed.ravel()
 
     def _run(self, images: Codes, weight: Codes, bias: Codes, prepack: bool) -> Codes:
         rank = len(self.window)
@@ -152,7 +165,7 @@ class Convolution:
         }
         listed = ", ".join(f"{name} = {list(values)}" for name, values in attributes.items())
         shapes = [str(list(images.shape)), "[" + ", ".join("ABCDEF"[: rank + 2]) + "]"]
-        text = f"""<ir_version: 10, opset_import: ["" : 21]> g (float{shapes[0]} x) => (float{shapes[1]} y)
+        text = f"""{_HEAD} g (float{shapes[0]} x) => (float{shapes[1]} y)
             {{ {_IN} h = DequantizeLinear (b, one) r = Conv <group = {self.groups}, {listed}> (d, e, h)
                t = QuantizeLinear (r, one, zy) y = DequantizeLinear (t, one, zy) }}"""
         lowest = np.int8(-MIDDLE) if self.signed else np.uint8(0)
@@ -161,7 +174,7 @@ class Convolution:
         result: Codes = session.run(None, {"x": (images - self.zero_point).astype(np.float32)})[0].astype(np.int64)
         return result
 
-    def _images(self, filters: Codes, setting: Setting) -> Codes:
+    def images(self, filters: Codes, setting: Setting) -> Codes:
         """Codes [N, G * channels, ...]: the first window of each image holds a row that takes filters to their
         extremes, the rest is random."""
         reach = [(k - 1) * self.dilation + 1 + self.stride for k in self.window]
@@ -174,7 +187,7 @@ class Convolution:
         shaped: Codes = np.moveaxis(images, -1, 2)
         return shaped.reshape(len(rows), -1, *reach)
 
-    def _windows(self, images: Codes) -> Codes:
+    def windows(self, images: Codes) -> Codes:
         """[positions of all images, G, K], each window as the kernel walks it: NHWC, padded with the zero point."""
         rank = len(self.window)
         edges = [(0, 0), (0, 0)] + [(self.pad, self.pad)] * rank
@@ -188,6 +201,75 @@ class Convolution:
         walked = np.moveaxis(grouped, (1, 2), (1 + rank, -1))  # [N, positions..., G, window..., channels]
         flat: Codes = walked.reshape(-1, self.groups, self.inputs)
         return flat
+
+
+@dataclass(frozen=True)
+class Attention:
+    """QAttention of sequences that repeat one row. With zero weights of queries and keys all its positions weigh the
+    same, so that the result is the product by the weights of values. length: a power of 2, so that it is exact."""
+
+    length: int
+    inputs: int
+    zero_point: int = 0
+    groups: int = 1
+
+    def computed(self, filters: Codes, setting: Setting) -> Results:
+        kinds = filters.shape[1]
+        text = f"""{_HEAD} g (float[A, {self.length}, {self.inputs}] x) => (float[A, {self.length}, {kinds}] y)
+            {{ q = QuantizeLinear (x, one, zx)
+               y = com.microsoft.QAttention <num_heads = 1> (q, w, bias, one, one, , zx, zw) }}"""
+        weight = np.concatenate([np.zeros((self.inputs, 2 * kinds), np.int64), filters[0].T], axis=1)
+        bias = {"bias": np.zeros(3 * kinds, np.float32)}
+        session = _session(text, _constants(weight, self) | bias, setting.prepack)
+        codes = _adversarial(filters[0], setting, np.random.default_rng(setting.seed))
+        given = np.repeat((codes - self.zero_point)[:, None], self.length, axis=1).astype(np.float32)
+        found = session.run(None, {"x": given})[0].astype(np.int64)
+        expected = sums(codes[:, None], filters, self.zero_point, setting.saturating)
+        return Results(found, np.repeat(expected, self.length, axis=1), np.arange(kinds))
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One step of DynamicQuantizeLSTM whose cell state is one of its two products: of the input, or, `recurrent`, of
+    the state before. The gate of candidates is the identity, the other gates are 1. rows: of the batch."""
+
+    inputs: int
+    rows: int
+    recurrent: bool = False
+    zero_point: int = 0
+    groups: int = 1
+
+    def computed(self, filters: Codes, setting: Setting) -> Results:
+        hidden = self.inputs if self.recurrent else filters.shape[1]
+        kinds = np.arange(hidden) % filters.shape[1]
+        product = np.concatenate([np.zeros((self.inputs, 3 * hidden), np.int64), filters[0, kinds].T], axis=1)
+        weights = [np.zeros((1, 4 * hidden), np.int64), product] if self.recurrent else [product, None]
+        constants = self._constants(weights[0], weights[1], hidden)
+        gates = 'activations = ["Affine", "Affine", "Affine"], activation_alpha = [0.0, 1.0, 1.0], '
+        gates += "activation_beta = [1.0, 0.0, 0.0]"
+        features = 1 if self.recurrent else self.inputs
+        text = f"""{_HEAD} g (float[1, {self.rows}, {features}] x, float[1, {self.rows}, {hidden}] h)
+            => (float[1, {self.rows}, {hidden}] y) {{ o, p, y = com.microsoft.DynamicQuantizeLSTM
+            <hidden_size = {hidden}, {gates}> (x, w, r, , , h, , , one1, zero1, one1, zero1) }}"""
+        session = _session(text, constants, setting.prepack)
+        codes = _of_scale_1(_adversarial(filters[0], setting, np.random.default_rng(setting.seed)), self.zero_point)
+        batches = np.resize(codes, (-(-len(codes) // self.rows), self.rows, self.inputs))
+        found = []
+        for batch in batches:
+            given = {"x": np.zeros((1, self.rows, features)), "h": np.zeros((1, self.rows, hidden))}
+            given["h" if self.recurrent else "x"] = batch[None] - self.zero_point
+            found.append(session.run(None, {n: v.astype(np.float32) for n, v in given.items()})[0][0])
+        expected = [sums(b[:, None], filters, self.zero_point, setting.saturating)[:, 0, kinds] for b in batches]
+        return Results(np.stack(found).astype(np.int64), np.stack(expected), kinds)
+
+    def _constants(self, of_input: Codes, of_state: Codes | None, hidden: int) -> dict[str, NDArray[np.generic]]:
+        state = np.zeros((hidden, 4 * hidden)) if of_state is None else of_state
+        return {
+            "w": of_input[None].astype(np.int8),
+            "r": state[None].astype(np.int8),
+            "one1": np.ones(1, np.float32),
+            "zero1": np.zeros(1, np.int8),
+        }
 
 
 def within(generator: np.random.Generator, shape: tuple[int, int, int], largest_code: int = 255) -> Codes:
@@ -237,19 +319,26 @@ def _adversarial(filters: Codes, setting: Setting, generator: np.random.Generato
     return np.stack(rows)
 
 
-def _sums(windows: Codes, filters: Codes, zero_point: int, saturating: bool) -> Codes:
+def _of_scale_1(codes: Codes, zero_point: int) -> Codes:
+    """Rows whose values, less the zero point, are quantized dynamically to these same codes."""
+    found: Codes = codes[(codes == 255).any(axis=1) & (zero_point == 0 or (codes == 0).any(axis=1))]
+    return found
+
+
+def sums(windows: Codes, filters: Codes, zero_point: int, saturating: bool) -> Codes:
     """[positions, G, R] from codes [positions, G, K] and filters [G, R, K], less the share of the zero point."""
     products = windows[:, :, None] * filters[None]
     if saturating:
         even = np.pad(products, [(0, 0)] * 3 + [(0, products.shape[-1] % 2)])
         products = np.clip(even[..., ::2] + even[..., 1::2], SMALLEST_SUM, LARGEST_SUM)
-    sums: Codes = products.sum(axis=-1) - zero_point * filters.sum(axis=-1)
-    return sums
+    found: Codes = products.sum(axis=-1) - zero_point * filters.sum(axis=-1)
+    return found
 
 
-def _constants(weight: Codes, layer: Product | Convolution) -> dict[str, NDArray[np.generic]]:
-    zero = np.int8(layer.zero_point - MIDDLE) if layer.signed else np.uint8(layer.zero_point)
-    if layer.unsigned_weights:
+def _constants(weight: Codes, layer: Product | Convolution | Attention) -> dict[str, NDArray[np.generic]]:
+    signed, unsigned_weights = (getattr(layer, name, False) for name in ("signed", "unsigned_weights"))
+    zero = np.int8(layer.zero_point - MIDDLE) if signed else np.uint8(layer.zero_point)
+    if unsigned_weights:
         stored, middle = (weight + MIDDLE).astype(np.uint8), np.asarray(np.uint8(MIDDLE))
     else:
         stored, middle = weight.astype(np.int8), np.asarray(np.int8(0))

@@ -30,6 +30,7 @@ from onnxmpq.resources import data_folder
 from onnxmpq.runtime import CPU
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import graph, residual_cnn, samples_for, token_model
+from tests.lint.cases import INT8_MATMUL, MATRIX, U8, changed, model
 from tests.tables import int8_pays
 
 FAST = ("--without", "gptq", "--without", "bias-correction")
@@ -95,6 +96,15 @@ class Folder:
         onnx.save_model(proto, self.model)
         np.savez(self.calib, **samples_for(proto, 8))  # type: ignore[arg-type]
         return self.convert(*options)
+
+    def int8(self, command: str) -> tuple[object, ...]:
+        """A command on a MatMul of uint8 activations and int8 weights that can all overflow."""
+        onnx.save_model(changed(model(U8 + INT8_MATMUL, MATRIX), w=127, s=0.001), self.model)
+        return (command, self.model)
+
+    def unknown(self, command: str) -> tuple[object, ...]:
+        onnx.save_model(graph("y = Unheard (x)", "float[N, 3, 16, 16] x", "float[N, 3, 16, 16] y"), self.model)
+        return (command, self.model)
 
     def without_external_data(self) -> tuple[object, ...]:
         onnx.save_model(residual_cnn(), self.model, save_as_external_data=True, location="w.bin", size_threshold=0)
@@ -216,6 +226,21 @@ BAD = [
     Bad(
         "check: unknown dialect", lambda f: ("check", f.model, "--dialect", "tf"), 2, "use one of tensorrt, onnxruntime"
     ),
+    Bad(
+        "check: samples of another model",
+        lambda f: (*f.int8("check"), "--calib", f.samples(other=X)[3]),
+        4,
+        "input 'x' of the model is missing (found 'other')",
+    ),
+    Bad("check: no such samples", lambda f: (*f.int8("check"), "--calib", f / "none.npz"), 4, "none.npz"),
+    Bad("check: a recipe alone", lambda f: (*f.int8("check"), "--recipe", "cifar10"), 2, "give --calib too"),
+    Bad(
+        "check: counts for TensorRT",
+        lambda f: (*f.int8("check"), "--dialect", "tensorrt", "--calib", f.calib),
+        2,
+        "in onnxruntime's kernels, not in dialect tensorrt",
+    ),
+    Bad("check: no counts of no run", lambda f: (*f.unknown("check"), "--calib", f.calib), 3, "cannot load the model"),
     Bad("an empty file", lambda f: f.spoiled(b""), 3, "not an ONNX model"),
     Bad("truncated", lambda f: f.spoiled(f.model.read_bytes()[:-5000]), 3, "truncated"),
     Bad("external data missing", Folder.without_external_data, 3, "external data file 'w.bin' is missing"),
@@ -457,6 +482,32 @@ def test_check(tmp_path: Path, run: Run) -> None:
     document = json.loads(found.out)
     assert found.code == 12
     assert {f["rule"] for f in document["findings"] if f["severity"] == "error"} == {"symmetric", "unsigned"}
+
+
+def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    command = (*folder.int8("check"), "--calib", folder.calib)
+    np.savez(folder.calib, x=np.ones((3, 4, 128), np.float32))
+    found = run(*command)
+    assert (found.code, found.err) == (0, "")
+    assert "overflow on 3 samples: 1 of 1 nodes that can saturate did; 384 of their 384 output values" in found.out
+    counts = json.loads(run(*command, "--samples", 2, "--json").out)["overflow"]
+    assert (counts["output_values"], counts["affected_values"], counts["samples"]["count"]) == (256, 256, 2)
+    [node] = counts["nodes"]
+    assert (node["channels"], node["can_saturate"], node["saturated_sums"]) == (32, 32, 256 * 64)
+    assert node["saturated"][31] == {"channel": 31, "affected_values": 8, "saturated_sums": 512}
+    np.savez(folder.calib, x=np.full((3, 4, 128), 0.1, np.float32))
+    assert "not seen on 3 samples" in run(*command).out
+    assert "overflow" not in json.loads(run("check", folder.model, "--json").out)
+
+
+def test_check_of_a_model_without_integer_layers(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    found = run("check", folder.model, "--calib", folder.calib)
+    assert found.code == 0
+    assert "the model has no layer of uint8 activations and int8 weights, so there is nothing to count" in found.out
+    counts = json.loads(run("check", folder.model, "--calib", folder.calib, "--json").out)["overflow"]
+    assert (counts["integer_layers"], counts["nodes"]) == (0, [])
 
 
 def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ from onnxmpq.lint.graph import graphs
 from onnxmpq.lint.rules import DIALECTS, RULES
 from onnxmpq.lint.types import Finding, Rule
 
-__all__ = ["DIALECTS", "RULES", "Finding", "Rule", "lint", "lint_export"]
+__all__ = ["DIALECTS", "RULES", "Finding", "Rule", "lint", "lint_export", "without_functions"]
 
 
 def lint(proto: onnx.ModelProto, dialect: str) -> list[Finding]:
@@ -22,7 +22,7 @@ def lint(proto: onnx.ModelProto, dialect: str) -> list[Finding]:
     """
     if dialect not in DIALECTS:
         raise UsageError(f"dialect {dialect!r} does not exist; use one of {', '.join(DIALECTS)}")
-    parts = graphs(_without_functions(proto))
+    parts = graphs(without_functions(proto))
     return [
         Finding(rule.name, node, message, rule.severity[dialect])
         for rule in RULES
@@ -64,7 +64,7 @@ def _grouped(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
-def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Local functions written out, so that the rules see the nodes inside."""
     if not proto.functions:
         return proto

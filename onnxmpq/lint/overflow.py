@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxmpq.lint.common import same_grid
@@ -21,7 +22,7 @@ _AT_MOST = {"Sigmoid": 1.0, "HardSigmoid": 1.0, "Softmax": 1.0, "Tanh": 1.0}
 _TIE = 1e-3  # of a step: values that near to the middle of two steps may round up in some kernel
 _CLIP_SLACK = 2e-7  # a Clip that reaches this near to the end of a quantizer's range is dropped (ClipQuantRewrite)
 _DEPTH = 32  # nodes looked back through
-_OFFSET = 128  # onnxruntime on x86 turns pairs of int8 into uint8, and their codes with them
+CODE_OFFSET = 128  # onnxruntime on x86 turns pairs of int8 into uint8, and their codes with them
 _REMEDY = 'keep their weights smaller, or set the session entry "session.x64quantprecision" to "1"'
 
 
@@ -33,6 +34,22 @@ class _IntegerOperator:
     data: int | None
     weights: tuple[int, ...]
     layout: str
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A node that onnxruntime computes with uint8 activations and int8 weights.
+
+    layout: the operator whose weight its weights are laid out as (`kernel_rows`). weights: tensors of int8. code: the
+    largest activation code that the graph allows. data: the DQ node whose codes the layer reads; None for an operator
+    on integers.
+    """
+
+    node: onnx.NodeProto
+    layout: str
+    weights: tuple[str, ...]
+    code: int
+    data: Quantizer | None = None
 
 
 _OPERATORS = {
@@ -54,39 +71,43 @@ def overflow(graph: Graph) -> Iterator[Hit]:
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/x86_64/QgemmU8X8KernelAvx2.S
     """
+    for layer in integer_layers(graph):
+        rows = [r for tensor in layer.weights if (r := summed_rows(graph, layer, tensor)) is not None]
+        wrong = sum(int(np.count_nonzero(overflowing_channels(r, layer.code))) for r in rows)
+        if wrong:
+            yield (
+                label(layer.node),
+                f"{wrong} of {sum(map(len, rows))} channels can exceed 16 bits on x86 CPUs without VNNI (activation "
+                f"codes up to {layer.code}) and saturate; {_REMEDY}",
+            )
+
+
+def integer_layers(graph: Graph) -> Iterator[IntegerLayer]:
+    """Every node that may become such a kernel, those between Q/DQ pairs first; depthwise convolutions too."""
     for node in graph.layers():
-        code = _largest_code_read(graph, node)
+        data = graph.dequantizer_of(node.input[0])
+        code = None if data is None else _largest_code_read(graph, data)
         if code is None or not _may_fuse(graph, node):
             continue
         weight = graph.dequantizer_of(node.input[1], frozenset({"Identity"}))
         if weight is not None and weight.element == TensorProto.INT8 and not weight.block_size:
-            yield from _hits(graph, node, node.op_type, [weight.data], code)
+            yield IntegerLayer(node, node.op_type, (weight.data,), code, data)
     for node in graph.nodes:
         operator = _OPERATORS.get(node.op_type)
         if operator is None or len(node.input) <= max(operator.weights):
             continue
         if operator.data is None or graph.element(node.input[operator.data]) == TensorProto.UINT8:
             weights = [node.input[slot] for slot in operator.weights]
-            signed = [t for t in weights if graph.element(t) == TensorProto.INT8]
-            yield from _hits(graph, node, operator.layout, signed, LARGEST_CODE)
+            signed = tuple(t for t in weights if graph.element(t) == TensorProto.INT8)
+            yield IntegerLayer(node, operator.layout, signed, LARGEST_CODE)
 
 
-def _hits(graph: Graph, node: onnx.NodeProto, layout: str, weights: list[str], code: int) -> Iterator[Hit]:
-    wrong = channels = 0
-    for tensor in weights:
-        values = graph.integers(tensor)
-        if values is None or not sums_neighbours(layout, values.shape, integer(node, "group", 1)):
-            continue
-        rows = kernel_rows(layout, values, trans_b=bool(integer(node, "transB", 0)))
-        if rows is not None:
-            wrong += int(np.count_nonzero(overflowing_channels(rows, code)))
-            channels += len(rows)
-    if wrong:
-        yield (
-            label(node),
-            f"{wrong} of {channels} channels can exceed 16 bits on x86 CPUs without VNNI (activation codes up to "
-            f"{code}) and saturate; {_REMEDY}",
-        )
+def summed_rows(graph: Graph, layer: IntegerLayer, tensor: str) -> NDArray[np.generic] | None:
+    """A layer's weights [O, K] in the kernel's order; None where they are not at hand or no neighbours are summed."""
+    values = graph.integers(tensor)
+    if values is None or not sums_neighbours(layer.layout, values.shape, integer(layer.node, "group", 1)):
+        return None
+    return kernel_rows(layer.layout, values, trans_b=bool(integer(layer.node, "transB", 0)))
 
 
 def _may_fuse(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -97,20 +118,19 @@ def _may_fuse(graph: Graph, node: onnx.NodeProto) -> bool:
     return node.op_type != "ConvTranspose" and (not bias or graph.dequantizer_of(bias, frozenset()) is not None)
 
 
-def _largest_code_read(graph: Graph, node: onnx.NodeProto) -> int | None:
-    """The largest activation code that can reach the layer's kernel, as uint8; None where none does.
+def _largest_code_read(graph: Graph, data: Quantizer) -> int | None:
+    """The largest code of a DQ node's input that can reach a kernel, as uint8; None where none does.
 
     int8 pairs become uint8 on x86 where they have a zero point and one reader (`QDQS8ToU8Transformer`); all others
     are not fused there, and compute in float32.
     """
-    data = graph.dequantizer_of(node.input[0])
-    if data is None or data.element not in EIGHT_BIT:
+    if data.element not in EIGHT_BIT:
         return None
     code = _largest_code(graph, data)
     if data.element == TensorProto.UINT8:
         return code
     alone = all(len(graph.uses.get(t, ())) == 1 for t in (data.data, data.result))
-    return code + _OFFSET if data.zero_point and alone else None
+    return code + CODE_OFFSET if data.zero_point and alone else None
 
 
 def _largest_code(graph: Graph, data: Quantizer) -> int:

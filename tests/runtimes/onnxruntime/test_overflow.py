@@ -14,13 +14,28 @@ import pytest
 
 from onnxmpq.model.kernel_order import kernel_rows
 from onnxmpq.runtimes.onnxruntime import probes
-from tests.kernels import Convolution, Product, Setting, Subject, least_beyond, within
+from tests.kernels import Attention, Convolution, Product, Recurrence, Setting, Subject, least_beyond, within
 
 FILTERS = 3  # of a product; of a group of a convolution two
 OPERATORS = ("MatMul", "Gemm", "Gemm transB", "MatMulInteger")
 SUBJECTS: dict[str, Subject] = {
     **{f"MatMul of {rows} rows, K {k}": Product("MatMul", rows, k) for rows in (1, 5) for k in range(1, 41)},
     **{f"{op} of 2 rows, K {k}": Product(op, 2, k, 131) for op in OPERATORS[1:] for k in (2, 3, 8, 13, 130, 389)},
+    **{
+        f"{kind}, K {layer.inputs}, zero point {layer.zero_point}": layer
+        for k in (8, 13, 37, 130)
+        for zero_point in (0, 131)
+        for kind, layer in (
+            ("DynamicQuantizeMatMul of 1 row", Product("DynamicQuantizeMatMul", 1, k, zero_point)),
+            ("DynamicQuantizeMatMul of 4 rows", Product("DynamicQuantizeMatMul", 4, k, zero_point)),
+            ("QAttention of 1 row", Attention(1, k, zero_point)),
+            ("QAttention of 4 rows", Attention(4, k, zero_point)),
+            ("DynamicQuantizeLSTM of 1 row", Recurrence(k, 1, zero_point=zero_point)),
+            ("DynamicQuantizeLSTM of 4 rows", Recurrence(k, 4, zero_point=zero_point)),
+            ("states of DynamicQuantizeLSTM, 1 row", Recurrence(k, 1, recurrent=True, zero_point=zero_point)),
+            ("states of DynamicQuantizeLSTM, 4 rows", Recurrence(k, 4, recurrent=True, zero_point=zero_point)),
+        )
+    },
     **{f"1x1, {c} channels": Convolution(c, (1, 1)) for c in range(1, 41)},
     **{f"1x1, {c} channels, ragged": Convolution(c, (1, 1), ragged=True) for c in (4, 16)},
     **{

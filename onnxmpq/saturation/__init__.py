@@ -1,0 +1,5 @@
+"""How often int8 kernels saturate on samples: the counts behind `check --calib` (docs/overflow.md)."""
+
+from onnxmpq.saturation.observed import Observed, observe, specs
+
+__all__ = ["Observed", "observe", "specs"]
