@@ -6,7 +6,9 @@
 Per model: onnxruntime's static int8 (64 calibration samples), and the files that `benchmarks.zoo_table --keep DIR` left
 in DIR/MODEL. The unoptimised graph (ORT_DISABLE_ALL) is computed once, natively. --cpu: models of `qemu-x86_64 -cpu`.
 --other: an interpreter of another architecture with NumPy and onnxruntime, named. SAMPLES: of the test split, which
-calibration has not seen (default 60). The last column is the largest difference between the machines of a row.
+calibration has not seen (default 60). In brackets: SQNR against fp32, computed natively. The last column is the largest
+difference between the machines of a row: of many dB in the first number where the kernels are exact, too, since a few
+codes that float rounding takes to their neighbours are all the error there is.
 --work keeps inputs, models and outputs; outputs of the same model, samples, machine and version are computed once.
 Outputs are compared only; nothing is timed.
 """
@@ -161,19 +163,23 @@ def headline(machines: Sequence[Machine]) -> str:
 def rows_of(
     entry: Any, samples: int, machines: Sequence[Machine], work: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One row per file: dB by machine."""
+    """One row per file: dB by machine, against the unoptimised graph and against fp32."""
     trial = Trial.of(entry, samples, work)
     variants = [
         Variant("onnxruntime static int8", static_file(entry, trial.folder)),
         *kept_files(options.files, entry.name),
     ]
     written = [Variant(v.label, v.model, optimize=False) for v in variants]
-    references = trial.outputs(THIS, written, options.patience)
-    rows = [{"model": entry.name, "what": v.label, "samples": trial.samples, "db": {}, "runtime": {}} for v in variants]
+    fp32, *references = trial.outputs(THIS, [Variant("fp32", entry.model), *written], options.patience)
+    rows: list[dict[str, Any]] = [
+        {"model": entry.name, "what": v.label, "samples": trial.samples, "db": {}, "fp32_db": {}, "runtime": {}}
+        for v in variants
+    ]
     for machine in machines:
         found = trial.outputs(machine, variants, options.patience)
         for row, reference, path in zip(rows, references, found, strict=True):
             row["db"][machine.name] = decibels(read(reference), read(path))
+            row["fp32_db"][machine.name] = decibels(read(fp32), read(path))
             row["runtime"][machine.name] = runtime_of(path)
         print(f"{entry.name}: {machine.name}: done", file=sys.stderr, flush=True)
     return rows
@@ -183,12 +189,20 @@ def markdown(rows: Sequence[dict[str, Any]], machines: Sequence[Machine]) -> str
     names = [m.name for m in machines]
     lines = [f"| model | | {' | '.join(names)} | apart |", "|---" * (len(names) + 3) + "|"]
     for row in rows:
-        found = [row["db"][name] for name in names]
-        finite = [f for f in found if np.isfinite(f)]
-        apart = f"{max(finite) - min(finite):.1f}" if len(finite) == len(found) else "equal on some"
-        cells = [f"{f:.1f}" if np.isfinite(f) else "equal" for f in found]
-        lines.append(f"| {row['model']} | {row['what']} | {' | '.join(cells)} | {apart} |")
+        found = [_written(row["db"][name], row["fp32_db"][name]) for name in names]
+        apart = _written(*(_apart(list(row[key].values())) for key in ("db", "fp32_db")))
+        lines.append(f"| {row['model']} | {row['what']} | {' | '.join([*found, apart])} |")
     return "\n".join(lines)
+
+
+def _apart(decibels: Sequence[float]) -> float:
+    """Largest difference; 0 where all are equal, inf where only some have no error."""
+    return 0.0 if min(decibels) == max(decibels) else max(decibels) - min(decibels)
+
+
+def _written(against_graph: float, against_fp32: float) -> str:
+    first, second = (f"{f:.1f}" if np.isfinite(f) else "∞" for f in (against_graph, against_fp32))
+    return f"{first} ({second})"
 
 
 def main() -> None:
