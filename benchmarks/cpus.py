@@ -67,16 +67,17 @@ class Trial:
     def outputs(self, machine: Machine, variants: Sequence[Variant], limit_s: float) -> list[Path]:
         """Outputs of all variants on a machine, as files that `read` understands.
 
-        Raises CalledProcessError, TimeoutExpired after two tries of limit_s seconds.
+        Raises CalledProcessError, TimeoutExpired after two tries of limit_s seconds per file.
         """
         out = self.folder / machine.name
         out.mkdir(exist_ok=True)
         jobs = [self._job(machine, v) for v in variants]
         paths = [out / f"{job['name']}.npz" for job in jobs]
-        if not all(path.exists() for path in paths):
+        missing = sum(not path.exists() for path in paths)
+        if missing:
             (out / "jobs.json").write_text(json.dumps(jobs))
             arguments = [str(p) for p in (WORKER, out / "jobs.json", self.folder / "inputs.npz", out)]
-            patiently(machine, arguments, limit_s)
+            patiently(machine, arguments, limit_s * missing)
         return paths
 
     def _job(self, machine: Machine, variant: Variant) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--other", action="append", default=[], type=foreign, metavar="NAME=COMMAND")
     parser.add_argument("--files", type=Path, help="DIR of benchmarks.zoo_table --keep")
     parser.add_argument("--work", type=Path, default=None, help="default: a new temporary folder")
-    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds for one model on one machine")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds for one file on one machine")
     parser.add_argument("--out", type=Path)
 
 
@@ -154,10 +155,11 @@ def asked(models: Sequence[str]) -> Iterator[tuple[Any, int]]:
 
 
 def headline(machines: Sequence[Machine]) -> str:
-    """Versions and CPU of this machine, and the emulator's version."""
+    """Versions and CPU of this machine, and the names of the others."""
     here = describe_runtime()
     versions = f"onnxmpq {here['onnxmpq']}, onnxruntime {here['onnxruntime']}, NumPy {here['numpy']}"
-    return f"{versions}; this machine: {here['cpu']} ({here['cpu_features']}); beside it {len(machines) - 1} machines"
+    others = f"; emulated: {', '.join(m.name for m in machines[1:])}" if machines[1:] else ""
+    return f"{versions}; this machine: {here['cpu']} ({here['cpu_features']}){others}"
 
 
 def rows_of(
