@@ -41,11 +41,18 @@ def arrays(entry: Any, split: str, limit: int) -> dict[str, np.ndarray]:
 
 
 def static_int8(
-    entry: Any, samples: dict[str, np.ndarray], destination: Path, ranges: str = "minmax", activations: Any = None
+    entry: Any,
+    samples: dict[str, np.ndarray],
+    destination: Path,
+    ranges: str = "minmax",
+    activations: Any = None,
+    *,
+    reduce_range: bool = False,
 ) -> Path:
     """onnxruntime's static quantization with its documented settings: pre-processing, QDQ, per channel, u8/s8.
 
     ranges: "minmax", "percentile" or "entropy". activations: another QuantType for them.
+    reduce_range: weights of 7 bits.
     """
     from onnxruntime.quantization import (  # noqa: PLC0415 (slow to import)
         CalibrationDataReader,
@@ -73,6 +80,7 @@ def static_int8(
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=reduce_range,
             activation_type=activations or QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method={m.name.lower(): m for m in CalibrationMethod}[ranges],

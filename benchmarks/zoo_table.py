@@ -1,14 +1,16 @@
 """The README's table: fp32, onnxruntime static int8 and onnxmpq on every zoo model, timed in one run.
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] [--limit 400] [--out results.json] [--keep DIR]
+        [--goal match|fastest] [--deploy-cpu any --deploy-cpu vnni ...] [--reduced]
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.zoo_table [MODEL ...] --again DIR
 
 Per model: onnxruntime's static int8 (64 calibration samples), then `onnxmpq.convert` with 85 calibration samples (64
 for calibration, 21 held out) once within static int8's latency (fp32's where that is lower) and file size, and once
-`fastest`. All four models are then timed interleaved in one process, one thread, on one input; metric, SQNR and
+`fastest`. All models are then timed interleaved in one process, one thread, on one input; metric, SQNR and
 divergence are taken on test samples that calibration never saw. Also prints wall time and peak memory of each
 conversion. --keep keeps the converted models; --again times and scores those of an earlier run once more, for a machine
-that was busy then.
+that was busy then. --deploy-cpu: convert once for each of them, all other options equal, for what each costs on this
+machine; without it, the default. --reduced: also static int8 made with `reduce_range`, for CPUs whose kernels saturate.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +47,21 @@ GOALS = ("match", "fastest")
 LONG = Effort(seconds=8.0, runs=40, rounds=10)
 
 
-def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, Any]:
-    """Write static int8 and both conversions into `folder`; file, seconds and layers per scheme by label."""
+def convert_model(
+    name: str, folder: Path, goals: Sequence[str], cpus: Sequence[str], *, reduced: bool
+) -> dict[str, Any]:
+    """Write static int8 and all conversions into `folder`; file, seconds and layers per scheme by label.
+
+    cpus: deployment CPUs, converted for one after the other within equal budgets; empty for the default.
+    """
     entry = zoo().load(name)
     samples = arrays(entry, "calib", CALIBRATION + HELD_OUT)
     static = static_int8(entry, {n: a[:CALIBRATION] for n, a in samples.items()}, folder / "static.onnx")
     done: dict[str, Any] = {"onnxruntime static int8": {"file": static.name}}
+    if reduced:
+        few = {n: a[:CALIBRATION] for n, a in samples.items()}
+        file = static_int8(entry, few, folder / "reduced.onnx", reduce_range=True)
+        done["onnxruntime static int8, reduce_range"] = {"file": file.name}
     first = {n: a[:1] for n, a in samples.items()}
     before = interleaved_s([session(m) for m in (entry.model, static)], first, Effort(6.0, 40, 10))
     share = min(float(np.median(before[1] / before[0])), 1.0)
@@ -57,15 +69,18 @@ def convert_model(name: str, folder: Path, goals: Sequence[str]) -> dict[str, An
         "match": ("onnxmpq as fast and small", {"latency": f"{share:.2%}", "size": f"{static.stat().st_size}B"}),
         "fastest": ("onnxmpq fastest", {"latency": "fastest"}),
     }
-    for label, budgets in (known[goal] for goal in goals):
+    deployments = [(f", {cpu}", {"deploy_cpu": cpu}) for cpu in cpus] or [("", {})]
+    for (what, budgets), (where, deployment) in product((known[goal] for goal in goals), deployments):
+        label = what + where
         start, output = time.perf_counter(), folder / f"{len(done)}.onnx"
         try:
-            result = onnxmpq.convert(entry.model, **budgets, calibration=samples, output=output, cache=False)
+            options: dict[str, Any] = {**budgets, **deployment}
+            result = onnxmpq.convert(entry.model, **options, calibration=samples, output=output, cache=False)
         except OnnxmpqError as error:
             print(f"{name}: {label}: exit code {error.exit_code}: {error}", file=sys.stderr)
             continue
         seconds, verdict = time.perf_counter() - start, result.report.verdict
-        found = {"budgets": budgets, "convert_s": seconds, "layers": result.report.coverage.layers}
+        found: dict[str, Any] = {"options": options, "convert_s": seconds, "layers": result.report.coverage.layers}
         found |= {"verdict": verdict.level, "reasons": verdict.reasons, "met": result.plan.met}
         done[label] = {"file": output.name, **found}
     (folder / "done.json").write_text(json.dumps(done))
@@ -136,6 +151,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--goal", action="append", choices=GOALS, help="default: both")
+    parser.add_argument("--deploy-cpu", action="append", help="several times for several conversions")
+    parser.add_argument("--reduced", action="store_true", help="also static int8 with reduce_range")
     parser.add_argument("--again", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -143,7 +160,8 @@ def main() -> None:
         folder = (options.again or options.keep or Path(tempfile.mkdtemp())) / options.models[0]
         if not options.again:
             folder.mkdir(parents=True, exist_ok=True)
-            convert_model(options.models[0], folder, options.goal or GOALS)
+            goals, cpus = options.goal or GOALS, options.deploy_cpu or ()
+            convert_model(options.models[0], folder, goals, cpus, reduced=options.reduced)
         rows = rows_of(options.models[0], folder, options.limit)
         print(json.dumps({"rows": rows, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
@@ -151,6 +169,8 @@ def main() -> None:
     for name in options.models or zoo().names():
         command = [sys.executable, "-m", "benchmarks.zoo_table", name, "--limit", str(options.limit), "--one"]
         command += [part for goal in options.goal or () for part in ("--goal", goal)]
+        command += [part for cpu in options.deploy_cpu or () for part in ("--deploy-cpu", cpu)]
+        command += ["--reduced"] if options.reduced else []
         for flag, folder in (("--keep", options.keep), ("--again", options.again)):
             command += [flag, str(folder)] if folder else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
