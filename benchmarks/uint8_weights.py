@@ -24,15 +24,14 @@ from benchmarks.zoo import arrays, sqnr_db, zoo
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort, Profiler
+from onnxmpq.deployment import DeployCpu, scheme_for
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsigned_weights
 from onnxmpq.model import Model, Region, prepare
-from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
 from onnxmpq.progress import Progress
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.rounding.overflow import smallest_stretch
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
@@ -40,11 +39,12 @@ from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme
 from onnxmpq.stages.costs import float_shapes, int8_everywhere
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.target.load import load_target
+from onnxmpq.weights import pair_bound
 
 TIMED = ("resnet20_cifar10", "squeezenet1.1")
 ALL = (*TIMED, "mobilenet_v1_0.25", "vit_tiny", "gpt_char", "yolov8n")
 CALIBRATION, UNSEEN = 64, 60
-U8U8, DIALECT = SCHEMES["u8u8"], DIALECTS["onnxruntime"]
+INT8, U8U8, DIALECT = SCHEMES["int8"], SCHEMES["u8u8"], DIALECTS["onnxruntime"]
 EFFORT = Effort(seconds=1.0, runs=20, rounds=5)
 Weights = dict[tuple[str, str], QuantizedWeight]
 
@@ -55,15 +55,10 @@ def full_range(model: Model) -> Weights:
     return {(r.name, INT8_WEIGHTS.name): quantize_weight(model.weight(r), INT8_WEIGHTS) for r in layers}
 
 
-def within_bound(model: Model, region: Region, weight: QuantizedWeight) -> QuantizedWeight:
-    """The weight rounded to nearest with the smallest stretch of its scales by which no pair of codes saturates."""
-    layer, scales = region.params, weight.scales.astype(np.float64)
-    if not sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
-        return weight
-    values = model.weight(region) / scales[:, None]
-    stretch = smallest_stretch(values[:, kernel_columns(region.op_type, layer)])
-    codes = np.clip(np.rint(values / stretch[:, None]), INT8_WEIGHTS.low, INT8_WEIGHTS.high).astype(np.int8)
-    return replace(weight, codes=codes, scales=(scales * stretch).astype(np.float32))
+def within_bound(model: Model, region: Region) -> QuantizedWeight:
+    """The weight rounded to nearest under the bound by which no pair of codes saturates."""
+    bounded = scheme_for(region, INT8, DeployCpu.ANY).weight or INT8_WEIGHTS
+    return quantize_weight(model.weight(region), bounded, bound=pair_bound(region, bounded))
 
 
 @dataclass(frozen=True)
@@ -112,8 +107,8 @@ class Subject:
         weights = dict(self.bench.weights)
         for region in self.layers:
             if region.name in variant.bounded:
-                key = region.name, INT8_WEIGHTS.name
-                weights[key] = within_bound(self.model, region, weights[key])
+                bounded = within_bound(self.model, region)
+                weights[region.name, INT8_WEIGHTS.name] = replace(bounded, format=INT8_WEIGHTS)
         plan = {n: replace(s, weight=INT8_WEIGHTS) if s.weight else s for n, s in variant.plan.items()}
         return replace(self.bench, weights=weights).build(plan)
 
@@ -130,7 +125,9 @@ def show_losses(names: list[str]) -> None:
     for name in names:
         model = prepare(zoo().load(name).model)
         weights = full_range(model)
-        found = np.array([bound_loss_db(model, model.region(layer), U8U8, weights) for layer, _ in weights])
+        bounded = {n: within_bound(model, model.region(n)) for n, _ in weights}
+        weights |= {(n, w.format.name): w for n, w in bounded.items()}
+        found = np.array([bound_loss_db(model, model.region(layer), U8U8, weights) for layer in bounded])
         cells = [len(found), int((found == 0).sum()), f"{np.median(found):.2f}", f"{found.max():.2f}"]
         print(f"| {name} | {' | '.join(map(str, cells))} | {int((found > BOUND_LOSS_DB).sum())} |")
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
@@ -17,10 +16,8 @@ from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.model import Model, Region, RegionKind
-from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.rounding.overflow import smallest_stretch
 from onnxmpq.schemes import FP32, INT8_KERNELS, SCHEMES, Format, Scheme, scheme_named
 from onnxmpq.target.types import Target
 

@@ -29,12 +29,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.types import DoubleArray
-
 LARGEST_SUM, SMALLEST_SUM = 32767, -32768
 LARGEST_CODE = 255
 """Of a uint8 activation."""
-_HALVINGS = 48  # of an interval of stretches below 256: closer than float32 tells apart
 
 BoolArray = NDArray[np.bool_]
 
@@ -63,37 +60,6 @@ def overflowing_pairs(codes: NDArray[np.generic], largest_code: int = LARGEST_CO
 def overflowing_channels(codes: NDArray[np.generic], largest_code: int = LARGEST_CODE) -> BoolArray:
     """Output channels with such a pair: bool [O]. False everywhere: the kernels compute exactly, for every input."""
     return np.asarray(overflowing_pairs(codes, largest_code).any(axis=1))
-
-
-def smallest_stretch(
-    values: NDArray[np.floating], largest_code: int = LARGEST_CODE, *, low: int = -127, high: int = 127
-) -> DoubleArray:
-    """By how much each channel's scale must grow for its rounded weights to obey the bound: float64 [O], from 1 on.
-
-    values: weights over their channel's scale [O, K], in the order of the kernel's packing; with a stretch t they are
-    rounded to clip(rint(values / t), low, high). A larger t never enlarges a code, so whatever obeys the bound obeys it
-    with all larger ones, and halving an interval finds the border. The result is on its safe side, and at most 1e-12
-    above it.
-    """
-    lowest, highest = pair_limits(largest_code)
-    exact = np.asarray(values, np.float64)
-
-    def breaks(rows: DoubleArray, stretch: DoubleArray) -> BoolArray:
-        rounded = np.clip(np.rint(rows / stretch[:, None]), low, high)
-        return np.asarray(_outside(rounded, lowest, highest).any(axis=1))
-
-    stretches = np.ones(len(exact))
-    broken = np.flatnonzero(breaks(exact, stretches))
-    rows = exact[broken]
-    short, enough = np.ones(len(broken)), np.full(len(broken), 2.0)
-    while (still := breaks(rows, enough)).any():
-        short, enough = np.where(still, enough, short), np.where(still, 2 * enough, enough)
-    for _ in range(_HALVINGS):
-        middle = (short + enough) / 2
-        still = breaks(rows, middle)
-        short, enough = np.where(still, middle, short), np.where(still, enough, middle)
-    stretches[broken] = enough
-    return stretches
 
 
 def _outside(codes: NDArray[np.generic], lowest: int, highest: int) -> BoolArray:

@@ -16,7 +16,6 @@ from onnxmpq.rounding.overflow import (
     overflowing_channels,
     overflowing_pairs,
     pair_limits,
-    smallest_stretch,
 )
 
 CODES = st_numpy.arrays(
@@ -63,20 +62,3 @@ def test_no_pair_overflows_up_to_half_of_the_codes() -> None:
 def test_codes_that_no_uint8_holds(largest_code: int) -> None:
     with pytest.raises(ValueError, match="from 0 to 255"):
         pair_limits(largest_code)
-
-
-@given(CODES, st.integers(129, 255), st.floats(0.0, 1.0))
-def test_the_stretch_is_enough_and_the_smallest(codes: np.ndarray, largest_code: int, fraction: float) -> None:
-    values = codes + fraction
-    stretch = smallest_stretch(values, largest_code)
-
-    def broken(by: np.ndarray) -> np.ndarray:
-        return overflowing_channels(np.clip(np.rint(values / by[:, None]), -127, 127), largest_code)
-
-    assert not broken(stretch).any()
-    assert np.all(broken(stretch * (1 - 1e-9)) | (stretch == 1))
-    assert np.array_equal(stretch > 1, broken(np.ones(len(values))))
-
-
-def test_one_weight_alone_needs_no_stretch() -> None:
-    assert smallest_stretch(np.array([[127.0], [-127.0]])).tolist() == [1.0, 1.0]

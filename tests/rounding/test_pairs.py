@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.rounding import METHODS, PairBound, WeightFormat, quantize_weight
 from onnxmpq.rounding.exact import EXACT_INPUTS
-from onnxmpq.rounding.overflow import overflowing_channels, smallest_stretch
+from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.rounding.second_order import damped, output_error
 
 from .strategies import correlated_hessian, gaussian
@@ -66,8 +66,10 @@ def test_it_loses_less_than_the_smallest_stretch(inputs: int) -> None:
     h = damped(hessian[None])
     columns, int8 = np.arange(inputs), WeightFormat.per_channel(8)
     free = quantize_weight(w, int8)
-    stretch = smallest_stretch(w / free.scales[:, None])[:, None].astype(np.float32)
-    steps = free.scales[:, None] * stretch
+    steps = free.scales[:, None]
+    for stretch in np.linspace(1, 3, 401, dtype=np.float32):
+        broken = overflowing_channels(np.clip(np.rint(w / steps), -127, 127))
+        steps = np.where(broken[:, None], free.scales[:, None] * stretch, steps)
     stretched = output_error(w, np.clip(np.rint(w / steps), -127, 127) * steps, h).sum()
     unbounded = output_error(w, quantize_weight(w, int8, method="best", hessian=hessian).dequantize(), h).sum()
     bound = PairBound.of(columns)
