@@ -93,7 +93,8 @@ def test_a_second_rounding_that_crashes_is_left_out(tmp_path: Path) -> None:
 def profiled(child: Faulty) -> tuple[list[Any], Crashing, Heard]:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
     menu = {n: tuple(s for s in row if s.name in ("fp32", "int8")) for n, row in case.menu.items()}
-    bench = Workbench(case.model, ORT, cnn.activations, cnn.weights(cnn.everywhere("int8")))
+    weights = cnn.weights({name: row[-1] for name, row in menu.items()})
+    bench = Workbench(case.model, ORT, cnn.activations, weights)
     crashing: Crashing = {}
     with isolated(child):
         profiler = Profiler(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
@@ -116,7 +117,8 @@ def test_plans_are_measured_without_what_crashes() -> None:
 def test_what_crashes_is_not_on_the_menu_and_the_reason_is_given() -> None:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
     menu = {n: tuple(s for s in row if s.name in ("fp32", "int8")) for n, row in case.menu.items()}
-    bench = Workbench(case.model, ORT, cnn.activations, cnn.weights(cnn.everywhere("int8")))
+    weights = cnn.weights({name: row[-1] for name, row in menu.items()})
+    bench = Workbench(case.model, ORT, cnn.activations, weights)
     target, feeds = load_target("cpu"), feeds_for(residual_cnn())
     arguments = case.model, target, menu, case.layout, bench, feeds, SessionSettings(), QUICK, None, 0, heard
     with isolated(Faulty(CRASHING)):
