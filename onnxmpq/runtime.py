@@ -89,8 +89,6 @@ def open_session(
     require_provider(settings.provider)
     if isinstance(model, onnx.ModelProto) and holds_fp8(model):
         settings = replace(settings, keep_qdq=True)
-    if isinstance(model, onnx.ModelProto) and settings.exact_integers:
-        model = _with_own_zero_points(model)
     options, disabled = ort.SessionOptions(), []
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
@@ -151,33 +149,6 @@ def _open_proto(
         copy.CopyFrom(model)
         onnx.save_model(copy, path, save_as_external_data=True, location="model.data")
         return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
-
-
-def _with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model in which no two DequantizeLinear nodes share an int8 zero point; the model itself where none do.
-
-    With `session.x64quantprecision`, onnxruntime 1.32 makes the zero point of each weight uint8, under a name derived
-    from the old one, and refuses a model where two have the same ("Attempt to replace the existing tensor").
-    """
-    graph = model.graph
-    stored = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
-    readers = {
-        number: node.input[2]
-        for number, node in enumerate(graph.node)
-        if node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] in stored
-    }
-    if len(set(readers.values())) == len(readers):
-        return model
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    seen: set[str] = set()
-    for number, name in readers.items():
-        if name in seen:
-            node, own = copied.graph.node[number], copied.graph.initializer.add()
-            own.CopyFrom(stored[name])
-            own.name = node.input[2] = f"{name}/of/{node.output[0]}"
-        seen.add(name)
-    return copied
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ NODE_BYTES = 90  # a node with its name, tensor names and attributes, beyond wha
 PAIR_BYTES = 300  # Q and DQ with their scale and zero point, beyond what the tensor's name takes
 UNFOLDING_BYTES = {"channel": 110, "block": 110, "dual": 450}  # names, nodes and headers that surround integer codes
 LOW_BITS_BYTES = 300  # more of them, where codes have low bits of their own
+ZERO_POINT_BYTES = 20  # of a layer's integer weights, beyond one per channel and the layer's name
 BIAS_BYTES = 110  # the same around an int32 bias, without its scales
 FLOAT_BYTES = 4
 HALF_BYTES = 2
@@ -26,6 +27,8 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
         total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
         if scheme.weight is not None:
             total = weights[region.name, scheme.weight.name].size_bytes + _unfolding_bytes(region, scheme.weight)
+            if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8):
+                total += ZERO_POINT_BYTES + len(region.name) + region.layer.out_channels
             if scheme.reads is Format.INT8 and region.layer.bias is not None and region.op_type != "MatMul":
                 total += BIAS_BYTES + FLOAT_BYTES * region.layer.out_channels
     if scheme.reads.quantized or scheme.half is not None:

@@ -144,11 +144,13 @@ class Writer:
     def int8_weight(
         self, region: Region, weight: QuantizedWeight, codes: gs.Tensor, *, unsigned: bool = False
     ) -> gs.Tensor:
-        """int8 codes in the layer's stored shape, dequantized per output channel. unsigned: uint8, larger by 128."""
+        """int8 codes in the layer's stored shape, dequantized per output channel. unsigned: uint8, larger by 128.
+
+        Zero points are the layer's own: with `session.x64quantprecision` onnxruntime 1.32 replaces them layer by layer,
+        and refuses the model where two share them.
+        """
         axis, channels = 1 if region.params.transposed else 0, len(weight.scales)
         scales = self.constant(f"{self.stem(region)}/scale", weight.scales.astype(np.float32))
-        if unsigned:
-            zeros = self.shared(f"mpq/middles/{channels}", np.full(channels, UINT8_MIDDLE, np.uint8))
-        else:
-            zeros = self.shared(f"mpq/zeros/{channels}", np.zeros(channels, np.int8))
+        middle = np.uint8(UINT8_MIDDLE) if unsigned else np.int8(0)
+        zeros = self.constant(f"{self.stem(region)}/zero", np.full(channels, middle))
         return self.node("DequantizeLinear", f"{self.stem(region)}/w", [codes, scales, zeros], np.float32, axis=axis)

@@ -107,6 +107,13 @@ def unfused_blocks(kernels: frozenset[str], scheme: Scheme) -> list[str]:
 
 
 @parametrized
+def test_exact_integers_can_be_asked_for(case: Rewriting) -> None:
+    """`session.x64quantprecision` replaces weights and zero points one by one: no two layers may share theirs."""
+    proto = case.case.rewrite(case.assignment)
+    open_session(proto, SessionSettings(exact_integers=True))
+
+
+@parametrized
 def test_default_session_keeps_the_numbers(case: Rewriting) -> None:
     """Where the CPU's int8 kernels add two products in 16 bits, with weights whose sums fit; uint8 weights need not."""
     proto = case.case.rewrite(case.assignment, halved=probes.saturates() and not SCHEMES[case.scheme].unsigned_weights)
