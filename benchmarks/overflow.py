@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks import emulation
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from tests.kernels import (
@@ -38,7 +32,6 @@ from tests.kernels import (
     within,
 )
 
-ROOT = Path(__file__).parents[1]
 TAILS = (*range(1, 41), 63, 130, 389)
 CHANNELS = (*range(1, 10), 12, 15, 16, 20)
 PATIENCE_S = 300  # for one kind of layer and seed under an emulator, which takes less than a minute
@@ -200,35 +193,11 @@ def _tried(subject: Subject, prepack: bool, generator: np.random.Generator, seed
 
 
 def emulated(cpu: str, seeds: int) -> dict[str, object]:
-    """The same in an emulator, in a process for each kind of layer.
-
-    NumPy keeps to its baseline there: under qemu 7.2, its AVX2 loops return wrong maxima of strided float32. That
-    version also stops for good at times, so a process that takes too long is started once more.
-    """
-    command = [*emulator(cpu), "-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
-    parts = [patiently([*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
+    """The same in an emulator, in a process for each kind of layer."""
+    machine, command = emulation.emulated(cpu), ["-m", "benchmarks.overflow", "--seeds", str(seeds), "--kind"]
+    done = [emulation.patiently(machine, [*command, kind.name], PATIENCE_S * seeds) for kind in KINDS]
+    parts = [json.loads(output.splitlines()[-1]) for output in done]
     return {"saturates": any(p["saturates"] for p in parts), "rows": [r for p in parts for r in p["rows"]]}
-
-
-def emulator(cpu: str) -> list[str]:
-    """The command that runs this interpreter on another CPU. Ends the program where there is no emulator."""
-    found = shutil.which("qemu-x86_64")
-    if found is None:
-        sys.exit("qemu-x86_64 is missing; install the package qemu-user")
-    return [found, "-cpu", cpu, os.path.realpath(sys.executable)]
-
-
-def patiently(command: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """What an emulated command prints as JSON in its last line."""
-    packages = [str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))]
-    variables = {"PYTHONPATH": os.pathsep.join(packages), "NPY_DISABLE_CPU_FEATURES": "X86_V3 AVX2 FMA3"}
-    run = partial(subprocess.run, command, stdout=subprocess.PIPE, cwd=ROOT, check=True, timeout=limit_s)
-    try:
-        done = run(env=os.environ | variables)
-    except subprocess.TimeoutExpired:
-        done = run(env=os.environ | variables)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def native(kinds: Sequence[Kind], seeds: int) -> dict[str, object]:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.overflow import PATIENCE_S, emulator, patiently
+from benchmarks.emulation import emulated, patiently
+from benchmarks.overflow import PATIENCE_S
 from benchmarks.zoo import arrays, static_int8, zoo
 from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.runtime import SessionSettings, open_session, run
@@ -111,9 +112,9 @@ def main() -> None:
             tasks += [(Path(p).stem, p, c) for p, c in real_layers(model, Path(folder), options.samples)]
         print(f"| layer | channels | counted | changed here | changed on {options.cpu} | channels equal |")
         print("|---|---|---|---|---|---|")
-        command = [*emulator(options.cpu), "-m", "benchmarks.overflow_counts", "--task"]
+        machine, command = emulated(options.cpu), ["-m", "benchmarks.overflow_counts", "--task"]
         for name, task, counts in tasks:
-            there = patiently([*command, task], PATIENCE_S)["changed"]
+            there = json.loads(patiently(machine, [*command, task], PATIENCE_S).splitlines()[-1])["changed"]
             equal = sum(a == b for a, b in zip(counts, there, strict=True))
             print(
                 f"| {name} | {len(counts)} | {sum(counts)} | {sum(changed(task))} | {sum(there)} | {equal} |",

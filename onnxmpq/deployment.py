@@ -142,4 +142,6 @@ def _adds_in_16_bits(region: Region, scheme: Scheme) -> bool:
     weight, layer = scheme.weight, region.layer
     if layer is None or weight is None or scheme.reads is not Format.INT8 or not weight.may_saturate:
         return False
+    if scheme.unsigned_weights:  # kernels of uint8 weights multiply in 32 bits
+        return False
     return scheme.activation_bits == BITS and sums_neighbours(region.op_type, layer.weight_shape, layer.groups)

@@ -177,7 +177,7 @@ def bound_loss_db(
         return 0.0
     w, full = model.weight(region), weights[region.name, scheme.weight.name]
     kept, lost = (float(np.square(w - q.dequantize(), dtype=np.float64).sum()) for q in (full, bounded))
-    if lost == kept:
+    if lost <= kept:
         return 0.0
     return 10.0 * math.log10(lost / kept) if kept > 0.0 else math.inf
 

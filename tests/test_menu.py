@@ -15,6 +15,7 @@ from onnxmpq.model import Model, RegionKind
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
 from onnxmpq.target.load import load_target
+from onnxmpq.weights import pair_bound
 from tests.graphs import graph, prepared, residual_cnn, token_model
 
 CPU, ORT = load_target("cpu"), DIALECTS["onnxruntime"]
@@ -141,6 +142,7 @@ def test_only_float_regions_have_no_reason() -> None:
 # ---- uint8 weights ------------------------------------------------------------------------------
 
 U8 = "u8u8"
+BOUNDED = INT8_WEIGHTS.without_saturation
 
 
 def conv_with(weight: np.ndarray, group: int = 1) -> tuple[Model, Menu, dict[tuple[str, str], QuantizedWeight]]:
@@ -156,7 +158,13 @@ def conv_with(weight: np.ndarray, group: int = 1) -> tuple[Model, Menu, dict[tup
     model = prepared(proto)
     [region] = model.layers
     menu, _ = candidates(model, CPU, ORT)
-    return model, menu, {(region.name, INT8_WEIGHTS.name): quantize_weight(model.weight(region), INT8_WEIGHTS)}
+    formats = {s.weight.name: s.weight for s in menu[region.name] if s.weight in (INT8_WEIGHTS, BOUNDED)}
+    w = model.weight(region)
+    return (
+        model,
+        menu,
+        {(region.name, name): quantize_weight(w, f, bound=pair_bound(region, f)) for name, f in formats.items()},
+    )
 
 
 def offered(weight: np.ndarray, group: int = 1, bounded: bool = True, requested: tuple[str, ...] = ()) -> bool:
@@ -199,7 +207,9 @@ def test_uint8_weights_that_are_asked_for_stay(bounded: bool) -> None:
 
 def test_weights_that_only_the_full_range_holds() -> None:
     """Codes themselves: no error at full range. And zeros, which lose nothing."""
-    assert offered(np.full((4, 2, 3, 3), 1.0) - 0.5 * (np.arange(9).reshape(3, 3) == 4))
+    codes = np.full((4, 2, 3, 3), 127.0)
+    codes[:, :, 1, 1] = 126.0
+    assert offered(codes)
     assert not offered(np.zeros((4, 2, 3, 3)))
 
 
