@@ -27,9 +27,9 @@ import onnxmpq
 from benchmarks.zoo import arrays, session, static_int8, zoo
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings, input_specs
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.weights import Referee

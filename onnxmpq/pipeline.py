@@ -19,6 +19,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
@@ -44,7 +45,7 @@ from onnxmpq.stages.candidates import (
     used_when_fastest,
     widest_weights,
 )
-from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
+from onnxmpq.stages.costs import CLEARLY, int8_everywhere, judge_costs, quick_latency_s, require_unmet
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level

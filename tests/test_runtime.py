@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.ranges import with_outputs
+from onnxmpq.execution import with_outputs
 from onnxmpq.runtime import SessionSettings, open_session, run
 from tests.graphs import feeds_for, graph, residual_cnn
 

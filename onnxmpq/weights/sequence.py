@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.errors import CrashError
+from onnxmpq.execution import Cutter, ForwardPass, run_samples
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.isolation import Kept, call, kept, patience_s
 from onnxmpq.isolation.trial import run_all, single
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
-from onnxmpq.statistics.walk import Walk
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
 from onnxmpq.weights.techniques import Techniques
@@ -140,29 +139,29 @@ class _Pass:
         self.model, self.state, self.techniques, self.tick = model, state, techniques, tick
         self.samples = len(feeds)
         self.regions = {r.name: r for r in model.layers}
-        self.fp32 = Walk(model.proto, feeds, threads=threads)
+        self.fp32 = _walk(model.proto, feeds, threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
         call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
-        self.quantized = Walk(changed, feeds, threads=threads)
+        self.quantized = _walk(changed, feeds, threads)
 
     def head(self, region: str) -> str:
         return self.regions[region].nodes[0]
 
     def view(self, region: str) -> InputView | None:
         """How the layer reads its input."""
-        return view_of(self.fp32.nodes[self.head(region)], self.regions[region].params)
+        return view_of(self.fp32.cutter.nodes[self.head(region)], self.regions[region].params)
 
     def ordered(self) -> list[str]:
         """Regions whose weights are quantized, in the order in which the quantized model computes them."""
         seen = [r for r in self.state.weights if self.view(r) is not None]
-        return sorted(seen, key=lambda r: self.quantized.place(self.head(r)))
+        return sorted(seen, key=lambda r: self.quantized.cutter.place(self.head(r)))
 
     def groups(self) -> list[list[str]]:
         """The same, those that read the same tensor together."""
         groups: dict[str, list[str]] = {}
         for region in self.ordered():
-            groups.setdefault(self.quantized.nodes[self.head(region)].input[0], []).append(region)
+            groups.setdefault(self.quantized.cutter.nodes[self.head(region)].input[0], []).append(region)
         return list(groups.values())
 
     def moments(self, group: Sequence[str]) -> dict[str, Moments]:
@@ -209,7 +208,7 @@ def _round_again(walk: _Pass) -> Compensated:
                 hessian=moments.hessian,
                 cross=moments.cross,
             )
-            node = walk.quantized.nodes[region.nodes[0]]
+            node = walk.quantized.cutter.nodes[region.nodes[0]]
             walk.quantized.set_constant(weight_name(name), stored_as(node, region, weights[name].dequantize()))
         walk.tick(len(group))
     return replace(walk.state, weights=weights)
@@ -244,8 +243,11 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
     return means
 
 
+def _walk(proto: onnx.ModelProto, feeds: Feeds, threads: int) -> ForwardPass:
+    return ForwardPass(Cutter(proto), feeds, SessionSettings(keep_qdq=True), threads=threads)
+
+
 def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
     """Codes of a model's outputs on all samples."""
-    session = open_session(proto, replace(settings, threads=1))
-    runs = in_order(lambda inputs: run(session, inputs), feeds.batches(1), settings.threads)
+    runs = run_samples(proto, feeds, threads=settings.threads, settings=settings)
     return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.stages.costs import float_shapes
+from onnxmpq.execution import float_shapes
 from onnxmpq.stages.effects import (
     EFFECT_SECONDS,
     ELEMENT_S,

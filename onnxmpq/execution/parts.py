@@ -1,4 +1,4 @@
-"""Cutting a graph: the part behind a tensor, with every other tensor it needs as an input."""
+"""Cutting a graph: a part of its nodes as a model of its own, with every tensor it reads from elsewhere as an input."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.feeds.types import Array
-from onnxmpq.model import Region
-from onnxmpq.model.regions import GraphIndex
+from onnxmpq.feeds import Array
+from onnxmpq.model import GraphIndex, Region
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -43,14 +42,6 @@ class OpenPart:
         return dict(zip(self.outputs, run(self._session, {t: values[t] for t in self.inputs}), strict=True))
 
 
-def kept(tensors: Iterable[str], before: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
-    """Values to keep beyond the next run, as copies of those that were not kept before.
-
-    What a session returns is a piece of its arena, all of which would stay as long as the piece does.
-    """
-    return {t: before[t] if t in before else np.copy(values[t]) for t in tensors}
-
-
 class Cutter:
     """Cuts one prepared graph; knows the types of its tensors."""
 
@@ -58,6 +49,8 @@ class Cutter:
         self.proto = proto
         self.index = GraphIndex(proto)
         inferred = onnx.shape_inference.infer_shapes(proto).graph
+        self.nodes = {n.name: n for n in self.index.nodes}
+        self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
         self.infos: dict[str, onnx.ValueInfoProto] = {
             v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)
@@ -66,6 +59,10 @@ class Cutter:
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
         return self._position.get(tensor, -1)
+
+    def place(self, node: str) -> int:
+        """Index of a node in graph order."""
+        return self._places[node]
 
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
