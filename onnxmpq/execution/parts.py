@@ -48,13 +48,9 @@ class Cutter:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.index = GraphIndex(proto)
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
         self.nodes = {n.name: n for n in self.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
-        self.infos: dict[str, onnx.ValueInfoProto] = {
-            v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)
-        }
 
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
@@ -162,6 +158,6 @@ class Cutter:
         return [*node.input, *inner]
 
     def _info(self, tensor: str) -> onnx.ValueInfoProto:
-        if tensor in self.infos:
-            return self.infos[tensor]
+        if tensor in self.index.infos:
+            return self.index.infos[tensor]
         return onnx.ValueInfoProto(name=tensor, type=_FLOAT_TENSOR)
