@@ -6,8 +6,8 @@ Models: samples/*.onnx and, with ONNXMPQ_ZOO set, resnet20_cifar10 (--zoo: all o
 goal in GOALS by both commits, in one process per commit and model, with a cache of its own that starts empty. Latencies
 come from a cost table that the base commit measures once (--tables keeps it for the next time) or from a target's
 model, so no clock decides anything. Compared are the bytes of the model and of the plan, less the versions in its
-`runtime`; where a conversion fails, the error. Prints CPU seconds (children included) and the peak of resident memory of
-both sides; exit code 1 if anything differs.
+`runtime`; where a conversion fails, the error. Prints CPU seconds (children included) and the peak of resident memory
+of both sides; exit code 1 if anything differs.
 """
 
 from __future__ import annotations

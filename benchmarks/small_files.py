@@ -31,8 +31,8 @@ from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
 from onnxmpq.runtime import SessionSettings, input_specs
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.weights import Referee
 
 SHARES = {"mobilenet_v1_0.25": 0.75}
 SHARE = 0.6

@@ -61,7 +61,7 @@ class Profiled:
 
     def problem(self) -> Problem:
         """Allocation on this table, effects unknown (all zero)."""
-        return pose(self.model, worthwhile(self.menu, self.table), self.table, None, dict(self.bench.weights))
+        return pose(self.model, worthwhile(self.menu, self.table.node_s), self.table, None, dict(self.bench.weights))
 
     def after(self, further: Sequence[Profile]) -> Profiled:
         """The same, with the table fitted again to these profiles also."""

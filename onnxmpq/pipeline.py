@@ -206,7 +206,7 @@ def convert(
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
     require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
     int8 = int8_everywhere(prepared, menu, layout)
-    menu = worthwhile(menu, judge.table)
+    menu = worthwhile(menu, judge.table.node_s)
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu, reasons)
 

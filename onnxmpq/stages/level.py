@@ -18,10 +18,9 @@ from onnxmpq.errors import CrashError
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
-from onnxmpq.weights import Referee
 
 PLANS = 6
 DRAWN = 12  # the lesser half of them is run: in the other a layer may ruin the model

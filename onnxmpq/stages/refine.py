@@ -18,10 +18,9 @@ from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
-from onnxmpq.weights import Referee
 
 FEWEST_DECIDING = 8  # samples, to tell two plans apart
 MOST_PROPOSALS = 2  # each is built, measured and run
