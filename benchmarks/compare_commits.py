@@ -1,22 +1,24 @@
 """Does a change of the code change results? Converts with two commits on this machine and compares what is written.
 
-    python -m benchmarks.compare_commits [--base main] [--head worktree] [--tables FOLDER] [--zoo] [--model NAME ...]
+    python -m benchmarks.compare_commits [--base main] [--head worktree] [--keep FOLDER] [--zoo] [--model NAME ...]
 
 Models: samples/*.onnx and, with ONNXMPQ_ZOO set, resnet20_cifar10 (--zoo: all of the zoo). Each is converted for every
 goal in GOALS by both commits, in one process per commit and model, with a cache of its own that starts empty. Latencies
-come from a cost table that the base commit measures once (--tables keeps it for the next time) or from a target's
-model, so no clock decides anything. Compared are the bytes of the model and of the plan, less the versions in its
-`runtime`; where a conversion fails, the error. Prints CPU seconds (children included) and the peak of resident memory
-of both sides; exit code 1 if anything differs.
+come from a cost table that the base commit measures once or from a target's model, so no clock decides anything.
+Compared are the bytes of the model and of the plan, less the versions in its `runtime`; where a conversion fails, the
+error. With --keep the tables stay in that folder, and so do the results of commits, which are not made again. Prints
+CPU seconds (children included) and the peak of resident memory of both sides; exit code 1 if anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 WORKTREE = "worktree"
 VERSIONS = "runtime"  # field of the plan
+USAGE = "usage.json"  # written last
 GOALS: Mapping[str, Mapping[str, Any]] = {
     "fastest": {"latency": "fastest"},
     "latency": {"latency": "80%"},
@@ -95,7 +98,7 @@ def convert_all(asked: Mapping[str, Any]) -> None:
             path.with_suffix(".error").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
         after = usage()
         used[goal] = after.cpu_s - before.cpu_s, after.peak_bytes
-        (out / f"{subject.name}.usage").write_text(json.dumps(used))
+    (out / USAGE).write_text(json.dumps(used))
 
 
 def usage() -> Usage:
@@ -108,20 +111,39 @@ def usage() -> Usage:
 
 
 @contextlib.contextmanager
-def checkout(commit: str, folder: Path) -> Iterator[Path]:
+def checkout(commit: str) -> Iterator[Path]:
     """The source tree of a commit, in a git worktree that is removed afterwards; WORKTREE is this one as it is."""
     if commit == WORKTREE:
         yield ROOT
         return
     git = ["git", "-C", str(ROOT), "worktree"]
-    subprocess.run([*git, "add", "--detach", "--quiet", str(folder), commit], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve() / "tree"
+        subprocess.run([*git, "add", "--detach", "--quiet", str(tree), commit], check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def results_of(commit: str, subject: Subject, goals: Sequence[str], table: Path, folder: Path) -> Path:
+    """Folder for the results of a commit, named after all that they follow from; empty for the working tree."""
+    what = commit
+    if commit != WORKTREE:
+        done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", commit], check=True, stdout=subprocess.PIPE)
+        files = [p.read_bytes() for p in (Path(__file__), table, Path(subject.samples))]
+        key = hashlib.sha256(b"".join([*files, repr(goals).encode()])).hexdigest()
+        what = f"{done.stdout.decode()[:12]}-{key[:12]}"
+    out = folder / f"{subject.name}-{what}"
+    if commit == WORKTREE or not (out / USAGE).exists():
+        shutil.rmtree(out, ignore_errors=True)
+    return out
 
 
 def run_side(root: Path, subject: Subject, goals: Sequence[str], table: Path, out: Path, *, profile: bool) -> None:
+    """Convert in a process of its own, or only measure the table."""
+    if (out / USAGE).exists():
+        return
     out.mkdir(exist_ok=True)
     asked = {
         "subject": vars(subject),
@@ -179,22 +201,21 @@ def compare(options: argparse.Namespace, folder: Path) -> int:
     """Number of results that differ; prints a row for each."""
     every = options.zoo or options.model
     models = subjects(folder, None if every else ["resnet20_cifar10"], options.model or ())
-    tables = options.tables or folder
-    tables.mkdir(exist_ok=True)
-    different = 0
+    different, goals = 0, options.goal or list(GOALS)
     print("| model | goal | result | CPU seconds, base / head | peak MB, base / head |\n|---|---|---|---|---|")
-    with checkout(options.base, folder / "at_base") as base, checkout(options.head, folder / "at_head") as head:
+    with checkout(options.base) as base, checkout(options.head) as head:
         for subject in models:
-            table = tables / f"{subject.name}.costs.json"
+            table = folder / f"{subject.name}.costs.json"
             if not table.exists():
-                run_side(base, subject, (), table, folder / "base", profile=True)
-            for side, root in (("base", base), ("head", head)):
-                run_side(root, subject, options.goal or list(GOALS), table, folder / side, profile=False)
-            used = [json.loads((folder / side / f"{subject.name}.usage").read_text()) for side in ("base", "head")]
-            for goal in options.goal or GOALS:
+                run_side(base, subject, (), table, folder / "profiling", profile=True)
+            sides = [results_of(c, subject, goals, table, folder) for c in (options.base, options.head)]
+            for root, out in zip((base, head), sides, strict=True):
+                run_side(root, subject, goals, table, out, profile=False)
+            used = [json.loads((out / USAGE).read_text()) for out in sides]
+            for goal in goals:
                 stem = file_stem(subject, goal)
-                found = differences(stem, folder / "base", folder / "head")
-                error = folder / "base" / f"{stem}.error"
+                found = differences(stem, *sides)
+                error = sides[0] / f"{stem}.error"
                 ended = f", both end in {error.read_text(encoding='utf-8'):.60}..." if error.exists() else ""
                 said = f"DIFFERENT: {'; '.join(found)}" if found else f"identical{ended}"
                 seconds = " / ".join(f"{u[goal][0]:.1f}" for u in used)
@@ -208,11 +229,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="main", metavar="COMMIT")
     parser.add_argument("--head", default=WORKTREE, metavar="COMMIT", help="default: this working tree")
-    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="cost tables, kept there once measured")
     parser.add_argument("--zoo", action="store_true", help="all models of the zoo")
     parser.add_argument("--model", action="append", metavar="NAME", help="only these")
     parser.add_argument("--goal", action="append", choices=list(GOALS), help="only these")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="empty folder for all results, which stay there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for results and cost tables, which stay there")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
