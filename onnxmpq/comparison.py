@@ -16,7 +16,7 @@ from scipy.special import bdtrik, log_softmax, softmax
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind

@@ -20,7 +20,7 @@ from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated

@@ -38,7 +38,7 @@ class GraphIndex:
         self.producer = {t: n for n in self.nodes for t in n.output if t}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for tensor in dict.fromkeys((*node.input, *_captured(node))):
+            for tensor in dict.fromkeys(read_by(node)):
                 if tensor:
                     self.readers.setdefault(tensor, []).append(node)
         self.constants = {t.name: t for t in graph.initializer}
@@ -59,8 +59,7 @@ class GraphIndex:
 
     def activations(self, node: onnx.NodeProto) -> list[str]:
         """Float inputs of a node that are computed or fed, in order, each once."""
-        names = dict.fromkeys((*node.input, *_captured(node)))
-        return [t for t in names if t and t not in self.constants and self.is_float(t)]
+        return [t for t in dict.fromkeys(read_by(node)) if t and t not in self.constants and self.is_float(t)]
 
     def only_reader(self, tensor: str) -> onnx.NodeProto | None:
         readers = self.readers.get(tensor, [])
@@ -71,6 +70,11 @@ class GraphIndex:
             return None
         array = onnx.numpy_helper.to_array(self.constants[tensor])
         return float(array.reshape(-1)[0]) if array.size == 1 else None
+
+
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
+    return [*node.input, *_captured(node)]
 
 
 def _captured(node: onnx.NodeProto) -> Iterable[str]:

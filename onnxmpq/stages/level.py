@@ -44,7 +44,9 @@ def at_unseen_level(
         for plan in plans:
             proto = bench.build(plan)
             try:
-                ratios.append(unseen.loss(proto) / seen.loss(proto))
+                before = seen.loss(proto)
+                if before > 0.0:  # a plan that changes nothing there says nothing
+                    ratios.append(unseen.loss(proto) / before)
             except CrashError as error:
                 progress.warn(f"{error}; going on with other plans")
             tick(1)

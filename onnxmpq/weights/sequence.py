@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxmpq.errors import CrashError
 from onnxmpq.execution import Cutter, ForwardPass
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
 from onnxmpq.isolation.trial import run_all, single
 from onnxmpq.model import Model, Region
