@@ -40,7 +40,7 @@ GOALS: Mapping[str, Mapping[str, Any]] = {
     "latency and size": {"latency": "90%", "size": "40%", "best_effort": True},
     "floor": {"min_sqnr": "25dB", "estimator": "percentile"},
     "without samples": {"size": "20%", "calibration": None, "samples": 16},
-    "fp8 and fp16": {"target": "h100", "latency": "fastest"},
+    "fp8 and fp16": {"target": "h100", "latency": "fastest", "batch": 64, "best_effort": True},
     "few bits": {"target": "bismo-edge", "latency": "50%", "guard": False},
 }
 """Arguments of `convert`; the table is added for the measured target, samples where none are named."""
