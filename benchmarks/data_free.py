@@ -16,10 +16,11 @@ import onnx
 from benchmarks.int8 import INT8, Subject
 from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.samples import Samples
-from onnxmpq.weights import Referee, compensate, round_weights, with_biases, without
+from onnxmpq.weights import compensate, round_weights, with_biases, without
 
 RECIPES = {
     "resnet20_cifar10": "imagenet",  # trained with ImageNet's mean and std
@@ -48,7 +49,7 @@ def full(subject: Subject, feeds: Feeds) -> onnx.ModelProto:
         rounded,
         lambda m, weights: subject.build(params, m, weights),
         data.rounding,
-        referee,
+        referee.loss,
         without([]),
         threads=2,
     )

@@ -21,12 +21,12 @@ from scipy.optimize import nnls
 from benchmarks.stages import machine, table_of
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.menu import candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import open_session, run
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effects import REFERENCE_THREADS, affordable, forward_seconds
 from onnxmpq.stages.ranges import activation_tensors
 from onnxmpq.stages.samples import gather_samples

@@ -26,6 +26,7 @@ from benchmarks.zoo import arrays, zoo
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import candidates
@@ -34,7 +35,6 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.target import load_target, roofline_table
 from onnxmpq.target.types import Target

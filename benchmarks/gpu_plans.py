@@ -24,6 +24,7 @@ import onnx
 import onnxmpq
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.menu import candidates, one_activation_format
 from onnxmpq.model import Model, prepare
@@ -32,12 +33,11 @@ from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
 from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.threads import workers
 from onnxmpq.statistics import measure_moments
 from onnxmpq.target import load_target, roofline_table
-from onnxmpq.weights import Referee
 
 TARGET = "h200"
 BATCH = 64

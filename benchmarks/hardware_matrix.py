@@ -25,6 +25,7 @@ from onnxmpq.allocate import Limits, Problem, solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind, prepare
@@ -33,7 +34,6 @@ from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effects import pose
 from onnxmpq.stages.ranges import activation_tensors, narrow_inputs
 from onnxmpq.target import Target, load_target, roofline_table

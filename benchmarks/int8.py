@@ -20,11 +20,10 @@ from onnxmpq.ranges import Observation, QuantParams, headroom, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Perturbations, measure_effects
+from onnxmpq.sensitivity import Perturbations, Referee, measure_effects
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.ranges import activation_tensors
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import Referee
 
 INT8 = SCHEMES["int8"]
 EFFECT_SAMPLES = 32

@@ -21,7 +21,7 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import FP32
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.stages.effect_samples import effect_samples
 from onnxmpq.stages.effects import pose, sensitivity
@@ -31,7 +31,7 @@ from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import workers
 from onnxmpq.stages.weights import round_for_inputs
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import Referee, without
+from onnxmpq.weights import without
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.scales import fit_grid
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.weights import Referee, compensate, round_weights, with_biases, without
+from onnxmpq.weights import compensate, round_weights, with_biases, without
 
 DEFAULT_MODELS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "vit_tiny", "gpt_char")
 Weights = dict[str, QuantizedWeight]
@@ -115,7 +116,7 @@ def ablation(subject: Subject) -> list[Row]:
     for step, off in (("+ cross, in sequence", ["bias-correction"]), ("+ bias correction", [])):
         start = time.process_time()
         found = compensate(
-            subject.model, weights, subject.build, subject.rounding, subject.deciding, without(off), threads=1
+            subject.model, weights, subject.build, subject.rounding, subject.deciding.loss, without(off), threads=1
         )
         seconds = time.process_time() - start
         changed = with_biases(subject.model, found.biases)

@@ -27,12 +27,12 @@ import onnxmpq
 from benchmarks.zoo import arrays, session, static_int8, zoo
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings, input_specs
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.weights import Referee
 
 SHARES = {"mobilenet_v1_0.25": 0.75}
 SHARE = 0.6

@@ -22,13 +22,14 @@ from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.menu import Menu, candidates, proven, worthwhile
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from onnxmpq.schemes import Scheme
-from onnxmpq.stages.costs import float_shapes, profile
+from onnxmpq.stages.costs import profile
 from onnxmpq.stages.effects import pose
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.stages.samples import gather_samples
@@ -60,7 +61,7 @@ class Profiled:
 
     def problem(self) -> Problem:
         """Allocation on this table, effects unknown (all zero)."""
-        return pose(self.model, worthwhile(self.menu, self.table), self.table, None, dict(self.bench.weights))
+        return pose(self.model, worthwhile(self.menu, self.table.node_s), self.table, None, dict(self.bench.weights))
 
     def after(self, further: Sequence[Profile]) -> Profiled:
         """The same, with the table fitted again to these profiles also."""

@@ -22,9 +22,9 @@ from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.superpose import Predictor
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
+from onnxmpq.sensitivity import Referee
 from onnxmpq.stages.refine import RunningRefiner
 from onnxmpq.stages.threads import workers
-from onnxmpq.weights import Referee
 
 SHARES = (0.25, 0.5, 0.75)
 

@@ -26,6 +26,7 @@ from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort, Profiler
 from onnxmpq.deployment import DeployCpu, scheme_for
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsigned_weights
@@ -36,7 +37,7 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme
-from onnxmpq.stages.costs import float_shapes, int8_everywhere
+from onnxmpq.stages.costs import int8_everywhere
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound

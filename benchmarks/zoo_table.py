@@ -38,8 +38,8 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
 from onnxmpq.runtime import SessionSettings, input_specs
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.weights import Referee
 
 CALIBRATION, HELD_OUT = 64, 21
 DIVERGENCE_SAMPLES = 200

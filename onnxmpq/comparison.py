@@ -15,7 +15,8 @@ from scipy.special import bdtrik, log_softmax, softmax
 
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.execution import runs_of
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
@@ -256,7 +257,7 @@ class _Ran:
 
 def _ran(model: Any, feeds: Feeds, settings: SessionSettings) -> _Ran:
     session = open_session(model, settings)
-    return _Ran(Interface.of(session), _collect(session, feeds))
+    return _Ran(Interface.of(session), list(runs_of(session, feeds)))
 
 
 def _interface(ran: _Ran) -> Interface:
@@ -275,11 +276,11 @@ def _qualities(
     emulated = holds_fp8(result)
     after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or emulated))
     check_same_interface(original.interface, Interface.of(after))
-    reference, outputs = original.runs, _collect(after, feeds)
+    reference, outputs = original.runs, list(runs_of(after, feeds))
     plain: list[list[Array]] | None = None
     if unfused and not emulated:  # else there is nothing that was fused
         level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)
-        plain = _collect(open_session(result, level), feeds)
+        plain = list(runs_of(open_session(result, level), feeds))
     qualities = []
     for position, (name, _) in enumerate(original.interface.outputs):
         if not np.issubdtype(reference[0][position].dtype, np.floating):
@@ -297,10 +298,6 @@ def _side_by_side(
 ) -> Float:
     """Seconds, float64 [2, rounds]."""
     return np.array(interleaved_s([before, after], inputs, effort))
-
-
-def _collect(session: ort.InferenceSession, feeds: Feeds) -> list[list[Array]]:
-    return [run(session, batch) for batch in feeds.batches(1)]
 
 
 def _quality(

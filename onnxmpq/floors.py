@@ -17,10 +17,11 @@ import numpy as np
 
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.execution import runs_of
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.feeds.python_source import import_source
-from onnxmpq.feeds.types import Array, Feeds
 from onnxmpq.isolation import call
-from onnxmpq.runtime import SessionSettings, absolute, open_session, run, widened
+from onnxmpq.runtime import SessionSettings, absolute, open_session, widened
 
 _ROUNDING = 1e-9
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
@@ -140,7 +141,7 @@ class Metric:
 def _outputs(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
     """Output name -> values of all samples."""
     session = open_session(model, settings)
-    runs = [[widened(v) for v in run(session, inputs)] for inputs in feeds.batches(1)]
+    runs = [[widened(v) for v in outputs] for outputs in runs_of(session, feeds)]
     return {o.name: _stacked([r[i] for r in runs]) for i, o in enumerate(session.get_outputs())}
 
 

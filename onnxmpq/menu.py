@@ -7,11 +7,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from onnxmpq.cost.measure import Profile
-from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
@@ -216,7 +215,19 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
-def proven(model: Model, menu: Mapping[str, Sequence[Scheme]], profiles: Sequence[Profile]) -> tuple[Menu, Reasons]:
+class ProfiledPlan(Protocol):
+    """assignment: region -> scheme. operators: region -> operators that the runtime made of it."""
+
+    @property
+    def assignment(self) -> Mapping[str, Scheme]: ...
+
+    @property
+    def operators(self) -> Mapping[str, frozenset[str]]: ...
+
+
+def proven(
+    model: Model, menu: Mapping[str, Sequence[Scheme]], profiles: Sequence[ProfiledPlan]
+) -> tuple[Menu, Reasons]:
     """The menu without schemes that the runtime did not fuse wherever a profiled plan used their kernel."""
     kept: Menu = {}
     reasons: Reasons = {}
@@ -230,7 +241,7 @@ def proven(model: Model, menu: Mapping[str, Sequence[Scheme]], profiles: Sequenc
     return kept, reasons
 
 
-def _fused(region: Region, scheme: Scheme, profiles: Sequence[Profile]) -> bool:
+def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan]) -> bool:
     wanted = scheme.fuses_to if region.layer is not None else INT8_KERNELS.get(region.op_type, ())
     if not wanted or scheme.kernel == FP32:
         return True
@@ -238,12 +249,15 @@ def _fused(region: Region, scheme: Scheme, profiles: Sequence[Profile]) -> bool:
     return any(set(wanted) & p.operators.get(region.name, frozenset()) for p in used)
 
 
-def worthwhile(menu: Menu, table: CostTable) -> Menu:
+def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]]) -> Menu:
     """The menu without float-activation schemes whose own kernel is no faster than float32's: w4 and w8 store as
-    little, compute exactly, and run at float32's speed."""
+    little, compute exactly, and run at float32's speed.
+
+    kernel_s: region -> kernel -> seconds.
+    """
     kept: Menu = {}
     for name, schemes in menu.items():
-        costs = table.node_s.get(name, {})
+        costs = kernel_s.get(name, {})
         kept[name] = tuple(
             s
             for s in schemes

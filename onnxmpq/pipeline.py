@@ -21,7 +21,8 @@ from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.deployment import foreign, needs_exact_integers
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Feeds
 from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -53,7 +54,7 @@ from onnxmpq.stages.candidates import (
     used_when_fastest,
     widest_weights,
 )
-from onnxmpq.stages.costs import CLEARLY, float_shapes, int8_everywhere, judge_costs, quick_latency_s, require_unmet
+from onnxmpq.stages.costs import CLEARLY, int8_everywhere, judge_costs, quick_latency_s, require_unmet
 from onnxmpq.stages.disagreement import as_shipped, disagreement
 from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.exactness import RULE, Exactness
@@ -228,7 +229,7 @@ def convert(
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
     require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
     int8 = int8_everywhere(prepared, menu, layout)
-    menu = worthwhile(menu, judge.table)
+    menu = worthwhile(menu, judge.table.node_s)
     menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
     require_candidates(prepared, menu, reasons)
 

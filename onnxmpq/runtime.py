@@ -23,6 +23,7 @@ from onnxmpq.halves import DTYPES
 from onnxmpq.scratch import scratch_folder
 
 Array = NDArray[np.generic]
+Session = ort.InferenceSession
 CPU = "CPUExecutionProvider"
 _PROTOBUF_LIMIT = 2**31 - 2**20
 _WRONG_FOR_FP8 = ["ReluQuantRewrite", "ClipQuantRewrite"]

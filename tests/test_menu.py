@@ -7,7 +7,6 @@ import onnx
 import pytest
 
 from onnxmpq.cost.measure import Profile
-from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import UsageError
 from onnxmpq.menu import Menu, candidates, matching_regions, needing_unsigned_weights, proven, worthwhile
@@ -96,7 +95,7 @@ def test_weight_only_kernels_must_be_faster_than_float() -> None:
     model = prepared(token_model())
     menu, _ = candidates(model, CPU, ORT)
     costs = {"MatMul_2": {"fp32": 1.0, "w4b32": 0.5, "w8b128": 2.0}, "MatMul_9": {"fp32": 1.0, "w4b32": 1.5}}
-    kept = {r: {s.name for s in row} for r, row in worthwhile(menu, CostTable(costs)).items()}
+    kept = {r: {s.name for s in row} for r, row in worthwhile(menu, costs).items()}
     assert "w4b32" in kept["MatMul_2"] and "w4b32" not in kept["MatMul_9"]
     assert {"w4", "w8"} <= kept["MatMul_9"]
 

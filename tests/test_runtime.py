@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from onnxmpq.ranges import with_outputs
+from onnxmpq.execution import with_outputs
 from onnxmpq.runtime import SessionSettings, open_session, run
 from tests.graphs import feeds_for, graph, residual_cnn
 

@@ -7,6 +7,6 @@ from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
 from onnxmpq.feeds.recipes import available_recipes
 from onnxmpq.feeds.synthetic import synthesize
-from onnxmpq.feeds.types import Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
-__all__ = ["Feeds", "InputSpec", "available_recipes", "load_feeds", "read_labels", "synthesize"]
+__all__ = ["Array", "Feeds", "InputSpec", "available_recipes", "load_feeds", "read_labels", "synthesize"]

@@ -10,10 +10,10 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import batchnorm_statistics
 from onnxmpq.model.fold import fold
 from onnxmpq.model.load import is_quantized_op, load, opset_of
-from onnxmpq.model.regions import find_regions
+from onnxmpq.model.regions import GraphIndex, find_regions, read_by
 from onnxmpq.model.types import Layer, Model, Region, RegionKind
 
-__all__ = ["Layer", "Model", "Region", "RegionKind", "prepare"]
+__all__ = ["GraphIndex", "Layer", "Model", "Region", "RegionKind", "prepare", "read_by"]
 
 
 def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Model:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnxmpq.model.shell import shell
 from onnxmpq.model.types import Layer, Region, RegionKind
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -26,7 +27,10 @@ ABSORBED_ACTIVATIONS = frozenset({"Relu", "Clip"})
 
 
 class GraphIndex:
-    """Read-only look-ups over a proto: who produces and who reads each tensor, constants, float tensors, shapes."""
+    """Read-only look-ups over a proto: who produces and who reads each tensor, constants, types and shapes.
+
+    infos: tensor -> its inferred type and shape, for computed tensors and inputs.
+    """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         graph = proto.graph
@@ -34,27 +38,28 @@ class GraphIndex:
         self.producer = {t: n for n in self.nodes for t in n.output if t}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for tensor in dict.fromkeys((*node.input, *_captured(node))):
+            for tensor in dict.fromkeys(read_by(node)):
                 if tensor:
                     self.readers.setdefault(tensor, []).append(node)
         self.constants = {t.name: t for t in graph.initializer}
         self.outputs = {o.name for o in graph.output}
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-        self._types = {v.name: v.type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+        inferred = onnx.shape_inference.infer_shapes(shell(proto), data_prop=True).graph
+        stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
+        described = (*inferred.value_info, *inferred.input, *inferred.output)
+        self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
 
     def is_float(self, tensor: str) -> bool:
-        return tensor in self._types and self._types[tensor].tensor_type.elem_type == onnx.TensorProto.FLOAT
+        return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
     def shape(self, tensor: str) -> tuple[int | None, ...] | None:
-        kind = self._types.get(tensor)
-        if kind is None or not kind.tensor_type.HasField("shape"):
+        info = self.infos.get(tensor)
+        if info is None or not info.type.tensor_type.HasField("shape"):
             return None
-        return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim)
+        return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
 
     def activations(self, node: onnx.NodeProto) -> list[str]:
         """Float inputs of a node that are computed or fed, in order, each once."""
-        names = dict.fromkeys((*node.input, *_captured(node)))
-        return [t for t in names if t and t not in self.constants and self.is_float(t)]
+        return [t for t in dict.fromkeys(read_by(node)) if t and t not in self.constants and self.is_float(t)]
 
     def only_reader(self, tensor: str) -> onnx.NodeProto | None:
         readers = self.readers.get(tensor, [])
@@ -65,6 +70,11 @@ class GraphIndex:
             return None
         array = onnx.numpy_helper.to_array(self.constants[tensor])
         return float(array.reshape(-1)[0]) if array.size == 1 else None
+
+
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
+    return [*node.input, *_captured(node)]
 
 
 def _captured(node: onnx.NodeProto) -> Iterable[str]:

@@ -1,10 +1,9 @@
 """Calibrate: activation ranges from running the fp32 model on samples."""
 
 from onnxmpq.ranges.estimators import ESTIMATORS
-from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.nonfinite import explain_nonfinite
-from onnxmpq.ranges.observe import Observation, observe, tensor_shapes
+from onnxmpq.ranges.observe import Observation, observe
 from onnxmpq.ranges.params import ActivationType, QuantParams, params_for, params_key
 
 __all__ = [
@@ -17,6 +16,4 @@ __all__ = [
     "observe",
     "params_for",
     "params_key",
-    "tensor_shapes",
-    "with_outputs",
 ]

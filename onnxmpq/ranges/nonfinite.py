@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.feeds.types import Array
-from onnxmpq.ranges.expose import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.execution import values_once
+from onnxmpq.feeds import Array
 
 NODES_AT_ONCE = 32  # whose outputs are held together
 
@@ -42,8 +41,7 @@ def explain_nonfinite(proto: onnx.ModelProto, inputs: Mapping[str, Array]) -> st
     for start in range(0, len(nodes), NODES_AT_ONCE):
         part = nodes[start : start + NODES_AT_ONCE]
         tensors = [t for n in part for t in n.output if t]
-        session = open_session(with_outputs(proto, tensors), SessionSettings(optimize=False))
-        values = dict(zip(tensors, run(session, dict(inputs), tensors), strict=True))
+        values = values_once(proto, inputs, tensors)
         for node in part:
             for what, made in _KINDS.items():
                 if what not in found and any(made(values[t]) for t in node.output if t):

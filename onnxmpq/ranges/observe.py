@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import MEMORY, MemoryBudget, at_a_time, cut_to_fit, run_samples, tensor_shapes
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges.estimators import ESTIMATORS
-from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
 from onnxmpq.ranges.params import BITS, ActivationType, QuantParams
-from onnxmpq.runs import at_a_time, in_order
-from onnxmpq.runtime import SessionSettings, open_session, run
 
-CHUNK_BYTES = 192 * 2**20  # activations held at once
 Tick = Callable[[int], None]
 
 
@@ -41,41 +38,19 @@ class Observation:
         return widened(ESTIMATORS[estimator](self.histograms[tensor], bits, kind), self.headroom.get(tensor, 1.0))
 
 
-def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor in a run of the first sample."""
-    session = open_session(with_outputs(model.proto, tensors), SessionSettings(threads=2, optimize=False))
-    values = run(session, feeds.batch([0]), tensors)
-    return {t: tuple(np.shape(v)) for t, v in zip(tensors, values, strict=True)}
-
-
-def chunks(shapes: dict[str, tuple[int, ...]], samples: int, limit: int) -> Iterator[list[str]]:
-    """Tensors in order, cut so that one chunk for `samples` samples stays below `limit` bytes where it can."""
-    chunk: list[str] = []
-    held = 0
-    for tensor, shape in shapes.items():
-        size = 4 * int(np.prod(shape)) * samples
-        if chunk and held + size > limit:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(tensor)
-        held += size
-    if chunk:
-        yield chunk
-
-
 def observe(
     model: Model,
     feeds: Feeds,
     tensors: Sequence[str],
     *,
     threads: int = 1,
-    held_bytes: int = CHUNK_BYTES,
+    memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
 ) -> Observation:
     """Histograms of float tensors over all samples; `tick` gets the number of samples of each run done.
 
-    threads: samples that run side by side, one thread each. A session shows as many tensors as `held_bytes` hold for
-    one sample; the model runs once more for every further part. Which tensors are shown together follows from the
+    threads: samples that run side by side, one thread each. A session shows as many tensors as `memory` has room for,
+    for one sample; the model runs once more for every further part. Which tensors are shown together follows from the
     model, not from `tensors`: what is shown is not fused, and so has part in the last bits of all values.
 
     The model's own outputs are looked at too. Raises CalibrationError naming the sample for which any of them is not
@@ -84,9 +59,9 @@ def observe(
     between = (t for r in model.regions for t in (*r.inputs, *r.outputs))
     shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))))
     histograms = {t: Histogram() for t in tensors}
-    for chunk in chunks(shapes, 1, held_bytes):
+    for chunk in cut_to_fit(shapes, lambda tensor: [_float_bytes(shapes[tensor])], [memory.shown]):
         if not histograms.keys().isdisjoint(chunk):
-            _observe_chunk(model, feeds, chunk, shapes, histograms, threads, tick)
+            _observe_chunk(model, feeds, chunk, shapes, histograms, threads, memory, tick)
     return Observation(histograms, {t: shapes[t] for t in tensors})
 
 
@@ -97,14 +72,14 @@ def _observe_chunk(
     shapes: Mapping[str, tuple[int, ...]],
     histograms: Mapping[str, Histogram],
     threads: int,
+    memory: MemoryBudget,
     tick: Tick,
 ) -> None:
     """Add the values of a chunk's tensors on all samples to those of them that have a histogram."""
     shown = list(dict.fromkeys((*chunk, *model.output_names)))
-    session = open_session(with_outputs(model.proto, shown), SessionSettings())
     wanted = [t for t in shown if t in histograms or t in model.output_names]
-    at_once = at_a_time(threads, sum(4 * int(np.prod(shapes.get(t, ()))) for t in wanted))
-    runs = in_order(lambda inputs: run(session, inputs, wanted), feeds.batches(1), at_once)
+    at_once = at_a_time(threads, sum(_float_bytes(shapes.get(t, ())) for t in wanted), memory)
+    runs = run_samples(model.proto, feeds, wanted, shown=shown, threads=at_once)
     for sample, found in enumerate(runs):
         for tensor, values in zip(wanted, found, strict=True):
             if not all_finite(values):
@@ -112,6 +87,11 @@ def _observe_chunk(
             if tensor in histograms and tensor in chunk:
                 histograms[tensor].add(np.asarray(values, dtype=np.float32))
         tick(1)
+
+
+def _float_bytes(shape: Sequence[int]) -> int:
+    """Of a float32 tensor."""
+    return 4 * int(np.prod(shape))
 
 
 def _not_finite(model: Model, feeds: Feeds, sample: int, tensor: str) -> str:

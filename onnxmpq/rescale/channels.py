@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.model.regions import GraphIndex
+from onnxmpq.model import GraphIndex
 
 Ids = NDArray[np.int64]
 FREE = -1  # a channel of zeros: any factor will do

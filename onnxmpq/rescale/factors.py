@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import run_samples
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.ranges import with_outputs
 from onnxmpq.rescale.channels import Channels
 from onnxmpq.rounding import cross_layer_factors, smoothing_factors
 from onnxmpq.rounding.types import DoubleArray, FloatArray
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import open_session, run
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +42,7 @@ def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: i
     low, high = (np.zeros(count + 1, np.float32) for _ in range(2))
     heads = {n.name: n for n in model.proto.graph.node}
     tensors = {heads[name].input[0]: carried for name, carried in channels.reads.items()}
-    session = open_session(with_outputs(model.proto, list(tensors)))
-    for outputs in in_order(lambda inputs: run(session, inputs, list(tensors)), feeds.batches(1), threads):
+    for outputs in run_samples(model.proto, feeds, list(tensors), threads=threads):
         for carried, values in zip(tensors.values(), outputs, strict=True):
             found = np.asarray(values, np.float32)
             rest = tuple(a for a in range(found.ndim) if a not in carried.axes)

@@ -3,6 +3,7 @@
 from onnxmpq.sensitivity.divergence import KINDS, Divergence, OutputKind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
 from onnxmpq.sensitivity.measure import measure_effects
+from onnxmpq.sensitivity.referee import Referee
 
 __all__ = [
     "KINDS",
@@ -11,6 +12,7 @@ __all__ = [
     "Frame",
     "OutputKind",
     "Perturbations",
+    "Referee",
     "fit_frame",
     "measure_effects",
 ]

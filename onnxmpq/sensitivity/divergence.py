@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from onnxmpq.model.regions import GraphIndex
+from onnxmpq.model import GraphIndex
 
 Code = NDArray[np.float32]
 OutputKind = Literal["logits", "probabilities", "values"]

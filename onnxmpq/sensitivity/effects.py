@@ -19,17 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.execution import MEMORY, run_samples
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding.types import FloatArray
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import open_session, run
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
-MEMORY_BYTES = 256 * 2**20  # for all stored effects
 _SMALLEST_SKETCH = 512
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
@@ -137,7 +135,7 @@ def sketch_width(samples: int, entries: int) -> int:
 
     A power of two: menus of about the same length then give codes that can be compared, and cached.
     """
-    most = max(MEMORY_BYTES // (4 * samples * max(entries, 1)), _SMALLEST_SKETCH)
+    most = max(MEMORY.effects // (4 * samples * max(entries, 1)), _SMALLEST_SKETCH)
     return 1 << (most.bit_length() - 1)
 
 
@@ -148,8 +146,7 @@ def make_divergence(
 
     threads: samples that run side by side, one thread each.
     """
-    session = open_session(model.proto)
-    singles = list(in_order(lambda inputs: run(session, inputs), feeds.batches(1), threads))
+    singles = list(run_samples(model.proto, feeds, threads=threads))
     limit = sketch_width(len(feeds), entries)
     views = []
     for position, name in enumerate(model.output_names):

@@ -20,19 +20,15 @@ from itertools import islice
 
 import numpy as np
 
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.execution import MEMORY, NOTHING, Cutter, ForwardPass, MemoryBudget, OpenPart, Part, values_once
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, Region
-from onnxmpq.ranges import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
-from onnxmpq.sensitivity.prefix import Prefix
-from onnxmpq.sensitivity.suffix import NOTHING, Cutter, OpenPart, Part
 from onnxmpq.sensitivity.trial import Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph
-WEIGHT_BYTES = 512 * 2**20  # in the small sessions of a group, about twice
-VALUE_BYTES = 32 * 2**20  # of a group's targets in the batches held at once; sessions hold several times that
 BATCHES = 2  # held at once; after every second one, ranges that are clearly worse than others drop out
 MOST_AT_A_TIME = 8  # samples in one run
 RUN_BYTES = 2 * 2**20
@@ -50,6 +46,7 @@ def measure_effects(
     batch: int | None = None,
     kinds: Mapping[str, OutputKind] | None = None,
     frame: Frame | None = None,
+    memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
     keep: Keep = lambda _: None,
 ) -> Effects:
@@ -60,7 +57,7 @@ def measure_effects(
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    return _Worker(model, feeds, tries, frame, threads, batch, tick).run(keep)
+    return _Worker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,11 @@ class _Worker:
         frame: Frame,
         threads: int,
         batch: int | None,
+        memory: MemoryBudget,
         tick: Tick,
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
+        self.memory = memory
         self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.proto)
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
@@ -98,12 +97,12 @@ class _Worker:
 
     def run(self, keep: Keep) -> Effects:
         effects, groups = self._none(), self._groups()
-        prefix = Prefix(self.cutter, self.feeds, self.rows, self.settings)
+        prefix = ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
         used = [number for number, group in enumerate(groups) if any(map(self._tried, group))]
         for number in range(max(used, default=-1) + 1):
             group, later = self._cut(groups[number]), [t for g in groups[number + 1 :] for t in g]
             if number not in used:  # walked all the same, or the next one would begin at another place
-                prefix.pass_by(group.checkpoint, group.needed, self._later(group, later))
+                prefix.skip(group.checkpoint, group.needed, self._later(group, later))
                 continue
             part = self._measured(group, later, prefix)
             effects.update(part)
@@ -139,8 +138,8 @@ class _Worker:
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each target in a run of one sample."""
         inner = [t for t in self.targets if t not in one]
-        values = run(open_session(with_outputs(self.model.proto, inner)), dict(one), inner) if inner else []
-        return {t: v.nbytes for t, v in (*one.items(), *zip(inner, values, strict=True)) if t in self.targets}
+        values = {**one, **values_once(self.model.proto, one, inner)}
+        return {t: v.nbytes for t, v in values.items() if t in self.targets}
 
     def _groups(self) -> list[list[str]]:
         """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
@@ -151,7 +150,8 @@ class _Worker:
             group = groups[-1]
             between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
             values = at_once * sum(self.bytes[t] for t in (*group, tensor))
-            if group and (len(group) == GROUP or len(group) * between > WEIGHT_BYTES or values > VALUE_BYTES):
+            too_large = len(group) * between > self.memory.weights or values > self.memory.targets
+            if group and (len(group) == GROUP or too_large):
                 groups.append([])
             groups[-1].append(tensor)
         return [g for g in groups if g]
@@ -175,7 +175,7 @@ class _Worker:
         begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < group.checkpoint}
         return [*self.cutter.live(group.checkpoint), *sorted(begun)]
 
-    def _measured(self, group: _Group, rest: Sequence[str], prefix: Prefix) -> Effects:
+    def _measured(self, group: _Group, rest: Sequence[str], prefix: ForwardPass) -> Effects:
         """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         suffix = OpenPart(group.suffix, SessionSettings())  # one, and run most
         trials = []
@@ -183,7 +183,7 @@ class _Worker:
             route = OpenPart(group.middles[tensor], self.settings), suffix
             trials.append(Trial(tensor, self._layer(tensor), self.tries, route, self.frame, self.cutter, self.settings))
         tries, done = sum(t.count for t in trials), 0
-        batches = zip(self.rows, prefix.walk(group.checkpoint, group.needed, self._later(group, rest)), strict=True)
+        batches = zip(self.rows, prefix.values(group.checkpoint, group.needed, self._later(group, rest)), strict=True)
         with ThreadPoolExecutor(self.threads) as pool:
             while some := list(islice(batches, BATCHES)):
                 for running in [pool.submit(trial.run, *batch) for batch in some for trial in trials]:

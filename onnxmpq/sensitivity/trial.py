@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnxmpq.feeds.types import Array
+from onnxmpq.execution import NOTHING, Cutter, OpenPart
+from onnxmpq.feeds import Array
 from onnxmpq.model import Region
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.race import Race
-from onnxmpq.sensitivity.suffix import NOTHING, Cutter, OpenPart
 
 
 class Trial:

@@ -19,13 +19,13 @@ from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import AlreadyMetError, TargetError
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import call
 from onnxmpq.isolation.trial import single
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.ranges import tensor_shapes
 from onnxmpq.runtime import SessionSettings, absolute, open_session
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.stages.timings import RememberingProfiler
@@ -133,11 +133,6 @@ def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> Co
     if device.cost == "lookup":
         return lookup_table(model, device, menu)
     return roofline_table(model, device, float_shapes(model, feeds), menu)
-
-
-def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    """Shapes of all float tensors between regions, in a run of one sample."""
-    return tensor_shapes(model, feeds, list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))))
 
 
 def profile(

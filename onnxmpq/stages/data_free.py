@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.execution import run_samples
 from onnxmpq.feeds import available_recipes, synthesize
 from onnxmpq.feeds.recipes import ImageRecipe
 from onnxmpq.feeds.types import Feeds, InputSpec
 from onnxmpq.model import Model
 from onnxmpq.model.batchnorm import ChannelStatistics
-from onnxmpq.ranges import with_outputs
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import open_session, run
 from onnxmpq.stages.threads import workers
 
 SAMPLES = 8
@@ -49,9 +47,8 @@ def misfit(model: Model, feeds: Feeds) -> float:
     """Divergence in nats of normal distributions with the feeds' channel statistics from those that BatchNorm
     remembers: median over channels, mean over BatchNorms."""
     tensors = list(model.batchnorm)
-    session = open_session(with_outputs(model.proto, tensors))
     sums: dict[str, list[Float]] = {t: [] for t in tensors}
-    for values in in_order(lambda inputs: run(session, inputs, tensors), feeds.batches(1), workers()):
+    for values in run_samples(model.proto, feeds, tensors, threads=workers()):
         for tensor, value in zip(tensors, values, strict=True):
             channels = np.moveaxis(np.asarray(value, np.float64), 1, 0).reshape(value.shape[1], -1)
             sums[tensor].append(np.stack([channels.mean(axis=1), np.square(channels).mean(axis=1)]))

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import run_samples
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import open_session, run
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.threads import workers
@@ -48,8 +47,7 @@ def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind]) -
     found = np.zeros(len(feeds))
     if not any(v.classes for v in divergence.views):
         return found
-    session = open_session(model.proto)
-    for number, outputs in enumerate(in_order(lambda inputs: run(session, inputs), feeds.batches(1), workers())):
+    for number, outputs in enumerate(run_samples(model.proto, feeds, threads=workers())):
         code, start = divergence.encode(outputs, 1), 0
         for view in divergence.views:
             if view.classes:

@@ -11,7 +11,8 @@ from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.cost.size import base_bytes, region_bytes
 from onnxmpq.cost.table import CostTable
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Feeds
 from onnxmpq.halves import DTYPES
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
@@ -21,7 +22,6 @@ from onnxmpq.ranges import Observation, params_key
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
 from onnxmpq.stages import reuse
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effect_samples import effect_samples, evenly_spread
 from onnxmpq.stages.halves import half_effects, half_perturbations
 from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates

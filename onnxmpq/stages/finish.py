@@ -49,12 +49,12 @@ from onnxmpq.lint import lint_export
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, holds_fp8
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, OutputKind
+from onnxmpq.sensitivity import Effects, OutputKind, Referee
 from onnxmpq.stages.refine import make_refiner
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.weights import compensate_plan, plain_weights, rebuilt
 from onnxmpq.verdict import Level, Verdict, judge
-from onnxmpq.weights import Compensated, Referee, Techniques
+from onnxmpq.weights import Compensated, Techniques
 
 FLOOR_ATTEMPTS = 4
 LESS_EFFECT = 0.6  # of the last attempt's, where the held-out samples say that it does not keep a floor

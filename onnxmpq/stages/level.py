@@ -17,10 +17,9 @@ from onnxmpq.closed_loop import Workbench
 from onnxmpq.errors import CrashError
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import judging
-from onnxmpq.weights import Referee
 
 PLANS = 6
 DRAWN = 12  # the lesser half of them is run: in the other a layer may ruin the model
@@ -44,7 +43,9 @@ def at_unseen_level(
         for plan in plans:
             proto = bench.build(plan)
             try:
-                ratios.append(unseen.loss(proto) / seen.loss(proto))
+                before = seen.loss(proto)
+                if before > 0.0:  # a plan that changes nothing there says nothing
+                    ratios.append(unseen.loss(proto) / before)
             except CrashError as error:
                 progress.warn(f"{error}; going on with other plans")
             tick(1)

@@ -17,10 +17,9 @@ from onnxmpq.allocate.superpose import Predictor
 from onnxmpq.closed_loop.types import Workbench
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import judging
-from onnxmpq.weights import Referee
 
 FEWEST_DECIDING = 8  # samples, to tell two plans apart
 MOST_PROPOSALS = 2  # each is built, measured and run

@@ -19,14 +19,14 @@ from onnxmpq.rescale import CANDIDATES, Channels, candidate_factors, find_channe
 from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import OutputKind
+from onnxmpq.sensitivity import OutputKind, Referee
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.stages.keys import feeds_hash, model_hash, programs
 from onnxmpq.stages.ranges import calibrate, prepare_bench
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import judging, workers
 from onnxmpq.stages.weights import FEWEST_DECIDING, round_for_inputs
-from onnxmpq.weights import Referee, Techniques, pack_array
+from onnxmpq.weights import Techniques, pack_array
 
 AS_IT_IS = "as it is"
 LEAST_GAIN = 0.3

@@ -17,20 +17,12 @@ from onnxmpq.output import serialize
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages import reuse
 from onnxmpq.stages.keys import feeds_hash, model_hash
 from onnxmpq.stages.samples import Samples
 from onnxmpq.stages.threads import judging, workers
-from onnxmpq.weights import (
-    Compensated,
-    Referee,
-    Techniques,
-    compensate,
-    pack,
-    pack_array,
-    with_biases,
-)
+from onnxmpq.weights import Compensated, Techniques, compensate, pack, pack_array, with_biases
 
 FEWEST_DECIDING = 2
 
@@ -76,7 +68,7 @@ def compensate_plan(
         referee = Referee.of(bench.model, effects.pooled, deciding, judging(exact_integers=bench.exact_integers))
         with progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
             return compensate(
-                bench.model, weights, build, data.rounding, referee, techniques, threads=workers(), tick=tick
+                bench.model, weights, build, data.rounding, referee.loss, techniques, threads=workers(), tick=tick
             )
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}

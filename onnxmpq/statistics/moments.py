@@ -8,17 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.execution import MEMORY, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model, Region
-from onnxmpq.ranges import tensor_shapes, with_outputs
-from onnxmpq.ranges.observe import CHUNK_BYTES
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.statistics.inputs import FloatArray, InputView, view_of
 
 ROWS_IN_ALL = 32768
 FEWEST_ROWS_PER_SAMPLE = 1024
-MOMENT_BYTES = 384 * 2**20  # sums and collected rows held at once
 Tick = Callable[[int], None]
 Key = tuple[str, InputView]  # the tensor that a layer reads, and how
 
@@ -107,7 +103,7 @@ def measure_moments(
     feeds: Feeds,
     *,
     threads: int = 1,
-    limit_bytes: int = MOMENT_BYTES,
+    memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
 ) -> Iterator[tuple[str, Moments]]:
     """Moments in the fp32 model with the region's name, layer by layer; layers without rows are left out.
@@ -118,7 +114,7 @@ def measure_moments(
     """
     wanted, layers = _readers(model, regions), _readers(model, model.layers)
     limit = rows_per_sample(len(feeds))
-    for chunk in _chunks(model, feeds, list(layers), limit_bytes):
+    for chunk in _chunks(model, feeds, list(layers), memory):
         keys = [key for key in chunk if key in wanted]
         if not keys:
             continue
@@ -147,9 +143,7 @@ def _summed(
     """All samples seen by the sums of these keys, in a session that shows the tensors `shown`; it ends here."""
     sums = {key: MomentSum(key[1], limit) for key in keys}
     tensors = list(dict.fromkeys(tensor for tensor, _ in keys))
-    session = open_session(with_outputs(model.proto, shown), SessionSettings())
-    runs = in_order(lambda inputs: run(session, inputs, tensors), feeds.batches(1), threads)
-    for found in runs:
+    for found in run_samples(model.proto, feeds, tensors, shown=shown, threads=threads):
         values = dict(zip(tensors, found, strict=True))
         for key in keys:
             sums[key].add(values[key[0]])
@@ -157,17 +151,11 @@ def _summed(
     return sums
 
 
-def _chunks(model: Model, feeds: Feeds, keys: Sequence[Key], limit_bytes: int) -> Iterator[list[Key]]:
+def _chunks(model: Model, feeds: Feeds, keys: Sequence[Key], memory: MemoryBudget) -> Iterator[list[Key]]:
     """Keys in order, cut so that activations of one sample and moments of a chunk stay below their limits."""
-    shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys))) if keys else {}
-    chunk: list[Key] = []
-    activations = moments = 0
-    for key in keys:
-        size, held = 4 * int(np.prod(shapes[key[0]])), MomentSum.bytes_held(key[1])
-        if chunk and (activations + size > CHUNK_BYTES or moments + held > limit_bytes):
-            yield chunk
-            chunk, activations, moments = [], 0, 0
-        chunk.append(key)
-        activations, moments = activations + size, moments + held
-    if chunk:
-        yield chunk
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys)))
+
+    def sizes(key: Key) -> tuple[int, int]:
+        return 4 * int(np.prod(shapes[key[0]])), MomentSum.bytes_held(key[1])
+
+    return cut_to_fit(keys, sizes, (memory.shown, memory.sums))

@@ -3,7 +3,7 @@
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight
-from onnxmpq.weights.sequence import Compensated, Referee, compensate
+from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
 
@@ -11,7 +11,6 @@ __all__ = [
     "TECHNIQUES",
     "Compensated",
     "PackedWeight",
-    "Referee",
     "Techniques",
     "WeightKey",
     "compensate",

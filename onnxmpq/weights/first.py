@@ -7,7 +7,7 @@ from contextlib import closing
 
 from threadpoolctl import threadpool_limits
 
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.layer import LayerToRound

@@ -7,10 +7,8 @@ model is closer to the fp32 one on samples that took no part: with few samples b
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import onnx
@@ -18,17 +16,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.errors import CrashError
-from onnxmpq.feeds.types import Feeds
-from onnxmpq.isolation import Kept, call, kept, patience_s
+from onnxmpq.execution import Cutter, ForwardPass
+from onnxmpq.feeds import Feeds
+from onnxmpq.isolation import call
 from onnxmpq.isolation.trial import run_all, single
 from onnxmpq.model import Model, Region
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
-from onnxmpq.runs import in_order
-from onnxmpq.runtime import SessionSettings, open_session, run
-from onnxmpq.sensitivity.divergence import Code, Divergence
+from onnxmpq.runtime import SessionSettings
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
-from onnxmpq.statistics.walk import Walk
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases
@@ -36,6 +32,7 @@ from onnxmpq.weights.techniques import Techniques
 
 Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
 """(model, weight by region) -> the mixed-precision graph of the plan."""
+Loss = Callable[[onnx.ModelProto], float]
 Tick = Callable[[int], None]
 
 CHECK_EVERY = 4
@@ -56,47 +53,12 @@ class Compensated:
     kept: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Referee:
-    """Divergence of whole models from the fp32 one on a few samples, run in the child of `onnxmpq.isolation`.
-
-    reference: codes of the fp32 outputs. settings: of the sessions, but for its threads: so many samples run side by
-    side, on one thread each. limit_s: a model that takes longer hangs; None for no limit.
-    """
-
-    divergence: Divergence
-    feeds: Feeds
-    reference: Code
-    settings: SessionSettings
-    limit_s: float | None = None
-
-    @classmethod
-    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
-        divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
-        start = time.perf_counter()
-        reference = call(_codes, model.proto, divergence, feeds, settings, doing="running the original")
-        return cls(divergence, feeds, reference, settings, patience_s(time.perf_counter() - start))
-
-    @cached_property
-    def _samples(self) -> Kept[Feeds]:
-        return kept(self.feeds)
-
-    def losses(self, proto: onnx.ModelProto) -> NDArray[np.float64]:
-        """Divergence per sample, float64 [samples]. Raises ModelError where the model does not run, or CrashError."""
-        arguments = proto, self.divergence, self._samples, self.settings
-        codes = call(_codes, *arguments, doing="running a plan on samples", limit_s=self.limit_s)
-        return self.divergence.per_sample(self.reference, codes - self.reference)
-
-    def loss(self, proto: onnx.ModelProto) -> float:
-        return float(self.losses(proto).mean())
-
-
 def compensate(
     model: Model,
     weights: Mapping[str, QuantizedWeight],
     build: Build,
     feeds: Feeds,
-    referee: Referee,
+    loss: Loss,
     techniques: Techniques,
     *,
     threads: int = 1,
@@ -106,9 +68,10 @@ def compensate(
 
     A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
 
-    weights: by region, as built into the plan so far. feeds: samples for the moments; those of `referee` decide.
+    weights: by region, as built into the plan so far. feeds: samples for the moments. loss: of a model, least wins;
+    measured on other samples.
     """
-    state = Compensated(dict(weights), {}, {"first": referee.loss(build(model, weights))}, ())
+    state = Compensated(dict(weights), {}, {"first": loss(build(model, weights))}, ())
     with threadpool_limits(1, user_api="blas"):  # as in the first rounding
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
@@ -116,11 +79,11 @@ def compensate(
             shipped = build(with_biases(model, state.biases), state.weights)
             try:
                 tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-                loss = referee.loss(build(with_biases(model, tried.biases), tried.weights))
+                found = loss(build(with_biases(model, tried.biases), tried.weights))
             except CrashError:
                 continue
-            losses = {**state.losses, name: loss}
-            better = loss < min(state.losses[k] for k in ("first", *state.kept))
+            losses = {**state.losses, name: found}
+            better = found < min(state.losses[k] for k in ("first", *state.kept))
             state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
     return state
 
@@ -141,29 +104,29 @@ class _Pass:
         self.model, self.state, self.techniques, self.tick = model, state, techniques, tick
         self.samples = len(feeds)
         self.regions = {r.name: r for r in model.layers}
-        self.fp32 = Walk(model.proto, feeds, threads=threads)
+        self.fp32 = _walk(model.proto, feeds, threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
         call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
-        self.quantized = Walk(changed, feeds, threads=threads)
+        self.quantized = _walk(changed, feeds, threads)
 
     def head(self, region: str) -> str:
         return self.regions[region].nodes[0]
 
     def view(self, region: str) -> InputView | None:
         """How the layer reads its input."""
-        return view_of(self.fp32.nodes[self.head(region)], self.regions[region].params)
+        return view_of(self.fp32.cutter.nodes[self.head(region)], self.regions[region].params)
 
     def ordered(self) -> list[str]:
         """Regions whose weights are quantized, in the order in which the quantized model computes them."""
         seen = [r for r in self.state.weights if self.view(r) is not None]
-        return sorted(seen, key=lambda r: self.quantized.place(self.head(r)))
+        return sorted(seen, key=lambda r: self.quantized.cutter.place(self.head(r)))
 
     def groups(self) -> list[list[str]]:
         """The same, those that read the same tensor together."""
         groups: dict[str, list[str]] = {}
         for region in self.ordered():
-            groups.setdefault(self.quantized.nodes[self.head(region)].input[0], []).append(region)
+            groups.setdefault(self.quantized.cutter.nodes[self.head(region)].input[0], []).append(region)
         return list(groups.values())
 
     def moments(self, group: Sequence[str]) -> dict[str, Moments]:
@@ -211,7 +174,7 @@ def _round_again(walk: _Pass) -> Compensated:
                 cross=moments.cross,
                 bound=pair_bound(region, weights[name].format),
             )
-            node = walk.quantized.nodes[region.nodes[0]]
+            node = walk.quantized.cutter.nodes[region.nodes[0]]
             walk.quantized.set_constant(weight_name(name), stored_as(node, region, weights[name].dequantize()))
         walk.tick(len(group))
     return replace(walk.state, weights=weights)
@@ -246,8 +209,5 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
     return means
 
 
-def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
-    """Codes of a model's outputs on all samples."""
-    session = open_session(proto, replace(settings, threads=1))
-    runs = in_order(lambda inputs: run(session, inputs), feeds.batches(1), settings.threads)
-    return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])
+def _walk(proto: onnx.ModelProto, feeds: Feeds, threads: int) -> ForwardPass:
+    return ForwardPass(Cutter(proto), feeds, SessionSettings(keep_qdq=True), threads=threads)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.model import Model, Region
+from onnxmpq.model import Model, Region, read_by
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.types import FloatArray
 
@@ -87,8 +87,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
-            needed.update(t for a in node.attribute for g in (a.g, *a.graphs) for n in g.node for t in n.input)
+            needed.update(read_by(node))
     constants = [t for t in graph.initializer if t.name in needed]
     del graph.node[:]
     del graph.initializer[:]

@@ -15,8 +15,8 @@ from onnxmpq.allocate import Limits, Option, Problem
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.table import CostTable, Transition, edges_of
+from onnxmpq.execution import tensor_shapes
 from onnxmpq.model import Model
-from onnxmpq.ranges import tensor_shapes
 from onnxmpq.schemes import SCHEMES, Scheme
 from tests.graphs import feeds_for, graph, prepared
 

@@ -19,8 +19,7 @@ from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.errors import ModelError
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
-from onnxmpq.weights import Referee
+from onnxmpq.sensitivity import Effects, Perturbations, Referee, measure_effects
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]

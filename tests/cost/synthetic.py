@@ -16,9 +16,9 @@ from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Formats, Transition, edges_of
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import tensor_shapes
 from onnxmpq.menu import candidates
 from onnxmpq.model import Model
-from onnxmpq.ranges import tensor_shapes
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.target.load import load_target
 from tests.graphs import feeds_for, graph, prepared, residual_cnn, token_model

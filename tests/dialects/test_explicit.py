@@ -15,8 +15,9 @@ import onnx
 import pytest
 
 from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
+from onnxmpq.execution import with_outputs
 from onnxmpq.model import Region
-from onnxmpq.ranges import ESTIMATORS, QuantParams, observe, with_outputs
+from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, Scheme

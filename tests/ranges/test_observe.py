@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.ranges import observe, tensor_shapes
-from onnxmpq.ranges.observe import chunks
+from onnxmpq.execution import MemoryBudget
+from onnxmpq.ranges import observe
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
 
 TENSORS = ["x", "a", "r1", "s", "g"]
@@ -26,11 +26,6 @@ def test_extremes_and_shapes_are_those_of_the_tensors() -> None:
         assert (found.low, found.high) == pytest.approx((values[tensor].min(), values[tensor].max()), abs=1e-5)
         assert found.counts.sum() == values[tensor].size
         assert observation.shapes[tensor] == (1, *values[tensor].shape[1:])
-
-
-def test_several_inputs_and_dynamic_axes() -> None:
-    model, feeds = prepared(token_model()), feeds_for(token_model())
-    assert tensor_shapes(model, feeds, ["h", "m"]) == {"h": (1, 5, 32), "m": (1, 5, 64)}
 
 
 def test_a_model_that_computes_infinity_is_named() -> None:
@@ -56,18 +51,10 @@ def test_the_same_however_little_memory_is_allowed() -> None:
     model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 3)
     together = observe(model, feeds, TENSORS)
     runs: list[int] = []
-    apart = observe(model, feeds, TENSORS, held_bytes=1, tick=runs.append)
+    apart = observe(model, feeds, TENSORS, memory=MemoryBudget(shown=1), tick=runs.append)
     assert len(runs) == len(TENSORS) * len(feeds)  # one tensor at a time
     for tensor in TENSORS:
         np.testing.assert_array_equal(apart.histograms[tensor].counts, together.histograms[tensor].counts)
-
-
-def test_chunks_hold_every_tensor_once_within_the_limit() -> None:
-    shapes = {f"t{i}": (1, 10 * i) for i in range(1, 30)}
-    parts = list(chunks(shapes, 1, 2000))
-    assert [t for part in parts for t in part] == list(shapes)
-    for part in parts:
-        assert len(part) == 1 or sum(4 * int(np.prod(shapes[t])) for t in part) <= 2000
 
 
 def test_a_tensor_is_observed_alone_as_with_others_on_any_number_of_threads() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams, params_for
@@ -201,16 +202,15 @@ def test_batches_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("proto", [residual_cnn(), token_model(), branches()], ids=["cnn", "tokens", "branches"])
-@pytest.mark.parametrize("held_bytes", [0, 2**28], ids=["nothing held", "all held"])
-def test_groups_change_nothing(proto: onnx.ModelProto, held_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept_bytes", [0, 2**28], ids=["nothing kept", "all kept"])
+def test_groups_change_nothing(proto: onnx.ModelProto, kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, feeds = prepared(proto), feeds_for(proto, 5)
     tries = perturbations(model, feeds)
     whole = measure_effects(model, feeds, tries)
-    monkeypatch.setattr("onnxmpq.sensitivity.prefix.HELD_BYTES", held_bytes)
     for group in (1, 2, 3):
         monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", group)
         ticks: list[int] = []
-        found = measure_effects(model, feeds, tries, tick=ticks.append)
+        found = measure_effects(model, feeds, tries, memory=MemoryBudget(kept=kept_bytes), tick=ticks.append)
         assert sum(ticks) == tries.count
         for key, change in whole.weights.items():
             np.testing.assert_allclose(found.weights[key], change, atol=1e-4)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.execution import float_shapes
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects
-from onnxmpq.stages.costs import float_shapes
 from onnxmpq.stages.effects import (
     EFFECT_SECONDS,
     ELEMENT_S,

@@ -17,10 +17,9 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import Observation
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.stages.effects import sensitivity
 from onnxmpq.stages.halves import half_perturbations
-from onnxmpq.weights import Referee
 from tests.graphs import feeds_for, graph, prepared, samples_for, token_model
 
 PORTABLE = DIALECTS["portable"]

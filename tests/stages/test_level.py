@@ -66,6 +66,12 @@ def test_few_samples_say_nothing() -> None:
     assert at_unseen_level(problem, effects, bench, data, 0, Progress()) is effects
 
 
+def test_plans_that_change_nothing_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, effects, bench = posed(feeds_for(MODEL.proto, 16))
+    monkeypatch.setattr("onnxmpq.sensitivity.Referee.loss", lambda *_: 0.0)
+    assert at_unseen_level(problem, effects, bench, mixed(feeds_for(MODEL.proto, 64), 1.0), 0, Progress()) is effects
+
+
 def test_plans_are_of_little_effect() -> None:
     problem, _, _ = posed(feeds_for(MODEL.proto, 16))
     effects = [problem.effect(plan) for plan in modest_plans(problem, 0)]

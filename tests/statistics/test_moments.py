@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.execution import MemoryBudget
 from onnxmpq.statistics import MomentSum, measure_moments, view_of
 from tests.graphs import feeds_for, graph, outputs_of, prepared
 
@@ -123,7 +124,7 @@ def test_moments_do_not_depend_on_how_layers_are_chunked() -> None:
     )
     model, feeds = prepared(proto), feeds_for(proto, 7)
     together, ran = dict(measure_moments(model, model.layers, feeds)), []
-    apart = dict(measure_moments(model, model.layers, feeds, limit_bytes=1, tick=ran.append))
+    apart = dict(measure_moments(model, model.layers, feeds, memory=MemoryBudget(sums=1), tick=ran.append))
     assert sum(ran) == 2 * len(feeds)
     for name, moments in apart.items():
         np.testing.assert_array_equal(moments.hessian, together[name].hessian)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,8 +16,9 @@ from onnxmpq.model import Model
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.weights import TECHNIQUES, Referee, Techniques, compensate, round_weights, without
+from onnxmpq.weights import TECHNIQUES, Techniques, compensate, round_weights, without
 from tests.graphs import feeds_for, prepared, residual_cnn
 
 SCHEME = SCHEMES["w4"]
@@ -42,7 +44,7 @@ def nearest(model: Model) -> dict[str, QuantizedWeight]:
 def test_the_result_is_never_worse_on_the_samples_that_decide(samples: int) -> None:
     model = prepared(residual_cnn())
     referee = referee_of(model, feeds_for(model.proto, 8, seed=5))
-    found = compensate(model, nearest(model), build, feeds_for(model.proto, samples), referee, Techniques())
+    found = compensate(model, nearest(model), build, feeds_for(model.proto, samples), referee.loss, Techniques())
     best = min(found.losses[step] for step in ("first", *found.kept))
     assert best <= found.losses["first"]
     assert all(found.losses[step] > best for step in found.losses if step not in ("first", *found.kept))
@@ -51,17 +53,8 @@ def test_the_result_is_never_worse_on_the_samples_that_decide(samples: int) -> N
 def test_a_result_that_does_not_help_is_thrown_away() -> None:
     model = prepared(residual_cnn())
     start = nearest(model)
-
-    class Stubborn(Referee):
-        asked = 0
-
-        def loss(self, proto: onnx.ModelProto) -> float:
-            Stubborn.asked += 1
-            return float(Stubborn.asked)
-
-    referee = referee_of(model, feeds_for(model.proto))
-    stubborn = Stubborn(referee.divergence, referee.feeds, referee.reference, referee.settings)
-    found = compensate(model, start, build, feeds_for(model.proto), stubborn, Techniques())
+    asked = itertools.count(1.0)
+    found = compensate(model, start, build, feeds_for(model.proto), lambda _: next(asked), Techniques())
     assert found.kept == () and found.biases == {}
     assert all(found.weights[name] is start[name] for name in start)
     assert set(found.losses) == {"first", "cross", "bias-correction"}
@@ -74,7 +67,7 @@ def test_rounding_for_the_inputs_and_in_sequence_helps() -> None:
     formats = {(name, FORMAT.name): FORMAT for name in start}
     first = {name: w for (name, _), w in round_weights(model, formats, feeds, Techniques()).items()}
     assert referee.loss(build(model, first)) < referee.loss(build(model, start))
-    found = compensate(model, first, build, feeds, referee, Techniques())
+    found = compensate(model, first, build, feeds, referee.loss, Techniques())
     assert min(found.losses.values()) <= found.losses["first"]
 
 
@@ -94,7 +87,7 @@ def test_techniques_are_switched_off_by_name() -> None:
     model = prepared(residual_cnn())
     assert round_weights(model, {}, feeds_for(model.proto), without(["gptq"])) == {}
     found = compensate(
-        model, nearest(model), build, feeds_for(model.proto), referee_of(model, feeds_for(model.proto)),
+        model, nearest(model), build, feeds_for(model.proto), referee_of(model, feeds_for(model.proto)).loss,
         without(TECHNIQUES),
     )  # fmt: skip
     assert set(found.losses) == {"first"}

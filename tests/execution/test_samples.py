@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.runs import IN_FLIGHT_BYTES, at_a_time, in_order
+from onnxmpq.execution import MemoryBudget, at_a_time, run_samples, with_outputs
+from onnxmpq.execution.samples import in_order
+from tests.graphs import feeds_for, outputs_of, residual_cnn
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 6))
@@ -50,6 +52,23 @@ def test_work_that_nobody_waits_for_ends() -> None:
 
 
 def test_large_runs_are_fewer_at_a_time() -> None:
-    assert at_a_time(8, 1) == 8
-    assert at_a_time(8, IN_FLIGHT_BYTES // 2) == 2
-    assert at_a_time(8, 10 * IN_FLIGHT_BYTES) == 1
+    memory = MemoryBudget(running=1000)
+    assert at_a_time(8, 1, memory) == 8
+    assert at_a_time(8, 500, memory) == 2
+    assert at_a_time(8, 10_000, memory) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_samples_give_inner_tensors_and_outputs_in_their_order(threads: int) -> None:
+    proto = residual_cnn()
+    feeds = feeds_for(proto, 5)
+    inner = list(run_samples(proto, feeds, ["r1", "a"], threads=threads))
+    shown = list(run_samples(proto, feeds, ["r1"], shown=["r1", "s"], threads=threads))
+    outputs = list(run_samples(proto, feeds, threads=threads))
+    assert len(inner) == len(shown) == len(outputs) == 5
+    for number, inputs in enumerate(feeds.batches(1)):
+        expected = outputs_of(with_outputs(proto, ["r1", "a"]), inputs)
+        np.testing.assert_allclose(inner[number][0], expected["r1"], atol=1e-5)
+        np.testing.assert_allclose(inner[number][1], expected["a"], atol=1e-5)
+        np.testing.assert_allclose(shown[number], [expected["r1"]], atol=1e-5)
+        np.testing.assert_allclose(outputs[number], list(outputs_of(proto, inputs).values()), atol=1e-5)

@@ -1,24 +1,79 @@
-"""Walking a model in stretches gives the values that a run of the whole model gives."""
+"""A forward pass in stretches gives the values of a run of the whole model, whatever is kept in between."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import pytest
 
-from onnxmpq.ranges import with_outputs
-from onnxmpq.statistics.walk import Walk
+from onnxmpq.execution import Cutter, ForwardPass, MemoryBudget, with_outputs
+from onnxmpq.feeds import Feeds
+from onnxmpq.runtime import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
+CHAIN = graph(
+    "a = MatMul (x, w)  b = Relu (a)  c = MatMul (b, w)  d = Tanh (c)  y = Add (d, b)",
+    "float[N, 6] x",
+    "float[N, 6] y, float[N, 6] a, float[N, 6] b, float[N, 6] c, float[N, 6] d",
+    "float[6, 6] w",
+)
 
-@pytest.mark.parametrize("limit_bytes", [0, 2**30], ids=["nothing_kept", "everything_kept"])
-def test_inputs_and_outputs_of_every_layer(limit_bytes: int) -> None:
+
+@dataclass(frozen=True)
+class Case:
+    """starts: the nodes from which the three stretches begin."""
+
+    id: str
+    kept_bytes: int
+    starts: list[int]
+
+
+CASES = [
+    Case("all kept", 2**20, [0, 1, 3]),
+    Case("nothing kept", 0, [0, 0, 0]),
+    Case("one tensor kept", 3 * 2 * 6 * 4, [0, 1, 1]),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_values_of_batches_are_those_of_a_full_run(case: Case) -> None:
+    cutter, feeds = Cutter(CHAIN), feeds_for(CHAIN, 5)
+    rows = [slice(0, 2), slice(2, 4), slice(4, 5)]
+    forward = ForwardPass(cutter, feeds, SessionSettings(), rows=rows, memory=MemoryBudget(kept=case.kept_bytes))
+    starts = []
+    for stop, needed in ((1, ["a"]), (3, ["c"]), (4, ["d", "y"])):  # y lies behind its stop
+        starts.append(forward.start)
+        for inputs, values in zip(feeds.batches(2), forward.values(stop, needed, cutter.live(stop)), strict=True):
+            expected = outputs_of(CHAIN, inputs)
+            for tensor in needed:
+                np.testing.assert_allclose(values[tensor], expected[tensor], atol=1e-5)
+    assert starts == case.starts
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**20], ids=["nothing_kept", "everything_kept"])
+def test_a_skipped_stop_leaves_what_a_visited_one_does(kept_bytes: int) -> None:
+    feeds, memory = feeds_for(CHAIN, 3), MemoryBudget(kept=kept_bytes)
+    skipping, visiting = (ForwardPass(Cutter(CHAIN), feeds, SessionSettings(), memory=memory) for _ in range(2))
+    skipping.skip(2, ["b"], ["b"])
+    assert len(list(visiting.values(2, ["b"], ["b"]))) == 3
+    assert skipping.start == visiting.start == (2 if kept_bytes else 0)
+    for one, other in zip(skipping.values(4, ["d"], []), visiting.values(4, ["d"], []), strict=True):
+        np.testing.assert_array_equal(one["d"], other["d"])
+
+
+def forward(proto: onnx.ModelProto, feeds: Feeds, memory: MemoryBudget | None = None) -> ForwardPass:
+    return ForwardPass(Cutter(proto), feeds, SessionSettings(keep_qdq=True), memory=memory or MemoryBudget())
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30], ids=["nothing_kept", "everything_kept"])
+def test_inputs_and_outputs_of_every_layer(kept_bytes: int) -> None:
     model = prepared(residual_cnn())
     feeds = feeds_for(model.proto)
-    walk = Walk(model.proto, feeds, limit_bytes=limit_bytes)
+    walk = forward(model.proto, feeds, MemoryBudget(kept=kept_bytes))
     for region in model.layers:
-        node = walk.nodes[region.nodes[0]]
+        node = walk.cutter.nodes[region.nodes[0]]
         for tensor, values in (
             (node.input[0], walk.inputs_of(node.name)),
             (node.output[0], walk.outputs_of(node.name)),
@@ -33,7 +88,7 @@ def test_inputs_and_outputs_of_every_layer(limit_bytes: int) -> None:
 
 def test_kept_values_do_not_hold_the_memory_of_sessions() -> None:
     model = prepared(residual_cnn())
-    walk = Walk(model.proto, feeds_for(model.proto))
+    walk = forward(model.proto, feeds_for(model.proto))
     for region in model.layers:
         list(walk.inputs_of(region.nodes[0]))
     kept = [values for of_sample in walk._kept for values in of_sample.values()]
@@ -42,13 +97,13 @@ def test_kept_values_do_not_hold_the_memory_of_sessions() -> None:
 
 def test_a_changed_constant_reaches_later_stops_only() -> None:
     model = prepared(residual_cnn())
-    walk = Walk(model.proto, feeds_for(model.proto))
+    walk = forward(model.proto, feeds_for(model.proto))
     first, *_, last = model.layers
     before = [v.copy() for v in walk.inputs_of(first.nodes[0])]
     weight = np.zeros(first.params.weight_shape, np.float32)
     walk.set_constant(first.params.weight, weight)
     changed = list(walk.inputs_of(last.nodes[0]))
-    fresh = list(Walk(model.proto, feeds_for(model.proto)).inputs_of(last.nodes[0]))
+    fresh = list(forward(model.proto, feeds_for(model.proto)).inputs_of(last.nodes[0]))
     assert any(not np.allclose(a, b) for a, b in zip(changed, fresh, strict=True))
     for again, kept in zip(walk.inputs_of(first.nodes[0]), before, strict=True):
         np.testing.assert_array_equal(again, kept)
@@ -87,8 +142,8 @@ def test_narrow_tensors_that_are_live_at_a_stop_keep_their_type(case: Narrow) ->
     for node, name in zip(proto.graph.node, ("q", "a0", "first", "b0", "second", "sum"), strict=True):
         node.name = name
     feeds = feeds_for(proto)
-    walk = Walk(proto, feeds)
-    assert "q" in walk.cutter.live(walk.place("first"))
+    walk = forward(proto, feeds)
+    assert "q" in walk.cutter.live(walk.cutter.place("first"))
     first, second = list(walk.inputs_of("first")), list(walk.inputs_of("second"))
     for number, (one, other) in enumerate(zip(first, second, strict=True)):
         np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""Cutting a graph: the part behind a tensor, with every other tensor it needs as an input."""
+"""Cutting a graph: a part of its nodes as a model of its own, with every tensor it reads from elsewhere as an input."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.feeds.types import Array
-from onnxmpq.model import Region
-from onnxmpq.model.regions import GraphIndex
+from onnxmpq.feeds import Array
+from onnxmpq.model import GraphIndex, Region, read_by
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -43,40 +42,34 @@ class OpenPart:
         return dict(zip(self.outputs, run(self._session, {t: values[t] for t in self.inputs}), strict=True))
 
 
-def kept(tensors: Iterable[str], before: Mapping[str, Array], values: Mapping[str, Array]) -> dict[str, Array]:
-    """Values to keep beyond the next run, as copies of those that were not kept before.
-
-    What a session returns is a piece of its arena, all of which would stay as long as the piece does.
-    """
-    return {t: before[t] if t in before else np.copy(values[t]) for t in tensors}
-
-
 class Cutter:
     """Cuts one prepared graph; knows the types of its tensors."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.index = GraphIndex(proto)
-        inferred = onnx.shape_inference.infer_shapes(proto).graph
+        self.nodes = {n.name: n for n in self.index.nodes}
+        self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
-        self.infos: dict[str, onnx.ValueInfoProto] = {
-            v.name: v for v in (*inferred.input, *inferred.output, *inferred.value_info)
-        }
 
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
         return self._position.get(tensor, -1)
 
+    def place(self, node: str) -> int:
+        """Index of a node in graph order."""
+        return self._places[node]
+
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
         constants = self.index.constants
-        return [sum(constants[t].ByteSize() for t in self._reads(n) if t in constants) for n in self.index.nodes]
+        return [sum(constants[t].ByteSize() for t in read_by(n) if t in constants) for n in self.index.nodes]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all graph outputs they make."""
         affected, nodes = set(tensors), []
         for place, node in enumerate(self.index.nodes):
-            if any(t in affected for t in self._reads(node)):
+            if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 if place >= checkpoint:
                     nodes.append(node)
@@ -88,7 +81,7 @@ class Cutter:
         affected = {tensor}
         nodes = []
         for node in self.index.nodes[:checkpoint]:
-            if any(t in affected for t in self._reads(node)):
+            if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 nodes.append(node)
         made = {t for n in nodes for t in n.output}
@@ -101,14 +94,14 @@ class Cutter:
         for node in reversed(self.index.nodes[start:stop]):
             if needed.intersection(node.output):
                 nodes.append(node)
-                needed.update(self._reads(node))
+                needed.update(read_by(node))
         made = {t for n in nodes for t in n.output}
         return self._part(nodes[::-1], [t for t in outputs if t in made], set())
 
     def live(self, checkpoint: int) -> list[str]:
         """Computed tensors from before index `checkpoint` that nodes from there on read."""
         later = self.index.nodes[checkpoint:]
-        read = dict.fromkeys(t for n in later for t in self._reads(n))
+        read = dict.fromkeys(t for n in later for t in read_by(n))
         return [t for t in read if 0 <= self.position(t) < checkpoint]
 
     def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
@@ -119,7 +112,7 @@ class Cutter:
         """What a region's nodes read that is computed by others or fed."""
         nodes = [n for n in self.index.nodes if n.name in region.nodes]
         made = {t for n in nodes for t in n.output}
-        return {t for n in nodes for t in self._reads(n) if t and t not in made and t not in self.index.constants}
+        return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.index.constants}
 
     def variants(self, region: Region, weights: Sequence[Array]) -> Part:
         """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
@@ -147,7 +140,7 @@ class Cutter:
         added: Mapping[str, onnx.TensorProto] | None = None,
     ) -> Part:
         made = {t for n in nodes for t in n.output} - forced
-        read = dict.fromkeys(t for n in nodes for t in self._reads(n) if t)
+        read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
         constants = {**self.index.constants, **(added or {})}
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
         inputs = list(dict.fromkeys(inputs))
@@ -159,12 +152,7 @@ class Cutter:
         part.graph.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
         return Part(part, tuple(inputs))
 
-    @staticmethod
-    def _reads(node: onnx.NodeProto) -> list[str]:
-        inner = [t for a in node.attribute for g in (a.g, *a.graphs) for n in g.node for t in n.input]
-        return [*node.input, *inner]
-
     def _info(self, tensor: str) -> onnx.ValueInfoProto:
-        if tensor in self.infos:
-            return self.infos[tensor]
+        if tensor in self.index.infos:
+            return self.index.infos[tensor]
         return onnx.ValueInfoProto(name=tensor, type=_FLOAT_TENSOR)

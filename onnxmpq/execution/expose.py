@@ -1,0 +1,44 @@
+"""Inner tensors of a graph made visible: their values, shapes and types in a run of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxmpq.feeds import Array, Feeds
+from onnxmpq.model import Model
+from onnxmpq.runtime import SessionSettings, open_session, run
+
+_AS_WRITTEN = SessionSettings(threads=2, optimize=False)  # no decision depends on last bits
+
+
+def with_outputs(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the graph whose outputs are these tensors."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in dict.fromkeys(tensors))
+    return copy
+
+
+def values_once(proto: onnx.ModelProto, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+    """Values of these tensors in one run of the graph as it is written, without the runtime's optimisations.
+
+    Their last bits may depend on the machine. Raises ModelError.
+    """
+    if not tensors:
+        return {}
+    session = open_session(with_outputs(proto, tensors), _AS_WRITTEN)
+    return dict(zip(tensors, run(session, dict(inputs), tensors), strict=True))
+
+
+def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in a run of the first sample."""
+    return {t: tuple(np.shape(v)) for t, v in values_once(model.proto, feeds.batch([0]), tensors).items()}
+
+
+def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    """Shapes of all float tensors between regions, in a run of the first sample."""
+    return tensor_shapes(model, feeds, list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))))
