@@ -388,8 +388,9 @@ def test_ranges_from_a_calibration_are_those_of_the_conversion_itself(tmp_path: 
     found = onnxmpq.calibrate(case.proto, calibration=samples_for(case.proto, case.samples))
     found.write(tmp_path / "ranges.npz")
     notes = Notes()
-    again = convert(case, tmp_path, ranges=tmp_path / "ranges.npz", progress=notes)
-    assert serialize(again.model) == serialize(convert(case, tmp_path).model)
+    unscaled = {"without": (*FAST, "equalisation", "smoothquant")}  # ranges of rescaled tensors would be others
+    again = convert(case, tmp_path, ranges=tmp_path / "ranges.npz", progress=notes, **unscaled)
+    assert serialize(again.model) == serialize(convert(case, tmp_path, **unscaled).model)
     assert any("activation ranges as calibrated before, on 12 samples" in line for line in notes.said)
 
 

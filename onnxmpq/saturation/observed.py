@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from onnxmpq.execution import with_outputs
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 from onnxmpq.isolation import call, isolated, keep, kept
 from onnxmpq.isolation.trial import OWN_THREADS
 from onnxmpq.progress import Progress
-from onnxmpq.ranges.expose import with_outputs
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.saturation.counts import Counts, Int64Array, codes_of, count
 from onnxmpq.saturation.layers import Suspect, Suspects, Watched

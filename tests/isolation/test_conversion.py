@@ -29,7 +29,7 @@ from tests.isolation.functions import Faulty, Hunted, in_int8
 from tests.tables import int8_pays
 
 CRASHING = "Conv_5"
-FAST = ("gptq", "bias-correction")
+FAST = ("gptq", "bias-correction", "equalisation", "smoothquant")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals")
 pytestmark = POSIX
 
