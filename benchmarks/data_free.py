@@ -15,10 +15,10 @@ import onnx
 
 from benchmarks.int8 import INT8, Subject
 from onnxmpq.feeds import Feeds, load_feeds
+from onnxmpq.ranges import CHOICES
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.samples import Samples
 from onnxmpq.weights import compensate, round_weights, with_biases, without
 

@@ -13,14 +13,14 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.isolation import isolated
 from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
-from onnxmpq.pipeline import DEFAULT_SAMPLES
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
+from onnxmpq.ranges import CHOICES
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import source_name
+from onnxmpq.request import DEFAULT_SAMPLES
 from onnxmpq.stages.candidates import require_candidates
 from onnxmpq.stages.keys import feeds_hash
-from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.stages.ranges import calibrate as observe_ranges
 from onnxmpq.stages.samples import gather_samples
 from onnxmpq.stages.threads import with_one_blas_thread

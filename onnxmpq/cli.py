@@ -19,7 +19,6 @@ from rich.table import Table
 import onnxmpq
 from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
 from onnxmpq.comparison import Validation
-from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
@@ -27,15 +26,13 @@ from onnxmpq.lint import show
 from onnxmpq.model.load import read
 from onnxmpq.output import check_writable, write_text
 from onnxmpq.progress import Progress, Tick
+from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
 from onnxmpq.runtime import SessionSettings, absolute, specs_of
 from onnxmpq.runtimes.onnxruntime import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation.layers import suspects
-from onnxmpq.sensitivity import KINDS
-from onnxmpq.stages.ranges import CHOICES
 from onnxmpq.target.load import available_targets
-from onnxmpq.weights import TECHNIQUES
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
 app = typer.Typer(
@@ -48,18 +45,13 @@ app = typer.Typer(
 )
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
-Calib = Annotated[
-    str | None,
-    typer.Option("--calib", help=".npz, folder of .npy or pictures, token file, or module:function (docs/calibration)"),
-]
-Recipe = Annotated[str | None, typer.Option("--recipe", help="how pictures, text or audio become inputs")]
-Target = Annotated[str, typer.Option("--target", help="a name from `onnxmpq targets`, or a .toml file")]
-Provider = Annotated[str | None, typer.Option(help="onnxruntime execution provider instead of the target's")]
-DeployCpu = Annotated[
-    str, typer.Option("--deploy-cpu", help=f"where int8 must be exact: {', '.join(CPUS)} (docs/overflow)")
-]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of the runtime while measuring")]
-CacheFolder = Annotated[Path | None, typer.Option("--cache", help="folder of values to reuse (docs/cache)")]
+_HELP = {name: declared.option.help for name, declared in options_of(Request).items()}
+Calib = Annotated[str | None, typer.Option("--calib", help=_HELP["calibration"])]
+Recipe = Annotated[str | None, typer.Option("--recipe", help=_HELP["recipe"])]
+Target = Annotated[str, typer.Option("--target", help=_HELP["target"])]
+Provider = Annotated[str | None, typer.Option(help=_HELP["provider"])]
+Threads = Annotated[int, typer.Option("--threads", min=1, help=_HELP["threads"])]
+CacheFolder = Annotated[Path | None, typer.Option("--cache", help=_HELP["cache"])]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
@@ -92,114 +84,36 @@ class _Drawn(Progress):
 
 
 @app.command()
+@with_options(Request)
 def convert(
+    context: typer.Context,
     model: ModelPath,
-    latency: Annotated[str | None, typer.Option(help="5ms, 60% of the original, or fastest")] = None,
-    size: Annotated[str | None, typer.Option(help="3MB, 25% of the original, or smallest")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
-    calib: Calib = None,
-    recipe: Recipe = None,
-    target: Target = "cpu",
-    provider: Provider = None,
-    deploy_cpu: DeployCpu = "any",
-    threads: Threads = 1,
-    samples: Annotated[int, typer.Option(min=1, help="at most so many calibration samples")] = pipeline.DEFAULT_SAMPLES,
-    exclude: Annotated[list[str] | None, typer.Option(help="node name, glob or /regex/ to leave in float32")] = None,
-    scheme: Annotated[
-        list[str] | None, typer.Option(help="use no other schemes than this; may be repeated (`inspect` lists them)")
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of these options; the command line wins (docs/options)")
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="of the result; 19 holds fp8, 21 also int4")] = None,
-    batch: Annotated[int | None, typer.Option(help="samples at a time on a modelled target; costs per sample")] = None,
-    keep_io: Annotated[
-        bool,
-        typer.Option("--keep-io/--no-keep-io", help="inputs and outputs stay float32, or are 16 bits wide as planned"),
-    ] = True,
-    output_kind: Annotated[
-        list[str] | None, typer.Option(help="NAME=logits|probabilities|values, where the guess is wrong")
-    ] = None,
-    cost_table: Annotated[
-        Path | None, typer.Option(help="costs measured by `onnxmpq profile`, instead of measuring here")
-    ] = None,
-    ranges: Annotated[
-        Path | None, typer.Option(help="activation ranges from `onnxmpq calibrate`, instead of calibrating here")
-    ] = None,
-    energy: Annotated[str | None, typer.Option(help="3mJ or 50% of the original, on targets with energies")] = None,
-    without: Annotated[
-        list[str] | None, typer.Option("--without", help=f"switch off: {', '.join(TECHNIQUES)}; may be repeated")
-    ] = None,
-    estimator: Annotated[str, typer.Option(help=f"of activation ranges: {', '.join(CHOICES)}")] = "auto",
-    min_sqnr: Annotated[str | None, typer.Option(help="quality floor: 30dB at the worst output")] = None,
-    max_divergence: Annotated[
-        str | None, typer.Option(help="quality floor: 0.01, KL in nats or relative error")
-    ] = None,
-    min_agreement: Annotated[str | None, typer.Option(help="quality floor: 99% same top class as fp32")] = None,
-    max_drop: Annotated[str | None, typer.Option(help="quality floor: 0.5% of the metric on labelled samples")] = None,
-    labels: Annotated[str | None, typer.Option(help="of the samples: .npy, .npz:NAME or .csv")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="module:function of (outputs by name, labels), higher is better; default top-1")
-    ] = None,
-    curve: Annotated[Path | None, typer.Option(help="also write the trade-off curve to this .csv")] = None,
-    guard: Annotated[
-        bool, typer.Option("--guard/--no-guard", help="refuse a bad result; fastest prefers a good one (docs/quality)")
-    ] = True,
-    best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="write the closest plan where a budget cannot be met")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
     report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
-    cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
-    destination = output or model.with_name(model.stem + ".mpq.onnx")
+    default = {"output": model.with_name(model.stem + ".mpq.onnx")}
+    given = given_options(Request, context, options)
+    if no_cache:
+        given["cache"] = _cache(given.get("cache"), no_cache)
+    asked = {**default, **({} if config is None else read_config(config)), **given}
     if report is not None:
         check_writable(report)
-    result = pipeline.convert(
-        model,
-        latency=latency,
-        size=size,
-        energy=energy,
-        cost_table=cost_table,
-        ranges=ranges,
-        cache=_cache(cache, no_cache),
-        calibration=calib,
-        recipe=recipe,
-        target=target,
-        provider=provider,
-        deploy_cpu=deploy_cpu,
-        threads=threads,
-        samples=samples,
-        output=destination,
-        exclude=exclude or (),
-        schemes=scheme or (),
-        opset=opset,
-        batch=batch,
-        keep_io=keep_io,
-        outputs=_parse_kinds(output_kind or []),
-        without=without or (),
-        estimator=estimator,
-        min_sqnr=min_sqnr,
-        max_divergence=max_divergence,
-        min_agreement=min_agreement,
-        max_drop=max_drop,
-        labels=labels,
-        metric=metric,
-        curve=curve,
-        guard=guard,
-        best_effort=best_effort,
-        seed=seed,
-        progress=_Drawn(quiet),
-    )
+    result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
     text = _dump(result.report.to_dict())
     if report is not None:
         write_text(report, text + "\n")
     if as_json:
         print(text)
         return
-    console = _stdout()
+    console, destination = _stdout(), Path(asked["output"])
     console.print(f"wrote {destination} and {pipeline.plan_path(destination)}", highlight=False, markup=False)
     result.report.render(console)
 
@@ -227,8 +141,8 @@ def calibrate(
     calib: Calib = None,
     recipe: Recipe = None,
     target: Target = "cpu",
-    samples: Annotated[int, typer.Option(min=1, help="at most so many samples")] = pipeline.DEFAULT_SAMPLES,
-    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
+    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
@@ -265,7 +179,7 @@ def profile(
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
-    seed: Annotated[int, typer.Option(help="for everything random")] = 0,
+    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -301,7 +215,7 @@ def check(
     dialect: Annotated[str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}")] = "onnxruntime",
     calib: Calib = None,
     recipe: Recipe = None,
-    samples: Annotated[int, typer.Option(min=1, help="at most so many samples of --calib")] = pipeline.DEFAULT_SAMPLES,
+    samples: Annotated[int, typer.Option(min=1, help="largest number of samples of --calib")] = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -385,7 +299,7 @@ def validate(
     calib: Calib = None,
     recipe: Recipe = None,
     threads: Threads = 1,
-    samples: Annotated[int, typer.Option(min=1, help="at most so many samples")] = pipeline.DEFAULT_SAMPLES,
+    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
     min_sqnr: Annotated[float | None, typer.Option(help="fail where an output's SQNR in dB is lower")] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
@@ -408,16 +322,6 @@ def validate(
 def _check_floor(found: Validation, min_sqnr: float | None) -> None:
     if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
         raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
-
-
-def _parse_kinds(entries: list[str]) -> dict[str, Any]:
-    kinds = {}
-    for entry in entries:
-        name, _, kind = entry.rpartition("=")
-        if not name or kind not in KINDS:
-            raise UsageError(f"--output-kind {entry!r}: write NAME=KIND with KIND one of {', '.join(KINDS)}")
-        kinds[name] = kind
-    return kinds
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Budgets, parse_budgets
+from onnxmpq.allocate import Budgets
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.cost.layout import layout_roles
@@ -23,7 +22,6 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
-from onnxmpq.floors import MetricFunction, parse_floors
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -39,13 +37,12 @@ from onnxmpq.model import prepare
 from onnxmpq.output import check_writable, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
-from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import Report, build_plan, build_report, foreign_latency_note, narrow_ends_note, source_name
 from onnxmpq.reproducer import remember
+from onnxmpq.request import Request, Source, takes
 from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.window import warn_outside
-from onnxmpq.sensitivity import OutputKind
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.stages.candidates import (
     require_candidates,
@@ -60,15 +57,13 @@ from onnxmpq.stages.effects import pose, sensitivity
 from onnxmpq.stages.exactness import RULE, Exactness
 from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
 from onnxmpq.stages.level import at_unseen_level
-from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench, require_estimator
+from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench
 from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
 from onnxmpq.stages.samples import check_prepared, gather_samples
 from onnxmpq.stages.threads import with_one_blas_thread
 from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import without as all_but
 
-DEFAULT_SAMPLES = 64
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
@@ -81,117 +76,56 @@ class Result:
     report: Report
 
 
+@takes(Request)
 @with_one_blas_thread
 @isolated()
-def convert(
-    model: str | Path | onnx.ModelProto,
-    *,
-    latency: str | None = None,
-    size: str | None = None,
-    energy: str | None = None,
-    calibration: Any = None,
-    recipe: str | None = None,
-    target: str = "cpu",
-    provider: str | None = None,
-    deploy_cpu: str = "any",
-    threads: int = 1,
-    samples: int = DEFAULT_SAMPLES,
-    output: str | Path | None = None,
-    exclude: Iterable[str] = (),
-    schemes: Iterable[str] = (),
-    opset: int | None = None,
-    batch: int | None = None,
-    keep_io: bool = True,
-    outputs: Mapping[str, OutputKind] | None = None,
-    cost_table: str | Path | None = None,
-    ranges: str | Path | Calibration | None = None,
-    cache: str | Path | bool = True,
-    seed: int = 0,
-    without: Iterable[str] = (),
-    estimator: str = "auto",
-    min_sqnr: str | float | None = None,
-    max_divergence: str | float | None = None,
-    min_agreement: str | float | None = None,
-    max_drop: str | float | None = None,
-    labels: str | Path | None = None,
-    metric: str | MetricFunction | None = None,
-    curve: str | Path | None = None,
-    guard: bool = True,
-    best_effort: bool = False,
-    effort: Effort | None = None,
-    progress: Progress | None = None,
-) -> Result:
+def convert(model: Source, request: Request) -> Result:
     """Convert an fp32 model to a mixed-precision one that meets the budgets, measured, with least loss of quality.
 
-    latency: "5ms", "60%" of the original, or "fastest"; size: "3MB", "25%" or "smallest". Without any budget the
-    fastest plan is made. calibration: path, `module:function`, arrays by input name, an iterable of feeds or an
-    onnxruntime CalibrationDataReader; None makes inputs up. samples: at most so many calibration samples.
-    provider: execution provider to measure on, instead of the target's own.
-    deploy_cpu: "any", "avx2", "vnni", "arm64", or "this" for the machine at hand: where the result has to compute its
-    integers exactly (docs/overflow.md). Weights that saturate no x86 kernel for "any" and "avx2", the full range of
-    int8 for the others.
-    cost_table: a table that `onnxmpq profile` measured, perhaps on another machine, instead of measuring here.
-    estimator: how activation ranges are chosen: "minmax", "percentile", "mse" or "entropy"; "auto" chooses for each
-    tensor by the error of the outputs. ranges: activations as `onnxmpq calibrate` observed them, instead of
-    calibrating again. cache: a folder of values to reuse from other conversions, True for the default one
-    (docs/cache.md), False for none.
-    outputs: output name -> "logits", "probabilities" or "values" where the guess is wrong. output: also write the
-    model there, with its plan beside it. exclude: node names, globs or /regexes/ to leave in float32. schemes: use
-    no others than these. opset: of the result, 21 where nothing is given. batch: samples that a modelled target
-    computes at a time; costs are per sample. keep_io: False for float16 or bfloat16 inputs and outputs where the plan
-    reads and writes them so. without: names of `onnxmpq.weights.TECHNIQUES` to switch off.
-    min_sqnr ("30dB"), max_divergence, min_agreement ("99%"), max_drop ("0.5%" of the metric): quality floors; without a
-    budget the fastest plan that keeps them is made, with size="smallest" the smallest. labels: of the samples, for the
-    metric: `module:function` or a function of (outputs by name, labels), top-1 accuracy where it is None.
-    curve: a .csv to write the trade-off to: plans of least loss at other latencies (sizes, if only a size was asked).
-    guard: without a floor, raise QualityError for a result that would be bad, and let `latency="fastest"` prefer the
-    fastest plan that is good (docs/quality.md). best_effort: hand out the closest plan where latency, size or energy
-    cannot be met; `plan.met` is False then.
-
-    Raises the families of `onnxmpq.errors`; nothing is written then.
+    Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
+    (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
-    progress, effort, techniques = progress or Progress(), effort or Effort(), all_but(without)
+    progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
+    budgets, floors = request.budgets, request.floors
     warn_outside(progress.warn)
-    budgets = parse_budgets(latency, size, energy)
-    floors = parse_floors(min_sqnr, max_divergence, min_agreement, max_drop)
-    floors.require_labels(labels is not None or metric is not None)
     source = model if isinstance(model, onnx.ModelProto) else str(model)
     if budgets.empty:
         budgets = Budgets(fastest=True)
         what = "no budget" if floors.empty else "a quality floor and no budget"
         progress.say(f"{what} given: converting for the lowest latency (as --latency fastest)")
-    require_estimator(estimator)
-    device = load_target(target)
-    device = device if batch is None else device.serving(batch)
+    device = load_target(request.target)
+    device = device if request.batch is None else device.serving(request.batch)
     if budgets.energy:
         device.require_energy()
     if device.dialect not in DIALECTS:
-        raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
-    runs_on = device.runs_on(provider) or CPU
-    deployed_on = parse_deploy_cpu(deploy_cpu, device, provider)
+        raise TargetError(
+            f"target {device.name}: dialect {device.dialect!r} is not available; use another request.target"
+        )
+    runs_on = device.runs_on(request.provider) or CPU
+    deployed_on = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
     exact = needs_exact_integers(deployed_on)
     require_provider(runs_on)
-    if output is not None:
-        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
-        check_writable(plan_path(Path(output)))
-    if curve is not None:
-        check_writable(Path(curve))
-    prepared, store = prepare(model, opset), Cache.of(cache, progress)
+    if request.output is not None:
+        check_writable(Path(request.output), None if isinstance(model, onnx.ModelProto) else Path(model))
+        check_writable(plan_path(Path(request.output)))
+    if request.curve is not None:
+        check_writable(Path(request.curve))
+    prepared, store = prepare(model, request.opset), Cache.of(request.cache, progress)
     probes.keep_in(store)
-    known = known_ranges(ranges, prepared, source_name(model), progress)
-    for name in set(outputs or ()) - set(prepared.output_names):
+    known = known_ranges(request.ranges, prepared, source_name(model), progress)
+    for name in set(request.outputs or ()) - set(prepared.output_names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
-    data = gather_samples(prepared, calibration, recipe, samples, seed, progress)
+    data = gather_samples(prepared, request.calibration, request.recipe, request.samples, request.seed, progress)
     remember(samples=data.calibration.arrays)
     check_prepared(model, prepared, data.calibration)
-    labelled = Labelled.of(labels, metric)
+    labelled = Labelled.of(request.labels, request.metric)
     if labelled is not None:
         labelled.try_out(source, data)
-    settings = SessionSettings(threads=threads, provider=runs_on)
-    if device.cost == "measured" and cost_table is None:
+    settings = SessionSettings(threads=request.threads, provider=runs_on)
+    if device.cost == "measured" and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, settings)
         require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
-    dialect, excluded, requested = DIALECTS[device.dialect], tuple(exclude), frozenset(schemes)
+    dialect, excluded, requested = DIALECTS[device.dialect], tuple(request.exclude), frozenset(request.schemes)
     menu, reasons = candidates(prepared, device, dialect, excluded, requested, deployed_on)
     menu = one_activation_format(prepared, menu)
     for_size = bool(budgets.size or budgets.smallest)
@@ -201,20 +135,20 @@ def convert(
     elif not for_size and device.cost == "measured":
         menu = widest_weights(menu)
     require_candidates(prepared, menu, reasons, bool(excluded))
-    if not keep_io:
+    if not request.keep_io:
         require_half(menu, device)
 
     if known is None:  # or the ranges would be those of other scales
         rescaling = rescale(
-            prepared, menu, dialect, data, outputs, for_size, techniques, progress, store, exact_integers=exact
+            prepared, menu, dialect, data, request.outputs, for_size, techniques, progress, store, exact_integers=exact
         )
     else:
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
-    observation = calibrate(prepared, menu, data.calibration, progress, store, known, estimator)
+    observation = calibrate(prepared, menu, data.calibration, progress, store, known, request.estimator)
     menu, overflow = within_float16(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, dialect, progress)
-    bench = replace(bench, keep_io=keep_io, exact_integers=exact)
+    bench = replace(bench, keep_io=request.keep_io, exact_integers=exact)
     menu, underflow = without_underflow(prepared, menu, bench.weights)
     menu = needing_unsigned_weights(
         prepared, menu, bench.weights, bounded=deployed_on.may_saturate, requested=requested
@@ -222,9 +156,20 @@ def convert(
     reasons |= overflow | underflow
     require_candidates(prepared, menu, reasons)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
-    table_file = Path(cost_table) if cost_table else None
+    table_file = Path(request.cost_table) if request.cost_table else None
     judge, menu, unfused = judge_costs(
-        prepared, device, menu, layout, bench, data.calibration, settings, effort, table_file, seed, progress, store
+        prepared,
+        device,
+        menu,
+        layout,
+        bench,
+        data.calibration,
+        settings,
+        effort,
+        table_file,
+        request.seed,
+        progress,
+        store,
     )
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
     require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
@@ -234,10 +179,10 @@ def convert(
     require_candidates(prepared, menu, reasons)
 
     bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
-    effects = sensitivity(prepared, menu, bench, observation, data.effects, outputs, progress, store)
+    effects = sensitivity(prepared, menu, bench, observation, data.effects, request.outputs, progress, store)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     seen = pose(prepared, menu, judge.table, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data, seed, progress)
+    effects = at_unseen_level(seen, effects, bench, data, request.seed, progress)
     problem = pose(prepared, menu, judge.table, effects, bench.weights)
     examiner = Examiner(source, effects.divergence.kinds, settings, labelled, exact)
     shipped = finish(
@@ -252,16 +197,16 @@ def convert(
             techniques,
             examiner,
             effort,
-            seed,
+            request.seed,
             progress,
             store,
-            guard,
-            best_effort,
+            request.guard,
+            request.best_effort,
             int8,
         )
     )
     outcome = shipped.outcome
-    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=keep_io)
+    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=request.keep_io)
     exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, deployed_on)
     apart = (RULE,) if exactness.in_words() else ()
     warned = lint_export(outcome.proto, prepared.proto, device.dialect, apart)
@@ -277,25 +222,35 @@ def convert(
 
     reasons |= unfused
     plan = build_plan(
-        prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
+        prepared,
+        device,
+        budgets,
+        floors,
+        shipped,
+        bench.activations,
+        reasons,
+        effects,
+        request.threads,
+        model,
+        ROUNDING,
     )
-    notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
+    notes = plan.notes if request.keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
     if foreign(deployed_on) and "latency_ms" in plan.measured:
         notes = (*notes, foreign_latency_note(deployed_on))
     if differs is not None:
         notes = (*notes, differs.in_words())
     plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
-    plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io)
+    plan = replace(with_stored_weights(plan, shipped.compensated), opset=request.opset, keep_io=request.keep_io)
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
-    points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if curve is not None else ()
+    points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if request.curve is not None else ()
     report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
     report = replace(report, proven=exactness.proven, disagreement=differs)
-    if output is not None:
-        write_model(Path(output), outcome.proto)
-        write_text(plan_path(Path(output)), plan.to_json())
-    if curve is not None:
-        write_text(Path(curve), to_csv(points))
+    if request.output is not None:
+        write_model(Path(request.output), outcome.proto)
+        write_text(plan_path(Path(request.output)), plan.to_json())
+    if request.curve is not None:
+        write_text(Path(request.curve), to_csv(points))
     return Result(outcome.proto, plan, report)
 
 

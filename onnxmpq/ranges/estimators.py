@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.errors import UsageError
 from onnxmpq.ranges.entropy import kept_bins
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.params import BITS, ActivationType, QuantParams, params_for
@@ -84,3 +85,11 @@ class Estimator(Protocol):
 
 
 ESTIMATORS: dict[str, Estimator] = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}
+CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name,) for name in ESTIMATORS}}
+"""What `--estimator` takes: of several, each tensor gets the one of least effect on the outputs."""
+
+
+def require_estimator(name: str) -> None:
+    """Raises UsageError for a name that is not in `CHOICES`."""
+    if name not in CHOICES:
+        raise UsageError(f"no estimator of ranges is called {name!r}; choose one of {', '.join(CHOICES)}")

@@ -8,13 +8,12 @@ from pathlib import Path
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.dialects import Dialect
-from onnxmpq.errors import UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_versions
-from onnxmpq.ranges import ESTIMATORS, ActivationType, Observation, QuantParams, headroom, params_key
+from onnxmpq.ranges import CHOICES, ActivationType, Observation, QuantParams, headroom, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -23,8 +22,6 @@ from onnxmpq.stages import reuse
 from onnxmpq.weights import pair_bound
 
 ROUNDING = "nearest"
-CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name,) for name in ESTIMATORS}}
-"""What `--estimator` takes: of several, each tensor gets the one of least effect on the outputs."""
 
 
 def activation_tensors(model: Model, menu: Menu) -> list[str]:
@@ -66,12 +63,6 @@ def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
         for s in menu[region.name]
         if s.reads is Format.INT8 and s.activation_bits < BITS
     }
-
-
-def require_estimator(name: str) -> None:
-    """Raises UsageError for a name that is not in `CHOICES`."""
-    if name not in CHOICES:
-        raise UsageError(f"no estimator of ranges is called {name!r}; choose one of {', '.join(CHOICES)}")
 
 
 def known_ranges(

@@ -1,0 +1,94 @@
+"""Config files: options of `convert` in TOML, by the names that Python's arguments or the command line have."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from onnxmpq.errors import UsageError
+from onnxmpq.fields import is_number, is_whole, nearest, shown
+from onnxmpq.request.options import Declared, options_of
+from onnxmpq.request.request import Request
+from onnxmpq.sensitivity import KINDS, OutputKind
+
+_WANTED = {
+    "text": "a text in quotes",
+    "texts": "a text in quotes or a list of them",
+    "whole": "a whole number",
+    "file": "a path in quotes",
+    "switch": "true or false",
+    "kinds": "a table of NAME = KIND, or texts such as NAME=KIND",
+    "cache": "a folder in quotes, or false",
+}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Arguments of `Request` by name. Paths are relative to the current folder, as on the command line.
+
+    Raises UsageError, with file and option, for a file that is no TOML, an unknown option or a value of a wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
+    spellings = _spellings()
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        declared = spellings.get(key.replace("-", "_"))
+        if declared is None:
+            hint = nearest(key, spellings, "the options are")
+            raise UsageError(f"--config {path}: option '{key}' is unknown; {hint}")
+        if declared.name in found:
+            raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
+        found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
+    return found
+
+
+def _spellings() -> dict[str, Declared]:
+    """Options by the names they may have in a file."""
+    found: dict[str, Declared] = {}
+    for declared in options_of(Request).values():
+        if declared.flags:
+            flag = declared.flags[0].removeprefix("--").replace("-", "_")
+            found |= {declared.name: declared, flag: declared}
+    return found
+
+
+def _value(declared: Declared, value: object, where: str) -> Any:
+    kind = declared.option.kind
+
+    def wrong() -> NoReturn:
+        raise UsageError(f"{where} is {shown(value)}; it must be {_WANTED[kind]}")
+
+    match kind:
+        case "text" | "file" if isinstance(value, str) or (kind == "text" and is_number(value)):
+            return str(value)
+        case "texts":
+            texts = [value] if isinstance(value, str) else value
+            if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+                return tuple(texts)
+        case "whole" if is_whole(value):
+            return value
+        case "switch" if isinstance(value, bool):
+            return value
+        case "cache" if isinstance(value, str | bool):
+            return value
+        case "kinds" if isinstance(value, dict | list):
+            entries = [f"{name}={kind}" for name, kind in value.items()] if isinstance(value, dict) else value
+            return parse_kinds(map(str, entries), where)
+    wrong()
+
+
+def parse_kinds(entries: Iterable[str], where: str = "--output-kind") -> dict[str, OutputKind]:
+    """Output kinds from NAME=KIND. Raises UsageError."""
+    kinds: dict[str, OutputKind] = {}
+    for entry in entries:
+        name, _, text = entry.rpartition("=")
+        kind = next((kind for kind in KINDS if kind == text), None)
+        if not name or kind is None:
+            raise UsageError(f"{where} {entry!r}: write NAME=KIND with KIND one of {', '.join(KINDS)}")
+        kinds[name] = kind
+    return kinds

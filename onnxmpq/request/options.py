@@ -1,0 +1,104 @@
+"""Options: how a field of a request is spelled on the command line and in config files, and what is said about it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import onnx
+
+Source = str | Path | onnx.ModelProto
+"""A model: its path, or the model itself."""
+Kind = Literal["text", "texts", "whole", "file", "switch", "kinds", "cache", "python"]
+"""What the command line and config files take: a text, several, a whole number, a path, yes or no, output kinds by
+output name, a folder or no; "python" for arguments that only Python has."""
+Given = ParamSpec("Given")
+Asked = TypeVar("Asked")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Option:
+    """help: one line, without a full stop. kind: what may be given. flags: on the command line, () for `--NAME`.
+
+    least: of whole numbers. more: what Python and the docs say beside `help`, in sentences.
+    """
+
+    help: str
+    kind: Kind = "text"
+    flags: tuple[str, ...] = ()
+    least: int | None = None
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field of a request with its option. default: None where there is no other."""
+
+    name: str
+    annotation: Any
+    default: Any
+    option: Option
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As the command line spells it, `--keep-io/--no-keep-io` for a switch that is on; () where it has none."""
+        if self.option.kind == "python":
+            return ()
+        return self.option.flags or (f"--{self.name.replace('_', '-')}",)
+
+
+def options_of(request: type[Any]) -> Mapping[str, Declared]:
+    """The options that a dataclass declares with `Annotated[type, Option(...)]`, by field, in its order."""
+    hints = get_type_hints(request, include_extras=True)
+    found: dict[str, Declared] = {}
+    for row in fields(request):
+        kind, *extras = get_args(hints[row.name])
+        [option] = [extra for extra in extras if isinstance(extra, Option)]
+        found[row.name] = Declared(row.name, kind, None if row.default is MISSING else row.default, option)
+    return found
+
+
+def takes(
+    request: Callable[Given, Asked],
+) -> Callable[[Callable[[Source, Asked], Result]], Callable[Concatenate[Source, Given], Result]]:
+    """Make `f(model, request)` a function that takes the request's fields as keyword arguments: `f(model, size="25%")`.
+
+    Signature and documentation of the new function list the options. request: a dataclass for `options_of`.
+    """
+
+    def decorate(function: Callable[[Source, Asked], Result]) -> Callable[Concatenate[Source, Given], Result]:
+        @functools.wraps(function)
+        def called(model: Source, *args: Given.args, **options: Given.kwargs) -> Result:
+            return function(model, request(*args, **options))
+
+        assert isinstance(request, type)
+        given = inspect.signature(function)
+        rows = options_of(request).values()
+        keywords = [
+            inspect.Parameter(d.name, inspect.Parameter.KEYWORD_ONLY, default=d.default, annotation=d.annotation)
+            for d in rows
+        ]
+        model_parameter = next(iter(given.parameters.values()))
+        called.__signature__ = given.replace(parameters=[model_parameter, *keywords])  # type: ignore[attr-defined]
+        called.__doc__ = f"{inspect.getdoc(function)}\n\n" + "\n".join(map(_documented, rows))
+        return cast(Callable[Concatenate[Source, Given], Result], called)
+
+    return decorate
+
+
+def _documented(declared: Declared) -> str:
+    """One line of a docstring."""
+    more = f". {declared.option.more}" if declared.option.more else ""
+    return f"{declared.name}: {declared.option.help}{more}".removesuffix(".") + "."
+
+
+def shown_type(annotation: Any) -> str:
+    """A type as the docs write it: `str | None`, `Mapping[str, str]`."""
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("collections.abc.", "")
