@@ -80,12 +80,14 @@ class Damage:
         known = arrays(self.entry, "calib", DEFAULT_SAMPLES + DEFAULT_SAMPLES // 3)
         self.data: Samples = gather_samples(self.model, known, None, DEFAULT_SAMPLES, 0, self.progress)
         self.known, self.dialect = known, DIALECTS["onnxruntime"]
-        offered, _ = candidates(self.model, load_target("cpu"), self.dialect)
+        offered = candidates(self.model, load_target("cpu"), self.dialect)
         self.layers = {r.name for r in self.model.layers}
-        self.offered: Menu = {
-            r.name: (*offered[r.name], *(s for s in (*WEIGHT_ONLY, *BOTH[1:]) if self._takes(r, s)))
-            for r in self.model.regions
-        }
+        self.offered = Menu(
+            {
+                r.name: (*offered[r.name], *(s for s in (*WEIGHT_ONLY, *BOTH[1:]) if self._takes(r, s)))
+                for r in self.model.regions
+            }
+        )
         self.observation = calibrate(self.model, self.offered, self.data.calibration, self.progress)
         self.bench = prepare_bench(self.model, self.offered, self.observation, self.dialect, self.progress)
 
@@ -124,7 +126,7 @@ class Damage:
 
     def int8_everywhere(self) -> Workbench:
         """The bench with int8 weights and ranges as the pipeline makes them."""
-        menu = {n: tuple(s for s in row if s.is_float or s.name == INT8.name) for n, row in self.offered.items()}
+        menu = self.offered.where(lambda _, s: s.is_float or s.name == INT8.name)
         bench = prepare_bench(self.model, menu, self.observation, self.dialect, self.progress)
         bench = round_for_inputs(self.model, menu, bench, self.data.rounding, without([]), self.progress)
         effects = sensitivity(self.model, menu, bench, self.observation, self.data.effects, None, self.progress)

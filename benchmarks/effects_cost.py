@@ -32,12 +32,12 @@ from benchmarks.stages import machine, table_of
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import candidates
+from onnxmpq.menu import activation_tensors, activation_type, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity import Perturbations, measure_effects
-from onnxmpq.stages.ranges import activation_tensors, activation_type, calibrate, prepare_bench, range_candidates
+from onnxmpq.stages.ranges import calibrate, prepare_bench, range_candidates
 from onnxmpq.stages.samples import gather_samples
 from onnxmpq.target.load import load_target
 
@@ -82,7 +82,7 @@ def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     entry, device, progress = zoo().load(name), load_target("cpu"), Progress()
     model = prepare(entry.model)
     feeds = gather_samples(model, arrays(entry, "calib", samples + HELD_OUT), None, samples, 0, progress).calibration
-    menu, _ = candidates(model, device, DIALECTS[device.dialect])
+    menu = candidates(model, device, DIALECTS[device.dialect])
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], progress)
     tensors = activation_tensors(model, menu)

@@ -22,13 +22,12 @@ from benchmarks.stages import machine, table_of
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
-from onnxmpq.menu import candidates
+from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import open_session, run
 from onnxmpq.stages.effects import REFERENCE_THREADS, affordable, forward_seconds
-from onnxmpq.stages.ranges import activation_tensors
 from onnxmpq.stages.samples import gather_samples
 from onnxmpq.target.load import load_target
 
@@ -65,7 +64,7 @@ def measured(name: str, source: Any, given: dict[str, np.ndarray]) -> Measured:
 
 def tries_of(model: Model) -> int:
     """Perturbations of the CPU target's full menu, with two ranges for each activation."""
-    menu, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
     weights = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
     return len(weights) + 2 * len(activation_tensors(model, menu))
 

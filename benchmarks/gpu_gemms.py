@@ -29,7 +29,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import candidates
+from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
@@ -87,7 +87,7 @@ def rows(device: Target, shape: tuple[int, int, int], settings: SessionSettings)
     data = np.random.default_rng(0).normal(0.0, 1.0, shape[:2]).astype(np.float32)
     feeds = load_feeds({"x": data}, input_specs(open_session(model.proto)))
     dialect = DIALECTS[device.dialect]
-    menu, _ = candidates(model, device, dialect)
+    menu = candidates(model, device, dialect)
     schemes = [s for s in menu["product"] if not s.is_float]
     table = roofline_table(model, device, float_shapes(model, feeds), menu).node_s["product"]
     found = []
@@ -106,7 +106,7 @@ def time_scheme(
     model: Model, scheme: Scheme, device: Target, feeds: Feeds, settings: SessionSettings
 ) -> tuple[float, float]:
     """Seconds of the product in float32 and in the scheme, interleaved."""
-    menu, dialect, silent = {"product": (scheme,)}, DIALECTS[device.dialect], Progress()
+    menu, dialect, silent = Menu({"product": (scheme,)}), DIALECTS[device.dialect], Progress()
     bench = prepare_bench(model, menu, calibrate(model, menu, feeds, silent), dialect, silent)
     sessions = [open_session(m, settings) for m in (model.proto, bench.build({"product": scheme}))]
     before, after = interleaved_s(sessions, feeds.batch([0]), Effort(seconds=1.0, runs=50, rounds=5))

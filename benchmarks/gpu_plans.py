@@ -78,7 +78,7 @@ class Subject:
 def uniform_s(subject: Subject, scheme: str) -> float:
     """Predicted seconds per sample with every region in the scheme that can be."""
     device = load_target(TARGET).serving(BATCH)
-    menu, _ = candidates(subject.model, device, DIALECTS[device.dialect])
+    menu = candidates(subject.model, device, DIALECTS[device.dialect])
     menu = one_activation_format(subject.model, menu)
     table = roofline_table(subject.model, device, float_shapes(subject.model, subject.feeds), menu)
     plan = {name: SCHEMES[scheme] for name, row in menu.items() if SCHEMES[scheme] in row}
@@ -106,7 +106,7 @@ def step(subject: Subject) -> None:
     assert device.roofline is not None
     nothing = replace(device.roofline.launch_s, value=0.0)
     silent = replace(device, roofline=replace(device.roofline, launch_s=nothing))
-    menu, _ = candidates(subject.model, device, DIALECTS[device.dialect])
+    menu = candidates(subject.model, device, DIALECTS[device.dialect])
     whole = float_shapes(subject.model, subject.feeds)
     shapes = {t: (*s[:-2], 1, s[-1]) if len(s) > 1 else s for t, s in whole.items()}
     tables = [roofline_table(subject.model, d, shapes, menu).node_s for d in (device, silent)]

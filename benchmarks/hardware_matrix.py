@@ -27,7 +27,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu
+from onnxmpq.menu import Menu, activation_tensors, narrow_inputs
 from onnxmpq.model import Model, Region, RegionKind, prepare
 from onnxmpq.ranges import ESTIMATORS, Observation, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -35,7 +35,6 @@ from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
 from onnxmpq.stages.effects import pose
-from onnxmpq.stages.ranges import activation_tensors, narrow_inputs
 from onnxmpq.target import Target, load_target, roofline_table
 
 TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "bismo-edge")
@@ -47,12 +46,12 @@ Plan = dict[str, Scheme]
 def menu_of(model: Model, targets: Sequence[Target]) -> Menu:
     """Per region every scheme that one of the targets lists and onnxruntime's dialect can spell, float first."""
     supports = DIALECTS["onnxruntime"].supports
-    menu: Menu = {}
+    menu: dict[str, tuple[Scheme, ...]] = {}
     for region in model.regions:
         names = [n for t in targets for n in _listed(region, t)]
         schemes = [scheme_named(n) for n in dict.fromkeys(["fp32", *names])]
         menu[region.name] = tuple(s for s in schemes if s.is_float or supports(region, s, model.opset))
-    return menu
+    return Menu(menu)
 
 
 def _listed(region: Region, target: Target) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import candidates
+from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import Observation, QuantParams, headroom, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -22,7 +22,6 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Perturbations, Referee, measure_effects
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.stages.ranges import activation_tensors
 from onnxmpq.target.load import load_target
 
 INT8 = SCHEMES["int8"]
@@ -39,11 +38,9 @@ class Subject:
         self.entry, self.test = zoo().load(name), test
         self.model, self.dialect = prepare(self.entry.model), DIALECTS["onnxruntime"]
         self.specs = input_specs(open_session(self.model.proto))
-        menu, _ = candidates(self.model, load_target("cpu"), self.dialect, cpu=DeployCpu.VNNI)
-        self.menu = {
-            r.name: tuple(s for s in menu[r.name] if s == INT8 and (r.layer is not None or not layers_only))
-            for r in self.model.regions
-        }
+        menu = candidates(self.model, load_target("cpu"), self.dialect, cpu=DeployCpu.VNNI)
+        layers = {r.name for r in self.model.layers}
+        self.menu = menu.where(lambda name, s: s == INT8 and (name in layers or not layers_only))
         self.assignment = dict.fromkeys((name for name, schemes in self.menu.items() if schemes), INT8)
         self.tensors = activation_tensors(self.model, self.menu)
         assert INT8.weight is not None

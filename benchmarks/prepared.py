@@ -84,10 +84,10 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     samples = min(samples, len(known))
     feeds, alike = known.take(range(samples)), known.take(range(samples, len(known)))
     dialect, progress = DIALECTS["onnxruntime"], Progress()
-    menu, _ = candidates(model, load_target("cpu"), dialect)
+    menu = candidates(model, load_target("cpu"), dialect)
     if layers_only:
         weighted = {r.name for r in model.layers}
-        menu = {n: row if n in weighted else row[:1] for n, row in menu.items()}
+        menu = menu.where(lambda name, s: name in weighted or s.is_float)
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, dialect, progress)
     data = Samples(feeds, unseen, True)

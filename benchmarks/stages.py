@@ -89,14 +89,14 @@ def profiled(name: str, seed: int = 0) -> Profiled:
     samples = arrays(entry, "calib", SAMPLES)
     feeds = gather_samples(model, samples, None, SAMPLES, seed, progress).calibration
     dialect = DIALECTS[device.dialect]
-    menu, _ = candidates(model, device, dialect)
+    menu = candidates(model, device, dialect)
     observation = calibrate(model, menu, feeds, progress)
     bench = prepare_bench(model, menu, observation, dialect, progress)
     start = time.perf_counter()
     profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
     layout = layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
-    menu, _ = proven(model, menu, profiles)
+    menu = proven(model, menu, profiles)
     table = fit_table(model, profiles, uniform, {}, layout)
     spent_s = time.perf_counter() - start
     return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, layout, table, spent_s)

@@ -78,7 +78,7 @@ class Subject:
         self.model = prepare(self.entry.model)
         specs = input_specs(open_session(self.model.proto))
         self.feeds: Feeds = load_feeds(arrays(self.entry, "calib", CALIBRATION), specs, limit=CALIBRATION)
-        self.menu, _ = candidates(self.model, load_target("cpu"), DIALECT)
+        self.menu = candidates(self.model, load_target("cpu"), DIALECT)
         layout = layout_roles(self.model, {t: len(s) for t, s in float_shapes(self.model, self.feeds).items()})
         self.int8 = int8_everywhere(self.model, self.menu, layout)
         self.layers = [r for r in self.model.layers if r.name in self.int8]

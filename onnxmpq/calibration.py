@@ -11,7 +11,7 @@ from rich.table import Table
 from onnxmpq.cache import Cache
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.isolation import isolated
-from onnxmpq.menu import candidates
+from onnxmpq.menu import candidates, require_candidates
 from onnxmpq.model import prepare
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
@@ -19,7 +19,6 @@ from onnxmpq.ranges import CHOICES
 from onnxmpq.ranges.exchange import Calibration
 from onnxmpq.report import source_name
 from onnxmpq.request import DEFAULT_SAMPLES
-from onnxmpq.stages.candidates import require_candidates
 from onnxmpq.stages.keys import feeds_hash
 from onnxmpq.stages.ranges import calibrate as observe_ranges
 from onnxmpq.stages.samples import gather_samples
@@ -48,8 +47,8 @@ def calibrate(
     progress, device = progress or Progress(), load_target(target)
     prepared = prepare(model)
     data = gather_samples(prepared, calibration, recipe, samples, seed, progress).calibration
-    menu, reasons = candidates(prepared, device, DIALECTS[device.dialect])
-    require_candidates(prepared, menu, reasons)
+    menu = candidates(prepared, device, DIALECTS[device.dialect])
+    require_candidates(prepared, menu)
     observation = observe_ranges(prepared, menu, data, progress, Cache.of(cache, progress))
     return Calibration(
         model={"name": source_name(model), "sha256": prepared.source_sha256},

@@ -62,7 +62,7 @@ class Inspection:
 def inspect(model: str | Path, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them."""
     prepared, device = prepare(model), load_target(target)
-    menu, _ = candidates(prepared, device, DIALECTS[device.dialect])
+    menu = candidates(prepared, device, DIALECTS[device.dialect])
     rows = tuple(
         InspectedRegion(
             region.name,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Budgets
+from onnxmpq.allocate import Budgets, quantized_when_fastest
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.cost.layout import layout_roles
@@ -27,8 +27,13 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     candidates,
+    for_goal,
+    in_table,
     needing_unsigned_weights,
     one_activation_format,
+    require_candidates,
+    require_half,
+    used_when_fastest,
     within_float16,
     without_underflow,
     worthwhile,
@@ -44,13 +49,6 @@ from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.window import warn_outside
 from onnxmpq.sensitivity.divergence import guess_kind
-from onnxmpq.stages.candidates import (
-    require_candidates,
-    require_half,
-    storage_only,
-    used_when_fastest,
-    widest_weights,
-)
 from onnxmpq.stages.costs import CLEARLY, int8_everywhere, judge_costs, quick_latency_s, require_unmet
 from onnxmpq.stages.disagreement import as_shipped, disagreement
 from onnxmpq.stages.effects import pose, sensitivity
@@ -126,41 +124,49 @@ def convert(model: Source, request: Request) -> Result:
         first_s = quick_latency_s(source, data.calibration, settings)
         require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
     dialect, excluded, requested = DIALECTS[device.dialect], tuple(request.exclude), frozenset(request.schemes)
-    menu, reasons = candidates(prepared, device, dialect, excluded, requested, deployed_on)
-    menu = one_activation_format(prepared, menu)
+    listed = candidates(prepared, device, dialect, excluded, requested, deployed_on)
     for_size = bool(budgets.size or budgets.smallest)
-    for_nothing_else = for_size and not (budgets.latency or budgets.fastest or budgets.energy)
-    if for_nothing_else and device.cost == "measured":
-        menu = storage_only(menu)  # w4 and w8 keep float32's latency and lose less than int8 arithmetic
-    elif not for_size and device.cost == "measured":
-        menu = widest_weights(menu)
-    require_candidates(prepared, menu, reasons, bool(excluded))
+    for_speed = bool(budgets.latency or budgets.fastest or budgets.energy)
+    consistent = one_activation_format(prepared, listed)
+    offered = for_goal(consistent, small=for_size, fast=for_speed) if device.cost == "measured" else consistent
+    require_candidates(prepared, offered, bool(excluded))
     if not request.keep_io:
-        require_half(menu, device)
+        require_half(offered, device)
 
     if known is None:  # or the ranges would be those of other scales
         rescaling = rescale(
-            prepared, menu, dialect, data, request.outputs, for_size, techniques, progress, store, exact_integers=exact
+            prepared,
+            offered,
+            dialect,
+            data,
+            request.outputs,
+            for_size,
+            techniques,
+            progress,
+            store,
+            exact_integers=exact,
         )
     else:
         rescaling = Rescaling(prepared)
     prepared = rescaling.model
-    observation = calibrate(prepared, menu, data.calibration, progress, store, known, request.estimator)
-    menu, overflow = within_float16(prepared, menu, observation.histograms)
-    bench = prepare_bench(prepared, menu, observation, dialect, progress)
+    observation = calibrate(prepared, offered, data.calibration, progress, store, known, request.estimator)
+    representable = within_float16(prepared, offered, observation.histograms)
+    bench = prepare_bench(prepared, representable, observation, dialect, progress)
     bench = replace(bench, keep_io=request.keep_io, exact_integers=exact)
-    menu, underflow = without_underflow(prepared, menu, bench.weights)
-    menu = needing_unsigned_weights(
-        prepared, menu, bench.weights, bounded=deployed_on.may_saturate, requested=requested
+    writable = needing_unsigned_weights(
+        prepared,
+        without_underflow(prepared, representable, bench.weights),
+        bench.weights,
+        bounded=deployed_on.may_saturate,
+        requested=requested,
     )
-    reasons |= overflow | underflow
-    require_candidates(prepared, menu, reasons)
+    require_candidates(prepared, writable)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
     table_file = Path(request.cost_table) if request.cost_table else None
-    judge, menu, unfused = judge_costs(
+    judge, fused = judge_costs(
         prepared,
         device,
-        menu,
+        writable,
         layout,
         bench,
         data.calibration,
@@ -173,10 +179,11 @@ def convert(model: Source, request: Request) -> Result:
     )
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
     require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
-    int8 = int8_everywhere(prepared, menu, layout)
-    menu = worthwhile(menu, judge.table.node_s)
-    menu = used_when_fastest(pose(prepared, menu, judge.table, None, bench.weights), judge)
-    require_candidates(prepared, menu, reasons)
+    int8 = int8_everywhere(prepared, fused, layout)
+    faster = in_table(worthwhile(fused, judge.table.node_s), judge.table.offers)
+    fastest = quantized_when_fastest(pose(prepared, faster, judge.table, None, bench.weights), judge.known)
+    menu = used_when_fastest(prepared, faster, fastest)
+    require_candidates(prepared, menu)
 
     bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
     effects = sensitivity(prepared, menu, bench, observation, data.effects, request.outputs, progress, store)
@@ -220,7 +227,6 @@ def convert(model: Source, request: Request) -> Result:
         shipped.validation,
     )
 
-    reasons |= unfused
     plan = build_plan(
         prepared,
         device,
@@ -228,7 +234,7 @@ def convert(model: Source, request: Request) -> Result:
         floors,
         shipped,
         bench.activations,
-        reasons,
+        menu.reasons,
         effects,
         request.threads,
         model,
@@ -242,8 +248,12 @@ def convert(model: Source, request: Request) -> Result:
     plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
     plan = replace(with_stored_weights(plan, shipped.compensated), opset=request.opset, keep_io=request.keep_io)
     plan = with_factors(plan, rescaling)
-    report = build_report(prepared, device, plan, shipped, data.calibration, reasons)
-    points = trade_off(outcome.problem, "size" if for_nothing_else else "latency") if request.curve is not None else ()
+    report = build_report(prepared, device, plan, shipped, data.calibration, menu.reasons)
+    points = (
+        trade_off(outcome.problem, "latency" if for_speed or not for_size else "size")
+        if request.curve is not None
+        else ()
+    )
     report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
     report = replace(report, proven=exactness.proven, disagreement=differs)
     if request.output is not None:
@@ -274,16 +284,16 @@ def profile_model(
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     prepared = prepare(model)
     data = gather_samples(prepared, calibration, recipe, PROFILE_SAMPLES, seed, progress)
-    menu, reasons = candidates(prepared, device, DIALECTS[device.dialect])
-    require_candidates(prepared, menu, reasons)
+    menu = candidates(prepared, device, DIALECTS[device.dialect])
+    require_candidates(prepared, menu)
     observation = calibrate(prepared, menu, data.calibration, progress)
     bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
     layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
-    judge, menu, _ = judge_costs(
+    judge, fused = judge_costs(
         prepared, device, menu, layout, bench, data.calibration, settings, effort or Effort(), None, seed, progress
     )
-    kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in menu.items()}
+    kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
     return replace(judge.table, node_s=offered)
 

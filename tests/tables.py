@@ -19,7 +19,7 @@ def int8_pays(source: Path | onnx.ModelProto, folder: Path, kernel: str = "int8"
     """A table file by which int8, or another kernel, takes half of float32's time everywhere, and changes of format are
     free."""
     model, target = prepare(source), load_target("cpu")
-    menu, _ = candidates(model, target, DIALECTS[target.dialect])
+    menu = candidates(model, target, DIALECTS[target.dialect])
     costs = {name: {s.kernel: 5e-4 if s.kernel == kernel else 1e-3 for s in row} for name, row in menu.items()}
     path = folder / "costs.json"
     path.write_text(CostTable(costs, base_s=1e-6, meta=describe(model, "cpu", CPU, 1)).to_json(), encoding="utf-8")

@@ -16,7 +16,7 @@ from onnxmpq.cli import app
 from onnxmpq.cost.measure import Effort
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import ModelError, NothingToQuantizeError, OnnxmpqError, TargetError, UsageError
-from onnxmpq.menu import candidates, one_activation_format, within_float16, without_underflow
+from onnxmpq.menu import Menu, candidates, one_activation_format, within_float16, without_underflow
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.ranges import observe
@@ -182,7 +182,7 @@ def test_nothing_in_16_bits_at_the_ends_is_said() -> None:
 
 def offered(proto: onnx.ModelProto, target: str, opset: int | None = None, *requested: str) -> dict[str, set[str]]:
     model, device = prepare(proto, opset), load_target(target)
-    menu, _reasons = candidates(model, device, DIALECTS[device.dialect], (), requested)
+    menu = candidates(model, device, DIALECTS[device.dialect], (), requested)
     return {name: {s.name for s in row} for name, row in menu.items()}
 
 
@@ -287,7 +287,7 @@ def schemes(*names: str) -> tuple[Scheme, ...]:
 
 def test_one_format_of_activations_for_the_whole_graph() -> None:
     model, device = prepared(residual_cnn()), load_target("h200")
-    menu, _reasons = candidates(model, device, DIALECTS[device.dialect])
+    menu = candidates(model, device, DIALECTS[device.dialect])
     assert {s.reads for row in menu.values() for s in row if s.reads.quantized} == {Format.FP8, Format.SYMMETRIC_INT8}
     found = one_activation_format(model, menu)
     kinds = Counter(s.reads for row in found.values() for s in row if s.reads.quantized)
@@ -301,14 +301,14 @@ def test_float16_is_not_offered_near_its_end() -> None:
     model = prepared(proto)
     histograms = observe(model, feeds_for(proto, 8), ["x", "m", "y"]).histograms
     [layer] = model.layers
-    rest = {r.name: schemes("fp32", "fp16", "bf16") for r in model.regions}
-    menu, reasons = within_float16(model, rest, histograms)
+    rest = Menu({r.name: schemes("fp32", "fp16", "bf16") for r in model.regions})
+    menu = within_float16(model, rest, histograms)
     assert [s.name for s in menu[layer.name]] == ["fp32", "fp16"], "where float16 will do, bfloat16 is worse"
     product = next(r.name for r in model.regions if r.op_type == "Mul")
     assert [s.name for s in menu[product]] == ["fp32", "bf16"]
-    only = {r.name: schemes("fp32", "fp16") for r in model.regions}
-    assert "do not fit float16" in within_float16(model, only, histograms)[1][product]
-    assert not reasons
+    only = Menu({r.name: schemes("fp32", "fp16") for r in model.regions})
+    assert "do not fit float16" in within_float16(model, only, histograms).reasons[product]
+    assert not menu.reasons
 
 
 def test_weights_that_would_vanish_choose_another_scheme() -> None:
@@ -324,8 +324,8 @@ def test_weights_that_would_vanish_choose_another_scheme() -> None:
         for s in schemes("w4a8-fp8", "w8a8-fp8")
         if s.weight is not None
     }
-    menu, reasons = without_underflow(model, {layer.name: schemes("fp32", "w4a8-fp8", "w8a8-fp8")}, weights)
+    menu = without_underflow(model, Menu({layer.name: schemes("fp32", "w4a8-fp8", "w8a8-fp8")}), weights)
     assert [s.name for s in menu[layer.name]] == ["fp32", "w8a8-fp8"], "a scale per channel still holds it"
-    assert not reasons
-    _, reasons = without_underflow(model, {layer.name: schemes("fp32", "w4a8-fp8")}, weights)
-    assert "underflow in w4a8-fp8" in reasons[layer.name]
+    assert not menu.reasons
+    empty = without_underflow(model, Menu({layer.name: schemes("fp32", "w4a8-fp8")}), weights)
+    assert "underflow in w4a8-fp8" in empty.reasons[layer.name]

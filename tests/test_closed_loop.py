@@ -21,7 +21,7 @@ from onnxmpq.target.load import load_target
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
-MENU, _ = candidates(CASE.model, load_target("cpu"), ORT, cpu=DeployCpu.VNNI)
+MENU = candidates(CASE.model, load_target("cpu"), ORT, cpu=DeployCpu.VNNI)
 INT8_GAIN = 0.4  # of a region's float32 time
 MENU = {n: tuple(s for s in row if not s.unsigned_weights) for n, row in MENU.items()}  # one int8 kernel a region
 

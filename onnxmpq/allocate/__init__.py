@@ -1,6 +1,7 @@
 """Allocate: a scheme for every region, of least harm within the budgets."""
 
 from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets
+from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
 from onnxmpq.allocate.solvers import SOLVERS
@@ -15,5 +16,6 @@ __all__ = [
     "Solution",
     "parse_budgets",
     "quantized_roots",
+    "quantized_when_fastest",
     "solve",
 ]

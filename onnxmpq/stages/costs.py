@@ -23,7 +23,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import call
 from onnxmpq.isolation.trial import single
-from onnxmpq.menu import Menu, Reasons, proven
+from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, absolute, open_session
@@ -51,7 +51,7 @@ def judge_costs(
     seed: int,
     progress: Progress,
     cache: Cache = NO_CACHE,
-) -> tuple[Judge, Menu, Reasons]:
+) -> tuple[Judge, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
     Plans that this machine timed within the last hour are not measured again (`stages/timings.py`).
@@ -60,22 +60,18 @@ def judge_costs(
     if table_file is not None:
         table = read_table(table_file, meta)
         (progress.warn if elsewhere(table) else progress.say)(origin(table))
-        offered = {n: tuple(s for s in row if s.is_float or table.offers(n, s)) for n, row in menu.items()}
-        return TableJudge(model, table), offered, {}
+        return TableJudge(model, table), in_table(menu, table.offers)
     if device.cost != "measured":
-        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu, {}
+        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu
     first, crashing = feeds.batch([0]), Crashing()
     others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
     profiler = RememberingProfiler(Profiler(model, first, settings, effort, others), cache, model, first, effort)
     profiles, uniform = profile(profiler, menu, layout, bench, seed, progress, crashing)
     if reused := profiler.timings.in_words():
         progress.say(reused)
-    menu = {n: tuple(s for s in row if s.is_float or s.kernel not in crashing.get(n, ())) for n, row in menu.items()}
-    menu, unfused = proven(model, menu, profiles)
-    unfused |= {name: f"onnxruntime crashes with {', '.join(sorted(k))} here" for name, k in crashing.items()}
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
-    return MeasuringJudge(profiler, profiles, refit), menu, unfused
+    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, crashing)
 
 
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:

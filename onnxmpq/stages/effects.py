@@ -14,7 +14,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.halves import DTYPES
-from onnxmpq.menu import Menu
+from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
 from onnxmpq.model import Model
 from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.progress import Progress
@@ -24,7 +24,7 @@ from onnxmpq.sensitivity import Effects, OutputKind, Perturbations
 from onnxmpq.stages import reuse
 from onnxmpq.stages.effect_samples import effect_samples, evenly_spread
 from onnxmpq.stages.halves import half_effects, half_perturbations
-from onnxmpq.stages.ranges import activation_tensors, activation_type, narrow_inputs, range_candidates
+from onnxmpq.stages.ranges import range_candidates
 
 EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take on the reference machine, before samples are saved
 PASSES_PER_TRY = 0.6  # forward passes that a perturbation costs (benchmarks/effects_cost.py)
@@ -51,7 +51,7 @@ def sensitivity(
     cache: Cache = NO_CACHE,
 ) -> Effects:
     """One-at-a-time effects of everything still on the menu, on as many samples as `EFFECT_SECONDS` allow."""
-    formats = {(r.name, s.weight.name) for r in model.layers for s in menu[r.name] if s.weight is not None}
+    formats = weight_formats(model, menu)
     kind = activation_type(menu)
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}

@@ -9,60 +9,24 @@ from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.dialects import Dialect
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu
+from onnxmpq.menu import (
+    Menu,
+    activation_tensors,
+    activation_type,
+    half_tensors,
+    narrow_inputs,
+    weight_formats,
+)
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_versions
 from onnxmpq.ranges import CHOICES, ActivationType, Observation, QuantParams, headroom, params_key
 from onnxmpq.ranges.exchange import Calibration, read_calibration
-from onnxmpq.ranges.params import BITS
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.schemes import Format
 from onnxmpq.stages import reuse
 from onnxmpq.weights import pair_bound
 
 ROUNDING = "nearest"
-
-
-def activation_tensors(model: Model, menu: Menu) -> list[str]:
-    """Root tensors that some scheme on the menu reads or writes in 8 or fewer bits, in graph order."""
-    roots = model.roots
-    touched: list[str] = []
-    for region in model.regions:
-        if any(s.reads.quantized for s in menu[region.name]):
-            touched += region.inputs
-        if any(s.reads is Format.INT8 for s in menu[region.name]):
-            touched += region.outputs
-    return list(dict.fromkeys(roots.get(t, t) for t in touched))
-
-
-def half_tensors(model: Model, menu: Menu) -> list[str]:
-    """Root tensors that some scheme on the menu would hold in float16."""
-    roots = model.roots
-    touched = [
-        t
-        for region in model.regions
-        if any(s.half == "float16" for s in menu[region.name])
-        for t in (*region.inputs, *region.outputs)
-    ]
-    return list(dict.fromkeys(roots.get(t, t) for t in touched))
-
-
-def activation_type(menu: Menu) -> ActivationType:
-    """The one type of quantized activations on the menu (`menu.one_activation_format`)."""
-    found = {s.reads for row in menu.values() for s in row if s.reads.quantized}
-    return next(iter(found)).element if found else "uint8"
-
-
-def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
-    """(layer, bits) for every width below 8 in which the menu lets a layer read -> root of the tensor it reads."""
-    roots = model.roots
-    return {
-        (region.name, s.activation_bits): roots.get(region.inputs[0], region.inputs[0])
-        for region in model.layers
-        for s in menu[region.name]
-        if s.reads is Format.INT8 and s.activation_bits < BITS
-    }
 
 
 def known_ranges(
@@ -111,15 +75,11 @@ def prepare_bench(
     model: Model, menu: Menu, observation: Observation, dialect: Dialect, progress: Progress
 ) -> Workbench:
     """Activation parameters of every width by the first estimator, and rounded weights for every scheme on the menu."""
-    wanted = {
-        (region.name, s.weight.name): (region, s.weight)
-        for region in model.layers
-        for s in menu[region.name]
-        if s.weight is not None
-    }
+    wanted = weight_formats(model, menu)
     weights: dict[tuple[str, str], QuantizedWeight] = {}
     with progress.stage("rounding weights", len(wanted)) as tick:
-        for key, (region, weight_format) in wanted.items():
+        for key, weight_format in wanted.items():
+            region = model.region(key[0])
             bound = pair_bound(region, weight_format)
             weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING, bound=bound)
             tick(1)

@@ -139,9 +139,9 @@ class _Judge:
     def loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         """Divergence of the quick model on the samples that its weights were not rounded for."""
         model, silent = rescaled(self.model, self.channels, factors), Progress()
-        menu: Menu = {r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions}
-        observation = calibrate(model, menu, self.data.deciding, silent)
-        menu, _ = within_float16(model, menu, observation.histograms)
+        wanted = Menu({r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions})
+        observation = calibrate(model, wanted, self.data.deciding, silent)
+        menu = within_float16(model, wanted, observation.histograms)
         bench = prepare_bench(model, menu, observation, self.dialect, silent)
         if as_shipped:
             bench = round_for_inputs(model, menu, bench, self.data.deciding, self.techniques, silent)

@@ -11,7 +11,7 @@ from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.closed_loop import Outcome, Workbench
 from onnxmpq.errors import CrashError
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu
+from onnxmpq.menu import Menu, weight_formats
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
 from onnxmpq.plan import Plan
@@ -37,7 +37,7 @@ def round_for_inputs(
     cache: Cache = NO_CACHE,
 ) -> Workbench:
     """The bench with every weight still on the menu rounded for what its layer reads in the fp32 model."""
-    formats = {(r.name, s.weight.name): s.weight for r in model.layers for s in menu[r.name] if s.weight is not None}
+    formats = weight_formats(model, menu)
     with progress.stage("rounding for the layers' inputs", len(formats)) as tick:
         weights = reuse.rounded(cache, model, formats, feeds, techniques, tick)
     return replace(bench, weights={**bench.weights, **weights})

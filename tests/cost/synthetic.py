@@ -11,13 +11,12 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 
-from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Formats, Transition, edges_of
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import tensor_shapes
-from onnxmpq.menu import candidates
+from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.target.load import load_target
@@ -52,7 +51,7 @@ class Setting:
     """A model with the menu of the cpu target and what the runtime does with its layouts."""
 
     model: Model
-    menu: dict[str, tuple[Scheme, ...]]
+    menu: Menu
     layout: dict[str, str]
 
 
@@ -60,7 +59,7 @@ class Setting:
 def setting(name: str) -> Setting:
     proto = GRAPHS[name]()
     model = prepared(proto)
-    menu, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
     tensors = list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs)))
     shapes = tensor_shapes(model, feeds_for(proto), tensors)
     return Setting(model, menu, layout_roles(model, {t: len(s) for t, s in shapes.items()}))

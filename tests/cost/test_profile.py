@@ -43,7 +43,7 @@ class Heard(Progress):
 
 def profiled(lacks: set[str]) -> tuple[Setting, list[Profile], int, Heard]:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
-    menu = {n: tuple(s for s in row if s.name in ("fp32", "int8", "w4a8")) for n, row in case.menu.items()}
+    menu = case.menu.where(lambda _, s: s.name in ("fp32", "int8", "w4a8"))
     chosen = [{n: s for n, row in menu.items() for s in row if s.name == name} for name in ("int8", "w4a8")]
     weights = {k: w for assignment in chosen for k, w in cnn.weights(assignment).items()}
     bench = Workbench(case.model, ORT, cnn.activations, weights)

@@ -92,7 +92,7 @@ def test_a_second_rounding_that_crashes_is_left_out(tmp_path: Path) -> None:
 
 def profiled(child: Faulty) -> tuple[list[Any], Crashing, Heard]:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
-    menu = {n: tuple(s for s in row if s.name in ("fp32", "int8")) for n, row in case.menu.items()}
+    menu = case.menu.where(lambda _, s: s.name in ("fp32", "int8"))
     weights = cnn.weights({name: row[-1] for name, row in menu.items()})
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     crashing: Crashing = {}
@@ -116,15 +116,15 @@ def test_plans_are_measured_without_what_crashes() -> None:
 
 def test_what_crashes_is_not_on_the_menu_and_the_reason_is_given() -> None:
     case, cnn, heard = setting("residual"), Case("residual", residual_cnn()), Heard()
-    menu = {n: tuple(s for s in row if s.name in ("fp32", "int8")) for n, row in case.menu.items()}
+    menu = case.menu.where(lambda _, s: s.name in ("fp32", "int8"))
     weights = cnn.weights({name: row[-1] for name, row in menu.items()})
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     target, feeds = load_target("cpu"), feeds_for(residual_cnn())
     arguments = case.model, target, menu, case.layout, bench, feeds, SessionSettings(), QUICK, None, 0, heard
     with isolated(Faulty(CRASHING)):
-        judge, left, reasons = judge_costs(*arguments)
+        judge, left = judge_costs(*arguments)
     assert judge.measured
-    assert [s.name for s in left[CRASHING]] == ["fp32"] and "crashes with int8" in reasons[CRASHING]
+    assert [s.name for s in left[CRASHING]] == ["fp32"] and "crashes with int8" in left.reasons[CRASHING]
     assert [s.name for s in left["Conv_3"]] == ["fp32", "int8"]
 
 

@@ -85,9 +85,9 @@ def test_uint8_weights_take_no_measurement_of_their_own() -> None:
     """Their effect is that of w8's weights, and of int8's activations."""
     proto = residual_cnn()
     model = prepared(proto)
-    full, _ = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
-    menu = {n: tuple(s for s in row if s.name in ("fp32", "w8", "int8", "u8u8")) for n, row in full.items()}
-    without = {n: tuple(s for s in row if not s.unsigned_weights) for n, row in menu.items()}
+    full = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    menu = full.where(lambda _, s: s.name in ("fp32", "w8", "int8", "u8u8"))
+    without = menu.where(lambda _, s: not s.unsigned_weights)
     effects, totals = measured(menu, model, feeds_for(proto, 8))
     _, totals_without = measured(without, model, feeds_for(proto, 8))
     assert totals == totals_without

@@ -26,10 +26,8 @@ PORTABLE = DIALECTS["portable"]
 
 
 def menu_of(model: Model, *names: str) -> Menu:
-    return {
-        r.name: (SCHEMES["fp32"], *(SCHEMES[n] for n in names if PORTABLE.supports(r, SCHEMES[n], model.opset)))
-        for r in model.regions
-    }
+    rows = {r.name: [SCHEMES[n] for n in names if PORTABLE.supports(r, SCHEMES[n], model.opset)] for r in model.regions}
+    return Menu({name: (SCHEMES["fp32"], *row) for name, row in rows.items()})
 
 
 def effects_of(model: Model, *names: str) -> Effects:

@@ -35,7 +35,7 @@ def bench_of(model: Model) -> Workbench:
 
 
 def posed(feeds: Feeds) -> tuple[Problem, Effects, Workbench]:
-    menu: Menu = {r.name: tuple(SCHEMES[n] for n in NAMES) for r in MODEL.regions}
+    menu = Menu({r.name: tuple(SCHEMES[n] for n in NAMES) for r in MODEL.regions})
     bench = bench_of(MODEL)
     effects = sensitivity(MODEL, menu, bench, Observation({}, {}), feeds, {"y": "values"}, Progress())
     table = CostTable({r.name: {"fp32": 0.0} for r in MODEL.regions})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -20,10 +22,10 @@ from tests.graphs import graph, prepared, residual_cnn, token_model
 CPU, ORT = load_target("cpu"), DIALECTS["onnxruntime"]
 
 
-def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[str]], dict[str, str]]:
-    menu, reasons = candidates(model, CPU, ORT, exclude)
+def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[str]], Mapping[str, str]]:
+    menu = candidates(model, CPU, ORT, exclude)
     assert all(row[0].is_float for row in menu.values())
-    return {name: {s.name for s in row} for name, row in menu.items()}, reasons
+    return {name: {s.name for s in row} for name, row in menu.items()}, menu.reasons
 
 
 def test_each_operator_gets_its_schemes() -> None:
@@ -39,7 +41,7 @@ def test_each_operator_gets_its_schemes() -> None:
 def test_every_offer_can_be_written() -> None:
     for proto in (residual_cnn(), token_model()):
         model = prepared(proto)
-        menu, _ = candidates(model, CPU, ORT)
+        menu = candidates(model, CPU, ORT)
         for name, row in menu.items():
             assert all(ORT.supports(model.region(name), s, model.opset) for s in row)
 
@@ -76,24 +78,24 @@ def profile(assignment: dict[str, str], operators: dict[str, set[str]]) -> Profi
 
 def test_what_never_fused_is_taken_off_the_menu() -> None:
     model = prepared(residual_cnn())
-    menu, _ = candidates(model, CPU, ORT)
+    menu = candidates(model, CPU, ORT)
     profiles = [
         profile(
             {"Conv_0": "int8", "Conv_3": "int8"}, {"Conv_0": {"QLinearConv"}, "Conv_3": {"Conv", "DequantizeLinear"}}
         ),
         profile({"Conv_0": "w4a8"}, {"Conv_0": {"Conv"}}),
     ]
-    kept, reasons = proven(model, menu, profiles)
+    kept = proven(model, menu, profiles)
     names = {r: {s.name for s in row} for r, row in kept.items()}
     assert names["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
     assert names["Conv_3"] == {"fp32", "w8", "w6", "w5", "w4"}
     assert names["Add_6"] == {"fp32"}
-    assert reasons["Add_6"] == "onnxruntime does not fuse int8 here"
+    assert kept.reasons["Add_6"] == "onnxruntime does not fuse int8 here"
 
 
 def test_weight_only_kernels_must_be_faster_than_float() -> None:
     model = prepared(token_model())
-    menu, _ = candidates(model, CPU, ORT)
+    menu = candidates(model, CPU, ORT)
     costs = {"MatMul_2": {"fp32": 1.0, "w4b32": 0.5, "w8b128": 2.0}, "MatMul_9": {"fp32": 1.0, "w4b32": 1.5}}
     kept = {r: {s.name for s in row} for r, row in worthwhile(menu, costs).items()}
     assert "w4b32" in kept["MatMul_2"] and "w4b32" not in kept["MatMul_9"]
@@ -120,7 +122,7 @@ def test_modelled_targets_offer_bits_that_only_they_have() -> None:
         "float[16, 1, 3, 3] w",
     )
     model = prepared(proto)
-    offered = {t: {s.name for s in candidates(model, load_target(t), ORT)[0]["Conv_0"]} for t in ("cpu", "bismo-edge")}
+    offered = {t: {s.name for s in candidates(model, load_target(t), ORT)["Conv_0"]} for t in ("cpu", "bismo-edge")}
     assert {"w2a2", "w4a6", "w7a7", "w4a8"} <= offered["bismo-edge"]
     assert offered["cpu"] == {"fp32", "w8", "int8", "u8u8"}
 
@@ -156,7 +158,7 @@ def conv_with(weight: np.ndarray, group: int = 1) -> tuple[Model, Menu, dict[tup
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
     model = prepared(proto)
     [region] = model.layers
-    menu, _ = candidates(model, CPU, ORT)
+    menu = candidates(model, CPU, ORT)
     formats = {s.weight.name: s.weight for s in menu[region.name] if s.weight in (INT8_WEIGHTS, BOUNDED)}
     w = model.weight(region)
     return (
@@ -214,7 +216,7 @@ def test_weights_that_only_the_full_range_holds() -> None:
 
 def test_regions_without_weights_keep_their_menu() -> None:
     model = prepared(residual_cnn())
-    menu, _ = candidates(model, CPU, ORT)
+    menu = candidates(model, CPU, ORT)
     weights = {(r.name, INT8_WEIGHTS.name): quantize_weight(model.weight(r), INT8_WEIGHTS) for r in model.layers}
     kept = needing_unsigned_weights(model, menu, weights, bounded=False)
     assert kept.keys() == menu.keys()

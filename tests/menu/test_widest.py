@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+from onnxmpq.menu import Menu, widest_weights
 from onnxmpq.schemes import scheme_named
-from onnxmpq.stages.candidates import widest_weights
 
 
 def schemes(names: str) -> tuple[str, ...]:
-    kept = widest_weights({"layer": tuple(scheme_named(n) for n in names.split())})
+    kept = widest_weights(Menu({"layer": tuple(scheme_named(n) for n in names.split())}))
     return tuple(s.name for s in kept["layer"])
 
 

@@ -1,0 +1,136 @@
+"""Filters of a menu from what is known before anything is timed: goals, ranges and rounded weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from onnxmpq.menu.types import Menu
+from onnxmpq.model import Model, Region
+from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.schemes import Format, Scheme
+
+PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outliers better
+ABOUT_AS_MANY = 0.9
+LARGEST_FLOAT16 = 65504.0
+FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
+BOUND_LOSS_DB = 2.0  # docs/overflow.md has the losses of the zoo's layers
+
+
+def one_activation_format(model: Model, menu: Menu) -> Menu:
+    """The menu with one format of quantized activations, since each tensor has one set of parameters: the one that
+    reaches most multiply-accumulates, and of those that reach about as many the first of `PREFERRED`."""
+    reach: dict[Format, int] = {}
+    for region in model.regions:
+        macs = (region.layer.macs or region.layer.parameters) if region.layer else 0
+        for read in dict.fromkeys(s.reads for s in menu[region.name] if s.reads.quantized):
+            reach[read] = reach.get(read, 0) + macs
+    enough = ABOUT_AS_MANY * max(reach.values(), default=0)
+    best = next((read for read in PREFERRED if read in reach and reach[read] >= enough), Format.FLOAT)
+    return menu.where(lambda _, s: not s.reads.quantized or s.reads is best)
+
+
+def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
+    """The menu of a measured target for what is asked. small: a size counts. fast: latency or energy counts.
+
+    For size alone, float activations: w4 and w8 keep float32's latency and lose less than int8 arithmetic. Where size
+    does not count, no weights of fewer bits than others of the same kernel.
+    """
+    if not small:
+        return widest_weights(menu)
+    return menu if fast else storage_only(menu)
+
+
+def storage_only(menu: Menu) -> Menu:
+    """The menu without quantized activations."""
+    return menu.where(lambda _, s: s.reads is Format.FLOAT)
+
+
+def widest_weights(menu: Menu) -> Menu:
+    """The menu without weights of fewer bits than others that the same kernel computes with: they are smaller, not
+    faster."""
+    most: dict[tuple[str, str, Format], int] = {}
+    for name, row in menu.items():
+        for scheme in row:
+            if scheme.weight is not None:
+                kind = name, scheme.kernel, scheme.reads
+                most[kind] = max(most.get(kind, 0), scheme.weight.bits)
+    return menu.where(lambda name, s: s.weight is None or s.weight.bits == most[name, s.kernel, s.reads])
+
+
+def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]) -> Menu:
+    """The menu without float16 where a tensor of the region comes near the largest float16, and without bfloat16,
+    which is less exact, where float16 will do."""
+    roots, kept, reasons = model.roots, dict[str, tuple[Scheme, ...]](), dict[str, str]()
+    for region in model.regions:
+        seen = [histograms[r] for t in (*region.inputs, *region.outputs) if (r := roots.get(t, t)) in histograms]
+        reach = max((max(-h.low, h.high) for h in seen), default=0.0)
+        fits, row = reach * FLOAT16_MARGIN <= LARGEST_FLOAT16, menu[region.name]
+        computes = any(s.half == "float16" and not s.reads.quantized for s in row)
+        left_out = {"float16"} if not fits else {"bfloat16"} if computes else set()
+        kept[region.name] = tuple(s for s in row if s.half is None or s.half not in left_out)
+        if not fits and any(s.half == "float16" for s in row) and len(kept[region.name]) == 1:
+            reasons[region.name] = f"values up to {reach:.3g} do not fit float16"
+    return Menu(kept, {**menu.reasons, **reasons})
+
+
+def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Menu:
+    """The menu without formats in which a channel that is not zero becomes zero, as on a scale that is too small."""
+    kept = dict(menu)
+    reasons: dict[str, str] = {}
+    for region in model.layers:
+        channels = np.abs(model.weight(region)).max(axis=1, initial=0) > 0
+        lost = {
+            s.name
+            for s in menu[region.name]
+            if s.weight is not None and s.weight.kind in ("fp8", "fp8_dual")
+            if (channels & ~weights[region.name, s.weight.name].dequantize().any(axis=1)).any()
+        }
+        kept[region.name] = tuple(s for s in menu[region.name] if s.name not in lost)
+        if lost and len(kept[region.name]) == 1:
+            reasons[region.name] = f"the weights of a channel underflow in {' and '.join(sorted(lost))}"
+    return Menu(kept, {**menu.reasons, **reasons})
+
+
+def needing_unsigned_weights(
+    model: Model,
+    menu: Menu,
+    weights: Mapping[tuple[str, str], QuantizedWeight],
+    *,
+    bounded: bool,
+    requested: Collection[str] = (),
+) -> Menu:
+    """The menu with uint8 weights only for layers whose int8 weights lose more than `BOUND_LOSS_DB` by the bound.
+
+    Kernels of uint8 weights do not saturate, but are slower on most CPUs, and every kernel on the menu takes time to
+    profile. weights: by (region, weight format). bounded: whether int8
+    weights must obey the bound of `rounding/overflow.py`; if not, int8 computes the same and faster, and no layer needs
+    uint8. requested: schemes that the user asked for by name, which stay.
+    """
+    regions = {r.name: r for r in model.regions}
+    return menu.where(
+        lambda name, s: (
+            not s.unsigned_weights
+            or s.name in requested
+            or (bounded and bound_loss_db(model, regions[name], s, weights) > BOUND_LOSS_DB)
+        )
+    )
+
+
+def bound_loss_db(
+    model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
+) -> float:
+    """How much SQNR the layer's weight loses by the bound, as rounded in `weights`; 0 where no int8 scheme needs it."""
+    if scheme.weight is None:
+        return 0.0
+    bounded = weights.get((region.name, scheme.weight.without_saturation.name))
+    if bounded is None:
+        return 0.0
+    w, full = model.weight(region), weights[region.name, scheme.weight.name]
+    kept, lost = (float(np.square(w - q.dequantize(), dtype=np.float64).sum()) for q in (full, bounded))
+    if lost <= kept:
+        return 0.0
+    return 10.0 * math.log10(lost / kept) if kept > 0.0 else math.inf

@@ -1,0 +1,31 @@
+"""Errors for menus that leave nothing to do."""
+
+from __future__ import annotations
+
+from onnxmpq.errors import NothingToQuantizeError, UsageError
+from onnxmpq.menu.types import Menu
+from onnxmpq.model import Model
+from onnxmpq.target.types import Target
+
+
+def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
+    """Raises NothingToQuantizeError where no layer has a choice."""
+    if any(len(menu[r.name]) > 1 for r in model.layers):
+        return
+    if excluded:
+        raise NothingToQuantizeError("--exclude leaves no layer to quantize; exclude fewer nodes")
+    already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
+    known = [f"{r.name}: {menu.reasons[r.name]}" for r in model.layers if r.name in menu.reasons]
+    why = known[0] if known else "Conv, MatMul, Gemm or Gather with a constant float32 weight, opset 13 or newer"
+    raise NothingToQuantizeError(
+        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}; use the model as it is"
+    )
+
+
+def require_half(menu: Menu, target: Target) -> None:
+    """Raises UsageError where no scheme computes in 16 bits, so that inputs and outputs cannot have them."""
+    if not any(s.half for row in menu.values() for s in row):
+        raise UsageError(
+            f"--no-keep-io: no scheme that may be used on target {target.name} computes in 16 bits, so inputs and "
+            "outputs stay float32; leave it out, or use another target or scheme"
+        )

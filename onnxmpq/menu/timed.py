@@ -1,0 +1,79 @@
+"""Filters of a menu from timed plans and cost tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from onnxmpq.menu.types import Menu
+from onnxmpq.model import Model, Region
+from onnxmpq.schemes import FP32, INT8_KERNELS, Format, Scheme
+
+
+class ProfiledPlan(Protocol):
+    """assignment: region -> scheme. operators: region -> operators that the runtime made of it."""
+
+    @property
+    def assignment(self) -> Mapping[str, Scheme]: ...
+
+    @property
+    def operators(self) -> Mapping[str, frozenset[str]]: ...
+
+
+def proven(
+    model: Model, menu: Menu, profiles: Sequence[ProfiledPlan], crashing: Mapping[str, Collection[str]] | None = None
+) -> Menu:
+    """The menu without schemes that the runtime did not fuse wherever a profiled plan used their kernel.
+
+    crashing: region -> kernels that end the runtime there; their schemes go too.
+    """
+    crashing = crashing or {}
+    runs = menu.where(lambda name, s: s.is_float or s.kernel not in crashing.get(name, ()))
+    regions = {r.name: r for r in model.regions}
+    kept = runs.where(lambda name, s: s.is_float or _fused(regions[name], s, profiles))
+    reasons: dict[str, str] = {}
+    for name, row in kept.items():
+        missing = [s.name for s in runs[name] if s not in row]
+        if missing and len(row) == 1:
+            reasons[name] = f"onnxruntime does not fuse {', '.join(missing)} here"
+    for name, kernels in crashing.items():
+        reasons[name] = f"onnxruntime crashes with {', '.join(sorted(kernels))} here"
+    return Menu(kept.rows, {**menu.reasons, **reasons})
+
+
+def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan]) -> bool:
+    wanted = scheme.fuses_to if region.layer is not None else INT8_KERNELS.get(region.op_type, ())
+    if not wanted or scheme.kernel == FP32:
+        return True
+    used = [p for p in profiles if (s := p.assignment.get(region.name)) is not None and s.kernel == scheme.kernel]
+    return any(set(wanted) & p.operators.get(region.name, frozenset()) for p in used)
+
+
+def in_table(menu: Menu, offers: Callable[[str, Scheme], bool]) -> Menu:
+    """The menu with what a cost table has: `offers(region, scheme)`."""
+    return menu.where(lambda name, s: s.is_float or offers(name, s))
+
+
+def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]]) -> Menu:
+    """The menu without float-activation schemes whose own kernel is no faster than float32's: w4 and w8 store as
+    little, compute exactly, and run at float32's speed.
+
+    kernel_s: region -> kernel -> seconds.
+    """
+
+    def stays(name: str, scheme: Scheme) -> bool:
+        costs = kernel_s.get(name, {})
+        own, plain = costs.get(scheme.kernel, 0.0), costs.get(FP32, 0.0)
+        return scheme.kernel == FP32 or scheme.reads is not Format.FLOAT or own < plain
+
+    return menu.where(stays)
+
+
+def used_when_fastest(model: Model, menu: Menu, used: Collection[str]) -> Menu:
+    """The menu, with int8 for regions without weights only where the fastest plans use it.
+
+    Such a scheme stores nothing; it is there for speed alone, and is dropped before its effect on the outputs is
+    measured. used: regions that are quantized in the fastest plans.
+    """
+    layers = {r.name for r in model.layers}
+    return menu.where(lambda name, s: name in layers or s.is_float or name in used)
