@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from benchmarks.zoo import arrays, static_int8, zoo
-from onnxmpq.closed_loop import Workbench
+from onnxmpq.workbench import Workbench
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
@@ -24,10 +24,12 @@ from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
-from onnxmpq.stages.effects import sensitivity
-from onnxmpq.stages.ranges import calibrate, prepare_bench
-from onnxmpq.stages.samples import Samples, gather_samples
-from onnxmpq.stages.weights import round_for_inputs
+from onnxmpq.sensitivity import effects_of_menu
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
+from onnxmpq.samples import Samples
+from onnxmpq.samples import gather_samples
+from onnxmpq.weights import round_for_inputs
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import without
 

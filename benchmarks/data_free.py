@@ -19,7 +19,7 @@ from onnxmpq.ranges import CHOICES
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.stages.samples import Samples
+from onnxmpq.samples import Samples
 from onnxmpq.weights import compensate, round_weights, with_biases, without
 
 RECIPES = {

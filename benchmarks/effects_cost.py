@@ -37,8 +37,10 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.sensitivity import Perturbations, measure_effects
-from onnxmpq.stages.ranges import calibrate, prepare_bench, range_candidates
-from onnxmpq.stages.samples import gather_samples
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
+from onnxmpq.ranges import range_candidates
+from onnxmpq.samples import gather_samples
 from onnxmpq.target.load import load_target
 
 CNNS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "yolov8n")

@@ -27,8 +27,10 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import open_session, run
-from onnxmpq.stages.effects import REFERENCE_THREADS, affordable, forward_seconds
-from onnxmpq.stages.samples import gather_samples
+from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS
+from onnxmpq.sensitivity.menu_effects import affordable
+from onnxmpq.sensitivity.menu_effects import forward_seconds
+from onnxmpq.samples import gather_samples
 from onnxmpq.target.load import load_target
 
 MODELS = ("resnet20_cifar10", "mobilenet_v1_0.25", "squeezenet1.1", "gpt_char", "vit_tiny", "yolov8n")

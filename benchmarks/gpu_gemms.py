@@ -35,7 +35,8 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
-from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
 from onnxmpq.target import load_target, roofline_table
 from onnxmpq.target.types import Target
 

@@ -35,7 +35,7 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.stages.threads import workers
+from onnxmpq.threads import workers
 from onnxmpq.statistics import measure_moments
 from onnxmpq.target import load_target, roofline_table
 

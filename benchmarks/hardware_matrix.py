@@ -34,7 +34,7 @@ from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
-from onnxmpq.stages.effects import pose
+from onnxmpq.allocate import pose
 from onnxmpq.target import Target, load_target, roofline_table
 
 TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "bismo-edge")

@@ -11,7 +11,7 @@ import onnx
 
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.allocate import Problem
-from onnxmpq.closed_loop import Workbench
+from onnxmpq.workbench import Workbench
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds import load_feeds
@@ -23,13 +23,15 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.stages.effect_samples import effect_samples
-from onnxmpq.stages.effects import pose, sensitivity
-from onnxmpq.stages.level import at_unseen_level
-from onnxmpq.stages.ranges import calibrate, prepare_bench
-from onnxmpq.stages.samples import Samples
-from onnxmpq.stages.threads import workers
-from onnxmpq.stages.weights import round_for_inputs
+from onnxmpq.sensitivity.effect_samples import effect_samples
+from onnxmpq.allocate import pose
+from onnxmpq.sensitivity import effects_of_menu
+from onnxmpq.allocate import at_unseen_level
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
+from onnxmpq.samples import Samples
+from onnxmpq.threads import workers
+from onnxmpq.weights import round_for_inputs
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import without
 

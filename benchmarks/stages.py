@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.allocate import Problem
-from onnxmpq.closed_loop import Workbench
+from onnxmpq.workbench import Workbench
 from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table
@@ -29,10 +29,11 @@ from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from onnxmpq.schemes import Scheme
-from onnxmpq.stages.costs import profile
-from onnxmpq.stages.effects import pose
-from onnxmpq.stages.ranges import calibrate, prepare_bench
-from onnxmpq.stages.samples import gather_samples
+from onnxmpq.profiling import profile
+from onnxmpq.allocate import pose
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
+from onnxmpq.samples import gather_samples
 from onnxmpq.target.load import load_target
 
 SAMPLES = 8  # activation ranges do not change latency: few will do

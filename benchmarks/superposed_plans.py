@@ -23,8 +23,8 @@ from onnxmpq.allocate.superpose import Predictor
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Referee
-from onnxmpq.stages.refine import RunningRefiner
-from onnxmpq.stages.threads import workers
+from onnxmpq.closed_loop import RunningRefiner
+from onnxmpq.threads import workers
 
 SHARES = (0.25, 0.5, 0.75)
 

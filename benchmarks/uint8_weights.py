@@ -21,7 +21,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.zoo import arrays, sqnr_db, zoo
-from onnxmpq.closed_loop import Workbench
+from onnxmpq.workbench import Workbench
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort, Profiler
 from onnxmpq.deployment import DeployCpu, scheme_for
@@ -37,8 +37,9 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme
-from onnxmpq.stages.costs import int8_everywhere
-from onnxmpq.stages.ranges import calibrate, prepare_bench
+from onnxmpq.allocate import int8_everywhere
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.workbench import prepare_bench
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound
 

@@ -9,21 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.cache import Cache
-from onnxmpq.dialects import DIALECTS
+from onnxmpq.context import Context
 from onnxmpq.isolation import isolated
-from onnxmpq.menu import candidates, require_candidates
-from onnxmpq.model import prepare
+from onnxmpq.keys import feeds_hash
+from onnxmpq.menu import observed_tensors, require_candidates
+from onnxmpq.opening import open_model, open_target
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
-from onnxmpq.ranges import CHOICES
-from onnxmpq.ranges.exchange import Calibration
+from onnxmpq.ranges import CHOICES, Calibration, observe_ranges
 from onnxmpq.report import source_name
 from onnxmpq.request import DEFAULT_SAMPLES
-from onnxmpq.stages.keys import feeds_hash
-from onnxmpq.stages.ranges import calibrate as observe_ranges
-from onnxmpq.stages.samples import gather_samples
-from onnxmpq.stages.threads import with_one_blas_thread
-from onnxmpq.target.load import load_target
+from onnxmpq.threads import with_one_blas_thread
 
 
 @with_one_blas_thread
@@ -44,15 +40,16 @@ def calibrate(
     The samples are those that `convert` with the same arguments would calibrate on: every fourth one is left out, so
     that a later validation on the same source has samples that were never seen.
     """
-    progress, device = progress or Progress(), load_target(target)
-    prepared = prepare(model)
-    data = gather_samples(prepared, calibration, recipe, samples, seed, progress).calibration
-    menu = candidates(prepared, device, DIALECTS[device.dialect])
-    require_candidates(prepared, menu)
-    observation = observe_ranges(prepared, menu, data, progress, Cache.of(cache, progress))
+    heard = progress or Progress()
+    context = Context(heard, Cache.of(cache, heard), seed)
+    opened = open_model(model, open_target(target))
+    data = opened.samples(calibration, recipe, samples, context).calibration
+    menu = opened.menu()
+    require_candidates(opened.model, menu)
+    observation = observe_ranges(opened.model, observed_tensors(opened.model, menu), data, context)
     return Calibration(
-        model={"name": source_name(model), "sha256": prepared.source_sha256},
-        target=device.name,
+        model={"name": source_name(model), "sha256": opened.model.source_sha256},
+        target=opened.device.name,
         samples={
             "source": data.source,
             "recipe": recipe,

@@ -24,7 +24,7 @@ from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model.load import read
-from onnxmpq.output import check_writable, write_text
+from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
@@ -114,7 +114,7 @@ def convert(
         print(text)
         return
     console, destination = _stdout(), Path(asked["output"])
-    console.print(f"wrote {destination} and {pipeline.plan_path(destination)}", highlight=False, markup=False)
+    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
     result.report.render(console)
 
 

@@ -1,4 +1,4 @@
-"""What a model consists of and what a target can do with it; and how a validation is shown."""
+"""The layers of a model and the schemes that a target offers for them; and how a validation is shown."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
-from onnxmpq.dialects import DIALECTS
-from onnxmpq.menu import candidates
-from onnxmpq.model import RegionKind, prepare
+from onnxmpq.model import RegionKind
+from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
-from onnxmpq.target.load import load_target
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class Inspection:
 
 def inspect(model: str | Path, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them."""
-    prepared, device = prepare(model), load_target(target)
-    menu = candidates(prepared, device, DIALECTS[device.dialect])
+    opened = open_model(model, open_target(target))
+    prepared, device, menu = opened.model, opened.device, opened.menu()
     rows = tuple(
         InspectedRegion(
             region.name,

@@ -30,6 +30,11 @@ def check_writable(path: Path, source: Path | None = None) -> None:
     os.unlink(probe)
 
 
+def plan_path(output: Path) -> Path:
+    """model.mpq.onnx -> model.mpq.plan.json"""
+    return output.with_name(output.name.removesuffix(".onnx") + ".plan.json")
+
+
 def write_text(path: Path, text: str) -> None:
     """Atomically. Raises OutputError."""
     write_bytes(path, text.encode("utf-8"))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Budgets, quantized_when_fastest
+from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
-from onnxmpq.cost.layout import layout_roles
+from onnxmpq.context import Context
+from onnxmpq.cost.judge import Judge
+from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort
 from onnxmpq.cost.table import CostTable
 from onnxmpq.curve import to_csv, trade_off
-from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
-from onnxmpq.deployment import foreign, needs_exact_integers
-from onnxmpq.dialects import DIALECTS
+from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
@@ -26,48 +26,63 @@ from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
-    candidates,
-    for_goal,
+    Menu,
     in_table,
     needing_unsigned_weights,
-    one_activation_format,
+    observed_tensors,
     require_candidates,
-    require_half,
     used_when_fastest,
+    weight_formats,
     within_float16,
     without_underflow,
     worthwhile,
 )
-from onnxmpq.model import prepare
-from onnxmpq.output import check_writable, write_model, write_text
+from onnxmpq.model import Model
+from onnxmpq.opening import Asked, Opened, open_model, open_target
+from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.profiling import CLEARLY, judge_costs, quick_latency_s
 from onnxmpq.progress import Progress
-from onnxmpq.report import Report, build_plan, build_report, foreign_latency_note, narrow_ends_note, source_name
+from onnxmpq.ranges import known_ranges, observe_ranges
+from onnxmpq.report import (
+    Report,
+    build_plan,
+    build_report,
+    foreign_latency_note,
+    narrow_ends_note,
+    source_name,
+    with_factors,
+    with_stored_weights,
+)
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
-from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on, require_provider
+from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.window import warn_outside
-from onnxmpq.sensitivity.divergence import guess_kind
-from onnxmpq.stages.costs import CLEARLY, int8_everywhere, judge_costs, quick_latency_s, require_unmet
-from onnxmpq.stages.disagreement import as_shipped, disagreement
-from onnxmpq.stages.effects import pose, sensitivity
-from onnxmpq.stages.exactness import RULE, Exactness
-from onnxmpq.stages.finish import Examiner, Job, Labelled, finish
-from onnxmpq.stages.level import at_unseen_level
-from onnxmpq.stages.ranges import ROUNDING, calibrate, known_ranges, prepare_bench
-from onnxmpq.stages.rescale import Rescaling, rescale, with_factors
-from onnxmpq.stages.samples import check_prepared, gather_samples
-from onnxmpq.stages.threads import with_one_blas_thread
-from onnxmpq.stages.weights import round_for_inputs, with_stored_weights
-from onnxmpq.target.load import load_target
+from onnxmpq.samples import Samples, check_prepared
+from onnxmpq.sensitivity import effects_of_menu, guess_kind
+from onnxmpq.shipping import (
+    RULE,
+    Exactness,
+    Job,
+    Labelled,
+    QualityCheck,
+    Shipped,
+    as_shipped,
+    disagreement,
+    finish,
+)
+from onnxmpq.threads import with_one_blas_thread
+from onnxmpq.weights import round_for_inputs
+from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `convert` hands back. model: the mixed-precision graph."""
+    """The mixed-precision model, its plan, and the report."""
 
     model: onnx.ModelProto
     plan: Plan
@@ -84,184 +99,188 @@ def convert(model: Source, request: Request) -> Result:
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
     progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
-    budgets, floors = request.budgets, request.floors
     warn_outside(progress.warn)
-    source = model if isinstance(model, onnx.ModelProto) else str(model)
-    if budgets.empty:
-        budgets = Budgets(fastest=True)
-        what = "no budget" if floors.empty else "a quality floor and no budget"
-        progress.say(f"{what} given: converting for the lowest latency (as --latency fastest)")
-    device = load_target(request.target)
-    device = device if request.batch is None else device.serving(request.batch)
-    if budgets.energy:
-        device.require_energy()
-    if device.dialect not in DIALECTS:
-        raise TargetError(
-            f"target {device.name}: dialect {device.dialect!r} is not available; use another request.target"
-        )
-    runs_on = device.runs_on(request.provider) or CPU
-    deployed_on = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
-    exact = needs_exact_integers(deployed_on)
-    require_provider(runs_on)
-    if request.output is not None:
-        check_writable(Path(request.output), None if isinstance(model, onnx.ModelProto) else Path(model))
-        check_writable(plan_path(Path(request.output)))
-    if request.curve is not None:
-        check_writable(Path(request.curve))
-    prepared, store = prepare(model, request.opset), Cache.of(request.cache, progress)
-    probes.keep_in(store)
-    known = known_ranges(request.ranges, prepared, source_name(model), progress)
-    for name in set(request.outputs or ()) - set(prepared.output_names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(prepared.output_names)}")
-    data = gather_samples(prepared, request.calibration, request.recipe, request.samples, request.seed, progress)
-    remember(samples=data.calibration.arrays)
-    check_prepared(model, prepared, data.calibration)
+    context = Context(progress, Cache.of(request.cache, progress), request.seed)
+    asked = Asked.of(model, request, context)
+    opened = open_model(model, asked.device, request.opset)
+    probes.keep_in(context.cache)
+    known = known_ranges(request.ranges, opened.model, source_name(model), context)
     labelled = Labelled.of(request.labels, request.metric)
-    if labelled is not None:
-        labelled.try_out(source, data)
-    settings = SessionSettings(threads=request.threads, provider=runs_on)
-    if device.cost == "measured" and request.cost_table is None:
-        first_s = quick_latency_s(source, data.calibration, settings)
-        require_unmet(budgets, prepared.source_bytes, first_s, latency_share=CLEARLY)
-    dialect, excluded, requested = DIALECTS[device.dialect], tuple(request.exclude), frozenset(request.schemes)
-    listed = candidates(prepared, device, dialect, excluded, requested, deployed_on)
-    for_size = bool(budgets.size or budgets.smallest)
-    for_speed = bool(budgets.latency or budgets.fastest or budgets.energy)
-    consistent = one_activation_format(prepared, listed)
-    offered = for_goal(consistent, small=for_size, fast=for_speed) if device.cost == "measured" else consistent
-    require_candidates(prepared, offered, bool(excluded))
-    if not request.keep_io:
-        require_half(offered, device)
+    data = _samples(opened, asked, labelled, context)
+    offered = asked.menu(opened)
 
-    if known is None:  # or the ranges would be those of other scales
-        rescaling = rescale(
-            prepared,
+    rescaling = (
+        Rescaling(opened.model)  # or the ranges would be those of other scales
+        if known is not None
+        else rescale(
+            opened.model,
             offered,
-            dialect,
+            opened.dialect,
             data,
             request.outputs,
-            for_size,
+            asked.small,
             techniques,
-            progress,
-            store,
-            exact_integers=exact,
+            context,
+            exact_integers=asked.exact_integers,
         )
-    else:
-        rescaling = Rescaling(prepared)
-    prepared = rescaling.model
-    observation = calibrate(prepared, offered, data.calibration, progress, store, known, request.estimator)
-    representable = within_float16(prepared, offered, observation.histograms)
-    bench = prepare_bench(prepared, representable, observation, dialect, progress)
-    bench = replace(bench, keep_io=request.keep_io, exact_integers=exact)
-    writable = needing_unsigned_weights(
-        prepared,
-        without_underflow(prepared, representable, bench.weights),
-        bench.weights,
-        bounded=deployed_on.may_saturate,
-        requested=requested,
     )
-    require_candidates(prepared, writable)
-    layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
+    prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
+    observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
+    representable = within_float16(prepared, offered, observation.histograms)
+    nearest = prepare_bench(
+        prepared,
+        representable,
+        observation,
+        opened.dialect,
+        context,
+        keep_io=request.keep_io,
+        exact_integers=asked.exact_integers,
+    )
+    writable = _writable(representable, nearest, asked)
+    layout = _layout(prepared, data.calibration)
     table_file = Path(request.cost_table) if request.cost_table else None
     judge, fused = judge_costs(
-        prepared,
-        device,
-        writable,
-        layout,
-        bench,
-        data.calibration,
-        settings,
-        effort,
-        table_file,
-        request.seed,
-        progress,
-        store,
+        prepared, asked.device, writable, layout, nearest, data.calibration, asked.settings, effort, table_file, context
     )
     original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
-    require_unmet(budgets, prepared.source_bytes, judge.original_s, original_j)
-    int8 = int8_everywhere(prepared, fused, layout)
-    faster = in_table(worthwhile(fused, judge.table.node_s), judge.table.offers)
-    fastest = quantized_when_fastest(pose(prepared, faster, judge.table, None, bench.weights), judge.known)
-    menu = used_when_fastest(prepared, faster, fastest)
-    require_candidates(prepared, menu)
+    require_unmet(asked.budgets, prepared.source_bytes, judge.original_s, original_j)
+    menu = _worth_an_effect(fused, nearest, judge)
 
-    bench = round_for_inputs(prepared, menu, bench, data.rounding, techniques, progress, store)
-    effects = sensitivity(prepared, menu, bench, observation, data.effects, request.outputs, progress, store)
-    bench = replace(bench, activations={**bench.activations, **effects.params})
-    seen = pose(prepared, menu, judge.table, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data, request.seed, progress)
-    problem = pose(prepared, menu, judge.table, effects, bench.weights)
-    examiner = Examiner(source, effects.divergence.kinds, settings, labelled, exact)
-    shipped = finish(
-        Job(
-            problem,
-            budgets,
-            floors,
-            bench,
-            judge,
-            data,
-            effects,
-            techniques,
-            examiner,
-            effort,
-            request.seed,
-            progress,
-            store,
-            request.guard,
-            request.best_effort,
-            int8,
-        )
+    formats = weight_formats(prepared, menu)
+    rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
+    measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)
+    bench = rounded.with_activations(measured.params)
+    seen = pose(prepared, menu, judge.table, measured, bench.weights)
+    effects = at_unseen_level(seen, measured, bench, data, context)
+    job = Job(
+        pose(prepared, menu, judge.table, effects, bench.weights),
+        asked.budgets,
+        request.floors,
+        bench,
+        judge,
+        data,
+        effects,
+        techniques,
+        QualityCheck(_absolute(model), effects.divergence.kinds, asked.settings, labelled, asked.exact_integers),
+        effort,
+        context,
+        request.guard,
+        request.best_effort,
+        int8_everywhere(prepared, fused, layout),
     )
-    outcome = shipped.outcome
+    result = _result(job, finish(job), asked, opened, rescaling, menu)
+    _write(result, request)
+    return result
+
+
+def _absolute(model: Source) -> Any:
+    """As the reference of comparisons."""
+    return model if isinstance(model, onnx.ModelProto) else str(model)
+
+
+def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: Context) -> Samples:
+    """The samples, after the checks that need little time: outputs, labels, and whether there is anything to do."""
+    request, model, source = asked.request, opened.model, _absolute(opened.source)
+    for name in set(request.outputs or ()) - set(model.output_names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(model.output_names)}")
+    data = opened.samples(request.calibration, request.recipe, request.samples, context)
+    remember(samples=data.calibration.arrays)
+    check_prepared(opened.source, model, data.calibration)
+    if labelled is not None:
+        labelled.try_out(source, data)
+    if asked.device.cost == "measured" and request.cost_table is None:
+        first_s = quick_latency_s(source, data.calibration, asked.settings)
+        require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
+    return data
+
+
+def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
+    """The menu without weights that vanish or are not needed. Raises NothingToQuantizeError."""
+    full = without_underflow(bench.model, menu, bench.weights)
+    requested = frozenset(asked.request.schemes)
+    found = needing_unsigned_weights(
+        bench.model, full, bench.weights, bounded=asked.cpu.may_saturate, requested=requested
+    )
+    require_candidates(bench.model, found)
+    return found
+
+
+def _layout(model: Model, feeds: Feeds) -> Roles:
+    """Roles of the regions in the runtime's layouts, for the shapes of one sample."""
+    return layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+
+
+def _worth_an_effect(menu: Menu, bench: Workbench, judge: Judge) -> Menu:
+    """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
+    faster = in_table(worthwhile(menu, judge.table.node_s), judge.table.offers)
+    without_effects = pose(bench.model, faster, judge.table, None, bench.weights)
+    found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, judge.known))
+    require_candidates(bench.model, found)
+    return found
+
+
+def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling: Rescaling, menu: Menu) -> Result:
+    """The last checks of a graph, its plan and its report."""
+    request, outcome, prepared, context = asked.request, shipped.outcome, rescaling.model, job.context
     require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=request.keep_io)
-    exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, deployed_on)
+    exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, asked.cpu)
     apart = (RULE,) if exactness.in_words() else ()
-    warned = lint_export(outcome.proto, prepared.proto, device.dialect, apart)
+    warned = lint_export(outcome.proto, prepared.proto, asked.device.dialect, apart)
     if not exactness.proven:
-        progress.warn(exactness.in_words())
+        context.progress.warn(exactness.in_words())
     differs = disagreement(
-        as_shipped(bench, shipped.compensated),
+        as_shipped(job.bench, shipped.compensated),
         outcome.assignment,
-        data.calibration,
-        examiner.judging,
+        job.data.calibration,
+        job.quality_of.judging,
         shipped.validation,
     )
-
-    plan = build_plan(
+    made = build_plan(
         prepared,
-        device,
-        budgets,
-        floors,
+        asked.device,
+        asked.budgets,
+        request.floors,
         shipped,
-        bench.activations,
+        job.bench.activations,
         menu.reasons,
-        effects,
+        job.effects,
         request.threads,
-        model,
+        opened.source,
         ROUNDING,
     )
-    notes = plan.notes if request.keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
-    if foreign(deployed_on) and "latency_ms" in plan.measured:
-        notes = (*notes, foreign_latency_note(deployed_on))
-    if differs is not None:
-        notes = (*notes, differs.in_words())
-    plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
-    plan = replace(with_stored_weights(plan, shipped.compensated), opset=request.opset, keep_io=request.keep_io)
-    plan = with_factors(plan, rescaling)
-    report = build_report(prepared, device, plan, shipped, data.calibration, menu.reasons)
-    points = (
-        trade_off(outcome.problem, "latency" if for_speed or not for_size else "size")
-        if request.curve is not None
-        else ()
+    plan = replace(
+        with_factors(with_stored_weights(made, shipped.compensated), rescaling),
+        opset=request.opset,
+        keep_io=request.keep_io,
+        deploy_cpu=asked.cpu.value,
+        exactness=exactness.in_words(),
+        notes=(
+            *made.notes,
+            *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
+            *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
+            *([] if differs is None else [differs.in_words()]),
+        ),
     )
-    report = replace(report, reused=store.reused, timings=judge.timings, warnings=warned, curve=points)
-    report = replace(report, proven=exactness.proven, disagreement=differs)
-    if request.output is not None:
-        write_model(Path(request.output), outcome.proto)
-        write_text(plan_path(Path(request.output)), plan.to_json())
-    if request.curve is not None:
-        write_text(Path(request.curve), to_csv(points))
+    axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"
+    report = replace(
+        build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
+        reused=context.cache.reused,
+        timings=job.judge.timings,
+        warnings=warned,
+        curve=() if request.curve is None else trade_off(outcome.problem, axis),
+        proven=exactness.proven,
+        disagreement=differs,
+    )
     return Result(outcome.proto, plan, report)
+
+
+def _write(result: Result, request: Request) -> None:
+    """The files that were asked for."""
+    if request.output is not None:
+        write_model(Path(request.output), result.model)
+        write_text(plan_path(Path(request.output)), result.plan.to_json())
+    if request.curve is not None:
+        write_text(Path(request.curve), to_csv(result.report.curve))
 
 
 @isolated()
@@ -278,20 +297,20 @@ def profile_model(
     progress: Progress | None = None,
 ) -> CostTable:
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
-    progress, device = progress or Progress(), load_target(target)
-    warn_outside(progress.warn)
+    context, device = Context(progress or Progress(), seed=seed), open_target(target)
+    warn_outside(context.progress.warn)
     if device.cost != "measured":
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    prepared = prepare(model)
-    data = gather_samples(prepared, calibration, recipe, PROFILE_SAMPLES, seed, progress)
-    menu = candidates(prepared, device, DIALECTS[device.dialect])
+    opened = open_model(model, device)
+    prepared, feeds = opened.model, opened.samples(calibration, recipe, PROFILE_SAMPLES, context).calibration
+    menu = opened.menu()
     require_candidates(prepared, menu)
-    observation = calibrate(prepared, menu, data.calibration, progress)
-    bench = prepare_bench(prepared, menu, observation, DIALECTS[device.dialect], progress)
+    observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
+    bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
-    layout = layout_roles(prepared, {t: len(s) for t, s in float_shapes(prepared, data.calibration).items()})
+    layout = _layout(prepared, feeds)
     judge, fused = judge_costs(
-        prepared, device, menu, layout, bench, data.calibration, settings, effort or Effort(), None, seed, progress
+        prepared, device, menu, layout, bench, feeds, settings, effort or Effort(), None, context
     )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
@@ -316,8 +335,3 @@ def validate(
     if found.emulated:
         return found
     return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
-
-
-def plan_path(output: Path) -> Path:
-    """model.mpq.onnx -> model.mpq.plan.json"""
-    return output.with_name(output.name.removesuffix(".onnx") + ".plan.json")

@@ -27,12 +27,13 @@ from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
+from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
-from onnxmpq.stages.disagreement import Disagreement
-from onnxmpq.stages.finish import Shipped
+from onnxmpq.shipping import Disagreement, Shipped
 from onnxmpq.target.types import Target
 from onnxmpq.verdict import Verdict
+from onnxmpq.weights import Compensated, pack, pack_array
 
 SCHEMA = "onnxmpq.report/1"
 
@@ -147,6 +148,19 @@ def build_plan(
         notes=_simulated(outcome.assignment.values()),
         output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
     )
+
+
+def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
+    """The plan with all weights and biases that `apply` could not make again without the samples."""
+    biases = {name: pack_array(values.astype("<f4")) for name, values in compensated.biases.items()}
+    weights = {name: pack(weight) for name, weight in compensated.weights.items()}
+    return replace(plan, compensation=dict(compensated.losses), weights=weights, biases=biases)
+
+
+def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
+    """The plan with what `apply` needs to rescale the model again."""
+    packed = "" if rescaling.factors is None else pack_array(rescaling.factors.astype("<f4"))
+    return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
 
 
 def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:

@@ -364,7 +364,7 @@ def test_a_defect_is_one_line_too(error: Exception, tmp_path: Path, run: Run, mo
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "prepare", fail)
+    monkeypatch.setattr(pipeline, "open_model", fail)
     found = run(*Folder(tmp_path).convert())
     assert found.code == 1
     assert len(found.err.splitlines()) == 1

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
-from onnxmpq.closed_loop import Loop, Outcome, Workbench, close_the_loop, reach
+from onnxmpq.closed_loop import Loop, Outcome, close_the_loop, reach
 from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
@@ -18,6 +18,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.runtime import run_error
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target
+from onnxmpq.workbench import Workbench
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]

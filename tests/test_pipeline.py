@@ -24,7 +24,7 @@ from onnxmpq.report import verdict_lines
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
-from onnxmpq.stages import finish
+from onnxmpq.shipping import ship
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for, token_model
 from tests.tables import int8_pays
@@ -439,7 +439,7 @@ def test_quality_is_that_of_the_deployment_cpu(
     """Sessions that judge ask for exact integers where this machine has none for the weights; those timed never do."""
     judging: set[bool] = set()
     timing: set[bool] = set()
-    of, timed = Reference.of, finish.time_side_by_side
+    of, timed = Reference.of, ship.time_side_by_side
 
     def judged(original: object, feeds: Feeds, settings: SessionSettings) -> Reference:
         judging.add(settings.exact_integers)
@@ -451,7 +451,7 @@ def test_quality_is_that_of_the_deployment_cpu(
 
     monkeypatch.setattr(probes, "saturates", lambda: saturates)
     monkeypatch.setattr(Reference, "of", judged)
-    monkeypatch.setattr(finish, "time_side_by_side", side_by_side)
+    monkeypatch.setattr(ship, "time_side_by_side", side_by_side)
     convert(CASES[0], tmp_path, deploy_cpu="vnni")
     assert (judging, timing) == ({saturates}, {False})
     judging.clear()

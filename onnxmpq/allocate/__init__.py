@@ -1,8 +1,11 @@
 """Allocate: a scheme for every region, of least harm within the budgets."""
 
-from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets
+from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets, require_unmet
+from onnxmpq.allocate.everywhere import int8_everywhere
 from onnxmpq.allocate.fastest import quantized_when_fastest
+from onnxmpq.allocate.level import at_unseen_level, modest_plans
 from onnxmpq.allocate.milp import solve
+from onnxmpq.allocate.pose import pose
 from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
 from onnxmpq.allocate.solvers import SOLVERS
 
@@ -14,8 +17,13 @@ __all__ = [
     "Option",
     "Problem",
     "Solution",
+    "at_unseen_level",
+    "int8_everywhere",
+    "modest_plans",
     "parse_budgets",
+    "pose",
     "quantized_roots",
     "quantized_when_fastest",
+    "require_unmet",
     "solve",
 ]

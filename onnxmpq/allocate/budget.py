@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import AlreadyMetError, UsageError
 
 _LATENCY_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _SIZE_UNITS = {
@@ -57,6 +57,33 @@ def parse_budgets(latency: str | None = None, size: str | None = None, energy: s
         None if energy is None else _parse("--energy", energy, _ENERGY_UNITS, "3mJ, 50%"),
         fastest,
         smallest,
+    )
+
+
+def require_unmet(
+    budgets: Budgets, size_bytes: int, latency_s: float, energy_j: float | None = None, *, latency_share: float = 1.0
+) -> None:
+    """Raises AlreadyMetError where the original is within every budget: there is nothing to convert for.
+
+    energy_j: None where it is not known yet. latency_share: of its limit that a latency must be below.
+    """
+    if budgets.fastest or budgets.smallest or budgets.empty:
+        return
+    found = []
+    for name, limit, taken, unit, symbol in (
+        ("latency", budgets.latency, latency_s, 1e-3, "ms"),
+        ("size", budgets.size, float(size_bytes), 1e6, "MB"),
+        ("energy", budgets.energy, energy_j, 1e-3, "mJ"),
+    ):
+        if limit is None:
+            continue
+        share = latency_share if name == "latency" else 1.0
+        if taken is None or taken > limit.of(taken) * share:
+            return
+        found.append(f"--{name} {limit.of(taken) / unit:.4g} {symbol}: it takes {taken / unit:.4g} {symbol}")
+    raise AlreadyMetError(
+        f"the original is within the budget ({'; '.join(found)}); keep it, or ask for less: --latency fastest, or a "
+        "size such as --size 30%"
     )
 
 

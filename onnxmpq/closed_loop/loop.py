@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
-from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial, Workbench
+from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
 from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
@@ -19,6 +19,7 @@ from onnxmpq.isolation.trial import culprit
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.workbench import Workbench
 
 NOISE = 0.01  # measured latencies closer than this are equal
 LESS_LATENCY = 0.99  # of what was aimed at, at least, after each closing measurement that missed the limit

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxmpq.allocate.problem import quantized_roots
-from onnxmpq.closed_loop.types import Workbench
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.workbench import Workbench
 
 FACTOR = 4.0  # of the predicted divergence; sound int8 regions of four real models measured at most 2.4 times theirs
 SHARE = 0.25  # of the whole plan's predicted divergence, which a region has to add to be worth putting back

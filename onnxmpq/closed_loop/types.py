@@ -9,33 +9,7 @@ from typing import Protocol
 import onnx
 
 from onnxmpq.allocate import Limits, Problem, Solution
-from onnxmpq.dialects import Dialect, Rewrite
-from onnxmpq.model import Model
-from onnxmpq.ranges import QuantParams
-from onnxmpq.reproducer.context import remember
-from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
-
-
-@dataclass(frozen=True)
-class Workbench:
-    """Everything a rewritten model is built from, for any assignment.
-
-    keep_io: see `Rewrite`. exact_integers: of the sessions that measure the quality of what is built.
-    """
-
-    model: Model
-    dialect: Dialect
-    activations: Mapping[str, QuantParams]
-    weights: Mapping[tuple[str, str], QuantizedWeight]
-    keep_io: bool = True
-    exact_integers: bool = False
-
-    def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
-        """The mixed-precision graph of an assignment."""
-        remember(assignment=assignment)
-        roots, keep_io = self.model.roots, self.keep_io
-        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
 
 
 @dataclass(frozen=True)

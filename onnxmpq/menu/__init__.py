@@ -13,7 +13,14 @@ from onnxmpq.menu.filters import (
     without_underflow,
 )
 from onnxmpq.menu.require import require_candidates, require_half
-from onnxmpq.menu.tensors import activation_tensors, activation_type, half_tensors, narrow_inputs, weight_formats
+from onnxmpq.menu.tensors import (
+    activation_tensors,
+    activation_type,
+    half_tensors,
+    narrow_inputs,
+    observed_tensors,
+    weight_formats,
+)
 from onnxmpq.menu.timed import ProfiledPlan, in_table, proven, used_when_fastest, worthwhile
 from onnxmpq.menu.types import Menu
 
@@ -32,6 +39,7 @@ __all__ = [
     "matching_regions",
     "narrow_inputs",
     "needing_unsigned_weights",
+    "observed_tensors",
     "one_activation_format",
     "proven",
     "require_candidates",

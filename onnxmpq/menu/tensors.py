@@ -34,6 +34,11 @@ def half_tensors(model: Model, menu: Menu) -> list[str]:
     return list(dict.fromkeys(roots.get(t, t) for t in touched))
 
 
+def observed_tensors(model: Model, menu: Menu) -> list[str]:
+    """Root tensors whose values decide on ranges or on float16."""
+    return list(dict.fromkeys((*activation_tensors(model, menu), *half_tensors(model, menu))))
+
+
 def activation_type(menu: Menu) -> ActivationType:
     """The one type of quantized activations on the menu (`one_activation_format`)."""
     found = {s.reads for row in menu.values() for s in row if s.reads.quantized}

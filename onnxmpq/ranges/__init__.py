@@ -1,6 +1,8 @@
 """Calibrate: activation ranges from running the fp32 model on samples."""
 
+from onnxmpq.ranges.calibrate import known_ranges, observe_ranges, range_candidates
 from onnxmpq.ranges.estimators import CHOICES, ESTIMATORS, require_estimator
+from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe
@@ -10,12 +12,17 @@ __all__ = [
     "CHOICES",
     "ESTIMATORS",
     "ActivationType",
+    "Calibration",
     "Observation",
     "QuantParams",
     "explain_nonfinite",
     "headroom",
+    "known_ranges",
     "observe",
+    "observe_ranges",
     "params_for",
     "params_key",
+    "range_candidates",
+    "read_calibration",
     "require_estimator",
 ]

@@ -1,8 +1,9 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
-from onnxmpq.sensitivity.divergence import KINDS, Divergence, OutputKind
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
+from onnxmpq.sensitivity.divergence import KINDS, Divergence, OutputKind, guess_kind
+from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.measure import measure_effects
+from onnxmpq.sensitivity.menu_effects import effects_of_menu
 from onnxmpq.sensitivity.referee import Referee
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "OutputKind",
     "Perturbations",
     "Referee",
+    "effects_of_menu",
     "fit_frame",
+    "guess_kind",
+    "make_divergence",
     "measure_effects",
 ]

@@ -3,6 +3,7 @@
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight
+from onnxmpq.weights.reuse import compensated, round_for_inputs, rounded
 from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
@@ -14,12 +15,15 @@ __all__ = [
     "Techniques",
     "WeightKey",
     "compensate",
+    "compensated",
     "pack",
     "pack_array",
     "pair_bound",
     "restore_biases",
     "restore_weight",
+    "round_for_inputs",
     "round_weights",
+    "rounded",
     "with_biases",
     "without",
 ]

@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.closed_loop import Workbench
+from onnxmpq.context import Context
 from onnxmpq.cost.measure import Effort, Profile, Profiler
 from onnxmpq.cost.table import Assignment
 from onnxmpq.errors import TargetError
+from onnxmpq.profiling import profile
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, run_error
-from onnxmpq.stages.costs import profile
+from onnxmpq.workbench import Workbench
 from tests.cost.synthetic import Setting, setting
 from tests.dialects.cases import ORT, Case
 from tests.graphs import feeds_for, residual_cnn
@@ -49,7 +50,7 @@ def profiled(lacks: set[str]) -> tuple[Setting, list[Profile], int, Heard]:
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     provider = Provider(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
     provider.lacks = frozenset(lacks)
-    profiles, uniform = profile(provider, menu, case.layout, bench, 0, heard)
+    profiles, uniform = profile(provider, menu, case.layout, bench, Context(heard))
     return case, profiles, uniform, heard
 
 

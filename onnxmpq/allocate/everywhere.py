@@ -1,0 +1,23 @@
+"""The plan that other tools make: int8 wherever it is offered."""
+
+from __future__ import annotations
+
+from onnxmpq.cost.chains import legalize
+from onnxmpq.cost.layout import Roles
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model
+from onnxmpq.schemes import Format, Scheme
+
+
+def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme]:
+    """The plan of int8 in every region that offers it; nothing where none does. Of several int8 kernels, the first on a
+    region's menu."""
+    wanted = {r: s for r, row in menu.items() for s in row[::-1] if _is_static_int8(s)}
+    return legalize(model, layout, wanted, menu)
+
+
+def _is_static_int8(scheme: Scheme) -> bool:
+    """8 bits for activations, and per channel for weights."""
+    weight = scheme.weight
+    eight_bit = weight is None or (weight.kind, weight.bits) == ("channel", 8)
+    return scheme.reads is Format.INT8 and eight_bit and not scheme.simulated

@@ -1,0 +1,75 @@
+"""Refinement: plans as fast and as small as the solver's, judged by running them on samples that took no part.
+
+Neither rounding nor, where there are enough samples, effects have seen them (`Samples.deciding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxmpq.allocate import Limits, Problem, Solution, solve
+from onnxmpq.allocate.refine import refine
+from onnxmpq.allocate.superpose import Predictor
+from onnxmpq.context import Context
+from onnxmpq.samples import Samples
+from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.workbench import Workbench
+
+FEWEST_DECIDING = 8  # samples, to tell two plans apart
+MOST_PROPOSALS = 2  # each is built, measured and run
+
+
+@dataclass(frozen=True)
+class RunningRefiner:
+    """Proposes plans by superposed effects and prefers what does better on the referee's samples (`Refiner`).
+
+    score: the user's metric.
+    """
+
+    effects: Effects
+    referee: Referee
+    context: Context
+    score: Callable[[onnx.ModelProto], float] | None = None
+
+    def proposals(self, problem: Problem, assignment: Mapping[str, Scheme], limits: Limits) -> Sequence[Solution]:
+        """The least separable effect within the limits, then plans of less superposed divergence, the best first."""
+        predictor = Predictor.fitted(problem, self.effects, self.context.seed)
+        start = solve(problem, "effect", limits)
+        if start is None:
+            return []
+        better = refine(predictor, start, limits)
+        self.context.progress.say(
+            f"superposed effects: cross terms believed to {predictor.trust:.0%}, {len(better)} plans of less "
+            f"predicted divergence than the separable one"
+        )
+        return [*better[::-1][: MOST_PROPOSALS - 1], start]
+
+    def prefers(self, challenger: onnx.ModelProto, incumbent: onnx.ModelProto) -> bool:
+        """Whether the user's metric is better; without one or where it is equal, whether the mean divergence is lower
+        by more than its standard error, sample by sample."""
+        if self.score is not None and (better := self.score(challenger) - self.score(incumbent)):
+            return better > 0
+        gain = self.referee.losses(incumbent) - self.referee.losses(challenger)
+        return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def make_refiner(
+    bench: Workbench,
+    effects: Effects,
+    data: Samples,
+    context: Context,
+    score: Callable[[onnx.ModelProto], float] | None = None,
+) -> RunningRefiner | None:
+    """None where too few samples are held back for it."""
+    deciding = data.deciding
+    if len(deciding) < FEWEST_DECIDING:
+        return None
+    referee = Referee.of(
+        bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
+    )
+    return RunningRefiner(effects, referee, context, score)

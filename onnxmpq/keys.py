@@ -1,0 +1,40 @@
+"""What cached values depend on besides their own arguments: the model, the samples, and the programs that compute."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+from onnxmpq.cache import content_hash
+from onnxmpq.feeds import Feeds
+from onnxmpq.model import Model
+from onnxmpq.provenance import describe_runtime
+
+
+@functools.cache
+def programs() -> str:
+    """Hash of what computes: this package's own source, the libraries' versions, and the CPU.
+
+    The source rather than only the version, so that no developer ever sees a value of yesterday's code.
+    """
+    root = Path(__file__).parent
+    source = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.py")}
+    return content_hash(source, describe_runtime())
+
+
+def model_hash(model: Model) -> str:
+    """Hash of the prepared graph, piece by piece: whole, a large one is beyond protobuf's 2 GB."""
+    graph, digest = model.proto.graph, hashlib.sha256()
+    pieces = (*model.proto.opset_import, *graph.input, *graph.output, *graph.node, *graph.initializer)
+    for piece in pieces:
+        content = piece.SerializeToString(deterministic=True)
+        digest.update(b"%s %d;" % (type(piece).__name__.encode(), len(content)))
+        digest.update(content)
+    return content_hash(digest.hexdigest(), model.opset, model.already_quantized)
+
+
+def feeds_hash(feeds: Feeds) -> str:
+    """Hash of the samples' values and of how they are handed to the model; not of where they came from."""
+    specs = [(s.name, s.dtype.str, s.shape) for s in feeds.specs]
+    return content_hash(feeds.arrays, specs)

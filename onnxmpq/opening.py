@@ -1,0 +1,123 @@
+"""The opening that `convert`, `calibrate`, `profile` and `inspect` share: a target, and a model prepared for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmpq.allocate import Budgets
+from onnxmpq.context import Context
+from onnxmpq.deployment import DeployCpu, needs_exact_integers
+from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
+from onnxmpq.dialects import DIALECTS, Dialect
+from onnxmpq.errors import TargetError
+from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
+from onnxmpq.model import Model, prepare
+from onnxmpq.output import check_writable, plan_path
+from onnxmpq.request import Request, Source
+from onnxmpq.runtime import CPU, SessionSettings, require_provider
+from onnxmpq.samples import Samples, gather_samples
+from onnxmpq.target.load import load_target
+from onnxmpq.target.types import Target
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, prepared, and the target it is for."""
+
+    source: Source
+    model: Model
+    device: Target
+
+    @property
+    def dialect(self) -> Dialect:
+        """How rewritten graphs are spelled for the target."""
+        return DIALECTS[self.device.dialect]
+
+    def menu(self, excluded: Iterable[str] = (), requested: Iterable[str] = (), cpu: DeployCpu | None = None) -> Menu:
+        """See `onnxmpq.menu.candidates`."""
+        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu)
+
+    def samples(self, calibration: Any, recipe: str | None, limit: int, context: Context) -> Samples:
+        """See `onnxmpq.samples.gather_samples`."""
+        return gather_samples(self.model, calibration, recipe, limit, context)
+
+
+def open_target(name: str, batch: int | None = None) -> Target:
+    """A target by name or file, serving `batch` samples at a time. Raises TargetError."""
+    found = load_target(name)
+    device = found if batch is None else found.serving(batch)
+    if device.dialect not in DIALECTS:
+        raise TargetError(f"target {device.name}: dialect {device.dialect!r} is not available; use another target")
+    return device
+
+
+def open_model(source: Source, device: Target, opset: int | None = None) -> Opened:
+    """The model, folded and cut into regions. Raises ModelError."""
+    return Opened(source, prepare(source, opset), device)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request and what follows from it before the model is read.
+
+    budgets: never empty. cpu: the deployment CPU. settings: of sessions that are timed.
+    """
+
+    request: Request
+    budgets: Budgets
+    device: Target
+    cpu: DeployCpu
+    settings: SessionSettings
+
+    @classmethod
+    def of(cls, source: Source, request: Request, context: Context) -> Asked:
+        """Raises UsageError, TargetError, and OutputError for files that cannot be written."""
+        budgets = request.budgets
+        if budgets.empty:
+            budgets = Budgets(fastest=True)
+            what = "no budget" if request.floors.empty else "a quality floor and no budget"
+            context.progress.say(f"{what} given: converting for the lowest latency (as --latency fastest)")
+        device = open_target(request.target, request.batch)
+        if budgets.energy:
+            device.require_energy()
+        runs_on = device.runs_on(request.provider) or CPU
+        cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
+        require_provider(runs_on)
+        if request.output is not None:
+            check_writable(Path(request.output), None if isinstance(source, onnx.ModelProto) else Path(source))
+            check_writable(plan_path(Path(request.output)))
+        if request.curve is not None:
+            check_writable(Path(request.curve))
+        return cls(request, budgets, device, cpu, SessionSettings(threads=request.threads, provider=runs_on))
+
+    @property
+    def exact_integers(self) -> bool:
+        """Quality is measured in sessions that compute int8 exactly."""
+        return needs_exact_integers(self.cpu)
+
+    @property
+    def small(self) -> bool:
+        """A size is asked for."""
+        return bool(self.budgets.size or self.budgets.smallest)
+
+    @property
+    def fast(self) -> bool:
+        """A latency or an energy is asked for."""
+        return bool(self.budgets.latency or self.budgets.fastest or self.budgets.energy)
+
+    def menu(self, opened: Opened) -> Menu:
+        """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
+        request = self.request
+        listed = opened.menu(request.exclude, request.schemes, self.cpu)
+        consistent = one_activation_format(opened.model, listed)
+        measured = self.device.cost == "measured"
+        offered = for_goal(consistent, small=self.small, fast=self.fast) if measured else consistent
+        require_candidates(opened.model, offered, bool(request.exclude))
+        if not request.keep_io:
+            require_half(offered, self.device)
+        return offered

@@ -1,0 +1,113 @@
+"""Costs of plans: measured here, read from a table, or modelled."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.context import Context
+from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
+from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge
+from onnxmpq.cost.layout import Roles
+from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_plans
+from onnxmpq.cost.sampler import uniform_plans
+from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import TargetError
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Array, Feeds
+from onnxmpq.isolation import call
+from onnxmpq.isolation.trial import single
+from onnxmpq.menu import Menu, in_table, proven
+from onnxmpq.model import Model
+from onnxmpq.profiling.timings import RememberingProfiler
+from onnxmpq.runtime import SessionSettings, absolute, open_session
+from onnxmpq.target.lookup import lookup_table
+from onnxmpq.target.roofline import roofline_table
+from onnxmpq.target.types import Target
+from onnxmpq.workbench import Workbench
+
+QUICK = Effort(seconds=0.2, runs=4, rounds=2)
+CLEARLY = 0.9  # of a latency limit: only a first measurement of the original below it ends a conversion at once
+OTHERS = 2  # samples beside the first that each plan runs on before it is timed
+
+
+def judge_costs(
+    model: Model,
+    device: Target,
+    menu: Menu,
+    layout: Roles,
+    bench: Workbench,
+    feeds: Feeds,
+    settings: SessionSettings,
+    effort: Effort,
+    table_file: Path | None,
+    context: Context,
+) -> tuple[Judge, Menu]:
+    """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
+
+    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
+    """
+    meta = describe(model, device.name, settings.provider, settings.threads)
+    if table_file is not None:
+        table = read_table(table_file, meta)
+        (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
+        return TableJudge(model, table), in_table(menu, table.offers)
+    if device.cost != "measured":
+        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu
+    first, crashing = feeds.batch([0]), Crashing()
+    others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
+    profiler = RememberingProfiler(
+        Profiler(model, first, settings, effort, others), context.cache, model, first, effort
+    )
+    profiles, uniform = profile(profiler, menu, layout, bench, context, crashing)
+    if reused := profiler.timings.in_words():
+        context.progress.say(reused)
+    mixed = len(profiles) - uniform
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
+    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, crashing)
+
+
+def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
+    """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
+    return call(_quickly, absolute(source), feeds.batch([0]), settings, doing="timing the original")
+
+
+def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
+    return float(interleaved_s([open_session(source, settings)], inputs, QUICK)[0].min())
+
+
+def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
+    """Roofline or published costs for the shapes of one sample."""
+    if device.cost == "lookup":
+        return lookup_table(model, device, menu)
+    return roofline_table(model, device, float_shapes(model, feeds), menu)
+
+
+def profile(
+    profiler: PlanProfiler,
+    menu: Menu,
+    layout: Roles,
+    bench: Workbench,
+    context: Context,
+    crashing: Crashing | None = None,
+) -> tuple[list[Profile], int]:
+    """Profiles of uniform and mixed plans, and how many of them are uniform. Raises TargetError where none runs.
+
+    crashing: gets the kernels that end the runtime, by region.
+    """
+    plans = plans_to_profile(bench.model, menu, layout, context.seed)
+    uniform = len(list(uniform_plans(bench.model, menu, layout)))
+    found: list[list[Profile]] = []
+    crashing = {} if crashing is None else crashing
+    start = time.perf_counter()
+    with context.progress.stage("measuring kernels and transitions", len(plans)) as tick:
+        for part in (plans[:uniform], plans[uniform:]):
+            found.append(profile_plans(profiler, part, bench.build, tick, context.progress.warn, crashing))
+    profiles = profiler.settled(found[0] + found[1])
+    if not profiles:
+        raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
+    context.progress.say(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    return profiles, len(found[0])

@@ -1,0 +1,134 @@
+"""Timings of the last hour, kept on the machine that measured them: the next run need not measure those plans again.
+
+What is kept is relative to the fp32 model that was measured beside the plan, and is put on the scale of the run that
+finds it, whose machine may be faster or slower by now. A profile is found by the rewritten model, the fp32 model, the
+input, the session's settings and the effort; by this package's source, the versions and the CPU; and by the machine.
+It serves to choose plans: what is handed out is measured anew (`again_s`, and the comparison at the end).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmpq.archive import Archive
+from onnxmpq.cache import Cache, content_hash
+from onnxmpq.cost.judge import PlanProfiler, Timings
+from onnxmpq.cost.measure import Effort, Profile
+from onnxmpq.feeds import Array
+from onnxmpq.keys import model_hash, programs
+from onnxmpq.model import Model
+from onnxmpq.output import serialize
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
+from onnxmpq.schemes import Scheme
+
+KEPT_S = 3600.0
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+class RememberingProfiler:
+    """A profiler that asks the cache first. Plans that it cannot run, and second looks, are the profiler's own."""
+
+    def __init__(
+        self,
+        profiler: PlanProfiler,
+        cache: Cache,
+        model: Model,
+        feeds: Mapping[str, Array],
+        effort: Effort,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """clock: seconds since some moment that is the same in all runs."""
+        self._profiler, self._cache, self._clock = profiler, cache, clock
+        self._context = functools.partial(
+            content_hash, "timing", programs(), machine_id(), model_hash(model), feeds, profiler.settings, effort
+        )
+        self._asked = 0
+        self._ages_s: list[float] = []
+
+    @property
+    def model(self) -> Model:
+        return self._profiler.model
+
+    @property
+    def settings(self) -> SessionSettings:
+        return self._profiler.settings
+
+    @property
+    def reference_s(self) -> float:
+        return self._profiler.reference_s
+
+    @property
+    def timings(self) -> Timings:
+        """What was asked for so far, and how much of it was known."""
+        return Timings(len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{cpu_model()} {machine_id()}")
+
+    def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
+        """As the profiler's, on the scale of its `reference_s`. Raises ModelError."""
+        if self._cache.folder is None:
+            return self._measured(assignment, proto)
+        key = self._context(serialize(proto))
+        known = _read(self._cache.get(key), assignment, self._clock())
+        if known is not None:
+            self._asked += 1
+            self._ages_s.append(known[1])
+            return known[0].scaled(self.reference_s)
+        profile = self._measured(assignment, proto)
+        self._cache.put(key, _entry(profile.scaled(1.0 / self.reference_s), self._clock()))
+        return profile
+
+    def _measured(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
+        profile = self._profiler.profile(assignment, proto)
+        self._asked += 1
+        return profile
+
+    def try_out(self, proto: onnx.ModelProto) -> None:
+        self._profiler.try_out(proto)
+
+    def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
+        return self._profiler.settled(profiles)
+
+    def again_s(self, proto: onnx.ModelProto) -> float:
+        """Never from the cache: a second measurement is asked for because the first is in doubt."""
+        return self._profiler.again_s(proto)
+
+
+@functools.cache
+def machine_id() -> str:
+    """12 hexadecimal digits that tell machines and containers apart, and other sets of cores on one of them."""
+    try:
+        installed = _MACHINE_ID.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        installed = ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return content_hash(platform.node(), installed, cores)[:12]
+
+
+def _entry(relative: Profile, now: float) -> Archive:
+    """A profile in units of the fp32 model's time; the assignment is in the key, as the model it made."""
+    held = {f.name: getattr(relative, f.name) for f in fields(relative) if f.name not in ("assignment", "operators")}
+    operators = {region: sorted(types) for region, types in relative.operators.items()}
+    return Archive(meta={"measured_at": now, "operators": operators, **held})
+
+
+def _read(entry: Archive | None, assignment: Mapping[str, Scheme], now: float) -> tuple[Profile, float] | None:
+    """The profile in units of the fp32 model's time, and its age; None where there is none of the last hour."""
+    if entry is None:
+        return None
+    try:
+        meta: dict[str, Any] = dict(entry.meta)
+        age_s = now - float(meta.pop("measured_at"))
+        operators = {str(region): frozenset(types) for region, types in meta.pop("operators").items()}
+        profile = Profile(assignment=assignment, operators=operators, **meta)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None  # of another make
+    return (profile, age_s) if 0.0 <= age_s <= KEPT_S else None

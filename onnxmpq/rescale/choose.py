@@ -1,0 +1,160 @@
+"""Rescaling: channels of the fp32 model scaled against each other, where a quick quantized model gains by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxmpq.archive import Archive
+from onnxmpq.cache import content_hash
+from onnxmpq.context import Context
+from onnxmpq.dialects import Dialect
+from onnxmpq.errors import CrashError
+from onnxmpq.keys import feeds_hash, model_hash, programs
+from onnxmpq.menu import Menu, observed_tensors, weight_formats, within_float16
+from onnxmpq.model import Model
+from onnxmpq.ranges import observe_ranges
+from onnxmpq.rescale.apply import rescaled
+from onnxmpq.rescale.channels import Channels, find_channels
+from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
+from onnxmpq.rounding.types import FloatArray
+from onnxmpq.samples import FEWEST_DECIDING, Samples
+from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity import OutputKind, Referee, make_divergence
+from onnxmpq.weights import Techniques, round_for_inputs
+from onnxmpq.workbench import prepare_bench
+
+AS_IT_IS = "as it is"
+LEAST_GAIN = 0.3
+"""Rounding anew moves a quick model's divergence by up to a quarter whatever the factors are; less is no gain."""
+ROUNDED = "{}, GPTQ"  # the name of the second look
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaling:
+    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled.
+
+    losses: divergence of the quick model, "as it is" and by candidate.
+    """
+
+    model: Model
+    factors: FloatArray | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+def rescale(
+    model: Model,
+    menu: Menu,
+    dialect: Dialect,
+    data: Samples,
+    kinds: Mapping[str, OutputKind] | None,
+    small: bool,
+    techniques: Techniques,
+    context: Context,
+    *,
+    exact_integers: bool = False,
+) -> Rescaling:
+    """The model with the factors whose quick model is closest to fp32, if it is clearly closer than without any.
+
+    In a quick model every layer has one scheme (`_quick_scheme`). Its weights are rounded to nearest, where that looks
+    promising also for the deciding samples, and the others judge it: more of them see less noise. exact_integers: of
+    the sessions that judge.
+    """
+    wanted = [name for name, (technique, _) in CANDIDATES.items() if technique in techniques]
+    channels = find_channels(model.proto)
+    schemes = {r.name: s for r in model.layers if (s := _quick_scheme(menu[r.name], small)) is not None}
+    if not wanted or not channels.count or not schemes or len(data.deciding) < FEWEST_DECIDING:
+        return Rescaling(model)
+    extent = measure_extent(model, channels, data.deciding, threads=context.threads)
+    tried = {name: candidate_factors(name, extent, channels) for name in wanted}
+    plain = {AS_IT_IS: np.ones(channels.count, np.float32), **tried}
+    key = content_hash(
+        *("rescaled", programs(), model_hash(model), feeds_hash(data.rounding), feeds_hash(data.deciding)),
+        *(techniques, kinds, {name: (s.name, s.weight) for name, s in schemes.items()}, plain, exact_integers),
+    )
+    known = context.cache.get(key)
+    if known is None:
+        quick = _QuickModels(
+            model, channels, schemes, dialect, data, kinds or {}, techniques, context, exact_integers=exact_integers
+        )
+        try:
+            with context.progress.stage("rescaling channels", 0):
+                known = Archive({}, _losses(quick, plain))
+        except CrashError as error:
+            context.progress.warn(f"no channels are rescaled, a quick quantized model cannot judge it: {error}")
+            return Rescaling(model)
+        context.cache.put(key, known)
+    losses: dict[str, float] = known.meta
+    best = min(tried, key=lambda name: losses[name])
+    rounded, before = losses.get(ROUNDED.format(best)), losses.get(ROUNDED.format(AS_IT_IS))
+    kept = rounded is not None and before is not None and _clearly_less(rounded, before)
+    context.progress.say(
+        f"rescaling {channels.count} channels: {best if kept else 'nothing'} kept; divergence of a quick model "
+        + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+    )
+    if not kept:
+        return Rescaling(model, None, losses)
+    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses)
+
+
+def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Rounded to nearest for all candidates, the first of which leaves the model as it is; where the best of them is
+    clearly better, those two once more as they would ship."""
+    losses = {name: quick.loss(f, as_shipped=False) for name, f in factors.items()}
+    best = min(factors, key=lambda name: losses[name])
+    if _clearly_less(losses[best], losses[AS_IT_IS]):
+        for name in (AS_IT_IS, best):
+            losses[ROUNDED.format(name)] = quick.loss(factors[name], as_shipped=True)
+    return losses
+
+
+def _clearly_less(loss: float, before: float) -> bool:
+    return loss < (1 - LEAST_GAIN) * before
+
+
+class _QuickModels:
+    """Quick quantized forms of rescaled models, against the fp32 one."""
+
+    def __init__(
+        self,
+        model: Model,
+        channels: Channels,
+        schemes: Mapping[str, Scheme],
+        dialect: Dialect,
+        data: Samples,
+        kinds: Mapping[str, OutputKind],
+        techniques: Techniques,
+        context: Context,
+        *,
+        exact_integers: bool,
+    ) -> None:
+        self.model, self.channels, self.schemes, self.dialect = model, channels, schemes, dialect
+        self.data, self.techniques, self.context = data, techniques, context.silent
+        divergence, _ = make_divergence(model, data.rounding, 1, threads=context.threads, kinds=kinds)
+        settings = context.quality_settings(exact_integers=exact_integers)
+        self.referee = Referee.of(model, divergence, data.rounding, settings)
+
+    def loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
+        """Divergence of the quick model on the samples that its weights were not rounded for."""
+        model = rescaled(self.model, self.channels, factors)
+        wanted = Menu({r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions})
+        observation = observe_ranges(model, observed_tensors(model, wanted), self.data.deciding, self.context)
+        menu = within_float16(model, wanted, observation.histograms)
+        bench = prepare_bench(model, menu, observation, self.dialect, self.context)
+        if as_shipped:
+            formats = weight_formats(model, menu)
+            rounded = round_for_inputs(model, formats, self.data.deciding, self.techniques, self.context)
+            bench = bench.with_weights(rounded)
+        return self.referee.loss(bench.build({name: row[0] for name, row in menu.items() if row}))
+
+
+def _quick_scheme(schemes: Sequence[Scheme], small: bool) -> Scheme | None:
+    """One with 8-bit weights, or with the smallest where size counts; quantized activations before float ones."""
+
+    def rank(scheme: Scheme) -> tuple[int, bool]:
+        bits = scheme.weight.bits if scheme.weight else 0
+        return bits if small else -bits, not scheme.reads.quantized
+
+    return min((s for s in schemes if s.weight is not None), key=rank, default=None)

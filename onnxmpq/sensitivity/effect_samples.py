@@ -1,0 +1,58 @@
+"""The samples that effects are measured on: those that say most about quantization.
+
+What a classifier is sure of it stays sure of: on vit_tiny three samples in four hardly diverge, whatever is quantized,
+so a few samples say little. To first order, divergence grows with Var_p(Δz), and so with the doubt 1 - Σ p².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from onnxmpq.execution import run_samples
+from onnxmpq.feeds import Feeds
+from onnxmpq.model import Model
+from onnxmpq.sensitivity.divergence import OutputKind
+from onnxmpq.sensitivity.effects import make_divergence
+
+
+def effect_samples(
+    model: Model, feeds: Feeds, count: int, kinds: Mapping[str, OutputKind], *, threads: int
+) -> tuple[list[int], float]:
+    """(`count` samples, those that a classifier doubts most, else evenly spread ones, `mixed`; the share of the
+    divergence on them that all samples have on average)."""
+    doubts = output_doubts(model, feeds, kinds, threads) if count < len(feeds) else np.zeros(len(feeds))
+    if not doubts.any():
+        return mixed(evenly_spread(len(feeds), count)), 1.0
+    most = sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count])
+    return mixed(most), float(doubts.mean() / doubts[most].mean())
+
+
+def evenly_spread(available: int, count: int) -> list[int]:
+    return [int(i) for i in np.linspace(0, available - 1, count).round()]
+
+
+def mixed(ascending: Sequence[int]) -> list[int]:
+    """The same in van der Corput's order, of which every first part is spread: the first ones choose among ranges, and
+    a source may be sorted."""
+    bits = max(len(ascending) - 1, 1).bit_length()
+    return [ascending[i] for i in sorted(range(len(ascending)), key=lambda i: f"{i:0{bits}b}"[::-1])]
+
+
+def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind], threads: int) -> NDArray[np.float64]:
+    """float64 [samples]: 1 - Σ p² of the fp32 model's classes, mean over rows, summed over such outputs; else 0."""
+    divergence, _ = make_divergence(model, feeds.take([0]), 1, threads=threads, kinds=kinds)
+    found = np.zeros(len(feeds))
+    if not any(v.classes for v in divergence.views):
+        return found
+    for number, outputs in enumerate(run_samples(model.proto, feeds, threads=threads)):
+        code, start = divergence.encode(outputs, 1), 0
+        for view in divergence.views:
+            if view.classes:
+                scores = code[0, start : start + view.width].reshape(-1, view.classes)
+                found[number] += 1.0 - np.square(softmax(scores.astype(np.float64), axis=1)).sum(axis=1).mean()
+            start += view.width
+    return found

@@ -1,0 +1,95 @@
+"""Effects of everything on a menu, on as many samples as time allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnxmpq.context import Context
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Feeds
+from onnxmpq.halves import DTYPES
+from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
+from onnxmpq.model import Model
+from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.ranges import Observation, params_key, range_candidates
+from onnxmpq.sensitivity.divergence import OutputKind
+from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread
+from onnxmpq.sensitivity.effects import Effects, Perturbations
+from onnxmpq.sensitivity.halves import half_effects, half_perturbations
+from onnxmpq.sensitivity.reuse import reused_effects
+from onnxmpq.workbench import Workbench
+
+EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take on the reference machine, before samples are saved
+PASSES_PER_TRY = 0.6  # forward passes that a perturbation costs (benchmarks/effects_cost.py)
+FEWEST_EFFECT_SAMPLES = 8
+REFERENCE_THREADS = 2
+MAC_S, ELEMENT_S, NODE_S = 7.4e-12, 1.05e-10, 2.8e-7
+"""Seconds per multiply-accumulate, per element read or written, and per node, on one thread of the reference machine.
+
+Fitted by `benchmarks/forward_cost.py` to the zoo's six models and the two samples, within 12 % of each (AMD EPYC with
+AVX-512, onnxruntime 1.32.0, CPU time, 2026-11-25). They only divide a budget: on another machine effects take longer
+or shorter, on the same samples.
+"""
+
+
+def effects_of_menu(
+    model: Model,
+    menu: Menu,
+    bench: Workbench,
+    observation: Observation,
+    feeds: Feeds,
+    kinds: Mapping[str, OutputKind] | None,
+    context: Context,
+) -> Effects:
+    """One-at-a-time effects of everything still on the menu, on as many samples as `EFFECT_SECONDS` allow."""
+    formats = weight_formats(model, menu)
+    kind = activation_type(menu)
+    activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
+    inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
+    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
+    halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
+    count = affordable(forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
+    numbers, share = effect_samples(model, feeds, count, kinds or {}, threads=context.threads)
+    chosen = feeds.take(numbers)
+    few = chosen.take(evenly_spread(count, min(FEWEST_EFFECT_SAMPLES, count)))
+    total = tries.count + sum(t.count for t in halves.values())
+    with context.progress.stage(f"sensitivity on {count} samples", total) as tick:
+        effects = _shared(reused_effects(context, model, chosen, tries, kinds or {}, tick), share)
+        found = {
+            half: _shared(reused_effects(context, model, few, tried, kinds or {}, tick, f"{half} effects"), share)
+            for half, tried in halves.items()
+        }
+    return replace(effects, halves=half_effects(model, menu, found))
+
+
+def _shared(effects: Effects, share: float) -> Effects:
+    return replace(effects, divergence=replace(effects.divergence, scale=share))
+
+
+def affordable(forward_s: float, tries: int, available: int) -> int:
+    """Samples on which so many perturbations take no longer than `EFFECT_SECONDS`: 8, 12, 16, 24, ... or all.
+
+    forward_s: one run of the fp32 model. Menus of about the same length (to a power of two) get the same samples, so
+    that effects measured for one of them are found by another.
+    """
+    about = 2.0 ** (max(tries, 1).bit_length() - 0.5)
+    most = int(EFFECT_SECONDS / (PASSES_PER_TRY * forward_s * about))
+    if most >= available:
+        return available
+    step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
+    steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
+    return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), available)
+
+
+def forward_seconds(model: Model, shapes: Mapping[str, Sequence[int]]) -> float:
+    """Estimated seconds for one run of the fp32 model on the reference machine, where several run side by side.
+
+    shapes: of all float tensors between regions. An estimate rather than a measurement, so that the samples, and with
+    them every decision, do not depend on how busy the machine is.
+    """
+    macs = sum(multiply_accumulates(region, shapes.__getitem__) for region in model.regions)
+    moved = sum(math.prod(shapes[t]) for region in model.regions for t in (*region.inputs, *region.outputs))
+    nodes = max(len(model.proto.graph.node), 1)
+    return (MAC_S * macs + ELEMENT_S * moved + NODE_S * nodes) / REFERENCE_THREADS

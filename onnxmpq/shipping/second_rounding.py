@@ -1,0 +1,82 @@
+"""The second rounding: a plan's weights rounded again in sequence, and its biases corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import onnx
+
+from onnxmpq.closed_loop import Outcome
+from onnxmpq.context import Context
+from onnxmpq.errors import CrashError
+from onnxmpq.keys import feeds_hash, model_hash
+from onnxmpq.model import Model
+from onnxmpq.output import serialize
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.samples import FEWEST_DECIDING, Samples
+from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.weights import Compensated, Techniques, compensate, compensated, with_biases
+from onnxmpq.workbench import Workbench
+
+
+def compensate_plan(
+    bench: Workbench,
+    outcome: Outcome,
+    data: Samples,
+    effects: Effects,
+    techniques: Techniques,
+    context: Context,
+) -> Compensated:
+    """The plan's weights rounded again in sequence and its biases corrected, where held-back samples are for it."""
+    weights, deciding = plain_weights(bench, outcome), data.deciding
+    if len(deciding) < FEWEST_DECIDING or not weights:
+        return Compensated(weights, {}, {}, ())
+
+    if data.calibration.synthetic:  # their means are not those of real inputs, and they cannot tell
+        techniques = replace(techniques, used=techniques.used - {"bias-correction"})
+
+    def build(model: Model, changed: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
+        stored = {(name, weight.format.name): weight for name, weight in changed.items()}
+        return replace(bench, model=model, weights=stored).build(outcome.assignment)
+
+    def compute() -> Compensated:
+        referee = Referee.of(
+            bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
+        )
+        with context.progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
+            return compensate(
+                bench.model, weights, build, data.rounding, referee.loss, techniques, threads=context.threads, tick=tick
+            )
+
+    plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
+    samples = feeds_hash(data.rounding), feeds_hash(deciding)
+    built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io, bench.exact_integers
+    depends_on = (*built_of, samples, effects.pooled, techniques)
+    try:
+        found = compensated(context, weights, depends_on, compute)
+    except CrashError as error:
+        context.progress.warn(f"second rounding is left out: {error}")
+        return Compensated(weights, {}, {}, ())
+    limit = outcome.size_limit_bytes
+    if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
+        found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
+    losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
+    context.progress.say(
+        f"second rounding, pooled divergence on {len(deciding)} samples that it has not seen: {losses}"
+    )
+    return found
+
+
+def plain_weights(bench: Workbench, outcome: Outcome) -> dict[str, QuantizedWeight]:
+    """The weights of a plan as its model was measured with them, by region."""
+    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
+    return {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
+
+
+def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Outcome:
+    """The outcome with these weights and biases in its model; schemes, and so kernels, stay as they were measured."""
+    weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
+    model = with_biases(bench.model, compensated.biases)
+    proto = replace(bench, model=model, weights=weights).build(outcome.assignment)
+    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=len(serialize(proto))))

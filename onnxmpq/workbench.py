@@ -1,0 +1,76 @@
+"""The workbench: what a rewritten model is built from, whatever schemes its regions get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxmpq.context import Context
+from onnxmpq.dialects import Dialect, Rewrite
+from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
+from onnxmpq.model import Model
+from onnxmpq.ranges import Observation, QuantParams, params_key
+from onnxmpq.reproducer.context import remember
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.schemes import Scheme
+from onnxmpq.weights import pair_bound
+
+ROUNDING = "nearest"
+"""Method of `onnxmpq.rounding` by which a bench is prepared."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything a rewritten model is built from, for any assignment.
+
+    keep_io: see `Rewrite`. exact_integers: of the sessions that measure the quality of what is built.
+    """
+
+    model: Model
+    dialect: Dialect
+    activations: Mapping[str, QuantParams]
+    weights: Mapping[tuple[str, str], QuantizedWeight]
+    keep_io: bool = True
+    exact_integers: bool = False
+
+    def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+        """The mixed-precision graph of an assignment."""
+        remember(assignment=assignment)
+        roots, keep_io = self.model.roots, self.keep_io
+        return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
+
+    def with_weights(self, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Workbench:
+        """The same with these weights instead of those of the same region and format."""
+        return replace(self, weights={**self.weights, **weights})
+
+    def with_activations(self, activations: Mapping[str, QuantParams]) -> Workbench:
+        """The same with these parameters instead of those of the same tensors."""
+        return replace(self, activations={**self.activations, **activations})
+
+
+def prepare_bench(
+    model: Model,
+    menu: Menu,
+    observation: Observation,
+    dialect: Dialect,
+    context: Context,
+    *,
+    keep_io: bool = True,
+    exact_integers: bool = False,
+) -> Workbench:
+    """Activation parameters of every width by the first estimator, and rounded weights for every scheme on the menu."""
+    wanted = weight_formats(model, menu)
+    weights: dict[tuple[str, str], QuantizedWeight] = {}
+    with context.progress.stage("rounding weights", len(wanted)) as tick:
+        for key, weight_format in wanted.items():
+            region = model.region(key[0])
+            bound = pair_bound(region, weight_format)
+            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING, bound=bound)
+            tick(1)
+    kind, estimator = activation_type(menu), observation.estimators[0]
+    activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}
+    for tensor, bits in sorted({(tensor, bits) for (_, bits), tensor in narrow_inputs(model, menu).items()}):
+        activations[params_key(tensor, bits)] = observation.estimate(tensor, estimator, bits)
+    return Workbench(model, dialect, activations, weights, keep_io, exact_integers)

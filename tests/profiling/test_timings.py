@@ -1,0 +1,175 @@
+"""Timings of the last hour on this machine are found again; nothing else is, and no second look is spared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.archive import Archive
+from onnxmpq.cache import Cache
+from onnxmpq.cost.judge import MeasuringJudge
+from onnxmpq.cost.measure import Effort, Profile
+from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import ModelError
+from onnxmpq.model import Model
+from onnxmpq.profiling import KEPT_S, RememberingProfiler, timings
+from onnxmpq.runtime import SessionSettings
+from onnxmpq.schemes import SCHEMES, Scheme
+from tests.graphs import conv_relu, prepared, residual_cnn, samples_for
+
+PLAN: Mapping[str, Scheme] = {"Conv_0": SCHEMES["int8"]}
+
+
+@dataclass
+class Stopwatch:
+    """A profiler on a machine where fp32 takes `reference_s` and every plan half of that."""
+
+    reference_s: float = 2e-3
+    settings: SessionSettings = field(default_factory=SessionSettings)
+    profiled: int = 0
+    looked_again: int = 0
+    broken: bool = False
+
+    def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
+        self.profiled += 1
+        if self.broken:
+            raise ModelError("no kernel")
+        part_s = self.reference_s / 8
+        return Profile(
+            assignment,
+            {"Conv_0": part_s},
+            {"x": part_s},
+            part_s,
+            {"Conv_0": 2},
+            {"x": 1},
+            3,
+            self.reference_s / 2,
+            {"Conv_0": frozenset({"QLinearConv", "Relu"})},
+        )
+
+    def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
+        return list(profiles)
+
+    def again_s(self, proto: onnx.ModelProto) -> float:
+        self.looked_again += 1
+        return self.reference_s
+
+
+@dataclass
+class Setting:
+    """One model in a machine's room, whose clock is set by hand."""
+
+    folder: Path
+    model: Model = field(default_factory=lambda: prepared(residual_cnn()))
+    inputs: dict[str, np.ndarray] = field(default_factory=lambda: samples_for(residual_cnn(), 1))
+    effort: Effort = field(default_factory=Effort)
+    now: float = 1e9
+
+    def run(self, watch: Stopwatch, cache: Cache | None = None) -> RememberingProfiler:
+        cache = cache or Cache(self.folder)
+        return RememberingProfiler(watch, cache, self.model, self.inputs, self.effort, lambda: self.now)
+
+    def profile(self, watch: Stopwatch) -> Profile:
+        return self.run(watch).profile(PLAN, self.model.proto)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path)
+
+
+def test_a_timing_comes_back_on_the_scale_of_the_run_that_finds_it(setting: Setting) -> None:
+    first = setting.profile(Stopwatch())
+    setting.now += 540.0
+    slower = Stopwatch(reference_s=3e-3)
+    profiler = setting.run(slower)
+    again = profiler.profile(PLAN, setting.model.proto)
+    assert slower.profiled == 0
+    assert again.wall_s == pytest.approx(1.5e-3) and again.kernel_s == pytest.approx(first.kernel_s * 1.5)
+    assert (again.assignment, again.operators) == (PLAN, first.operators)
+    assert (again.region_kernels, again.tensor_kernels, again.other_kernels) == ({"Conv_0": 2}, {"x": 1}, 3)
+    found = profiler.timings
+    assert (found.reused, found.total, found.oldest_s) == (1, 1, 540.0)
+    assert found.in_words() == "1 of 1 timings up to 9 minutes old, from this machine"
+
+
+@pytest.mark.parametrize("passed_s", [KEPT_S + 1.0, -1.0], ids=["over an hour", "before it was measured"])
+def test_other_times_are_measured_again_and_kept_anew(setting: Setting, passed_s: float) -> None:
+    setting.profile(Stopwatch())
+    setting.now += passed_s
+    later, next_one = Stopwatch(), Stopwatch()
+    setting.profile(later)
+    setting.profile(next_one)
+    assert (later.profiled, next_one.profiled) == (1, 0)
+
+
+CHANGES: dict[str, Callable[[Setting, Stopwatch, pytest.MonkeyPatch], object]] = {
+    "fp32 model": lambda s, w, m: setattr(s, "model", prepared(conv_relu())),
+    "input": lambda s, w, m: setattr(s, "inputs", samples_for(residual_cnn(), 1, seed=9)),
+    "effort": lambda s, w, m: setattr(s, "effort", Effort(seconds=9.0)),
+    "threads": lambda s, w, m: setattr(w, "settings", SessionSettings(threads=2)),
+    "machine": lambda s, w, m: m.setattr(timings, "machine_id", lambda: "another"),
+    "versions and CPU": lambda s, w, m: m.setattr(timings, "programs", lambda: "another"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_was_measured_elsewhere_is_not_found(what: str, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto, watch = setting.model.proto, Stopwatch()
+    setting.run(Stopwatch()).profile(PLAN, proto)
+    CHANGES[what](setting, watch, monkeypatch)
+    setting.run(watch).profile(PLAN, proto)
+    assert watch.profiled == 1
+
+
+def test_another_plan_is_another_graph(setting: Setting) -> None:
+    setting.profile(Stopwatch())
+    watch, other = Stopwatch(), onnx.ModelProto()
+    other.CopyFrom(setting.model.proto)
+    other.graph.node[0].name = "renamed"
+    setting.run(watch).profile(PLAN, other)
+    assert watch.profiled == 1
+
+
+@pytest.mark.parametrize("meta", [None, [], {}, {"measured_at": "noon"}, {"measured_at": 1e9, "operators": {}, "x": 1}])
+def test_entries_of_another_make_are_measured_again(
+    meta: object, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "get", lambda *_: Archive({}, meta))
+    watch = Stopwatch()
+    setting.profile(watch)
+    assert watch.profiled == 1
+
+
+def test_without_a_cache_everything_is_measured(setting: Setting) -> None:
+    watch = Stopwatch()
+    for _ in range(2):
+        profiler = setting.run(watch, Cache(None))
+        profiler.profile(PLAN, setting.model.proto)
+    assert watch.profiled == 2
+    assert replace(profiler.timings, machine="") == timings.Timings(0, 1, 0.0, "") and not profiler.timings.in_words()
+
+
+def test_what_does_not_run_is_tried_each_time_and_second_looks_are_taken(setting: Setting) -> None:
+    watch = Stopwatch(broken=True)
+    for _ in range(2):
+        with pytest.raises(ModelError):
+            setting.profile(watch)
+    assert watch.profiled == 2
+    for _ in range(2):
+        assert setting.run(watch).again_s(setting.model.proto) == watch.reference_s
+    assert watch.looked_again == 2
+
+
+def test_the_closed_loop_finds_them_and_counts_them(setting: Setting) -> None:
+    setting.profile(Stopwatch())
+    watch = Stopwatch()
+    judge = MeasuringJudge(setting.run(watch), [], lambda profiles: CostTable({"n": {"fp32": len(profiles)}}))
+    assert judge.latency_s(PLAN, setting.model.proto) == pytest.approx(1e-3)
+    assert judge.table.node_s == {"n": {"fp32": 1}}
+    assert watch.profiled == 0 and judge.timings.reused == judge.timings.total == 1
