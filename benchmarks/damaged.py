@@ -13,25 +13,21 @@ import numpy as np
 import onnx
 
 from benchmarks.zoo import arrays, static_int8, zoo
-from onnxmpq.workbench import Workbench
+from onnxmpq.context import Context
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu, candidates
+from onnxmpq.menu import Menu, candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
-from onnxmpq.progress import Progress
-from onnxmpq.ranges import QuantParams
+from onnxmpq.ranges import QuantParams, observe_ranges
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.samples import Samples, gather_samples
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.sensitivity import effects_of_menu
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
-from onnxmpq.samples import Samples
-from onnxmpq.samples import gather_samples
-from onnxmpq.weights import round_for_inputs
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import without
+from onnxmpq.weights import round_for_inputs, without
+from onnxmpq.workbench import Workbench, prepare_bench
 
 INT8 = SCHEMES["int8"]
 WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", WeightFormat.per_channel(b)) for b in (8, 6, 5, 4, 3))
@@ -77,10 +73,10 @@ class Damage:
     """Builds quantized versions of one model. data: samples as `convert` would divide them."""
 
     def __init__(self, name: str) -> None:
-        self.entry, self.progress = load_entry(name), Progress()
+        self.entry, self.context = load_entry(name), Context()
         self.model: Model = prepare(self.entry.model)
         known = arrays(self.entry, "calib", DEFAULT_SAMPLES + DEFAULT_SAMPLES // 3)
-        self.data: Samples = gather_samples(self.model, known, None, DEFAULT_SAMPLES, 0, self.progress)
+        self.data: Samples = gather_samples(self.model, known, None, DEFAULT_SAMPLES, self.context)
         self.known, self.dialect = known, DIALECTS["onnxruntime"]
         offered = candidates(self.model, load_target("cpu"), self.dialect)
         self.layers = {r.name for r in self.model.layers}
@@ -90,8 +86,10 @@ class Damage:
                 for r in self.model.regions
             }
         )
-        self.observation = calibrate(self.model, self.offered, self.data.calibration, self.progress)
-        self.bench = prepare_bench(self.model, self.offered, self.observation, self.dialect, self.progress)
+        self.observation = observe_ranges(
+            self.model, observed_tensors(self.model, self.offered), self.data.calibration, self.context
+        )
+        self.bench = prepare_bench(self.model, self.offered, self.observation, self.dialect, self.context)
 
     def _takes(self, region: Any, scheme: Scheme) -> bool:
         return region.layer is not None and self.dialect.supports(region, scheme, self.model.opset)
@@ -129,9 +127,11 @@ class Damage:
     def int8_everywhere(self) -> Workbench:
         """The bench with int8 weights and ranges as the pipeline makes them."""
         menu = self.offered.where(lambda _, s: s.is_float or s.name == INT8.name)
-        bench = prepare_bench(self.model, menu, self.observation, self.dialect, self.progress)
-        bench = round_for_inputs(self.model, menu, bench, self.data.rounding, without([]), self.progress)
-        effects = sensitivity(self.model, menu, bench, self.observation, self.data.effects, None, self.progress)
+        bench = prepare_bench(self.model, menu, self.observation, self.dialect, self.context)
+        formats = weight_formats(self.model, menu)
+        rounded = round_for_inputs(self.model, formats, self.data.rounding, without([]), self.context)
+        bench = bench.with_weights(rounded)
+        effects = effects_of_menu(self.model, menu, bench, self.observation, self.data.effects, None, self.context)
         return replace(bench, activations={**bench.activations, **effects.params})
 
     def versions(self, mixed: int, seed: int, folder: Path) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]:

@@ -30,18 +30,18 @@ import numpy as np
 import onnxmpq
 from benchmarks.stages import machine, table_of
 from benchmarks.zoo import arrays, zoo
+from onnxmpq.context import Context
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import activation_tensors, activation_type, candidates
+from onnxmpq.menu import activation_tensors, activation_type, candidates, observed_tensors
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress, Tick
+from onnxmpq.ranges import observe_ranges, range_candidates
 from onnxmpq.runtime import SessionSettings, open_session, run
-from onnxmpq.sensitivity import Perturbations, measure_effects
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
-from onnxmpq.ranges import range_candidates
 from onnxmpq.samples import gather_samples
+from onnxmpq.sensitivity import Perturbations, measure_effects
 from onnxmpq.target.load import load_target
+from onnxmpq.workbench import prepare_bench
 
 CNNS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "yolov8n")
 SAMPLES, HELD_OUT = 64, 21
@@ -81,12 +81,12 @@ class Passes:
 
 def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     """CPU seconds of all effects of the full menu, and of a forward pass (median)."""
-    entry, device, progress = zoo().load(name), load_target("cpu"), Progress()
+    entry, device = zoo().load(name), load_target("cpu")
     model = prepare(entry.model)
-    feeds = gather_samples(model, arrays(entry, "calib", samples + HELD_OUT), None, samples, 0, progress).calibration
+    feeds = gather_samples(model, arrays(entry, "calib", samples + HELD_OUT), None, samples, Context()).calibration
     menu = candidates(model, device, DIALECTS[device.dialect])
-    observation = calibrate(model, menu, feeds, progress)
-    bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], progress)
+    observation = observe_ranges(model, observed_tensors(model, menu), feeds, Context())
+    bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], Context())
     tensors = activation_tensors(model, menu)
     kind = activation_type(menu)
     tries = Perturbations(bench.weights, {t: range_candidates(observation, t, kind) for t in tensors})

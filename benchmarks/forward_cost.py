@@ -1,4 +1,4 @@
-"""Constants of `stages.effects.forward_seconds`: fitted to measured runs of the zoo's models and the samples.
+"""Constants of `sensitivity.menu_effects.forward_seconds`: fitted to measured runs of the zoo's models and the samples.
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.forward_cost
 
@@ -20,17 +20,15 @@ from scipy.optimize import nnls
 
 from benchmarks.stages import machine, table_of
 from benchmarks.zoo import arrays, zoo
+from onnxmpq.context import Context
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
 from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
-from onnxmpq.progress import Progress
 from onnxmpq.runtime import open_session, run
-from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS
-from onnxmpq.sensitivity.menu_effects import affordable
-from onnxmpq.sensitivity.menu_effects import forward_seconds
 from onnxmpq.samples import gather_samples
+from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, affordable, forward_seconds
 from onnxmpq.target.load import load_target
 
 MODELS = ("resnet20_cifar10", "mobilenet_v1_0.25", "squeezenet1.1", "gpt_char", "vit_tiny", "yolov8n")
@@ -51,7 +49,7 @@ class Measured:
 
 def measured(name: str, source: Any, given: dict[str, np.ndarray]) -> Measured:
     model = prepare(source)
-    feeds = gather_samples(model, given, None, 8, 0, Progress()).calibration
+    feeds = gather_samples(model, given, None, 8, Context()).calibration
     shapes = float_shapes(model, feeds)
     macs = sum(multiply_accumulates(r, shapes.__getitem__) for r in model.regions)
     elements = sum(math.prod(shapes[t]) for r in model.regions for t in (*r.inputs, *r.outputs))

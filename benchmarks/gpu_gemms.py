@@ -23,22 +23,22 @@ import onnx
 from onnx import TensorProto, helper
 
 from benchmarks.zoo import arrays, zoo
+from onnxmpq.context import Context
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import Menu, candidates
+from onnxmpq.menu import Menu, candidates, observed_tensors
 from onnxmpq.model import Model, prepare
-from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
+from onnxmpq.ranges import observe_ranges
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
 from onnxmpq.target import load_target, roofline_table
 from onnxmpq.target.types import Target
+from onnxmpq.workbench import prepare_bench
 
 MODELS = ("vit_tiny", "gpt_char")
 
@@ -107,8 +107,9 @@ def time_scheme(
     model: Model, scheme: Scheme, device: Target, feeds: Feeds, settings: SessionSettings
 ) -> tuple[float, float]:
     """Seconds of the product in float32 and in the scheme, interleaved."""
-    menu, dialect, silent = Menu({"product": (scheme,)}), DIALECTS[device.dialect], Progress()
-    bench = prepare_bench(model, menu, calibrate(model, menu, feeds, silent), dialect, silent)
+    menu, dialect, silent = Menu({"product": (scheme,)}), DIALECTS[device.dialect], Context()
+    observation = observe_ranges(model, observed_tensors(model, menu), feeds, silent)
+    bench = prepare_bench(model, menu, observation, dialect, silent)
     sessions = [open_session(m, settings) for m in (model.proto, bench.build({"product": scheme}))]
     before, after = interleaved_s(sessions, feeds.batch([0]), Effort(seconds=1.0, runs=50, rounds=5))
     return float(before.min()), float(after.min())

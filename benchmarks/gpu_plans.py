@@ -35,9 +35,9 @@ from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
-from onnxmpq.threads import workers
 from onnxmpq.statistics import measure_moments
 from onnxmpq.target import load_target, roofline_table
+from onnxmpq.threads import workers
 
 TARGET = "h200"
 BATCH = 64

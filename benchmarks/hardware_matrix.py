@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.stages import table_of
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.allocate import Limits, Problem, solve
+from onnxmpq.allocate import Limits, Problem, pose, solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
@@ -34,7 +34,6 @@ from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
-from onnxmpq.allocate import pose
 from onnxmpq.target import Target, load_target, roofline_table
 
 TARGETS = ("bitfusion-edge", "bismo-cloud", "edge-npu", "bismo-edge")

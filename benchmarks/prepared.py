@@ -10,30 +10,25 @@ import numpy as np
 import onnx
 
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.allocate import Problem
-from onnxmpq.workbench import Workbench
+from onnxmpq.allocate import Problem, at_unseen_level, pose
+from onnxmpq.context import Context
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import candidates
+from onnxmpq.menu import candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
-from onnxmpq.progress import Progress
+from onnxmpq.ranges import observe_ranges
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.samples import Samples
 from onnxmpq.schemes import FP32
-from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.sensitivity import Effects, Referee, effects_of_menu
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effect_samples import effect_samples
-from onnxmpq.allocate import pose
-from onnxmpq.sensitivity import effects_of_menu
-from onnxmpq.allocate import at_unseen_level
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
-from onnxmpq.samples import Samples
-from onnxmpq.threads import workers
-from onnxmpq.weights import round_for_inputs
 from onnxmpq.target.load import load_target
-from onnxmpq.weights import without
+from onnxmpq.threads import workers
+from onnxmpq.weights import round_for_inputs, without
+from onnxmpq.workbench import Workbench, prepare_bench
 
 
 @dataclass(frozen=True)
@@ -85,21 +80,22 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     )
     samples = min(samples, len(known))
     feeds, alike = known.take(range(samples)), known.take(range(samples, len(known)))
-    dialect, progress = DIALECTS["onnxruntime"], Progress()
+    dialect, context = DIALECTS["onnxruntime"], Context()
     menu = candidates(model, load_target("cpu"), dialect)
     if layers_only:
         weighted = {r.name for r in model.layers}
         menu = menu.where(lambda name, s: name in weighted or s.is_float)
-    observation = calibrate(model, menu, feeds, progress)
-    bench = prepare_bench(model, menu, observation, dialect, progress)
+    observation = observe_ranges(model, observed_tensors(model, menu), feeds, context)
+    bench = prepare_bench(model, menu, observation, dialect, context)
     data = Samples(feeds, unseen, True)
-    bench = round_for_inputs(model, menu, bench, data.rounding, without([]), progress)
-    effects = sensitivity(model, menu, bench, observation, data.effects, None, progress)
-    chosen, _ = effect_samples(model, data.effects, len(effects.reference), {})
+    formats = weight_formats(model, menu)
+    bench = bench.with_weights(round_for_inputs(model, formats, data.rounding, without([]), context))
+    effects = effects_of_menu(model, menu, bench, observation, data.effects, None, context)
+    chosen, _ = effect_samples(model, data.effects, len(effects.reference), {}, threads=context.threads)
     kept = data.effects.take(chosen)
     bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
     seen = pose(model, menu, free, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data, 0, progress)
+    effects = at_unseen_level(seen, effects, bench, data, context)
     problem = pose(model, menu, free, effects, bench.weights)
     return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen, alike)

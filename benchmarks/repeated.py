@@ -23,8 +23,8 @@ from onnxmpq.comparison import time_side_by_side
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.profiling import timings
+from onnxmpq.runtime import SessionSettings, input_specs, open_session
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 ROOM = 1.10

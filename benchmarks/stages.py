@@ -15,26 +15,24 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.allocate import Problem
-from onnxmpq.workbench import Workbench
+from onnxmpq.allocate import Problem, pose
+from onnxmpq.context import Context
 from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table
 from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
-from onnxmpq.menu import Menu, candidates, proven, worthwhile
+from onnxmpq.menu import Menu, candidates, observed_tensors, proven, worthwhile
 from onnxmpq.model import Model, prepare
-from onnxmpq.progress import Progress
+from onnxmpq.profiling import profile
+from onnxmpq.ranges import observe_ranges
 from onnxmpq.runtime import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
-from onnxmpq.schemes import Scheme
-from onnxmpq.profiling import profile
-from onnxmpq.allocate import pose
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
 from onnxmpq.samples import gather_samples
+from onnxmpq.schemes import Scheme
 from onnxmpq.target.load import load_target
+from onnxmpq.workbench import Workbench, prepare_bench
 
 SAMPLES = 8  # activation ranges do not change latency: few will do
 THREADS = 1
@@ -85,18 +83,18 @@ class Profiled:
 
 def profiled(name: str, seed: int = 0) -> Profiled:
     """Every stage of `onnxmpq.convert` up to the fitted cost table."""
-    entry, device, progress = zoo().load(name), load_target("cpu"), Progress()
+    entry, device, context = zoo().load(name), load_target("cpu"), Context(seed=seed)
     model = prepare(entry.model)
     samples = arrays(entry, "calib", SAMPLES)
-    feeds = gather_samples(model, samples, None, SAMPLES, seed, progress).calibration
+    feeds = gather_samples(model, samples, None, SAMPLES, context).calibration
     dialect = DIALECTS[device.dialect]
     menu = candidates(model, device, dialect)
-    observation = calibrate(model, menu, feeds, progress)
-    bench = prepare_bench(model, menu, observation, dialect, progress)
+    observation = observe_ranges(model, observed_tensors(model, menu), feeds, context)
+    bench = prepare_bench(model, menu, observation, dialect, context)
     start = time.perf_counter()
     profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
     layout = layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
-    profiles, uniform = profile(profiler, menu, layout, bench, seed, progress)
+    profiles, uniform = profile(profiler, menu, layout, bench, context)
     menu = proven(model, menu, profiles)
     table = fit_table(model, profiles, uniform, {}, layout)
     spent_s = time.perf_counter() - start

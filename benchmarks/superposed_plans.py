@@ -20,10 +20,10 @@ from benchmarks.prepared import Prepared, prepare_entry
 from onnxmpq.allocate import Limits, solve
 from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.superpose import Predictor
-from onnxmpq.progress import Progress
+from onnxmpq.closed_loop import RunningRefiner
+from onnxmpq.context import Context
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity import Referee
-from onnxmpq.closed_loop import RunningRefiner
 from onnxmpq.threads import workers
 
 SHARES = (0.25, 0.5, 0.75)
@@ -33,7 +33,7 @@ def refiner_of(prepared: Prepared) -> RunningRefiner:
     """The refiner of a conversion, on the samples that rounding has not seen."""
     settings = SessionSettings(threads=workers())
     referee = Referee.of(prepared.model, prepared.effects.pooled, prepared.spared, settings)
-    return RunningRefiner(prepared.effects, referee, 0, Progress())
+    return RunningRefiner(prepared.effects, referee, Context())
 
 
 def rows(name: str, samples: int, test: int) -> list[tuple[str, NDArray[np.float64]]]:

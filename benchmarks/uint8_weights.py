@@ -21,7 +21,8 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.zoo import arrays, sqnr_db, zoo
-from onnxmpq.workbench import Workbench
+from onnxmpq.allocate import int8_everywhere
+from onnxmpq.context import Context
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort, Profiler
 from onnxmpq.deployment import DeployCpu, scheme_for
@@ -29,19 +30,17 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsigned_weights
+from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsigned_weights, observed_tensors
 from onnxmpq.model import Model, Region, prepare
-from onnxmpq.progress import Progress
+from onnxmpq.ranges import observe_ranges
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtime import SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme
-from onnxmpq.allocate import int8_everywhere
-from onnxmpq.ranges import observe_ranges
-from onnxmpq.workbench import prepare_bench
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound
+from onnxmpq.workbench import Workbench, prepare_bench
 
 TIMED = ("resnet20_cifar10", "squeezenet1.1")
 ALL = (*TIMED, "mobilenet_v1_0.25", "vit_tiny", "gpt_char", "yolov8n")
@@ -86,8 +85,8 @@ class Subject:
 
     @cached_property
     def bench(self) -> Workbench:
-        silent = Progress()
-        observation = calibrate(self.model, self.menu, self.feeds, silent)
+        silent = Context()
+        observation = observe_ranges(self.model, observed_tensors(self.model, self.menu), self.feeds, silent)
         bench = prepare_bench(self.model, self.menu, observation, DIALECT, silent)
         return replace(bench, weights={**bench.weights, **full_range(self.model)})
 
