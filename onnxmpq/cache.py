@@ -90,7 +90,7 @@ class Cache:
             )
 
     def count(self, what: str, reused: int, total: int) -> None:
-        """Note, and say where it is any, how much of something came from here."""
+        """Count values of one kind that came from here, and report the count if it is not zero."""
         if self.folder is None or not total:
             return
         self.reused[what] = reused, total

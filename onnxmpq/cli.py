@@ -220,7 +220,7 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Which rules of a runtime MODEL breaks, and at which nodes; with --calib, how often it overflows (docs/check)."""
+    """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
     if recipe is not None and calib is None:
         raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
@@ -271,7 +271,7 @@ def doctor_command(
     as_json: JsonOut = False,
     debug: Debug = False,
 ) -> None:
-    """What a bug report starts with: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
         print(_dump(doctor.as_dict(found)))

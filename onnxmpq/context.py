@@ -1,4 +1,4 @@
-"""What a step of a conversion gets besides its own arguments."""
+"""The arguments that all steps of a conversion share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cached values depend on besides their own arguments: the model, the samples, and the programs that compute."""
+"""Hashes for the keys of cached values: of the model, the samples, and the programs that compute."""
 
 from __future__ import annotations
 

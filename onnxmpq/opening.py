@@ -35,7 +35,7 @@ class Opened:
 
     @property
     def dialect(self) -> Dialect:
-        """How rewritten graphs are spelled for the target."""
+        """Writes rewritten graphs for the target."""
         return DIALECTS[self.device.dialect]
 
     def menu(self, excluded: Iterable[str] = (), requested: Iterable[str] = (), cpu: DeployCpu | None = None) -> Menu:

@@ -109,41 +109,18 @@ def convert(model: Source, request: Request) -> Result:
     data = _samples(opened, asked, labelled, context)
     offered = asked.menu(opened)
 
-    rescaling = (
-        Rescaling(opened.model)  # or the ranges would be those of other scales
-        if known is not None
-        else rescale(
-            opened.model,
-            offered,
-            opened.dialect,
-            data,
-            request.outputs,
-            asked.small,
-            techniques,
-            context,
-            exact_integers=asked.exact_integers,
-        )
-    )
+    rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
     observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
     representable = within_float16(prepared, offered, observation.histograms)
-    nearest = prepare_bench(
-        prepared,
-        representable,
-        observation,
-        opened.dialect,
-        context,
+    nearest = replace(
+        prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
     layout = _layout(prepared, data.calibration)
-    table_file = Path(request.cost_table) if request.cost_table else None
-    judge, fused = judge_costs(
-        prepared, asked.device, writable, layout, nearest, data.calibration, asked.settings, effort, table_file, context
-    )
-    original_j = judge.table.predict_j(prepared, {}) if judge.table.node_j else None
-    require_unmet(asked.budgets, prepared.source_bytes, judge.original_s, original_j)
+    judge, fused = _costs(nearest, writable, layout, data, asked, effort, context)
     menu = _worth_an_effect(fused, nearest, judge)
 
     formats = weight_formats(prepared, menu)
@@ -192,6 +169,35 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
     return data
+
+
+def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
+    """The model with its channels rescaled where that helps. Not with known ranges, which are those of other scales."""
+    return rescale(
+        opened.model,
+        menu,
+        opened.dialect,
+        data,
+        asked.request.outputs,
+        asked.small,
+        asked.request.techniques,
+        context,
+        exact_integers=asked.exact_integers,
+    )
+
+
+def _costs(
+    bench: Workbench, menu: Menu, layout: Roles, data: Samples, asked: Asked, effort: Effort, context: Context
+) -> tuple[Judge, Menu]:
+    """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
+    request, model, feeds = asked.request, bench.model, data.calibration
+    table_file = Path(request.cost_table) if request.cost_table else None
+    judge, fused = judge_costs(
+        model, asked.device, menu, layout, bench, feeds, asked.settings, effort, table_file, context
+    )
+    original_j = judge.table.predict_j(model, {}) if judge.table.node_j else None
+    require_unmet(asked.budgets, model.source_bytes, judge.original_s, original_j)
+    return judge, fused
 
 
 def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:

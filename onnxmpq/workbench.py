@@ -50,16 +50,7 @@ class Workbench:
         return replace(self, activations={**self.activations, **activations})
 
 
-def prepare_bench(
-    model: Model,
-    menu: Menu,
-    observation: Observation,
-    dialect: Dialect,
-    context: Context,
-    *,
-    keep_io: bool = True,
-    exact_integers: bool = False,
-) -> Workbench:
+def prepare_bench(model: Model, menu: Menu, observation: Observation, dialect: Dialect, context: Context) -> Workbench:
     """Activation parameters of every width by the first estimator, and rounded weights for every scheme on the menu."""
     wanted = weight_formats(model, menu)
     weights: dict[tuple[str, str], QuantizedWeight] = {}
@@ -73,4 +64,4 @@ def prepare_bench(
     activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}
     for tensor, bits in sorted({(tensor, bits) for (_, bits), tensor in narrow_inputs(model, menu).items()}):
         activations[params_key(tensor, bits)] = observation.estimate(tensor, estimator, bits)
-    return Workbench(model, dialect, activations, weights, keep_io, exact_integers)
+    return Workbench(model, dialect, activations, weights)

@@ -1,4 +1,4 @@
-"""What the user asks for: budgets with units, absolute or relative to the original model."""
+"""Budgets of the user, with units, absolute or relative to the original model."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Problem:
         raise KeyError(f"{region}: {wanted}")
 
     def holds(self, assignment: Mapping[str, Scheme]) -> bool:
-        """Whether every scheme of an assignment is among the options."""
+        """True if every scheme of an assignment is among the options."""
         return all(
             any(o.scheme.name == scheme.name for o in self.options[region]) for region, scheme in assignment.items()
         )

@@ -1,4 +1,4 @@
-"""What the baseline solvers share: the problem without its transitions, and the way back to a plan that runs.
+"""Shared by the baseline solvers: the problem without its transitions, and the way back to a plan that runs.
 
 Here every region's options have fixed costs (the Multiple-Choice Knapsack of Chen et al. 2021, eq. 6). The harm of
 rounding an activation tensor goes in equal parts to the regions that can touch it in int8. What is chosen so is

@@ -135,7 +135,7 @@ class Loop:
         self.problem = _without(self.problem, region, assignment[region].kernel)
 
     def leave_out(self, turn: Round, error: ModelError) -> None:
-        """What was measured, but cannot be run otherwise, is a plan like those that cannot be measured."""
+        """A plan that was measured but does not run otherwise is a plan like those that cannot be measured."""
         self.failures.append(error)
         self.progress.warn(f"round {self.rounds.index(turn) + 1}: {error}; going on with other plans")
         self.rounds[self.rounds.index(turn)] = replace(turn, measured_s=math.inf)
@@ -201,7 +201,7 @@ class Loop:
         return max(self.targets.latency_s, self.problem.latency_s({})) * (1.0 + NOISE)
 
     def merit(self, turn: Round) -> float:
-        """What is asked to be least among plans that fit."""
+        """The quantity that is minimal among plans that fit."""
         return float(turn.size_bytes) if self.budgets.smallest else turn.effect
 
     def _refined(self, turn: Round) -> Round:
@@ -269,11 +269,11 @@ class Loop:
         )
 
     def meets(self, turn: Round) -> bool:
-        """Whether a round is within every limit that was asked for."""
+        """True if a round is within every limit that was asked for."""
         return self.shortfall(turn) <= 1.0
 
     def shortfall(self, turn: Round) -> float:
-        """How far a round is from the limits: the product of what it takes over what was asked, of the limits that it
+        """Distance of a round from the limits: the product of what it takes over what was asked, of the limits that it
         misses; 1 where it misses none, infinite where it does not run."""
         if not math.isfinite(turn.measured_s):
             return math.inf
@@ -333,7 +333,7 @@ def _without(problem: Problem, region: str, kernel: str) -> Problem:
 
 
 def on_original_kernels(assignment: Mapping[str, Scheme]) -> bool:
-    """Whether a plan only stores weights in another way, so that the session runs the original's kernels."""
+    """True if a plan only stores weights in another way, so that the session runs the original's kernels."""
     return all(s.kernel == FP32 for s in assignment.values())
 
 

@@ -1,4 +1,4 @@
-"""What can be reached, said where a budget cannot be met."""
+"""Errors for budgets that cannot be met, with what can be reached."""
 
 from __future__ import annotations
 

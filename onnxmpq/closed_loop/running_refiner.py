@@ -50,8 +50,8 @@ class RunningRefiner:
         return [*better[::-1][: MOST_PROPOSALS - 1], start]
 
     def prefers(self, challenger: onnx.ModelProto, incumbent: onnx.ModelProto) -> bool:
-        """Whether the user's metric is better; without one or where it is equal, whether the mean divergence is lower
-        by more than its standard error, sample by sample."""
+        """True if the user's metric is better or, without a metric or at equal values, if the mean divergence is lower
+        by more than its standard error over the samples."""
         if self.score is not None and (better := self.score(challenger) - self.score(incumbent)):
             return better > 0
         gain = self.referee.losses(incumbent) - self.referee.losses(challenger)

@@ -1,4 +1,4 @@
-"""Which regions of a plan compute something else than their simulation.
+"""The regions of a plan that compute something else than their simulation.
 
 Effects predict what quantizing a region does to the outputs, from the float32 graph with dequantized weights. Here the
 region is quantized for real, alone, and run in the session that the user will open. A measured divergence far above

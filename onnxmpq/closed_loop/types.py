@@ -1,4 +1,4 @@
-"""What goes into the loop and what comes out of it."""
+"""Inputs and results of the loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Refiner(Protocol):
         ...
 
     def prefers(self, challenger: onnx.ModelProto, incumbent: onnx.ModelProto) -> bool:
-        """Whether the challenger really loses less, by more than chance."""
+        """True if the challenger loses less, by more than chance."""
         ...
 
 

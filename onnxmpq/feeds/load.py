@@ -51,7 +51,7 @@ def load_feeds(
         or None for made-up samples (see `synthesize`).
     recipe: name of a recipe in `calibration/` or path of a TOML file; for pictures, text and sound. Made-up pictures
         take their size, range and layout from it.
-    limit: at most so many samples, evenly spread over the source (of iterables and readers: the first ones).
+    limit: largest number of samples, evenly spread over the source (of iterables and readers: the first ones).
     seed, dims, bounds: for made-up samples only.
 
     Raises CalibrationError, in one line saying what is wrong, where, and what to do; UsageError for arguments that

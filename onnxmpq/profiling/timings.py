@@ -69,7 +69,7 @@ class RememberingProfiler:
 
     @property
     def timings(self) -> Timings:
-        """What was asked for so far, and how much of it was known."""
+        """Number of timings asked for so far, and of those that were known."""
         return Timings(len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{cpu_model()} {machine_id()}")
 
     def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:

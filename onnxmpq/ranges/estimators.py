@@ -86,7 +86,7 @@ class Estimator(Protocol):
 
 ESTIMATORS: dict[str, Estimator] = {"minmax": minmax, "percentile": percentile, "mse": mse, "entropy": entropy}
 CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name,) for name in ESTIMATORS}}
-"""What `--estimator` takes: of several, each tensor gets the one of least effect on the outputs."""
+"""Values of `--estimator`: of several, each tensor gets the one of least effect on the outputs."""
 
 
 def require_estimator(name: str) -> None:

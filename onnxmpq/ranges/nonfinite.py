@@ -1,4 +1,4 @@
-"""Where a model begins to compute NaN or infinity: for messages, on the way to an error."""
+"""The first node that computes NaN or infinity: for messages, on the way to an error."""
 
 from __future__ import annotations
 

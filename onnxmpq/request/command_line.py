@@ -62,7 +62,7 @@ def given_options(request: type[Any], context: typer.Context, options: Mapping[s
 
 
 def _said(context: typer.Context, name: str) -> bool:
-    """Whether the parameter is not at its default. By name: typer may bring its own copy of click."""
+    """True if the parameter is not at its default. By name: typer may bring its own copy of click."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 

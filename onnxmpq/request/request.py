@@ -1,4 +1,4 @@
-"""What a user asks of `convert`, with every value checked that can be checked without the model."""
+"""The request: what a user asks of `convert`. Values are checked as far as that is possible without the model."""
 
 from __future__ import annotations
 
@@ -142,5 +142,5 @@ class Request:
 
     @cached_property
     def techniques(self) -> Techniques:
-        """What may be done to weights."""
+        """Techniques that may be applied to weights."""
         return all_but(self.without)

@@ -1,4 +1,4 @@
-"""Which channels of a graph can be rescaled without changing what it computes, found by following them through it.
+"""The channels of a graph that can be rescaled without changing what it computes, found by following them through it.
 
 A channel that a layer produces may be divided by any s > 0 if every constant that reads it is multiplied by s, and
 everything between is positively homogeneous, f(x / s) = f(x) / s (Nagel et al. 2019, arXiv 1906.04721). Operators
@@ -387,7 +387,7 @@ def _transpose(walk: _Walk, node: onnx.NodeProto) -> None:
 
 
 def _reshape(walk: _Walk, node: onnx.NodeProto) -> None:
-    """Where the channels stay together: as one axis, or several side by side."""
+    """Position of the channels, as long as they stay together: as one axis, or several side by side."""
     carried = walk.carried.get(node.input[0])
     if carried is None:
         return None

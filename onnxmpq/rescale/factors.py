@@ -18,7 +18,7 @@ from onnxmpq.rounding.types import DoubleArray, FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """What is known of the channels, float32 [count] each.
+    """Extents of the channels, float32 [count] each.
 
     low, high: the range of what layers read, 0 included. consumed, produced: the largest |weight| that reads the
     channel, and that makes it.

@@ -27,7 +27,7 @@ FEWEST_DECIDING = 2  # to judge a rounding by them
 FEWEST_FOR_EFFECTS = 32  # to do without those that decide
 _RUNNING = "running the model"
 _FIRST = (SessionSettings(threads=OWN_THREADS), SessionSettings(threads=OWN_THREADS, optimize=False))
-"""What the model is run with first: the kernels, fused and not, that later stages run in this process."""
+"""Settings of the first runs: with the kernels, fused and not, that later steps run in this process."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _first(function: Callable[..., R], *arguments: Any, doing: str) -> R:
 
 
 def check_lookups(feeds: Feeds, tables: Mapping[str, int]) -> None:
-    """Every id must be in the table (of so many rows) that the model looks it up in. Raises CalibrationError."""
+    """Every id must be in the table that the model looks it up in. tables: rows by input. Raises CalibrationError."""
     for name, rows in tables.items():
         ids = feeds.arrays[name].astype(np.int64)
         wrong = (ids < -rows) | (ids >= rows)  # Gather counts negative ones from the table's end

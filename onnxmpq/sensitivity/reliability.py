@@ -1,7 +1,7 @@
 """How far a finer estimate may be believed beside a coarser one that chance disturbs less.
 
 Both estimate the divergence of many changes. The ratio of fine to coarse has a typical level; what deviates from it is
-partly chance. Trust is how well the deviations on one half of the samples foretell those on the other half (split-half
+partly chance. Trust is how well the deviations on one half of the samples predict those on the other half (split-half
 reliability), carried over to all samples by the Spearman-Brown formula, 2r / (1 + r).
 """
 

@@ -80,7 +80,7 @@ class Exactness:
         return f"int8 arithmetic: {'; '.join(parts)}"
 
     def _elsewhere(self) -> Iterator[str]:
-        """Where it may be wrong. Nodes are named where the user did not ask for it."""
+        """CPUs on which it may be wrong; with the nodes, if the user asked for exact results there."""
         without = "without it" if self.cpu is DeployCpu.VNNI else "without VNNI"
         for nodes, what in (
             (self.saturating, f"can saturate on x86 CPUs {without}"),

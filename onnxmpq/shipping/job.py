@@ -28,7 +28,7 @@ from onnxmpq.workbench import Workbench
 
 @dataclass(frozen=True)
 class Labelled:
-    """How a metric is taken. labels: path as for `read_labels`, or None for a metric that needs none.
+    """A metric and its labels. labels: path as for `read_labels`, or None for a metric that needs none.
 
     ranks: True where the user chose the metric; it then decides between plans, before their divergence does.
     """
