@@ -82,7 +82,7 @@ class ForwardPass:
         first = self._known(part, 0)
         keep = sum(first[t].nbytes for t in needed) * len(self.rows) <= self.memory.kept
         others = in_order(lambda number: self._known(part, number), range(1, len(self.rows)), self.threads)
-        runs = chain([first], others)
+        runs = chain(iter([first]), others)
         del first  # or it would stay in memory beside all others
         for number, known in enumerate(runs):
             if keep:
