@@ -241,6 +241,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         job.quality_of.judging,
         shipped.validation,
     )
+    rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
         prepared,
         asked.device,
@@ -259,12 +260,12 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         opset=request.opset,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
-        exactness=exactness.in_words(),
+        exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
-            *([] if differs is None else [differs.in_words()]),
+            *([] if differs is None or differs.rounding else [differs.in_words()]),
         ),
     )
     axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"

@@ -123,7 +123,7 @@ def needing_unsigned_weights(
 def bound_loss_db(
     model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
 ) -> float:
-    """Loss of the layer's weight in dB of SQNR by the bound, as rounded in `weights`; 0 where no int8 scheme needs it."""
+    """Loss of the layer's weight by the bound in dB of SQNR, as rounded in `weights`; 0 without an int8 scheme."""
     if scheme.weight is None:
         return 0.0
     bounded = weights.get((region.name, scheme.weight.without_saturation.name))

@@ -14,7 +14,7 @@ from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
 ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
 BITS = 8
 _SYMMETRIC_LARGEST = {"int8": 127.0, "float8e4m3fn": float(E4M3FN_LARGEST)}
-"""Largest code of a symmetric range, in units of the scale."""
+"""Largest magnitude of a symmetric range, in units of the scale."""
 
 _SMALLEST_SCALE = 1e-12
 _BLOCK = 1 << 15  # values, 128 KB: stays in the cache

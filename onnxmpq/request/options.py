@@ -14,7 +14,7 @@ import onnx
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
 Kind = Literal["text", "texts", "whole", "file", "switch", "kinds", "cache", "python"]
-"""Values that the command line and config files take: a text, several, a whole number, a path, yes or no, output kinds by
+"""Values that the command line and config files take: a text, several texts, a whole number, a path, yes or no, kinds by
 output name, a folder or no; "python" for arguments that only Python has."""
 Given = ParamSpec("Given")
 Asked = TypeVar("Asked")

@@ -69,7 +69,7 @@ def _shared(effects: Effects, share: float) -> Effects:
 
 
 def affordable(forward_s: float, tries: int, available: int) -> int:
-    """Number of samples on which that many perturbations take no longer than `EFFECT_SECONDS`: 8, 12, 16, 24, ... or all.
+    """Number of samples on which `tries` perturbations take at most `EFFECT_SECONDS`: 8, 12, 16, 24, ... or all.
 
     forward_s: one run of the fp32 model. Menus of about the same length (to a power of two) get the same samples, so
     that effects measured for one of them are found by another.
