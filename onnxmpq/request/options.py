@@ -14,8 +14,8 @@ import onnx
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
 Kind = Literal["text", "texts", "whole", "file", "switch", "kinds", "cache", "python"]
-"""Values that the command line and config files take: a text, several texts, a whole number, a path, yes or no, kinds by
-output name, a folder or no; "python" for arguments that only Python has."""
+"""Values that the command line and config files take: a text, several texts, a whole number, a path, yes or no, kinds
+by output name, a folder or no; "python" for arguments that only Python has."""
 Given = ParamSpec("Given")
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
