@@ -279,7 +279,7 @@ def convert(
     plan = build_plan(
         prepared, device, budgets, floors, shipped, bench.activations, reasons, effects, threads, model, ROUNDING
     )
-    notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.proto))
+    notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.structure))
     if foreign(deployed_on) and "latency_ms" in plan.measured:
         notes = (*notes, foreign_latency_note(deployed_on))
     if differs is not None:

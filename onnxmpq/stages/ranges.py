@@ -110,7 +110,7 @@ def calibrate(
     else:
         with progress.stage("calibrating activation ranges", 0) as tick:
             found, made_up = reuse.observed(cache, model, feeds, tensors, tick), feeds.synthetic
-    room = headroom(model.proto, tensors) if made_up else {}
+    room = headroom(model.structure, tensors) if made_up else {}
     if room:
         progress.say(f"made-up samples: activation ranges are widened with depth, up to {max(room.values()):.2g} times")
     return replace(found, estimators=CHOICES[estimator], headroom=room)

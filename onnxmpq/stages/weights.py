@@ -12,8 +12,7 @@ from onnxmpq.closed_loop import Outcome, Workbench
 from onnxmpq.errors import CrashError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu
-from onnxmpq.model import Model
-from onnxmpq.output import serialize
+from onnxmpq.model import Model, serialized_bytes
 from onnxmpq.plan import Plan
 from onnxmpq.progress import Progress
 from onnxmpq.rounding import QuantizedWeight
@@ -99,7 +98,7 @@ def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Out
     weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
     model = with_biases(bench.model, compensated.biases)
     proto = replace(bench, model=model, weights=weights).build(outcome.assignment)
-    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=len(serialize(proto))))
+    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=serialized_bytes(proto)))
 
 
 def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
