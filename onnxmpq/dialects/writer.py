@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region, WeightStore
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.fold import drop_values
 from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
@@ -60,9 +61,10 @@ class Writer:
         return [(r, s) for r, s in found if s is not None and not s.is_float]
 
     def finish(self) -> onnx.ModelProto:
-        """The rewritten model, without what nothing reads any more."""
+        """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
+        drop_values((*self.tensors.values(), *self.graph.tensors().values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]
         keep_descriptions(self.job.model.structure, proto)
