@@ -21,7 +21,8 @@ from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity.divergence import OutputKind
 
-MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is
+MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
+UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
@@ -82,6 +83,11 @@ class Timing:
     def in_time_of(self, original_s: float) -> Timing:
         """The same ratios, in seconds of a machine on which the original takes so long."""
         return replace(self, original_s=original_s, result_s=self.ratio * original_s)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the ratio is known too badly to be relied on, as where other processes keep the machine busy."""
+        return self.ratio_high - self.ratio_low > UNSTEADY * self.ratio
 
     def decides(self, limit: float) -> bool:
         """Whether a limit of the ratio lies outside the confidence interval."""
@@ -214,7 +220,8 @@ def time_side_by_side(
 ) -> Timing:
     """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
 
-    limit: of the ratio; measured until the confidence interval is on one side of it, at most MOST_PASSES times as long.
+    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
+    times as long.
     """
     start, inputs = time.perf_counter(), feeds.batch([0])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
@@ -225,7 +232,7 @@ def time_side_by_side(
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
-        if limit is None or timing.decides(limit):
+        if not timing.unsteady and (limit is None or timing.decides(limit)):
             break
     assert timing is not None
     return timing

@@ -282,9 +282,11 @@ def convert(
     notes = plan.notes if keep_io else (*plan.notes, narrow_ends_note(outcome.proto, prepared.structure))
     if foreign(deployed_on) and "latency_ms" in plan.measured:
         notes = (*notes, foreign_latency_note(deployed_on))
-    if differs is not None:
+    if differs is not None and not differs.rounding:
         notes = (*notes, differs.in_words())
-    plan = replace(plan, deploy_cpu=deployed_on.value, exactness=exactness.in_words(), notes=notes)
+    rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
+    proof = "; ".join(part for part in (exactness.in_words(), rounding) if part)
+    plan = replace(plan, deploy_cpu=deployed_on.value, exactness=proof, notes=notes)
     plan = replace(with_stored_weights(plan, shipped.compensated), opset=opset, keep_io=keep_io)
     plan = with_factors(plan, rescaling)
     report = build_report(prepared, device, plan, shipped, data.calibration, reasons)

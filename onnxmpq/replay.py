@@ -70,7 +70,7 @@ def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
             f"this is not byte for byte the file that convert wrote: the plan was made with {', '.join(versions)}, or "
             "was edited; check it with `onnxmpq validate`"
         )
-    if apart := other_features(plan.runtime, here):
+    if (apart := other_features(plan.runtime, here)) and plan.deploy_cpu != DeployCpu.ANY:
         lines.append(
             f"values were rounded for the kernels of {plan.runtime['cpu_features']}; this machine comes {apart}, and "
             "its kernels may compute other values: check quality with `onnxmpq validate`"

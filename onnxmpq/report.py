@@ -397,6 +397,7 @@ def _remarks(report: Report) -> list[str]:
     return lines
 
 
+UNSTEADY = "; unsteady: close other programs and measure again with `onnxmpq validate`"
 _STYLES: dict[str, str] = {"good": "green", "noticeable": "yellow", "bad": "bold red", "unknown": "yellow"}
 
 
@@ -408,7 +409,8 @@ def verdict_lines(report: Report) -> list[tuple[str, str]]:
     timing = report.validation.timing
     if timing is not None and "latency_ms" in plan.measured:
         low, high = (r * 100 for r in (timing.ratio_low, timing.ratio_high))
-        share = f"{timing.ratio * 100:.1f}% of fp32's (95% interval {low:.1f} to {high:.1f}%, {timing.rounds} rounds)"
+        noted = f"{timing.rounds} rounds{UNSTEADY if timing.unsteady else ''}"
+        share = f"{timing.ratio * 100:.1f}% of fp32's (95% interval {low:.1f} to {high:.1f}%, {noted})"
         taken = f"latency {timing.result_s * 1e3:.3f} ms, {share}; {taken}"
     elif plan.budgets.get("latency"):
         before, after = (plan.prediction[f"{which}latency_ms"] for which in ("original_", ""))

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnxmpq
-from onnxmpq.comparison import OutputQuality, Validation, compare, median_interval
+from onnxmpq import comparison
+from onnxmpq.comparison import MOST_PASSES, OutputQuality, Validation, compare, median_interval, time_side_by_side
+from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import ValidationError
 from onnxmpq.runtime import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
@@ -103,3 +105,20 @@ def test_the_interval_of_the_median_covers_it_as_often_as_it_says() -> None:
     drawn = generator.lognormal(0.0, 0.5, (2000, 12))
     inside = sum(low <= 1.0 <= high for low, high in map(median_interval, drawn)) / 2000
     assert 0.945 < inside < 0.995
+
+
+@pytest.mark.parametrize(("calm", "passes"), [(1, 2), (9, MOST_PASSES)])
+def test_an_unsteady_measurement_goes_on(calm: int, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of noisy rounds, then from some pass on many quiet ones; there is no limit that has to be decided."""
+    done: list[int] = []
+
+    def rounds(function: object, *_: object, **__: object) -> np.ndarray:
+        done.extend([1] if function is comparison._side_by_side else [])
+        noisy, quiet = np.array([[1.0, 1.0, 1.0], [0.2, 0.5, 0.9]]), np.repeat([[1.0], [0.5]], 60, axis=1)
+        return quiet if len(done) > calm else noisy
+
+    monkeypatch.setattr(comparison, "call", rounds)
+    proto = residual_cnn()
+    timing = time_side_by_side(proto, proto, feeds_for(proto, 1), SessionSettings(), Effort(seconds=0.01, runs=1))
+    assert len(done) == passes
+    assert timing.unsteady == (passes == MOST_PASSES)

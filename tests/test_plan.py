@@ -113,6 +113,8 @@ def test_other_bytes_and_another_version_are_named(result: Result) -> None:
 def test_kernels_of_another_cpu_are_named(result: Result) -> None:
     runtime, heard = {**result.plan.runtime, "cpu_features": "x86_64 abacus"}, Heard()
     onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime), progress=heard)
+    assert not heard.warnings, "proven exact on any CPU"
+    onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime, deploy_cpu="vnni"), progress=heard)
     [line] = heard.warnings
     assert "rounded for the kernels of x86_64 abacus; this machine comes without abacus" in line
 
@@ -173,7 +175,7 @@ def test_a_plan_of_the_full_range_whose_weights_happen_to_obey_the_bound(tmp_pat
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w"))
     options = {"cost_table": int8_pays(proto, tmp_path), "effort": QUICK, "deploy_cpu": "vnni", "schemes": ["int8"]}
     made = onnxmpq.convert(proto, calibration=samples_for(proto, 16), **options)  # type: ignore[arg-type]
-    assert made.plan.exactness == "int8 arithmetic: exact on every supported CPU (proven: 1 layer)"
+    assert made.plan.exactness.startswith("int8 arithmetic: exact on every supported CPU (proven: 1 layer)")
     for cpu in (None, "any", "avx2", "vnni", "arm64"):
         assert serialize(onnxmpq.apply(proto, made.plan, deploy_cpu=cpu)) == serialize(made.model)
 

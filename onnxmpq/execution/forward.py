@@ -82,7 +82,9 @@ class ForwardPass:
         first = self._known(part, 0)
         keep = sum(first[t].nbytes for t in needed) * len(self.rows) <= self.memory.kept
         others = in_order(lambda number: self._known(part, number), range(1, len(self.rows)), self.threads)
-        for number, known in enumerate(chain([first], others)):
+        runs = chain(iter([first]), others)
+        del first  # or it would stay in memory beside all others
+        for number, known in enumerate(runs):
             if keep:
                 self._kept[number] = _copied(needed, self._kept[number], known)
             yield known, keep

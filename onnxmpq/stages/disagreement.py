@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnxmpq.closed_loop import Workbench
 from onnxmpq.closed_loop.suspects import culprits
@@ -37,14 +37,20 @@ SUM = "no region alone; what several make adds up"
 class Disagreement:
     """sqnr_db: of the default session against the unoptimised graph, at the worst output.
 
-    regions: those that differ alone, with their own SQNR in dB; reasons: by region, why.
+    rounding: True where rounding explains it. regions: else those that differ alone, with their own SQNR in dB;
+    reasons: by region, why.
     """
 
     sqnr_db: float
-    regions: Mapping[str, float]
-    reasons: Mapping[str, str]
+    rounding: bool
+    regions: Mapping[str, float] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def in_words(self) -> str:
+        if self.rounding:
+            if math.isinf(self.sqnr_db):
+                return ""
+            return f"CPUs differ by float32 rounding (here {self.sqnr_db:.0f} dB from the graph as written)"
         found = [f"{name} ({db:.1f} dB alone: {self.reasons[name]})" for name, db in self.regions.items()]
         return (
             f"the default session differs from the unoptimised graph by more than rounding (SQNR {self.sqnr_db:.1f} "
@@ -61,7 +67,7 @@ def as_shipped(bench: Workbench, compensated: Compensated) -> Workbench:
 def disagreement(
     shipped: Workbench, assignment: Mapping[str, Scheme], feeds: Feeds, settings: SessionSettings, quality: Validation
 ) -> Disagreement | None:
-    """None where the model's default session does what the unoptimised graph says, but for rounding.
+    """The SQNR between both, and the regions at fault where rounding does not explain it; None for float8.
 
     shipped: see `as_shipped`. feeds: some samples. settings: of the default session. quality: of the unoptimised graph
     too. Raises ModelError where the model as a whole does not run.
@@ -74,7 +80,7 @@ def disagreement(
     limit = min(ROUNDING_DB, own + MARGIN_DB)
     whole = fusion_sqnr_db(proto, feeds, settings)
     if whole >= limit:
-        return None
+        return Disagreement(whole, rounding=True)
 
     def noise(group: tuple[str, ...]) -> float:
         try:
@@ -86,7 +92,7 @@ def disagreement(
     cpu = DeployCpu.AVX2 if probes.saturates() and not settings.exact_integers else DeployCpu.NONE
     saturating = {name for name, _, _ in unproven(shipped.model, assignment, shipped.weights, cpu)}
     reasons = {name: SATURATES if name in saturating else FUSED for name in found}
-    return Disagreement(whole, {name: -10.0 * math.log10(value) for name, value in found.items()}, reasons)
+    return Disagreement(whole, False, {name: -10.0 * math.log10(value) for name, value in found.items()}, reasons)
 
 
 def _noise(sqnr_db: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,16 @@ def test_values_of_batches_are_those_of_a_full_run(case: Case) -> None:
             for tensor in needed:
                 np.testing.assert_allclose(values[tensor], expected[tensor], atol=1e-5)
     assert starts == case.starts
+
+
+def test_values_that_were_used_do_not_stay_in_memory() -> None:
+    whole = ForwardPass(Cutter(CHAIN), feeds_for(CHAIN, 4), SessionSettings(), memory=MemoryBudget(kept=0))
+    alive: list[weakref.ref[np.ndarray]] = []
+    for known in whole.values(3, ["c"], ["b"]):
+        alive.append(weakref.ref(known["c"]))
+        del known
+        assert sum(ref() is not None for ref in alive) <= 1
+    assert len(alive) == 4
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 2**20], ids=["nothing_kept", "everything_kept"])
