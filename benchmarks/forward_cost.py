@@ -58,7 +58,7 @@ def measured(name: str, source: Any, given: dict[str, np.ndarray]) -> Measured:
         start = time.process_time()
         run(session, inputs)
         spent_s.append(time.process_time() - start)
-    work = macs, elements, len(model.proto.graph.node)
+    work = macs, elements, len(model.structure.graph.node)
     return Measured(name, work, min(spent_s), REFERENCE_THREADS * forward_seconds(model, shapes), tries_of(model))
 
 

@@ -99,7 +99,7 @@ def measure(name: str, test: int, mixed: int, folder: Path) -> None:
     damage = Damage(name)
     parts = {"held": damage.data.validation, "test": damage.unseen(test)}
     before = {part: outputs_of(str(damage.entry.model), feeds) for part, feeds in parts.items()}
-    kind = guess_kind(damage.model.proto, damage.model.output_names[0], before["test"][0])
+    kind = guess_kind(damage.model.structure, damage.model.output_names[0], before["test"][0])
     labels = labels_of(damage.entry, next(iter(parts["test"].arrays.values())))
     fp32 = {f"fp32_{k}": v for k, v in by_labels(before["test"], labels).items()}
     with tempfile.TemporaryDirectory() as scratch:

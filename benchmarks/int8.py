@@ -58,7 +58,7 @@ class Subject:
 
     def observe(self, feeds: Feeds) -> Observation:
         found = observe(self.model, feeds, self.tensors, threads=2)
-        return replace(found, headroom=headroom(self.model.proto, self.tensors)) if feeds.synthetic else found
+        return replace(found, headroom=headroom(self.model.structure, self.tensors)) if feeds.synthetic else found
 
     def ranges(
         self, observation: Observation, feeds: Feeds, names: Sequence[str]

@@ -83,7 +83,7 @@ class Subject:
 
     def rescaled(self, candidate: str) -> Subject | None:
         """The same with channels rescaled; None where the model has none that can be."""
-        channels = find_channels(self.model.proto)
+        channels = find_channels(self.model.structure)
         if not channels.count:
             return None
         other = copy.copy(self)

@@ -23,7 +23,7 @@ from onnxmpq.allocate.problem import Goal, Solution
 from onnxmpq.allocate.solvers import SOLVERS
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.table import CostTable, Transition, edges_of
-from onnxmpq.model import Layer, Model, Region, RegionKind
+from onnxmpq.model import Layer, Model, Region, RegionKind, WeightStore
 from onnxmpq.schemes import SCHEMES, Scheme
 
 EIGHT = ("fp32", "int8", "w4a8", "w8", "w4", "w4b32", "w4b128", "w8b128")
@@ -50,7 +50,7 @@ def network(layers: int) -> Model:
             [onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)],
         )
     )
-    return Model(proto, tuple(regions), {}, "", 0, 21)
+    return Model(WeightStore.of(proto), tuple(regions), {}, "", 0, 21)
 
 
 def _conv(regions: list[Region], source: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from itertools import chain
 from pathlib import Path
 
 from onnxmpq.cache import content_hash
@@ -25,9 +26,9 @@ def programs() -> str:
 
 def model_hash(model: Model) -> str:
     """Hash of the prepared graph, piece by piece: whole, a large one is beyond protobuf's 2 GB."""
-    graph, digest = model.proto.graph, hashlib.sha256()
-    pieces = (*model.proto.opset_import, *graph.input, *graph.output, *graph.node, *graph.initializer)
-    for piece in pieces:
+    graph, digest = model.structure.graph, hashlib.sha256()
+    described = (*model.structure.opset_import, *graph.input, *graph.output, *graph.node)
+    for piece in chain(described, model.store.values()):
         content = piece.SerializeToString(deterministic=True)
         digest.update(b"%s %d;" % (type(piece).__name__.encode(), len(content)))
         digest.update(content)

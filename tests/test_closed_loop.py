@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import onnx
 import pytest
 
-from onnxmpq.allocate import Budgets, Limit, Option, Problem, parse_budgets
+from onnxmpq.allocate import Budgets, Limit, Option, Problem, Solution, parse_budgets
 from onnxmpq.closed_loop import Loop, Outcome, close_the_loop, reach
+from onnxmpq.closed_loop.loop import GRAPHS_HELD
 from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
+from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import run_error
 from onnxmpq.schemes import Format, Scheme
@@ -128,6 +130,19 @@ def test_budget_is_held_as_measured_not_as_predicted() -> None:
     assert first.predicted_s <= 0.75 * ORIGINAL_S < first.measured_s
     assert last.measured_s <= 0.75 * ORIGINAL_S
     assert last in outcome.rounds and outcome.proto.ByteSize() == last.size_bytes
+
+
+def test_a_round_is_its_assignment_and_few_graphs_are_held() -> None:
+    bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
+    machine = Machine(table(), ORIGINAL_S)
+    turns = Loop(problem(table()), parse_budgets("75%"), bench, machine, CASE.proto.ByteSize(), Progress())
+    plans = [CASE.everywhere(name) for name in ("w8", "w6", "w5", "w4")]
+    rounds = [turns.attempt(Solution(dict(plan), 0.0, 0.0, 0.0, False)) for plan in plans]
+    for turn in (*rounds, *rounds[::-1]):
+        built = turns.proto_of(turn)
+        assert serialize(built) == serialize(bench.build(turn.assignment))
+        assert len(serialize(built)) == turn.size_bytes
+        assert len(turns._graphs) <= GRAPHS_HELD
 
 
 def test_least_effect_among_plans_that_hold() -> None:

@@ -16,13 +16,14 @@ from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
 from onnxmpq.isolation.trial import culprit
-from onnxmpq.output import serialize
+from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
 from onnxmpq.workbench import Workbench
 
 NOISE = 0.01  # measured latencies closer than this are equal
 LESS_LATENCY = 0.99  # of what was aimed at, at least, after each closing measurement that missed the limit
+GRAPHS_HELD = 2  # challenger and incumbent
 DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
 
 
@@ -65,7 +66,8 @@ class Loop:
         self.retarget(budgets)
         self.rounds: list[Round] = []
         self.failures: list[ModelError] = []
-        self.built: dict[int, tuple[onnx.ModelProto, Solution]] = {}
+        self.solutions: list[Solution] = []  # of the rounds
+        self._graphs: dict[int, onnx.ModelProto] = {}  # of the last rounds that were asked for, by number
 
     def retarget(self, budgets: Budgets) -> None:
         """Go on with other budgets; everything that was measured stays known."""
@@ -89,14 +91,15 @@ class Loop:
             dict(solution.assignment),
             predicted_s,
             latency_s,
-            len(serialize(proto)),
+            serialized_bytes(proto),
             self.problem.effect(solution.assignment),
             self.problem.energy_j(solution.assignment),
         )
         predicted_bytes = self.problem.size_bytes(solution.assignment)
         self.size_overhead = max(self.size_overhead, turn.size_bytes / max(predicted_bytes, 1.0))
         self.rounds.append(turn)
-        self.built[len(self.rounds) - 1] = (proto, solution)
+        self.solutions.append(solution)
+        self._hold(len(self.rounds) - 1, proto)
         table = self.judge.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
         if not math.isfinite(latency_s):
@@ -239,7 +242,17 @@ class Loop:
         return False
 
     def proto_of(self, turn: Round) -> onnx.ModelProto:
-        return self.built[self.rounds.index(turn)][0]
+        """The graph of a round, built again where it is no longer held: the same bytes."""
+        number = self.rounds.index(turn)
+        if number not in self._graphs:
+            self._hold(number, self.bench.build(turn.assignment))
+        return self._graphs[number]
+
+    def _hold(self, number: int, proto: onnx.ModelProto) -> None:
+        """Only so many graphs are in memory: a round is its assignment."""
+        self._graphs[number] = proto
+        while len(self._graphs) > GRAPHS_HELD:
+            del self._graphs[next(iter(self._graphs))]
 
     def keep(self, turn: Round, *, refine: bool = True) -> Outcome:
         """The outcome that hands out a round, or with `refine` one as fast and small that loses less when run.
@@ -247,7 +260,7 @@ class Loop:
         It has run on all samples as users will run it. Raises UnfitPlanError where it does not.
         """
         turn = self._refined(turn) if refine else turn
-        proto, solution = self.built[self.rounds.index(turn)]
+        proto, solution = self.proto_of(turn), self.solutions[self.rounds.index(turn)]
         try:
             if self.trial is not None:
                 self.trial(proto)

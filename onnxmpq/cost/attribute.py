@@ -64,9 +64,9 @@ class _Names:
         self.model = model
         by_name = {r.name: r for r in model.regions}
         self.region_by_node = {n: r.name for r in model.regions for n in r.nodes}
-        self.op_by_node = {n.name: n.op_type for n in model.proto.graph.node}
+        self.op_by_node = {n.name: n.op_type for n in model.structure.graph.node}
         self.region_by_tensor: dict[str, str] = {}
-        nodes = {n.name: n for n in model.proto.graph.node}
+        nodes = {n.name: n for n in model.structure.graph.node}
         for region in model.regions:
             for node_name in region.nodes:
                 for tensor in nodes[node_name].output:

@@ -44,7 +44,7 @@ def describe(model: Model, target: str, provider: str, threads: int) -> dict[str
 def _structure(model: Model) -> str:
     """Hash of everything in the prepared graph but the values of its constants."""
     digest = hashlib.sha256()
-    graph = model.proto.graph
+    graph = model.structure.graph
     for message in (*graph.input, *graph.node):
         digest.update(message.SerializeToString(deterministic=True))
     for tensor in graph.initializer:

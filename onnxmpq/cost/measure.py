@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.cost.attribute import attribute
 from onnxmpq.cost.table import Assignment
+from onnxmpq.execution import open_graph
 from onnxmpq.feeds.types import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
 from onnxmpq.isolation.trial import Inputs, both_ways, run_all, tried
@@ -120,7 +121,7 @@ class Profiler:
         others: Sequence[dict[str, Array]] = (),
     ) -> None:
         self.model, self.feeds, self.settings, self.effort = model, feeds, settings, effort
-        self._inputs, self._reference = kept([feeds, *others]), keep(open_session, model.proto, settings)
+        self._inputs, self._reference = kept([feeds, *others]), keep(open_graph, model.store, settings)
         start = time.perf_counter()
         rounds = call(_alone, self._reference, self._inputs, effort, doing="timing the original")
         self.limit_s = patience_s(time.perf_counter() - start)

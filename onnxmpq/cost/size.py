@@ -49,5 +49,6 @@ def _unfolding_bytes(region: Region, stored: WeightFormat) -> int:
 
 def base_bytes(model: Model) -> int:
     """Bytes of the prepared model that are not weights of layers."""
-    shapes: int = sum(v.ByteSize() + VALUE_INFO_HEADER for v in model.proto.graph.value_info)  # a rewrite drops them
-    return model.prepared_bytes - shapes - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)
+    shapes = model.structure.graph.value_info  # a rewrite drops them
+    described: int = sum(v.ByteSize() + VALUE_INFO_HEADER for v in shapes)
+    return model.prepared_bytes - described - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.model import Region
+from onnxmpq.model import Region, WeightStore
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.fold import drop_values
 from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
@@ -24,14 +25,32 @@ INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
 UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8
 
 
+class _Stored(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+    """Values of a constant that the structure only describes: onnx-graphsurgeon reads and writes them as `tensor`."""
+
+    def __init__(self, described: gs.Constant, store: WeightStore) -> None:
+        self._name, self._store = described.name, store
+        self.shape, self.dtype = described.shape, described.dtype
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        return self._store[self._name]
+
+
 class Writer:
-    """A copy of the prepared graph, changed in place. Node and tensor names of the prepared graph are kept."""
+    """A copy of the prepared graph, changed in place. Node and tensor names of the prepared graph are kept.
+
+    Constants are taken out of the model's store where a dialect reads them, or where the finished graph still has them.
+    """
 
     def __init__(self, job: Rewrite) -> None:
         self.job = job
-        self.graph = gs.import_onnx(job.model.proto)
+        self.graph = gs.import_onnx(job.model.structure)
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.tensors = self.graph.tensors()
+        for name in job.model.store.large & self.tensors.keys():
+            self.tensors[name].values = _Stored(self.tensors[name], job.model.store)
+            self.tensors[name].data_location = None
         self.taken = {*self.nodes, *self.tensors}
         self.shared_constants: dict[str, gs.Constant] = {}
         self.stems = {r.name: f"w{number}" for number, r in enumerate(job.model.layers)}
@@ -42,12 +61,13 @@ class Writer:
         return [(r, s) for r, s in found if s is not None and not s.is_float]
 
     def finish(self) -> onnx.ModelProto:
-        """The rewritten model, without what nothing reads any more."""
+        """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
         proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
-        proto.ir_version = self.job.model.proto.ir_version
+        drop_values((*self.tensors.values(), *self.graph.tensors().values()))
+        proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]
-        keep_descriptions(self.job.model.proto, proto)
+        keep_descriptions(self.job.model.structure, proto)
         return proto
 
     # ---- names, constants, nodes ---------------------------------------------------------------

@@ -8,35 +8,49 @@ import numpy as np
 import onnx
 
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.model import Model, WeightStore
+from onnxmpq.runtime import Session, SessionSettings, open_session, run
 
 _AS_WRITTEN = SessionSettings(threads=2, optimize=False)  # no decision depends on last bits
 
 
-def with_outputs(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(graph: onnx.ModelProto | WeightStore, tensors: Sequence[str]) -> onnx.ModelProto:
     """A copy of the graph whose outputs are these tensors."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = whole(graph)
+    if copy is graph:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(graph)
     del copy.graph.output[:]
     copy.graph.output.extend(onnx.ValueInfoProto(name=t) for t in dict.fromkeys(tensors))
     return copy
 
 
-def values_once(proto: onnx.ModelProto, inputs: Mapping[str, Array], tensors: Sequence[str]) -> dict[str, Array]:
+def whole(graph: onnx.ModelProto | WeightStore) -> onnx.ModelProto:
+    """The graph as a session takes it: a proto is handed back, a store's graph is put together."""
+    return graph.assembled() if isinstance(graph, WeightStore) else graph
+
+
+def open_graph(graph: onnx.ModelProto | WeightStore, settings: SessionSettings) -> Session:
+    """A session on a graph; in another process it is put together there. Raises ModelError."""
+    return open_session(whole(graph), settings)
+
+
+def values_once(
+    graph: onnx.ModelProto | WeightStore, inputs: Mapping[str, Array], tensors: Sequence[str]
+) -> dict[str, Array]:
     """Values of these tensors in one run of the graph as it is written, without the runtime's optimisations.
 
     Their last bits may depend on the machine. Raises ModelError.
     """
     if not tensors:
         return {}
-    session = open_session(with_outputs(proto, tensors), _AS_WRITTEN)
+    session = open_session(with_outputs(graph, tensors), _AS_WRITTEN)
     return dict(zip(tensors, run(session, dict(inputs), tensors), strict=True))
 
 
 def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor in a run of the first sample."""
-    return {t: tuple(np.shape(v)) for t, v in values_once(model.proto, feeds.batch([0]), tensors).items()}
+    return {t: tuple(np.shape(v)) for t, v in values_once(model.store, feeds.batch([0]), tensors).items()}
 
 
 def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
-from onnxmpq.model import GraphIndex, Region, read_by
+from onnxmpq.model import GraphIndex, Region, WeightStore, read_by
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -43,11 +45,17 @@ class OpenPart:
 
 
 class Cutter:
-    """Cuts one prepared graph; knows the types of its tensors."""
+    """Cuts one graph; knows the types of its tensors.
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.proto = proto
-        self.index = GraphIndex(proto)
+    structure: the graph, perhaps without the values of large constants. constants: with values, as parts get them.
+    """
+
+    def __init__(self, graph: onnx.ModelProto | WeightStore) -> None:
+        self.structure = graph.structure if isinstance(graph, WeightStore) else graph
+        self.index = GraphIndex(self.structure)
+        self._changed: dict[str, onnx.TensorProto] = {}
+        stored = graph if isinstance(graph, WeightStore) else self.index.constants
+        self.constants: Mapping[str, onnx.TensorProto] = ChainMap(self._changed, _unchanged(stored))
         self.nodes = {n.name: n for n in self.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
@@ -62,7 +70,7 @@ class Cutter:
 
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
-        constants = self.index.constants
+        constants = self.constants
         return [sum(constants[t].ByteSize() for t in read_by(n) if t in constants) for n in self.index.nodes]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
@@ -74,7 +82,7 @@ class Cutter:
                 if place >= checkpoint:
                     nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes, [o.name for o in self.proto.graph.output if o.name in made], set())
+        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], set())
 
     def between(self, tensor: str, checkpoint: int, live: Iterable[str]) -> Part:
         """The nodes before `checkpoint` that `tensor` reaches, up to the live tensors and graph outputs they make."""
@@ -85,7 +93,7 @@ class Cutter:
                 affected.update(node.output)
                 nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        wanted = dict.fromkeys((*live, *(o.name for o in self.proto.graph.output)))
+        wanted = dict.fromkeys((*live, *(o.name for o in self.structure.graph.output)))
         return self._part(nodes, [t for t in wanted if t in made], {tensor} if nodes else set())
 
     def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:
@@ -106,13 +114,13 @@ class Cutter:
 
     def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
         """Another value for an initializer, in all parts cut from now on."""
-        self.index.constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._changed[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
     def reads(self, region: Region) -> set[str]:
         """What a region's nodes read that is computed by others or fed."""
         nodes = [n for n in self.index.nodes if n.name in region.nodes]
         made = {t for n in nodes for t in n.output}
-        return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.index.constants}
+        return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
     def variants(self, region: Region, weights: Sequence[Array]) -> Part:
         """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
@@ -141,10 +149,10 @@ class Cutter:
     ) -> Part:
         made = {t for n in nodes for t in n.output} - forced
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
-        constants = {**self.index.constants, **(added or {})}
+        constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
         inputs = list(dict.fromkeys(inputs))
-        part = onnx.ModelProto(ir_version=self.proto.ir_version, opset_import=self.proto.opset_import)
+        part = onnx.ModelProto(ir_version=self.structure.ir_version, opset_import=self.structure.opset_import)
         part.graph.name = "part"
         part.graph.node.extend(nodes)
         part.graph.initializer.extend(constants[t] for t in read if t in constants and t not in forced)
@@ -156,3 +164,8 @@ class Cutter:
         if tensor in self.index.infos:
             return self.index.infos[tensor]
         return onnx.ValueInfoProto(name=tensor, type=_FLOAT_TENSOR)
+
+
+def _unchanged(constants: Mapping[str, onnx.TensorProto]) -> MutableMapping[str, onnx.TensorProto]:
+    """As part of a `ChainMap`, which asks for mappings that can be written to, but only writes to its first."""
+    return cast("MutableMapping[str, onnx.TensorProto]", constants)

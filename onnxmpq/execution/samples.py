@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import onnx
 
-from onnxmpq.execution.expose import with_outputs
+from onnxmpq.execution.expose import whole, with_outputs
 from onnxmpq.execution.memory import MEMORY, MemoryBudget
 from onnxmpq.feeds import Array, Feeds
+from onnxmpq.model import WeightStore
 from onnxmpq.runtime import Session, SessionSettings, open_session, run
 
 Item = TypeVar("Item")
@@ -25,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def run_samples(
-    proto: onnx.ModelProto,
+    graph: onnx.ModelProto | WeightStore,
     feeds: Feeds,
     tensors: Sequence[str] | None = None,
     *,
@@ -40,10 +41,10 @@ def run_samples(
     thread. Raises ModelError.
     """
     visible = shown if shown is not None else tensors
-    exposed = proto if visible is None else with_outputs(proto, visible)
-    yield from runs_of(
-        open_session(exposed, replace(settings or SessionSettings(), threads=1)), feeds, tensors, threads
-    )
+    single = replace(settings or SessionSettings(), threads=1)
+    session = open_session(whole(graph) if visible is None else with_outputs(graph, visible), single)
+    del graph  # it need not stay in memory while the session does
+    yield from runs_of(session, feeds, tensors, threads)
 
 
 def runs_of(

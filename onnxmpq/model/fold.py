@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnxmpq.model.descriptions import keep_descriptions
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
+_NO_VALUES = np.empty(0, np.float32)
 _FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its weight
 
 
@@ -38,6 +39,14 @@ def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
     return folded, {node.name: origin[node.name] for node in graph.nodes}
+
+
+def drop_values(tensors: Iterable[gs.Tensor]) -> None:
+    """End the use of constants. All that onnx-graphsurgeon makes refers to itself, so values would stay in memory until
+    the garbage collector comes by, which does not know how large they are."""
+    for tensor in tensors:
+        if isinstance(tensor, gs.Constant):
+            tensor.values = _NO_VALUES
 
 
 def _has_constant_weight(node: gs.Node) -> bool:

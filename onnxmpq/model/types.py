@@ -7,7 +7,8 @@ that touches a float tensor is in exactly one region.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.model.batchnorm import ChannelStatistics
+from onnxmpq.model.store import WeightStore
 
 Float32 = NDArray[np.float32]
 
@@ -96,13 +98,14 @@ class Region:
 class Model:
     """A prepared fp32 graph: constants and BatchNorm folded, nodes named, opset raised.
 
-    proto: the prepared graph; never modified. source_sha256: of the file (or bytes) it came from.
+    store: the prepared graph's structure and constants, which are nowhere else.
+    source_sha256: of the file (or bytes) it came from.
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
     batchnorm: tensor -> what a BatchNorm, now folded, remembers of it.
     """
 
-    proto: onnx.ModelProto
+    store: WeightStore
     regions: tuple[Region, ...]
     origin: dict[str, tuple[str, ...]]
     source_sha256: str
@@ -112,7 +115,16 @@ class Model:
     notes: tuple[str, ...] = ()
     already_quantized: tuple[str, ...] = ()
     batchnorm: dict[str, ChannelStatistics] = field(default_factory=dict, repr=False, compare=False)
-    weights: dict[str, onnx.TensorProto] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def structure(self) -> onnx.ModelProto:
+        """The prepared graph, its large constants without values; not to be modified."""
+        return self.store.structure
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The whole prepared graph, put together anew: for a session or a file, not to look at nodes."""
+        return self.store.assembled()
 
     @property
     def layers(self) -> tuple[Region, ...]:
@@ -150,9 +162,12 @@ class Model:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        return tuple(o.name for o in self.proto.graph.output)
+        return tuple(o.name for o in self.structure.graph.output)
 
     def weight(self, region: Region) -> Float32:
         """The layer's fp32 weight as a matrix [out_channels, fan_in]."""
-        array = onnx.numpy_helper.to_array(self.weights[region.params.weight])
-        return np.asarray(region.params.matrix(array), dtype=np.float32)
+        return np.asarray(region.params.matrix(self.store.array(region.params.weight)), dtype=np.float32)
+
+    def with_tensors(self, changes: Mapping[str, NDArray[np.generic]]) -> Model:
+        """The model with other values of these constants; see `WeightStore.with_tensors`."""
+        return replace(self, store=self.store.with_tensors(changes))

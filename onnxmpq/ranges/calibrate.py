@@ -54,7 +54,7 @@ def observe_ranges(
     else:
         with context.progress.stage("calibrating activation ranges", 0) as tick:
             found, made_up = observed(context, model, feeds, tensors, tick), feeds.synthetic
-    room = headroom(model.proto, tensors) if made_up else {}
+    room = headroom(model.structure, tensors) if made_up else {}
     if room:
         context.progress.say(
             f"made-up samples: activation ranges are widened with depth, up to {max(room.values()):.2g} times"

@@ -79,7 +79,7 @@ def _observe_chunk(
     shown = list(dict.fromkeys((*chunk, *model.output_names)))
     wanted = [t for t in shown if t in histograms or t in model.output_names]
     at_once = at_a_time(threads, sum(_float_bytes(shapes.get(t, ())) for t in wanted), memory)
-    runs = run_samples(model.proto, feeds, wanted, shown=shown, threads=at_once)
+    runs = run_samples(model.store, feeds, wanted, shown=shown, threads=at_once)
     for sample, found in enumerate(runs):
         for tensor, values in zip(wanted, found, strict=True):
             if not all_finite(values):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import onnx
+from numpy.typing import NDArray
 
 from onnxmpq.errors import PlanError
 from onnxmpq.model import Model
@@ -19,23 +19,20 @@ def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:
 
     Its outputs are those of `model` but for rounding in float32. The same bytes for the same factors.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    constants = {t.name: t for t in proto.graph.initializer}
     by_id = np.append(factors, 1).astype(np.float32)
-    for role in channels.roles:
-        tensor = constants[role.constant]
-        values, factor = onnx.numpy_helper.to_array(tensor), by_id[role.ids]
-        changed = values * factor if role.consumes else values / factor
-        tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
-    return replace(model, proto=proto, weights={t.name: t for t in proto.graph.initializer})
+    changed: dict[str, NDArray[np.floating]] = {}
+    for role in channels.roles:  # a constant may have two: it reads channels and makes others
+        values: NDArray[Any] = changed.get(role.constant, model.store.array(role.constant))
+        factor = by_id[role.ids]
+        changed[role.constant] = values * factor if role.consumes else values / factor
+    return model.with_tensors(changed)
 
 
 def restore_factors(model: Model, text: str) -> Model:
     """The model rescaled by the factors of a plan, packed as text; as it is where there are none. Raises PlanError."""
     if not text:
         return model
-    channels = find_channels(model.proto)
+    channels = find_channels(model.structure)
     factors = unpack_array(text, "<f4", channels.count, "factors").astype(np.float32)
     if not (np.isfinite(factors) & (factors > 0)).all():
         raise PlanError("factors: values that are not positive numbers; convert again instead of editing")

@@ -63,7 +63,7 @@ def rescale(
     the sessions that judge.
     """
     wanted = [name for name, (technique, _) in CANDIDATES.items() if technique in techniques]
-    channels = find_channels(model.proto)
+    channels = find_channels(model.structure)
     schemes = {r.name: s for r in model.layers if (s := _quick_scheme(menu[r.name], small)) is not None}
     if not wanted or not channels.count or not schemes or len(data.deciding) < FEWEST_DECIDING:
         return Rescaling(model)

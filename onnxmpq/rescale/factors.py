@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
@@ -40,18 +39,17 @@ def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: i
     weights."""
     count = channels.count
     low, high = (np.zeros(count + 1, np.float32) for _ in range(2))
-    heads = {n.name: n for n in model.proto.graph.node}
+    heads = {n.name: n for n in model.structure.graph.node}
     tensors = {heads[name].input[0]: carried for name, carried in channels.reads.items()}
-    for outputs in run_samples(model.proto, feeds, list(tensors), threads=threads):
+    for outputs in run_samples(model.store, feeds, list(tensors), threads=threads):
         for carried, values in zip(tensors.values(), outputs, strict=True):
             found = np.asarray(values, np.float32)
             rest = tuple(a for a in range(found.ndim) if a not in carried.axes)
             np.maximum.at(high, carried.ids, found.max(axis=rest).ravel())
             np.minimum.at(low, carried.ids, found.min(axis=rest).ravel())
-    constants = {t.name: t for t in model.proto.graph.initializer}
     weights = {consumes: np.zeros(count + 1, np.float32) for consumes in (True, False)}
     for role in channels.roles:
-        values = np.abs(onnx.numpy_helper.to_array(constants[role.constant]))
+        values = np.abs(model.store.array(role.constant))
         if role.ids.ndim > 1:  # no bias
             np.maximum.at(weights[role.consumes], np.broadcast_to(role.ids, values.shape), values)
     return Extent(low[:count], high[:count], weights[True][:count], weights[False][:count])

@@ -47,7 +47,7 @@ def misfit(model: Model, feeds: Feeds, threads: int) -> float:
     remembers: median over channels, mean over BatchNorms."""
     tensors = list(model.batchnorm)
     sums: dict[str, list[Float]] = {t: [] for t in tensors}
-    for values in run_samples(model.proto, feeds, tensors, threads=threads):
+    for values in run_samples(model.store, feeds, tensors, threads=threads):
         for tensor, value in zip(tensors, values, strict=True):
             channels = np.moveaxis(np.asarray(value, np.float64), 1, 0).reshape(value.shape[1], -1)
             sums[tensor].append(np.stack([channels.mean(axis=1), np.square(channels).mean(axis=1)]))

@@ -76,13 +76,11 @@ def gather_samples(model: Model, calibration: Any, recipe: str | None, limit: in
     The model runs for the first time here, in the child of `onnxmpq.isolation`: from then on it runs in this process
     too. Raises ModelError where it does not run, CrashError where it ends the runtime.
     """
-    specs, tables = _first(specs_of, model.proto, doing="loading the model"), table_rows(model.proto)
+    specs, tables = _first(specs_of, model.proto, doing="loading the model"), table_rows(model.structure)
     bounds = tables if calibration is None else None
     unknown = calibration is None and recipe is None and model.batchnorm
     fitting = (
-        _first(recipe_by_batchnorm, replace(model, weights={}), specs, context.seed, context.threads, doing=_RUNNING)
-        if unknown
-        else None
+        _first(recipe_by_batchnorm, model, specs, context.seed, context.threads, doing=_RUNNING) if unknown else None
     )
     recipe, reasons = (fitting[0], (fitting[1],)) if fitting else (recipe, ())
     feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=context.seed, bounds=bounds)

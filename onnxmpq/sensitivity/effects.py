@@ -146,12 +146,12 @@ def make_divergence(
 
     threads: samples that run side by side, one thread each.
     """
-    singles = list(run_samples(model.proto, feeds, threads=threads))
+    singles = list(run_samples(model.store, feeds, threads=threads))
     limit = sketch_width(len(feeds), entries)
     views = []
     for position, name in enumerate(model.output_names):
         samples = [np.asarray(s[position], dtype=np.float32) for s in singles]
-        kind = kinds.get(name) or guess_kind(model.proto, name, samples[0])
+        kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
         views.append(make_view(name, kind, samples, limit, seed))
     if not any(v.width for v in views):
         raise ModelError(

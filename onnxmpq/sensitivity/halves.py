@@ -60,7 +60,7 @@ def half_effects(model: Model, menu: Menu, found: Mapping[HalfType, Effects]) ->
 
 def _given(model: Model) -> dict[str, str]:
     """Tensor -> the input of the graph that it is, or whose values it merely moves."""
-    inputs = [i.name for i in model.proto.graph.input]
+    inputs = [i.name for i in model.structure.graph.input]
     return dict(zip(inputs, inputs, strict=True)) | {t: r for t, r in model.roots.items() if r in inputs}
 
 

@@ -88,7 +88,7 @@ class _Worker:
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
-        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.proto)
+        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.store)
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
@@ -114,7 +114,7 @@ class _Worker:
 
     def _targets(self) -> dict[str, Region | None]:
         """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
-        found: dict[str, Region | None] = {i.name: None for i in self.model.proto.graph.input}
+        found: dict[str, Region | None] = {i.name: None for i in self.model.structure.graph.input}
         moved = self.model.roots
         for region in self.model.regions:
             for tensor in region.outputs:
@@ -138,7 +138,7 @@ class _Worker:
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each target in a run of one sample."""
         inner = [t for t in self.targets if t not in one]
-        values = {**one, **values_once(self.model.proto, one, inner)}
+        values = {**one, **values_once(self.model.store, one, inner)}
         return {t: v.nbytes for t, v in values.items() if t in self.targets}
 
     def _groups(self) -> list[list[str]]:

@@ -91,5 +91,5 @@ def forward_seconds(model: Model, shapes: Mapping[str, Sequence[int]]) -> float:
     """
     macs = sum(multiply_accumulates(region, shapes.__getitem__) for region in model.regions)
     moved = sum(math.prod(shapes[t]) for region in model.regions for t in (*region.inputs, *region.outputs))
-    nodes = max(len(model.proto.graph.node), 1)
+    nodes = max(len(model.structure.graph.node), 1)
     return (MAC_S * macs + ELEMENT_S * moved + NODE_S * nodes) / REFERENCE_THREADS

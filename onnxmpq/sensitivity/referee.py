@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import Kept, call, kept, patience_s
-from onnxmpq.model import Model
+from onnxmpq.model import Model, WeightStore
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.divergence import Code, Divergence
 
@@ -36,7 +36,7 @@ class Referee:
     def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
         divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
         start = time.perf_counter()
-        reference = call(_codes, model.proto, divergence, feeds, settings, doing="running the original")
+        reference = call(_codes, model.store, divergence, feeds, settings, doing="running the original")
         return cls(divergence, feeds, reference, settings, patience_s(time.perf_counter() - start))
 
     @cached_property
@@ -53,7 +53,9 @@ class Referee:
         return float(self.losses(proto).mean())
 
 
-def _codes(proto: onnx.ModelProto, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Code:
+def _codes(
+    graph: onnx.ModelProto | WeightStore, divergence: Divergence, feeds: Feeds, settings: SessionSettings
+) -> Code:
     """Codes of a model's outputs on all samples."""
-    runs = run_samples(proto, feeds, threads=settings.threads, settings=settings)
+    runs = run_samples(graph, feeds, threads=settings.threads, settings=settings)
     return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])

@@ -43,7 +43,7 @@ class Trial:
         self.rounded = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
             rounded = [region.params.stored(tries.weights[k].dequantize()) for k in self.weights]
-            exact = onnx.numpy_helper.to_array(cutter.index.constants[region.params.weight])
+            exact = onnx.numpy_helper.to_array(cutter.constants[region.params.weight])
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
 

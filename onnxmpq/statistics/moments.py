@@ -127,7 +127,7 @@ def measure_moments(
 
 def _readers(model: Model, regions: Sequence[Region]) -> dict[Key, list[str]]:
     """Names of the layers that read a tensor in the same way, by that; layers without rows are left out."""
-    nodes = {n.name: n for n in model.proto.graph.node}
+    nodes = {n.name: n for n in model.structure.graph.node}
     found: dict[Key, list[str]] = {}
     for region in regions:
         node = nodes[region.nodes[0]]
@@ -143,7 +143,7 @@ def _summed(
     """All samples seen by the sums of these keys, in a session that shows the tensors `shown`; it ends here."""
     sums = {key: MomentSum(key[1], limit) for key in keys}
     tensors = list(dict.fromkeys(tensor for tensor, _ in keys))
-    for found in run_samples(model.proto, feeds, tensors, shown=shown, threads=threads):
+    for found in run_samples(model.store, feeds, tensors, shown=shown, threads=threads):
         values = dict(zip(tensors, found, strict=True))
         for key in keys:
             sums[key].add(values[key[0]])

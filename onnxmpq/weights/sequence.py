@@ -20,7 +20,7 @@ from onnxmpq.execution import Cutter, ForwardPass
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
 from onnxmpq.isolation.trial import run_all, single
-from onnxmpq.model import Model, Region
+from onnxmpq.model import Model, Region, WeightStore
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
 from onnxmpq.runtime import SessionSettings
@@ -104,7 +104,7 @@ class _Pass:
         self.model, self.state, self.techniques, self.tick = model, state, techniques, tick
         self.samples = len(feeds)
         self.regions = {r.name: r for r in model.layers}
-        self.fp32 = _walk(model.proto, feeds, threads)
+        self.fp32 = _walk(model.store, feeds, threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
         call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
@@ -183,7 +183,6 @@ def _round_again(walk: _Pass) -> Compensated:
 def _correct(walk: _Pass) -> Compensated:
     """Biases shifted by the mean error of their layer's outputs, layer by layer."""
     biases = dict(walk.state.biases)
-    current = {t.name: t for t in walk.quantized.cutter.proto.graph.initializer}
     correctable_ones = set(correctable(walk.model, walk.state.weights))
     for name in walk.ordered():
         if name not in correctable_ones:
@@ -192,7 +191,7 @@ def _correct(walk: _Pass) -> Compensated:
         head, bias = region.nodes[0], str(region.params.bias)
         outputs = zip(walk.fp32.outputs_of(head), walk.quantized.outputs_of(head), strict=True)
         error = np.mean([_channel_means(a, region) - _channel_means(b, region) for a, b in outputs], axis=0)
-        old = onnx.numpy_helper.to_array(current[bias])
+        old = onnx.numpy_helper.to_array(walk.quantized.cutter.constants[bias])
         biases[name] = (old.ravel() + error).astype(np.float32)
         walk.quantized.set_constant(bias, biases[name].reshape(old.shape))
         walk.tick(1)
@@ -209,5 +208,5 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
     return means
 
 
-def _walk(proto: onnx.ModelProto, feeds: Feeds, threads: int) -> ForwardPass:
-    return ForwardPass(Cutter(proto), feeds, SessionSettings(keep_qdq=True), threads=threads)
+def _walk(graph: onnx.ModelProto | WeightStore, feeds: Feeds, threads: int) -> ForwardPass:
+    return ForwardPass(Cutter(graph), feeds, SessionSettings(keep_qdq=True), threads=threads)

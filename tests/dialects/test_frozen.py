@@ -61,8 +61,8 @@ def test_frozen_nodes_stay_as_they_are(dialect: str, scheme: str) -> None:
         assert after[name] == before[name]
     assert after["last"] != before["last"], "the rest is quantized"
     stored = {t.name: t for t in proto.graph.initializer}
-    for tensor in (t for n in QUANTIZED | NEIGHBOURS for t in before[n].input if t in case.model.weights):
+    for tensor in (t for n in QUANTIZED | NEIGHBOURS for t in before[n].input if t in case.model.store):
         assert (
             onnx.numpy_helper.to_array(stored[tensor]).tobytes()
-            == onnx.numpy_helper.to_array(case.model.weights[tensor]).tobytes()
+            == onnx.numpy_helper.to_array(case.model.store[tensor]).tobytes()
         )

@@ -174,5 +174,5 @@ def test_matrix_view_and_macs(case: Weights) -> None:
     [region] = model.layers
     matrix = model.weight(region)
     assert (matrix.shape, region.params.macs) == (case.matrix, case.macs)
-    stored = onnx.numpy_helper.to_array(model.weights[region.params.weight])
+    stored = onnx.numpy_helper.to_array(model.store[region.params.weight])
     assert (region.params.stored(matrix) == stored).all()
