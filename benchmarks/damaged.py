@@ -21,7 +21,7 @@ from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import QuantParams
-from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.rounding import PerChannel, QuantizedWeight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.stages.effects import sensitivity
@@ -32,7 +32,7 @@ from onnxmpq.target.load import load_target
 from onnxmpq.weights import without
 
 INT8 = SCHEMES["int8"]
-WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", WeightFormat.per_channel(b)) for b in (8, 6, 5, 4, 3))
+WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", PerChannel(b)) for b in (8, 6, 5, 4, 3))
 BOTH = tuple(scheme_named(name) for name in ("int8", "w6a6", "w5a5", "w4a4"))
 MILD = ("w8_channel", "w6_channel", "w5_channel", "w4_channel", "int8", "w4a8", "w6a6", "w5a5")
 HARSH = ("w4_channel", "w3_channel", "w5a5", "w4a4")

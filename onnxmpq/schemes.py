@@ -15,7 +15,7 @@ from enum import StrEnum
 from onnxmpq.errors import UsageError
 from onnxmpq.halves import HalfType
 from onnxmpq.ranges.params import ActivationType
-from onnxmpq.rounding.types import DUAL_BITS, WeightFormat
+from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 
 class Format(StrEnum):
@@ -82,13 +82,13 @@ class Scheme:
 
 
 FP32 = "fp32"
-INT8_WEIGHTS = WeightFormat.per_channel(8)
+INT8_WEIGHTS = PerChannel(8)
 INT8_FUSIONS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
 
 
 def _stored(bits: int) -> tuple[Scheme, Scheme]:
     """int weights of so many bits in 16-blocks: computing in float32, and in int8."""
-    weight, what = WeightFormat.dual(16, bits), f"int{bits} weights in 16-blocks, unfolded to"
+    weight, what = Dual(bits, 16), f"int{bits} weights in 16-blocks, unfolded to"
     summary = f"uint8 activations x {what} int8 when the session is created"
     return (
         Scheme(f"w{bits}", f"{what} float32 when the session is created", weight),
@@ -118,25 +118,25 @@ _LAYER_SCHEMES = (
         INT8_FUSIONS,
         unsigned_weights=True,
     ),
-    *(scheme for bits in DUAL_BITS for scheme in _stored(bits)),
+    *(scheme for bits in Dual.WIDTHS for scheme in _stored(bits)),
     Scheme(
         "w4b32",
         "int4 weights in 32-blocks, weight-only",
-        WeightFormat.per_block(4, 32),
+        PerBlock(4, 32),
         kernel="w4b32",
         fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w4b128",
         "int4 weights in 128-blocks, weight-only",
-        WeightFormat.per_block(4, 128),
+        PerBlock(4, 128),
         kernel="w4b128",
         fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w8b128",
         "int8 weights in 128-blocks, weight-only",
-        WeightFormat.per_block(8, 128),
+        PerBlock(8, 128),
         kernel="w8b128",
         fuses_to=("MatMulNBits",),
     ),
@@ -145,7 +145,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w4a16",
         "float16 activations x int4 weights in 64-blocks, unfolded to float16",
-        WeightFormat.per_block_float16(4, 64),
+        PerBlock(4, 64, negative_scales=False, scale_type="float16"),
         kernel="w4a16",
         half="float16",
     ),
@@ -160,7 +160,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w8a8-fp8",
         "float8e4m3fn activations x float8e4m3fn weights per channel",
-        WeightFormat.fp8(),
+        Fp8(),
         Format.FP8,
         kernel="w8a8-fp8",
         half="float16",
@@ -168,7 +168,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w4a8-fp8",
         "float8e4m3fn activations x int4 weights in 64-blocks, unfolded to float8e4m3fn",
-        WeightFormat.fp8_dual(64),
+        Fp8Dual(64),
         Format.FP8,
         kernel="w4a8-fp8",
         half="float16",
@@ -190,7 +190,7 @@ def scheme_named(name: str) -> Scheme:
         weight_bits, activation_bits = int(made[1]), int(made[2])
         summary = f"{activation_bits}-bit activations x {weight_bits}-bit weights per channel, simulated in int8"
         int8 = SCHEMES["int8"]
-        weight = WeightFormat.per_channel(weight_bits)
+        weight = PerChannel(weight_bits)
         return Scheme(
             name, summary, weight, int8.reads, int8.writes, int8.kernel, int8.fuses_to, activation_bits=activation_bits
         )

@@ -18,9 +18,6 @@ from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
-PER_CHANNEL_OPSET = 13  # DequantizeLinear(axis)
-FP8_OPSET = 19  # float8 tensors in QuantizeLinear and DequantizeLinear
-INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
 UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8
 
 

@@ -26,6 +26,7 @@ from onnxmpq.isolation.trial import single
 from onnxmpq.menu import Menu, Reasons, proven
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
+from onnxmpq.rounding import PerChannel
 from onnxmpq.runtime import SessionSettings, absolute, open_session
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.stages.timings import RememberingProfiler
@@ -124,7 +125,7 @@ def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme
 def _is_static_int8(scheme: Scheme) -> bool:
     """8 bits for activations, and per channel for weights."""
     weight = scheme.weight
-    eight_bit = weight is None or (weight.kind, weight.bits) == ("channel", 8)
+    eight_bit = weight is None or (isinstance(weight, PerChannel) and weight.bits == 8)
     return scheme.reads is Format.INT8 and eight_bit and not scheme.simulated
 
 

@@ -53,10 +53,10 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     blocked = weight_format.blocked
     scales = unpack_array(packed.scales, "<f4", rows * (blocks if blocked else 1), f"{where}.scales").astype(np.float32)
     multipliers: MultiplierArray | None = None
-    if weight_format.kind == "dual":
+    if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    if weight_format.kind != "fp8_dual" and packed.tensor_scale != 1.0:
+    if not weight_format.has_tensor_scale and packed.tensor_scale != 1.0:
         raise PlanError(f"{where}.tensor_scale: {weight_format.name} has none; convert again")
     if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
         raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")

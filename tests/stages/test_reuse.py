@@ -14,7 +14,7 @@ from onnxmpq.cache import Cache
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import params_for
-from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.rounding import Dual, QuantizedWeight, quantize_weight
 from onnxmpq.schemes import INT8_WEIGHTS
 from onnxmpq.sensitivity import Effects, Perturbations
 from onnxmpq.stages import reuse
@@ -22,7 +22,7 @@ from onnxmpq.weights import Compensated, Techniques, without
 from tests.graphs import feeds_for, prepared, residual_cnn, token_model
 
 TENSORS = ("x", "a", "r1", "s")
-FORMATS = (INT8_WEIGHTS, WeightFormat.dual(16))
+FORMATS = (INT8_WEIGHTS, Dual(4, 16))
 
 
 def ignore(_: int) -> None:
