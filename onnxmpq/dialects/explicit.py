@@ -48,7 +48,7 @@ def lowest_opset(scheme: Scheme) -> int:
 
 
 def spells(region: Region, scheme: Scheme, opset: int) -> bool:
-    """Whether this writer has a spelling; a dialect may allow less."""
+    """True where this writer has a spelling; a dialect may allow less."""
     if scheme.is_float:
         return True
     if opset < lowest_opset(scheme) or scheme.reads is Format.INT8:

@@ -22,12 +22,12 @@ rewrite = explicit.rewrite
 
 
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
-    """Whether TensorRT takes the scheme for the region."""
+    """True where TensorRT takes the scheme for the region."""
     return explicit.spells(region, scheme, opset) and not forbids(region, scheme)
 
 
 def forbids(region: Region, scheme: Scheme) -> str:
-    """What about the region TensorRT does not take in the scheme; empty where nothing is."""
+    """The property of the region for which TensorRT refuses the scheme; empty where it takes it."""
     layer, weight = region.layer, scheme.weight
     if layer is None or scheme.is_float:
         return ""

@@ -1,4 +1,4 @@
-"""What all dialects share: the graph being rewritten, names that are still free, constants, Q/DQ pairs.
+"""Base class of dialects: the graph being rewritten, names that are still free, constants, Q/DQ pairs.
 
 A dialect is a subclass that decides where pairs go and how weights are spelled; nothing here knows a scheme.
 """
@@ -58,7 +58,7 @@ class Writer:
         return free
 
     def stem(self, region: Region) -> str:
-        """What names of a layer's stored weight begin with. Short: its own name, six times over, fills small files."""
+        """Prefix for names of a layer's stored weight. It occurs six times, so in small files its length counts."""
         return self.stems[region.name]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:

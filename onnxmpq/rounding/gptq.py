@@ -49,7 +49,7 @@ def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
 
 @dataclass(frozen=True)
 class _Group:
-    """What all runs over one group share; K runs in visiting order. transposed: float32 [K, O]."""
+    """Inputs of all runs over one group; K in visiting order. transposed: float32 [K, O]."""
 
     transposed: FloatArray
     blocks: list[NDArray[np.intp]]

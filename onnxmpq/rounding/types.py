@@ -1,4 +1,4 @@
-"""How a weight is stored (format, grid) and what rounding makes of it (codes on that grid).
+"""Weight formats, the grid of values that a format allows for one weight, and rounded weights.
 
 Everything works on the 2-D view of a layer's weight: `w` float32 [O, K], O output channels, K inputs of one output
 channel (Conv: input channels per group · kernel height · kernel width; MatMul weight [K, N]: transposed to [N, K]).
