@@ -1,7 +1,11 @@
 """Weights in, quantized weights out: pure array functions, no ONNX graph in this room."""
 
 from onnxmpq.rounding.equalize import cross_layer_factors, smoothing_factors
-from onnxmpq.rounding.formats import Dual, Fp8, Fp8Dual, PerBlock, PerChannel
+from onnxmpq.rounding.formats.block import PerBlock
+from onnxmpq.rounding.formats.channel import PerChannel
+from onnxmpq.rounding.formats.dual import Dual
+from onnxmpq.rounding.formats.fp8 import Fp8
+from onnxmpq.rounding.formats.fp8_dual import Fp8Dual
 from onnxmpq.rounding.pairs import PairBound
 from onnxmpq.rounding.quantize import METHODS, quantize_weight
 from onnxmpq.rounding.types import Grid, QuantizedWeight, WeightFormat
