@@ -61,7 +61,7 @@ class WeightFormat(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """In plans, caches and messages. Formats with the same name are fitted and stored alike."""
+        """In plans and messages. Plans written before stay readable only if it does not change."""
 
     @property
     def negative_scales(self) -> bool:
