@@ -30,7 +30,7 @@ _ADVICE = {
 
 
 def describe(model: Model, target: str, provider: str, threads: int) -> dict[str, str]:
-    """Conditions that a cost table is valid for: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
+    """The origin of a cost table: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
     return {
         **describe_runtime(),
         "date": date.today().isoformat(),
