@@ -20,7 +20,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import Menu, candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import QuantParams, observe_ranges
-from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.rounding import PerChannel, QuantizedWeight
 from onnxmpq.runtime import input_specs, open_session
 from onnxmpq.samples import Samples, gather_samples
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
@@ -30,7 +30,7 @@ from onnxmpq.weights import round_for_inputs, without
 from onnxmpq.workbench import Workbench, prepare_bench
 
 INT8 = SCHEMES["int8"]
-WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", WeightFormat.per_channel(b)) for b in (8, 6, 5, 4, 3))
+WEIGHT_ONLY = tuple(Scheme(f"w{b}_channel", "", PerChannel(b)) for b in (8, 6, 5, 4, 3))
 BOTH = tuple(scheme_named(name) for name in ("int8", "w6a6", "w5a5", "w4a4"))
 MILD = ("w8_channel", "w6_channel", "w5_channel", "w4_channel", "int8", "w4a8", "w6a6", "w5a5")
 HARSH = ("w4_channel", "w3_channel", "w5a5", "w4a4")

@@ -28,7 +28,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.menu import candidates, one_activation_format
 from onnxmpq.model import Model, prepare
-from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.rounding import Fp8Dual, PerBlock, QuantizedWeight, quantize_weight
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
 from onnxmpq.rounding.types import FloatArray
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
@@ -139,7 +139,7 @@ def ablation(subject: Subject) -> None:
     }
     measured = measure_moments(subject.model, list(layers.values()), subject.feeds, threads=workers())
     moments = {name: found.hessian for name, found in measured}
-    plain, dual = WeightFormat.per_block(4, BLOCK, negative_scales=False), WeightFormat.fp8_dual(BLOCK)
+    plain, dual = PerBlock(4, BLOCK, negative_scales=False), Fp8Dual(BLOCK)
 
     def cast_later(w: FloatArray, method: str, hessian: Any) -> QuantizedWeight:
         found = quantize_weight(w, plain, method=method, hessian=hessian)

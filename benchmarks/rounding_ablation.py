@@ -26,7 +26,6 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
 from onnxmpq.rescale import CANDIDATES, candidate_factors, find_channels, measure_extent, rescaled
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.rounding.scales import fit_grid
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.sensitivity import Referee
@@ -165,7 +164,7 @@ def first_steps(subject: Subject) -> dict[str, Callable[[], Weights]]:
 
 def _largest_scales(w: Any, weight_format: Any) -> QuantizedWeight:
     """Round to nearest with one multiplier everywhere and the scale that clips nothing."""
-    grid = fit_grid(w, weight_format, None)
+    grid = weight_format.fit(w)
     scales = abs(w).max(axis=1) / weight_format.high
     if grid.multipliers is not None:
         return type(grid)(weight_format, scales.astype("f4"), grid.multipliers * 0 + 1, grid.block).nearest(w)

@@ -1,7 +1,7 @@
 """Schemes: how a region is stored and computed. One table; a new scheme is one entry.
 
-A scheme says which weight format it stores, in which format it reads and hands on activations, and whose kernel
-does the work at run time (`kernel`): schemes that the runtime turns into the same kernel share their node cost.
+A scheme says which weight format it stores, in which formats it reads and writes activations, and which kernel computes
+it (`kernel`). Schemes that the runtime turns into the same kernel share their node cost.
 How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`).
 """
 
@@ -15,11 +15,11 @@ from enum import StrEnum
 from onnxmpq.errors import UsageError
 from onnxmpq.halves import HalfType
 from onnxmpq.ranges.params import ActivationType
-from onnxmpq.rounding.types import DUAL_BITS, WeightFormat
+from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 
 class Format(StrEnum):
-    """Format of an activation tensor between two regions. A graph has one of the quantized ones at most."""
+    """Format of an activation tensor between two regions. A plan uses at most one of the quantized formats."""
 
     FLOAT = "float"
     INT8 = "int8"  # affine uint8
@@ -47,11 +47,13 @@ _ELEMENTS: dict[Format, ActivationType] = {
 class Scheme:
     """One row of the table.
 
-    weight: format of the stored weight, None for float32 or for regions without weights.
+    weight: format of the stored weight; None where it is stored in the type that the region computes in (float32, or
+        `half`). Regions without weights ignore it.
     reads, writes: activation format at the region's inputs and outputs.
-    kernel: name of the scheme whose kernel runs it (its own name unless the runtime folds it to another's).
-    fuses_to: operator types that the optimised graph must contain for the region, else the scheme is not offered;
-        empty where any float kernel will do.
+    kernel: name of the kernel that runs it, a key of cost tables; "fp32" where the runtime unfolds the weight and then
+        computes in float32.
+    fuses_to: operator types, of which the optimised graph must contain one for a region with weights, else the scheme
+        is not offered there (`INT8_KERNELS` for other regions). Empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
     half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
@@ -82,13 +84,13 @@ class Scheme:
 
 
 FP32 = "fp32"
-INT8_WEIGHTS = WeightFormat.per_channel(8)
+INT8_WEIGHTS = PerChannel(8)
 INT8_FUSIONS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
 
 
 def _stored(bits: int) -> tuple[Scheme, Scheme]:
     """int weights of so many bits in 16-blocks: computing in float32, and in int8."""
-    weight, what = WeightFormat.dual(16, bits), f"int{bits} weights in 16-blocks, unfolded to"
+    weight, what = Dual(bits, 16), f"int{bits} weights in 16-blocks, unfolded to"
     summary = f"uint8 activations x {what} int8 when the session is created"
     return (
         Scheme(f"w{bits}", f"{what} float32 when the session is created", weight),
@@ -118,25 +120,25 @@ _LAYER_SCHEMES = (
         INT8_FUSIONS,
         unsigned_weights=True,
     ),
-    *(scheme for bits in DUAL_BITS for scheme in _stored(bits)),
+    *(scheme for bits in Dual.WIDTHS for scheme in _stored(bits)),
     Scheme(
         "w4b32",
         "int4 weights in 32-blocks, weight-only",
-        WeightFormat.per_block(4, 32),
+        PerBlock(4, 32),
         kernel="w4b32",
         fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w4b128",
         "int4 weights in 128-blocks, weight-only",
-        WeightFormat.per_block(4, 128),
+        PerBlock(4, 128),
         kernel="w4b128",
         fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w8b128",
         "int8 weights in 128-blocks, weight-only",
-        WeightFormat.per_block(8, 128),
+        PerBlock(8, 128),
         kernel="w8b128",
         fuses_to=("MatMulNBits",),
     ),
@@ -145,7 +147,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w4a16",
         "float16 activations x int4 weights in 64-blocks, unfolded to float16",
-        WeightFormat.per_block_float16(4, 64),
+        PerBlock(4, 64, negative_scales=False, scale_type="float16"),
         kernel="w4a16",
         half="float16",
     ),
@@ -160,7 +162,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w8a8-fp8",
         "float8e4m3fn activations x float8e4m3fn weights per channel",
-        WeightFormat.fp8(),
+        Fp8(),
         Format.FP8,
         kernel="w8a8-fp8",
         half="float16",
@@ -168,7 +170,7 @@ _LAYER_SCHEMES = (
     Scheme(
         "w4a8-fp8",
         "float8e4m3fn activations x int4 weights in 64-blocks, unfolded to float8e4m3fn",
-        WeightFormat.fp8_dual(64),
+        Fp8Dual(64),
         Format.FP8,
         kernel="w4a8-fp8",
         half="float16",
@@ -190,7 +192,7 @@ def scheme_named(name: str) -> Scheme:
         weight_bits, activation_bits = int(made[1]), int(made[2])
         summary = f"{activation_bits}-bit activations x {weight_bits}-bit weights per channel, simulated in int8"
         int8 = SCHEMES["int8"]
-        weight = WeightFormat.per_channel(weight_bits)
+        weight = PerChannel(weight_bits)
         return Scheme(
             name, summary, weight, int8.reads, int8.writes, int8.kernel, int8.fuses_to, activation_bits=activation_bits
         )
@@ -199,7 +201,7 @@ def scheme_named(name: str) -> Scheme:
     raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
 
 
-# Regions without weights: the same two names, with the kernels that prove int8 really happened.
+# Regions without weights in int8, by operator: kernels of which the optimised graph must contain one.
 INT8_KERNELS: dict[str, tuple[str, ...]] = {
     "Add": ("QLinearAdd",),
     "Mul": ("QLinearMul",),
@@ -216,11 +218,6 @@ INT8_KERNELS: dict[str, tuple[str, ...]] = {
 FLOAT_RESULT_OPS = frozenset({"MatMul", "Gemm"})
 
 
-def reads(scheme: Scheme) -> Format:
-    """Format in which a region in this scheme reads its activations."""
-    return scheme.reads
-
-
 def writes(scheme: Scheme, op_type: str) -> Format:
-    """Format in which a region headed by `op_type` hands on its result in this scheme."""
+    """Activation format of the results of a region whose first node is an `op_type`."""
     return Format.FLOAT if op_type in FLOAT_RESULT_OPS else scheme.writes

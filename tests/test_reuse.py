@@ -18,7 +18,7 @@ from onnxmpq.model import Model
 from onnxmpq.ranges import params_for
 from onnxmpq.ranges import reuse as ranges_reuse
 from onnxmpq.ranges.reuse import observed
-from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.rounding import Dual, QuantizedWeight, quantize_weight
 from onnxmpq.schemes import INT8_WEIGHTS
 from onnxmpq.sensitivity import Effects, Perturbations
 from onnxmpq.sensitivity import reuse as effects_reuse
@@ -34,7 +34,7 @@ HOMES: Mapping[str, ModuleType] = {
     "fit_frame": effects_reuse,
 }
 TENSORS = ("x", "a", "r1", "s")
-FORMATS = (INT8_WEIGHTS, WeightFormat.dual(16))
+FORMATS = (INT8_WEIGHTS, Dual(4, 16))
 
 
 def ignore(_: int) -> None:

@@ -6,6 +6,7 @@ from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.layout import Roles
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
+from onnxmpq.rounding import PerChannel
 from onnxmpq.schemes import Format, Scheme
 
 
@@ -19,5 +20,5 @@ def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme
 def _is_static_int8(scheme: Scheme) -> bool:
     """8 bits for activations, and per channel for weights."""
     weight = scheme.weight
-    eight_bit = weight is None or (weight.kind, weight.bits) == ("channel", 8)
+    eight_bit = weight is None or (isinstance(weight, PerChannel) and weight.bits == 8)
     return scheme.reads is Format.INT8 and eight_bit and not scheme.simulated

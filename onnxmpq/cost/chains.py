@@ -1,4 +1,4 @@
-"""Which regions may be int8 only as the continuation of an int8 chain.
+"""Regions that may be int8 only as the continuation of an int8 chain.
 
 onnxruntime computes int8 convolutions in NHWC and keeps that layout through the regions behind them. A pooling,
 Concat or elementwise region that starts an int8 chain itself works in NCHW, where some kernels are 10 to 50 times

@@ -30,7 +30,7 @@ _ADVICE = {
 
 
 def describe(model: Model, target: str, provider: str, threads: int) -> dict[str, str]:
-    """What a cost table is valid for: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
+    """The origin of a cost table: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
     return {
         **describe_runtime(),
         "date": date.today().isoformat(),
@@ -77,7 +77,7 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
 
 
 def elsewhere(table: CostTable) -> bool:
-    """Whether a table was measured on another CPU than this machine's."""
+    """True for a table that was measured on another CPU than this machine's."""
     return bool(another_cpu(table.meta, describe_runtime()))
 
 

@@ -96,7 +96,7 @@ class _View:
     layouts: Layouts
 
     def changes(self, edge: Edge) -> list[str]:
-        """What happens to a tensor on its way: at most a change of format and a change of layout."""
+        """Transitions of a tensor on an edge: at most a change of format and a change of layout."""
         written, read = self.formats.written(edge.producer), self.formats.read(edge.consumer)
         found = [self.layouts.change(edge.producer, edge.consumer)]
         if written is not read:

@@ -37,7 +37,7 @@ class Timings:
 
 
 class PlanProfiler(Protocol):
-    """What times plans (`cost.measure.Profiler`). reference_s: of the fp32 model, whose scale all profiles have."""
+    """Times plans (`cost.measure.Profiler`). reference_s: of the fp32 model, whose scale all profiles have."""
 
     @property
     def model(self) -> Model: ...

@@ -52,7 +52,7 @@ def _may_follow(region: Region) -> bool:
 
 @dataclass(frozen=True)
 class Layouts:
-    """Which regions work in NHWC under an assignment."""
+    """Regions that work in NHWC under an assignment."""
 
     model: Model
     roles: Roles
@@ -75,7 +75,7 @@ class Layouts:
         return frozenset(found)
 
     def change(self, producer: str | None, consumer: str | None) -> str:
-        """What happens to the layout of a tensor on its way: "to_nhwc", "to_nchw", or nothing ("")."""
+        """Layout change of a tensor on an edge: "to_nhwc", "to_nchw", or nothing ("")."""
         before, after = producer in self._nhwc, consumer in self._nhwc
         if before is after:
             return ""

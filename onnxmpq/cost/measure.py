@@ -32,7 +32,7 @@ QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not l
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: at least `runs` runs, and until `seconds` have passed, in `rounds` interleaved rounds."""
+    """Length of a measurement: `runs` runs or more, until `seconds` have passed, in `rounds` interleaved rounds."""
 
     seconds: float = 0.6
     runs: int = 10

@@ -1,4 +1,4 @@
-"""Which plans to profile: the uniform ones, and mixed ones until every format change on every edge was seen.
+"""Plans to profile: the uniform ones, and mixed ones until every format change on every edge was seen.
 
 Mixed plans copy the format of their surroundings with a high probability, so that they consist of islands of all
 sizes, as real plans do, rather than of isolated regions only.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxmpq.model import Model, Region
-from onnxmpq.rounding.types import QuantizedWeight, WeightFormat
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Format, Scheme, writes
 
 NODE_BYTES = 90  # a node with its name, tensor names and attributes, beyond what its names take
 PAIR_BYTES = 300  # Q and DQ with their scale and zero point, beyond what the tensor's name takes
-UNFOLDING_BYTES = {"channel": 110, "block": 110, "dual": 450}  # names, nodes and headers that surround integer codes
-LOW_BITS_BYTES = 300  # more of them, where codes have low bits of their own
 ZERO_POINT_BYTES = 20  # of a layer's integer weights, beyond one per channel and the layer's name
 BIAS_BYTES = 110  # the same around an int32 bias, without its scales
 FLOAT_BYTES = 4
@@ -26,7 +24,7 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     if region.layer is not None:
         total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
         if scheme.weight is not None:
-            total = weights[region.name, scheme.weight.name].size_bytes + _unfolding_bytes(region, scheme.weight)
+            total = weights[region.name, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(region.name)
             if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8):
                 total += ZERO_POINT_BYTES + len(region.name) + region.layer.out_channels
             if scheme.reads is Format.INT8 and region.layer.bias is not None and region.op_type != "MatMul":
@@ -38,13 +36,6 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     if writes(scheme, region.op_type).quantized:
         total += PAIR_BYTES + 3 * names
     return total
-
-
-def _unfolding_bytes(region: Region, stored: WeightFormat) -> int:
-    """Everything but codes, scales and multipliers that turns a stored weight into what the layer reads."""
-    if stored.kind in UNFOLDING_BYTES:
-        return UNFOLDING_BYTES[stored.kind] + (LOW_BITS_BYTES if stored.low_bits else 0)
-    return {"fp8": 1, "fp8_dual": 3}[stored.kind] * (NODE_BYTES + 3 * len(region.name))
 
 
 def base_bytes(model: Model) -> int:

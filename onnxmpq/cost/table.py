@@ -96,7 +96,7 @@ class CostTable:
     node_j: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def offers(self, region: str, scheme: Scheme) -> bool:
-        """Whether the table knows what the scheme costs there."""
+        """True where the table has the cost of the scheme for the region."""
         costs = self.node_s.get(region, {})
         return scheme.name in costs or scheme.kernel in costs
 

@@ -22,8 +22,8 @@ def _nothing(region: Region, scheme: Scheme) -> str:
 
 @dataclass(frozen=True)
 class Dialect:
-    """rewrite: writes the graph. supports: (region, scheme, opset) -> whether the dialect can spell it. forbids: what
-    about a region the runtime does not take in a scheme, in words."""
+    """rewrite: writes the graph. supports: (region, scheme, opset) -> True where the dialect can spell it.
+    forbids: the property of a region for which the runtime refuses a scheme, in words."""
 
     name: str
     rewrite: Callable[[Rewrite], onnx.ModelProto]

@@ -38,7 +38,7 @@ def _narrow_input(writer: Writer, tensor: gs.Variable, element: int) -> None:
 
 
 def _narrow_output(writer: Writer, tensor: gs.Variable, element: int) -> None:
-    """What the Cast reads becomes the output; other readers of the output still read float32."""
+    """The input of the Cast becomes the output; other readers of the output still read float32."""
     [cast] = tensor.inputs
     [narrow] = cast.inputs
     wide = gs.Variable(writer.new(f"{tensor.name}/float32"), dtype=np.float32)

@@ -10,18 +10,21 @@ Inputs and outputs of the graph keep their types, unless `Rewrite.keep_io` says 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from onnxmpq import opsets
 from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.dialects.writer import FP8_OPSET, INT4_OPSET, PER_CHANNEL_OPSET, Writer
+from onnxmpq.dialects.writer import Writer
 from onnxmpq.halves import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import Region, RegionKind
 from onnxmpq.ranges.params import QuantParams
-from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Format, Scheme
 
 HALF_OPS = frozenset(
@@ -40,19 +43,17 @@ def rewrite(job: Rewrite) -> onnx.ModelProto:
 
 def lowest_opset(scheme: Scheme) -> int:
     """The first opset whose types and operators can hold the scheme."""
-    weight = scheme.weight
-    if weight is not None and weight.bits <= 4:
-        return INT4_OPSET
-    if scheme.half == "bfloat16":
-        return PER_CHANNEL_OPSET  # Cast
-    return FP8_OPSET if scheme.reads is Format.FP8 else PER_CHANNEL_OPSET
+    weights = opsets.PER_CHANNEL if scheme.weight is None else scheme.weight.lowest_opset
+    return max(weights, opsets.FP8 if scheme.reads is Format.FP8 else opsets.PER_CHANNEL)
 
 
 def spells(region: Region, scheme: Scheme, opset: int) -> bool:
-    """Whether this writer has a spelling; a dialect may allow less."""
+    """True where this writer has a spelling; a dialect may allow less."""
     if scheme.is_float:
         return True
-    if opset < lowest_opset(scheme) or scheme.reads is Format.INT8 or (scheme.weight and scheme.weight.kind == "dual"):
+    if opset < lowest_opset(scheme) or scheme.reads is Format.INT8:
+        return False
+    if scheme.weight is not None and type(scheme.weight) not in _WEIGHTS:
         return False
     if scheme.fuses_to:  # onnxruntime's own kernels
         return False
@@ -113,38 +114,38 @@ class _Writer(Writer):
 
     def _weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
         """The layer's weight unfolded, in its stored shape."""
-        kind = weight.format.kind
-        if kind == "channel":
-            return self.int8_weight(region, weight, self._int_codes(region, weight))
-        if kind == "fp8":
-            return self._fp8_weight(region, weight)
-        blocks = self._blocks(region, weight)
-        return self._unfolded_to_fp8(region, weight, blocks) if kind == "fp8_dual" else blocks
+        return _WEIGHTS[type(weight.format)](self, region, weight)
+
+    def per_channel(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        """Integer codes with a scale per output channel."""
+        return self.int8_weight(region, weight, self._int_codes(region, weight))
 
     def _int_codes(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
         codes, name = region.params.stored(weight.codes), f"{region.name}/codes"
-        if weight.format.bits <= 4:
+        if weight.format.storage_bits == 4:
             return self.small_int(name, codes, TensorProto.INT4)
         return self.constant(name, np.ascontiguousarray(codes))
 
-    def _fp8_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def fp8(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+        """E4M3FN codes with a scale per output channel."""
         codes = region.params.stored(weight.codes)
         stored = self.raw(f"{region.name}/codes", TensorProto.FLOAT8E4M3FN, codes.shape, codes.tobytes())
         scales = self.constant(f"{region.name}/scale", weight.scales.astype(np.float32))
         axis = 1 if region.params.transposed else 0
         return self.node("DequantizeLinear", f"{region.name}/w", [stored, scales], np.float32, axis=axis)
 
-    def _blocks(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def blocks(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
         """int4 codes with a scale per block of inputs; the result has the scales' type."""
         transposed = region.params.transposed
-        dtype = np.float16 if weight.format.scale_type == "float16" else np.float32
+        dtype = np.dtype(weight.format.scale_type).type
         scales = np.ascontiguousarray(weight.scales.T if transposed else weight.scales).astype(dtype)
         inputs = [self._int_codes(region, weight), self.constant(f"{region.name}/scale", scales)]
         axis = 0 if transposed else 1
         return self.node("DequantizeLinear", f"{region.name}/blocks", inputs, dtype, axis=axis, block_size=weight.block)
 
-    def _unfolded_to_fp8(self, region: Region, weight: QuantizedWeight, blocks: gs.Tensor) -> gs.Tensor:
+    def fp8_dual(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
         """int4 -> float -> fp8 on the tensor's power-of-two scale -> float."""
+        blocks = self.blocks(region, weight)
         unfolded = gs.Variable(self.new(f"{region.name}/w"), dtype=np.float32)
         self.pair(blocks, unfolded, region.name, QuantParams(weight.tensor_scale, 0, type="float8e4m3fn"))
         return unfolded
@@ -245,3 +246,12 @@ class _Writer(Writer):
             self.shared_constants[name] = self.raw(name, TensorProto.BFLOAT16, tensor.values.shape, words.raw_data)
         wide = self.node("Cast", f"{name}/wide", [self.shared_constants[name]], np.float32, to=TensorProto.FLOAT)
         return wide
+
+
+_WEIGHTS: Mapping[type[WeightFormat], Callable[[_Writer, Region, QuantizedWeight], gs.Tensor]] = {
+    PerChannel: _Writer.per_channel,
+    PerBlock: _Writer.blocks,
+    Fp8: _Writer.fp8,
+    Fp8Dual: _Writer.fp8_dual,
+}
+"""Weight format -> its spelling: the layer's weight unfolded, in its stored shape."""

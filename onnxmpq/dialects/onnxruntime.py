@@ -13,20 +13,22 @@ the Clip keeps the uint8 codes within their bits. Such plans are for modelled ha
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from onnxmpq import opsets
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.dialects.writer import INT4_OPSET, PER_CHANNEL_OPSET, UINT8_MIDDLE, Writer
+from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
 from onnxmpq.model import Region, RegionKind
 from onnxmpq.ranges.params import BITS, QuantParams
-from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
 
 _INT32_LIMIT = 2**31 - 1
-BLOCKED = ("MatMulNBits",)
 
 
 def rewrite(job: Rewrite) -> onnx.ModelProto:
@@ -101,20 +103,22 @@ class _Writer(Writer):
         assert scheme.weight is not None
         weight = self.job.weights[region.name, scheme.weight.name]
         node = self.nodes[region.nodes[0]]
+        codes = _INTEGERS.get(type(scheme.weight))
+        if codes is None:
+            _FLOATS[type(scheme.weight)](self, region, node, weight)
+            return
         slot = 0 if region.op_type == "Gather" else 1
         if scheme.reads is Format.INT8:
-            codes = self._codes(region, weight, TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8)
-            node.inputs[slot] = self.int8_weight(region, weight, codes, unsigned=scheme.unsigned_weights)
+            element = TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8
+            stored = codes(self, region, weight, element)
+            node.inputs[slot] = self.int8_weight(region, weight, stored, unsigned=scheme.unsigned_weights)
             self._int8_bias(region, node, weight, scheme.activation_bits)
-        elif scheme.fuses_to:
-            self._blocked_weight(region, node, weight)
         else:
-            node.inputs[slot] = self._float_weight(region, weight)
+            node.inputs[slot] = self._float_weight(region, weight, codes(self, region, weight, TensorProto.FLOAT))
 
-    def _float_weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def _float_weight(self, region: Region, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
         """Codes times scales by plain arithmetic, which the session folds to a float32 constant."""
         layer = region.params
-        codes = self._codes(region, weight, onnx.TensorProto.FLOAT)
         if layer.transposed:
             shape: tuple[int, ...] = (1, layer.out_channels)
         else:
@@ -122,20 +126,21 @@ class _Writer(Writer):
         scales = self.constant(f"{self.stem(region)}/scale", weight.scales.reshape(shape).astype(np.float32))
         return self.node("Mul", f"{self.stem(region)}/w", [codes, scales], np.float32)
 
-    def _codes(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
-        """Integer weights in the layer's stored shape, as int8 or float values; those per channel also as uint8, with
-        128 added."""
-        layer = region.params
-        if weight.multipliers is None:
-            stored = layer.stored(weight.codes)
-            if element == TensorProto.UINT8:
-                raised = stored.astype(np.int16) + UINT8_MIDDLE
-                return self.constant(f"{self.stem(region)}/codes", raised.astype(np.uint8))
-            if weight.format.bits > 4:
-                codes = self.constant(f"{self.stem(region)}/codes", stored.astype(np.int8))
-                return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
-            return self._cast(region, self.small_int(f"{self.stem(region)}/codes", stored, TensorProto.INT4), element)
-        rows, blocks = weight.multipliers.shape
+    def codes_per_channel(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
+        """The codes in the layer's stored shape, as int8 or float values, or as uint8 with 128 added."""
+        stored = region.params.stored(weight.codes)
+        if element == TensorProto.UINT8:
+            raised = stored.astype(np.int16) + UINT8_MIDDLE
+            return self.constant(f"{self.stem(region)}/codes", raised.astype(np.uint8))
+        if weight.format.storage_bits == 8:
+            codes = self.constant(f"{self.stem(region)}/codes", stored.astype(np.int8))
+            return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
+        return self._cast(region, self.small_int(f"{self.stem(region)}/codes", stored, TensorProto.INT4), element)
+
+    def codes_of_dual(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
+        """Codes times multipliers in the layer's stored shape, as int8 or float values."""
+        assert weight.multipliers is not None
+        layer, (rows, blocks) = region.params, weight.multipliers.shape
         share = 8 // weight.format.low_bits if weight.format.low_bits else 1
         shape = (share, rows // share, blocks, layer.fan_in // blocks)
         unfolded = self._dual_codes(region, weight, shape)
@@ -194,12 +199,11 @@ class _Writer(Writer):
         scale = self.constant(f"{self.stem(region)}/bias_scale", scales.astype(np.float32))
         node.inputs[2] = self.node("DequantizeLinear", f"{self.stem(region)}/b", [quantized, scale], np.float32, axis=0)
 
-    def _blocked_weight(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
+    def blocked_weight(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
         """Weight [K, N] in blocks along K, the one layout that becomes MatMulNBits; a Gemm becomes MatMul + Add."""
-        element = TensorProto.INT4 if weight.format.bits <= 4 else TensorProto.INT8
         codes = weight.codes.T
-        if element == TensorProto.INT4:
-            stored = self.small_int(f"{self.stem(region)}/codes", codes, element)
+        if weight.format.storage_bits == 4:
+            stored = self.small_int(f"{self.stem(region)}/codes", codes, TensorProto.INT4)
         else:
             stored = self.constant(f"{self.stem(region)}/codes", np.ascontiguousarray(codes).astype(np.int8))
         scales = self.constant(f"{self.stem(region)}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
@@ -231,22 +235,35 @@ def joined(job: Rewrite) -> dict[str, str]:
 
 
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
-    """Whether this dialect can spell the scheme for the region (the runtime may still refuse to fuse it)."""
+    """True where this dialect can spell the scheme for the region. The runtime may still refuse to fuse it."""
     if scheme.is_float:
         return True
     if scheme.half is not None or scheme.reads not in (Format.FLOAT, Format.INT8):
         return False
-    small = scheme.weight is not None and (scheme.weight.kind == "dual" or scheme.weight.bits <= 4)
-    if opset < (INT4_OPSET if small or scheme.fuses_to == BLOCKED else PER_CHANNEL_OPSET):
+    weight = scheme.weight
+    if weight is not None and type(weight) not in {**_INTEGERS, **_FLOATS}:
+        return False
+    if opset < (opsets.PER_CHANNEL if weight is None else weight.lowest_opset):
         return False
     layer = region.layer
     if layer is None:
         return region.kind is not RegionKind.FLOAT and bool(region.inputs) and bool(region.outputs)
-    if scheme.weight is not None and layer.out_channels * scheme.weight.low_bits % 8:
+    if weight is not None and layer.out_channels * weight.low_bits % 8:
         return False  # low bits would not fill their bytes
     if scheme.reads is Format.INT8:
         return region.op_type not in ("ConvTranspose", "Gather")
-    if scheme.fuses_to == BLOCKED:
-        block = scheme.weight.block if scheme.weight else None
-        return region.op_type in FLOAT_RESULT_OPS and block is not None and layer.fan_in % block == 0
+    if weight is not None and weight.blocked:
+        return region.op_type in FLOAT_RESULT_OPS and layer.fan_in % weight.block_width(layer.fan_in) == 0
     return True
+
+
+_INTEGERS: Mapping[type[WeightFormat], Callable[[_Writer, Region, QuantizedWeight, int], gs.Tensor]] = {
+    PerChannel: _Writer.codes_per_channel,
+    Dual: _Writer.codes_of_dual,
+}
+"""Weight format that computes in int8 or unfolds to float32 -> its int8 codes, as values of an element type."""
+
+_FLOATS: Mapping[type[WeightFormat], Callable[[_Writer, Region, gs.Node, QuantizedWeight], None]] = {
+    PerBlock: _Writer.blocked_weight,
+}
+"""Weight format for float activations only -> writes the weight of a node."""

@@ -22,12 +22,12 @@ rewrite = explicit.rewrite
 
 
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
-    """Whether TensorRT takes the scheme for the region."""
+    """True where TensorRT takes the scheme for the region."""
     return explicit.spells(region, scheme, opset) and not forbids(region, scheme)
 
 
 def forbids(region: Region, scheme: Scheme) -> str:
-    """What about the region TensorRT does not take in the scheme; empty where nothing is."""
+    """The property of the region for which TensorRT refuses the scheme; empty where it takes it."""
     layer, weight = region.layer, scheme.weight
     if layer is None or scheme.is_float:
         return ""
@@ -39,6 +39,8 @@ def forbids(region: Region, scheme: Scheme) -> str:
             return f"fp8 convolutions with groups, or channels that are no multiple of {FP8_CONV_MULTIPLE}"
     elif scheme.reads.quantized and min(layer.fan_in, layer.out_channels) < FEWEST_IN_8_BITS:
         return f"products in 8 bits of fewer than {FEWEST_IN_8_BITS} inputs or outputs"
-    if weight is not None and weight.bits <= 4 and (weight.block not in BLOCKS or layer.fan_in % weight.block):
-        return f"{layer.fan_in} inputs, no multiple of the block of {weight.block}"
+    if weight is not None and weight.bits <= 4:
+        block = weight.block_width(layer.fan_in)
+        if not weight.blocked or block not in BLOCKS or layer.fan_in % block:
+            return f"{layer.fan_in} inputs, no multiple of the block of {block}"
     return ""

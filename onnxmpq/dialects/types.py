@@ -1,4 +1,4 @@
-"""What a dialect is given: the model, a scheme per region, and the numbers to write down."""
+"""The input of a dialect: the model, a scheme per region, and the numbers to write down."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from onnxmpq.schemes import Scheme
 class Rewrite:
     """Everything needed to write a mixed-precision graph.
 
-    assignment: region name -> scheme; regions not named stay float32.
-    activations: `params_key` of a root tensor -> its parameters, for every tensor an int8 region reads or writes.
+    assignment: region name -> scheme; regions without one stay as they are.
+    activations: `params_key` of a root tensor -> its parameters, for every tensor that a region reads or writes in a
+        quantized format.
     weights: (region name, weight format name) -> quantized weight, for every scheme used that stores one.
-    roots: tensor -> the tensor whose quantization parameters it shares (see `sensitivity`).
+    roots: tensor -> the tensor whose quantization parameters it shares (`Model.roots`).
     keep_io: inputs and outputs keep their types; else those that 16-bit regions read or write are 16 bits wide.
     """
 

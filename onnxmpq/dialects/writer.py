@@ -1,4 +1,4 @@
-"""What all dialects share: the graph being rewritten, names that are still free, constants, Q/DQ pairs.
+"""Base class of dialects: the graph being rewritten, names that are still free, constants, Q/DQ pairs.
 
 A dialect is a subclass that decides where pairs go and how weights are spelled; nothing here knows a scheme.
 """
@@ -19,9 +19,6 @@ from onnxmpq.ranges.params import BITS, QuantParams, params_key
 from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
-PER_CHANNEL_OPSET = 13  # DequantizeLinear(axis)
-FP8_OPSET = 19  # float8 tensors in QuantizeLinear and DequantizeLinear
-INT4_OPSET = 21  # int4 tensors, blocked DequantizeLinear
 UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8
 
 
@@ -81,7 +78,7 @@ class Writer:
         return free
 
     def stem(self, region: Region) -> str:
-        """What names of a layer's stored weight begin with. Short: its own name, six times over, fills small files."""
+        """Prefix for names of a layer's stored weight. It occurs six times, so in small files its length counts."""
         return self.stems[region.name]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:

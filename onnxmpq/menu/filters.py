@@ -86,7 +86,7 @@ def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str]
         lost = {
             s.name
             for s in menu[region.name]
-            if s.weight is not None and s.weight.kind in ("fp8", "fp8_dual")
+            if s.weight is not None and not s.weight.linear
             if (channels & ~weights[region.name, s.weight.name].dequantize().any(axis=1)).any()
         }
         kept[region.name] = tuple(s for s in menu[region.name] if s.name not in lost)

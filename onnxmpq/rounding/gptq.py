@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.fp8 import power_of_two_scale
 from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, VisitedPairs
-from onnxmpq.rounding.scales import fit_cast, fit_grid, fit_multipliers, fit_steps
 from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
 
@@ -32,7 +30,7 @@ def quantize_gptq(
     """w float32 [O, K]; hessian float32 [G, K, K], positive definite; bound: on pairs of int8 codes, or none."""
     if hessian is None:
         raise ValueError("GPTQ needs the input statistics of the layer")
-    tensor_scale = power_of_two_scale(w)
+    tensor_scale = weight_format.tensor_scale(w)
     return per_group(w, hessian, lambda rows, h: _round_group(rows, weight_format, h, tensor_scale, bound))
 
 
@@ -51,7 +49,7 @@ def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
 
 @dataclass(frozen=True)
 class _Group:
-    """What all runs over one group share; K runs in visiting order. transposed: float32 [K, O]."""
+    """Inputs of all runs over one group; K in visiting order. transposed: float32 [K, O]."""
 
     transposed: FloatArray
     blocks: list[NDArray[np.intp]]
@@ -82,7 +80,7 @@ def _round_group(
     in_place = np.empty_like(importance)
     in_place[order] = importance
     transposed = np.ascontiguousarray(w.T[order])
-    start = fit_grid(w, weight_format, in_place, tensor_scale if weight_format.kind == "fp8_dual" else None)
+    start = weight_format.fit(w, in_place, tensor_scale)
     group = _Group(transposed, blocks, factors, importance, start, bound)
     runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
     best = best_per_channel(w, hessian[None], runs)
@@ -99,7 +97,7 @@ def _round_group(
 def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = ONE) -> QuantizedWeight:
     """One pass over all blocks with steps scaled by `factor`, and the channels' scales by `stretch`, one or [O]."""
     start = group.start
-    scales = start.scales * (factor * stretch if start.format.kind in ("channel", "fp8") else stretch)
+    scales = start.scales * (factor * stretch if start.format.one_step else stretch)
     multipliers = None if start.multipliers is None else start.multipliers.copy()
     grid = replace(start, scales=scales, multipliers=multipliers)
     pairs = None
@@ -112,28 +110,12 @@ def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = O
         here = slice(begin, begin + len(inputs))
         carried = group.factors[:begin, here].T @ errors[:begin]
         w, block = group.transposed[here], int(inputs[0]) // grid.block
-        step = _open_block(grid, block, w + carried, group.importance[here], factor)
+        step = grid.format.open_block(grid, block, w + carried, group.importance[here], factor)
         rounded = _round_block(w, carried, group.factors[here, here], step, grid, pairs, begin)
         errors[here] = w - grid.value(rounded, step)
         codes[:, inputs] = grid.encoded(rounded.T)
         begin = here.stop
     return grid.with_codes(codes)
-
-
-def _open_block(grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32) -> FloatArray:
-    """Fits the block's scales or multipliers, in place, to the target [block, O]; float32 [O]: its step."""
-    if grid.format.kind in ("channel", "fp8"):
-        return grid.scales
-    rows = np.ascontiguousarray(target.T)
-    weighting = np.broadcast_to(importance, rows.shape)
-    steps = grid.format.storable(fit_steps(rows, grid.format, weighting) * factor)
-    if grid.format.kind == "fp8_dual":
-        steps = fit_cast(rows, steps, grid, weighting)
-    if grid.multipliers is None:
-        grid.scales[:, block] = steps
-        return steps
-    grid.multipliers[:, block], _errors = fit_multipliers(rows, steps, grid.scales, grid.format, weighting)
-    return grid.steps[:, block]
 
 
 def _round_block(

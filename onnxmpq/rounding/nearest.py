@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 
 from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, nearest_within
-from onnxmpq.rounding.scales import fit_grid
 from onnxmpq.rounding.second_order import diagonal_of
 from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
 
@@ -17,7 +16,7 @@ def quantize_nearest(
 ) -> QuantizedWeight:
     """w float32 [O, K]; hessian float32 [G, K, K] or None, of which only the diagonals are used."""
     importance = None if hessian is None else diagonal_of(hessian, len(w))
-    grid = fit_grid(w, weight_format, importance)
+    grid = weight_format.fit(w, importance)
     nearest = grid.nearest(w)
     if bound is None:
         return nearest

@@ -1,6 +1,6 @@
-"""Which int8 weights make an x86 CPU without VNNI compute something else than the graph says.
+"""The bound on int8 weights under which x86 CPUs without VNNI compute what the graph says.
 
-**What happens there.** onnxruntime's kernels for uint8 activations and int8 weights multiply with `vpmaddubsw` where
+**Saturation.** onnxruntime's kernels for uint8 activations and int8 weights multiply with `vpmaddubsw` where
 the CPU has no VNNI. It multiplies two neighbours along K, a[2i]·w[2i] and a[2i+1]·w[2i+1], and adds the products in
 16 bits, saturating: a sum above 32767 becomes 32767, one below -32768 becomes -32768 (Intel SDM, volume 2, PMADDUBSW).
 What follows is exact: `vpmaddwd` by ones and `vpaddd` add those sums in 32 bits.

@@ -134,7 +134,7 @@ class VisitedPairs:
         self.products = np.zeros_like(targets)
 
     def aim(self, i: int, wanted: FloatArray) -> FloatArray:
-        """What input i should be rounded to for a target [O], where its partner is still to come."""
+        """Value [O] to which input i is rounded for a target [O], with regard to a partner that is visited later."""
         j = self.partners[i]
         if j < i:  # or alone
             return wanted

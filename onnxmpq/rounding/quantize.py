@@ -61,7 +61,7 @@ def quantize_weight(
         raise ValueError(f"a weight is a finite matrix [outputs, inputs], not {w.shape}")
     if method not in METHODS:
         raise ValueError(f"no rounding method {method!r}; there are {', '.join(METHODS)}")
-    if bound is not None and weight_format.kind not in ("channel", "dual"):
+    if bound is not None and not weight_format.multiplied_as_int8:
         raise ValueError(f"{weight_format.name} is not multiplied as int8, no bound applies to it")
     w = np.ascontiguousarray(w, dtype=np.float32)
     if hessian is None:

@@ -1,4 +1,4 @@
-"""How a weight is stored (format, grid) and what rounding makes of it (codes on that grid).
+"""Weight formats, the grid of values that a format allows for one weight, and rounded weights.
 
 Everything works on the 2-D view of a layer's weight: `w` float32 [O, K], O output channels, K inputs of one output
 channel (Conv: input channels per group · kernel height · kernel width; MatMul weight [K, N]: transposed to [N, K]).
@@ -6,186 +6,220 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.fp8 import E4M3FN, from_fp8, round_to_fp8, to_fp8
+from onnxmpq import opsets
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 CodeArray = NDArray[np.int8]
 MultiplierArray = NDArray[np.uint8]
-Kind = Literal["channel", "block", "dual", "fp8", "fp8_dual"]
 ScaleType = Literal["float32", "float16"]
 
 MULTIPLIER_BITS = 4
-DUAL_BITS = (4, 5, 6)
-SMALLEST_DUAL_BLOCK = 8
-TENSOR_SCALE_BYTES = 4
-SMALLEST_FLOAT16 = np.float32(2**-14)
-"""The smallest normal float16: a step below it would lose its own precision."""
-LARGEST_FLOAT16 = np.float32(65504)
-
-_FREE = "_saturation_free"
+SCALE_BITS = 32
 
 SMALLEST_STEP = np.finfo(np.float32).tiny
 """Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
 
 
-def effective_block(inputs: int, block: int) -> int:
-    """The block width a dual format really uses on a row of `inputs` weights.
-
-    The chain that onnxruntime folds multiplies [O, K / block, block] codes by [O, K / block, 1] multipliers, so the
-    width must divide K: the largest divisor of `inputs` in 8..`block` if there is one, else the smallest above `block`.
-    """
-    narrower = range(min(block, inputs), SMALLEST_DUAL_BLOCK - 1, -1)
-    return next((width for width in (*narrower, *range(block + 1, inputs)) if inputs % width == 0), max(inputs, 1))
-
-
 @dataclass(frozen=True)
-class WeightFormat:
-    """A storage pattern for weights: signed integer codes without zero points.
+class WeightFormat(ABC):
+    """A storage pattern for weights: codes without zero points, and their scales. One class per file in `formats`.
 
-    kind:
-        "channel": w ≈ scale[o] · code, one positive float32 scale per output channel.
-        "block": w ≈ scale[o, b] · code, one float32 scale per `block` consecutive inputs. Where K is no multiple of
-            `block`, the last block of a row is shorter (ONNX DequantizeLinear: ⌈K / block⌉ scales).
-        "dual": w ≈ scale[o] · (multiplier[o, b] · code), code of 4 to 6 bits, multiplier a uint4, the product an int8:
-            a 4-bit file that computes as per-channel int8 (DPQ, arXiv 2505.14638, with int8 in the place of fp8).
-        "fp8": w ≈ scale[o] · code, the code an E4M3FN byte (kept as int8).
-        "fp8_dual": w ≈ s · fp8(scale[o, b] · code / s), code int4, s a power of two for the whole tensor: an int4
-            file that computes in E4M3FN (DPQ itself).
-    bits: 2..8 used by a code; "dual" 4..6, "fp8_dual" always 4, "fp8" 8.
-    block: inputs per scale or multiplier; None for "channel" and "fp8".
-    negative_scales: "block" only; a negative scale turns the longer end of the code range (-2^(bits-1)) to the side
-        where the block's largest weight is. onnxruntime accepts it, TensorRT wants positive scales.
-    scale_type: of "block" scales. With float16 the weight itself is float16 when it is unfolded.
-    saturation_free: "channel" with 8 bits and "dual" only; the int8 codes that the kernel multiplies obey
-        `rounding.overflow.pair_limits` for neighbours in the kernel's order (`model.kernel_order.kernel_columns`), so
-        that no x86 kernel saturates. Such a format has a name of its own.
+    The defaults are those of integer codes times one float32 scale per output channel, w ≈ scale[o] · code. A format
+    overrides what differs. How it is spelled in ONNX is in the tables of the dialects (`onnxmpq.dialects`).
+
+    bits: used by a code, 2 to 8. Raises ValueError for others, and for fields that do not go together.
     """
 
-    name: str
     bits: int
-    kind: Kind
-    block: int | None = None
-    negative_scales: bool = False
-    scale_type: ScaleType = "float32"
-    saturation_free: bool = False
+
+    blocked: ClassVar[bool] = False
+    """One scale per block, [O, B]; else one per channel, [O]."""
+    has_multipliers: ClassVar[bool] = False
+    """One uint4 multiplier per block."""
+    has_tensor_scale: ClassVar[bool] = False
+    """One more scale for the whole tensor."""
+    linear: ClassVar[bool] = True
+    """Values are codes times steps, so that sums of squares in them are quadratic. Float codes are not: they are
+    rounded once more, and may underflow."""
+    multiplied_as_int8: ClassVar[bool] = False
+    """Values are int8 codes times one scale per channel, so that an integer kernel can multiply them."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise ValueError(f"{self.name}: a code has 2 to 8 bits, not {self.bits}")
-        if (self.block is None) != (self.kind in ("channel", "fp8")):
-            raise ValueError(f"{self.name}: formats of kind {self.kind!r} and block {self.block} do not go together")
-        if self.block is not None and self.block < 1:
-            raise ValueError(f"{self.name}: a block holds at least one weight, not {self.block}")
-        if self.bits not in {"dual": DUAL_BITS, "fp8_dual": (4,)}.get(self.kind, (self.bits,)):
-            raise ValueError(f"{self.name}: no dual precision of kind {self.kind!r} stores {self.bits} bits")
-        if self.kind == "fp8" and self.bits != 8:
-            raise ValueError(f"{self.name}: fp8 has 8 bits, not {self.bits}")
-        if self.negative_scales and self.kind != "block":
-            raise ValueError(f"{self.name}: only block scales may be negative")
-        if self.scale_type != "float32" and self.kind != "block":
-            raise ValueError(f"{self.name}: only block scales may be float16")
-        if self.saturation_free and not self.may_saturate:
-            raise ValueError(f"{self.name}: formats of kind {self.kind!r} and {self.bits} bits cannot saturate")
 
-    @classmethod
-    def per_channel(cls, bits: int) -> WeightFormat:
-        return cls(f"int{bits}_channel", bits, "channel")
+    # ---- identity ------------------------------------------------------------------------------
 
-    @classmethod
-    def per_block(cls, bits: int, block: int, *, negative_scales: bool = True) -> WeightFormat:
-        return cls(f"int{bits}_block{block}", bits, "block", block, negative_scales)
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """In plans and messages. Plans written before stay readable only if it does not change."""
 
-    @classmethod
-    def per_block_float16(cls, bits: int, block: int) -> WeightFormat:
-        """Positive float16 scales, for runtimes that compute in float16."""
-        return cls(f"int{bits}_block{block}_float16", bits, "block", block, scale_type="float16")
+    @property
+    def negative_scales(self) -> bool:
+        """Scales may be negative."""
+        return False
 
-    @classmethod
-    def fp8(cls) -> WeightFormat:
-        return cls("fp8_channel", 8, "fp8")
-
-    @classmethod
-    def fp8_dual(cls, block: int = 64) -> WeightFormat:
-        return cls(f"int4_fp8_dual{block}", 4, "fp8_dual", block)
-
-    @classmethod
-    def dual(cls, block: int = 64, bits: int = 4) -> WeightFormat:
-        return cls(f"int{bits}_dual{block}", bits, "dual", block)
+    @property
+    def saturation_free(self) -> bool:
+        """The int8 codes that the kernel multiplies obey `rounding.overflow.pair_limits` for neighbours in the kernel's
+        order (`model.kernel_order.kernel_columns`), so that no x86 kernel saturates."""
+        return False
 
     @property
     def may_saturate(self) -> bool:
-        """Whether int8 codes of this format, or of its unrestricted twin, can exceed the 16-bit sums of x86 kernels."""
-        return self.kind == "dual" or (self.kind == "channel" and self.bits == 8)
+        """True where int8 codes of this format, or of its unrestricted twin, can exceed the 16-bit sums of x86
+        kernels."""
+        return False
 
     @property
     def without_saturation(self) -> WeightFormat:
         """The same format with codes that keep x86 kernels from saturating. Raises ValueError where none can."""
-        return self if self.saturation_free else replace(self, name=f"{self.name}{_FREE}", saturation_free=True)
+        raise ValueError(f"{self.name}: codes of this format cannot saturate")
+
+    # ---- the file ------------------------------------------------------------------------------
 
     @property
     def low(self) -> int:
-        """Smallest code: -2^(bits-1), but -127 for per-channel int8 (onnxruntime's and TensorRT's symmetric range)."""
-        return -127 if self.bits == 8 and self.kind == "channel" else -(1 << (self.bits - 1))
+        """Smallest code."""
+        return -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
-        """Largest code: 2^(bits-1) - 1."""
+        """Largest code."""
         return (1 << (self.bits - 1)) - 1
-
-    @property
-    def max_multiplier(self) -> int:
-        """The largest multiplier whose product with any code still is an int8: 15, 7, 3 for 4, 5, 6 bits."""
-        return 127 >> (self.bits - 1)
 
     @property
     def storage_bits(self) -> int:
         """Bits of a code's type in the file: INT4 (opset 21) or INT8; no dialect writes INT2 (opset 25)."""
-        return 4 if self.bits <= 4 or self.kind == "dual" else 8
+        return 4 if self.bits <= 4 else 8
 
     @property
     def low_bits(self) -> int:
-        """Lowest bits of a "dual" code that its INT4 does not hold; they are packed into bytes."""
-        return max(self.bits - self.storage_bits, 0)
+        """Lowest bits of a code that its type does not hold; they are packed into bytes."""
+        return 0
 
     @property
-    def blocked(self) -> bool:
-        """One scale per block, [O, B]; else one per channel, [O]."""
-        return self.kind in ("block", "fp8_dual")
+    def scale_type(self) -> ScaleType:
+        """Type of the scales in the file, and of the weight when it is unfolded."""
+        return "float32"
 
     @property
-    def linear(self) -> bool:
-        """Values are codes times steps, so that sums of squares in them are quadratic; fp8 rounds once more."""
-        return self.kind not in ("fp8", "fp8_dual")
+    def lowest_opset(self) -> int:
+        """The first opset that has the format's types and operators."""
+        return opsets.INT4 if self.storage_bits == 4 else opsets.PER_CHANNEL
 
     def storable(self, scales: FloatArray) -> FloatArray:
         """The scales as the file holds them, float32 values."""
-        if self.scale_type == "float32":
-            return scales
-        magnitude = np.clip(np.abs(scales), SMALLEST_FLOAT16, LARGEST_FLOAT16).astype(np.float16).astype(np.float32)
-        return np.copysign(magnitude, scales)
+        return scales
+
+    def size_bytes(self, weight: QuantizedWeight) -> int:
+        """Bytes of codes, scales and multipliers in an ONNX file; each tensor packed and padded to a whole byte."""
+        multipliers = 0 if weight.multipliers is None else weight.multipliers.size
+        return (
+            -(-weight.codes.size * self.storage_bits // 8)
+            - (-weight.codes.size * self.low_bits // 8)
+            + weight.scales.size * np.dtype(self.scale_type).itemsize
+            + -(-multipliers * MULTIPLIER_BITS // 8)
+        )
+
+    def unfolding_bytes(self, layer: str) -> int:
+        """Bytes of names, nodes and headers that turn the codes into a weight in the file; layer: its name."""
+        return 110
+
+    def side_bits(self, channels: int, inputs: int) -> int:
+        """Bits of scales and multipliers beside the codes [channels, inputs] in the memory of a modelled target."""
+        return channels * self.blocks(inputs) * SCALE_BITS
+
+    # ---- fitting -------------------------------------------------------------------------------
 
     def block_width(self, inputs: int) -> int:
         """Consecutive inputs that share one step on a row of `inputs` weights."""
-        if self.block is None:
-            return max(inputs, 1)
-        return effective_block(inputs, self.block) if self.kind == "dual" else self.block
+        return max(inputs, 1)
+
+    def blocks(self, inputs: int) -> int:
+        """Blocks of a row of `inputs` weights; the last one may be shorter."""
+        return -(-inputs // self.block_width(inputs))
+
+    @property
+    def one_step(self) -> bool:
+        """One step per channel, fitted before rounding begins; else a step per block."""
+        return not (self.blocked or self.has_multipliers)
+
+    def tensor_scale(self, w: FloatArray) -> float:
+        """The scale of the whole tensor w [O, K]; 1 for formats that have none."""
+        return 1.0
+
+    @abstractmethod
+    def fit(self, w: FloatArray, importance: FloatArray | None = None, tensor_scale: float | None = None) -> Grid:
+        """The grid of least squared error for w float32 [O, K].
+
+        importance: float32 [O, K] or [K], > 0: weight of each squared error, usually diag(E[x xᵀ]); None for all ones.
+        tensor_scale: where w is only a part of the tensor; None: `self.tensor_scale(w)`.
+        """
+
+    def open_block(
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+    ) -> FloatArray:
+        """Steps float32 [O] of a block that GPTQ is about to round; those that are fitted now are also put into `grid`.
+
+        target: float32 [inputs of the block, O], what is to be rounded; importance: float32 [inputs of the block];
+        factor: on the fitted steps. Formats with one step per channel had it applied before.
+        """
+        return grid.scales
+
+    # ---- values --------------------------------------------------------------------------------
+
+    def rounded(self, grid: Grid, w: FloatArray, steps: FloatArray) -> FloatArray:
+        """For each of w the value, in units of its step, whose `value` is nearest; ties to even codes."""
+        codes: FloatArray = np.clip(np.rint(w / steps), self.low, self.high)
+        return codes
+
+    def value(self, grid: Grid, rounded: FloatArray, steps: FloatArray) -> FloatArray:
+        """The runtime's unfolded weights for values in units of their steps."""
+        products: FloatArray = rounded * steps
+        return products
+
+    def encoded(self, rounded: FloatArray) -> CodeArray:
+        """Results of `rounded` as they are stored."""
+        return rounded.astype(np.int8)
+
+    def dequantized(self, weight: QuantizedWeight) -> FloatArray:
+        """float32 [O, K], computed as the runtime does: integer product first, then one float32 product."""
+        return weight.int8_codes().astype(np.float32) * weight.scales[:, None]
+
+    def check(self, weight: QuantizedWeight) -> None:
+        """Raises ValueError where the arrays do not fit each other or the format."""
+        channels, inputs = weight.codes.shape
+        blocks = -(-inputs // weight.block)
+        if weight.scales.shape != self.scale_shape(channels, blocks):
+            raise ValueError(f"{self.name}: scales {weight.scales.shape} do not fit codes {weight.codes.shape}")
+        if (weight.multipliers is not None) != self.has_multipliers:
+            raise ValueError(f"{self.name}: multipliers belong to dual formats, and only to them")
+        if weight.multipliers is not None and weight.multipliers.shape != (channels, blocks):
+            raise ValueError(f"{self.name}: multipliers {weight.multipliers.shape}, not {(channels, blocks)}")
+
+    def scale_shape(self, channels: int, blocks: int) -> tuple[int, ...]:
+        """Shape of the scales."""
+        return (channels, blocks) if self.blocked else (channels,)
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The values a weight [O, K] may take: integer codes times a step per (channel, block).
+    """The values a weight [O, K] may take: codes times a step per (channel, block).
 
-    scales: float32, [O] ("channel", "dual", "fp8") or [O, B] ("block", "fp8_dual").
-    multipliers: uint8 [O, B] in 1..max_multiplier for "dual", else None.
+    scales: float32, [O], or [O, B] where the format is `blocked`.
+    multipliers: uint8 [O, B], from 1 on, where the format `has_multipliers`, else None.
     block: inputs per step; the last block of a row may be shorter.
-    tensor_scale: s of "fp8_dual", else 1.
+    tensor_scale: of formats that have one, else 1.
     """
 
     format: WeightFormat
@@ -196,7 +230,7 @@ class Grid:
 
     @property
     def steps(self) -> FloatArray:
-        """float32 [O, B]: what one code step is worth (B = 1 for "channel")."""
+        """float32 [O, B]: what one code step is worth (B = 1 where a channel has one step)."""
         if self.multipliers is not None:
             return self.scales[:, None] * self.multipliers.astype(np.float32)
         return self.scales if self.scales.ndim == 2 else self.scales[:, None]
@@ -210,29 +244,16 @@ class Grid:
         return self.with_codes(self.encoded(self.rounded(w, self.steps_per_input(w.shape[1]))))
 
     def rounded(self, w: FloatArray, steps: FloatArray) -> FloatArray:
-        """For each of w the value, in units of its step, whose `value` is nearest: integers, or E4M3FN values."""
-        if self.format.kind == "fp8":
-            return round_to_fp8(w / steps)
-        wanted: FloatArray = np.clip(np.rint(w / steps), self.format.low, self.format.high)
-        if self.format.kind != "fp8_dual":
-            return wanted
-        aside = np.clip(wanted + np.sign(w - wanted * steps), self.format.low, self.format.high)
-        closer = np.abs(w - self.value(aside, steps)) < np.abs(w - self.value(wanted, steps))
-        return np.where(closer, aside, wanted)
+        """`WeightFormat.rounded` on this grid."""
+        return self.format.rounded(self, w, steps)
 
     def value(self, rounded: FloatArray, steps: FloatArray) -> FloatArray:
-        """What values in units of their steps stand for when the runtime has unfolded them."""
-        products: FloatArray = rounded * steps
-        if self.format.kind == "fp8_dual":
-            scale = np.float32(self.tensor_scale)
-            return round_to_fp8(products / scale) * scale
-        if self.format.scale_type == "float16":
-            return products.astype(np.float16).astype(np.float32)
-        return products
+        """`WeightFormat.value` on this grid."""
+        return self.format.value(self, rounded, steps)
 
     def encoded(self, rounded: FloatArray) -> CodeArray:
         """Results of `rounded` as they are stored."""
-        return to_fp8(rounded, E4M3FN).view(np.int8) if self.format.kind == "fp8" else rounded.astype(np.int8)
+        return self.format.encoded(rounded)
 
     def with_codes(self, codes: CodeArray) -> QuantizedWeight:
         return QuantizedWeight(self.format, codes, self.scales, self.multipliers, self.block, self.tensor_scale)
@@ -247,7 +268,7 @@ class Grid:
 class QuantizedWeight:
     """A weight as it goes to the file.
 
-    codes: int8 [O, K] in format.low..format.high; for "fp8" the bytes of E4M3FN values.
+    codes: int8 [O, K] in format.low..format.high; of fp8 the bytes of E4M3FN values.
     scales, multipliers, block, tensor_scale: see `Grid`.
     """
 
@@ -259,14 +280,7 @@ class QuantizedWeight:
     tensor_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        channels, inputs = self.codes.shape
-        blocks = -(-inputs // self.block)
-        if self.scales.shape != ((channels, blocks) if self.format.blocked else (channels,)):
-            raise ValueError(f"{self.format.name}: scales {self.scales.shape} do not fit codes {self.codes.shape}")
-        if (self.multipliers is not None) != (self.format.kind == "dual"):
-            raise ValueError(f"{self.format.name}: multipliers belong to dual formats, and only to them")
-        if self.multipliers is not None and self.multipliers.shape != (channels, blocks):
-            raise ValueError(f"{self.format.name}: multipliers {self.multipliers.shape}, not {(channels, blocks)}")
+        self.format.check(self)
 
     @property
     def grid(self) -> Grid:
@@ -286,28 +300,17 @@ class QuantizedWeight:
         return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
     def int8_codes(self) -> CodeArray:
-        """int8 [O, K]: what the runtime multiplies with; for "dual" the codes times their block's multiplier."""
+        """int8 [O, K]: the codes, times their block's multiplier where there is one."""
         if self.multipliers is None:
             return self.codes
         spread = np.repeat(self.multipliers, self.block, axis=1)[:, : self.codes.shape[1]]
         return (self.codes.astype(np.int16) * spread).astype(np.int8)
 
     def dequantize(self) -> FloatArray:
-        """float32 [O, K], computed as the runtime does: integer product first, then one float32 product."""
-        if self.format.kind == "fp8":
-            return from_fp8(self.codes.view(np.uint8), E4M3FN) * self.scales[:, None]
-        if self.format.blocked:
-            return self.grid.value(self.codes.astype(np.float32), self.grid.steps_per_input(self.codes.shape[1]))
-        return self.int8_codes().astype(np.float32) * self.scales[:, None]
+        """float32 [O, K], computed as the runtime does."""
+        return self.format.dequantized(self)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of codes, scales and multipliers in an ONNX file; each tensor packed and padded to a whole byte."""
-        multipliers = 0 if self.multipliers is None else self.multipliers.size
-        return (
-            -(-self.codes.size * self.format.storage_bits // 8)
-            - (-self.codes.size * self.format.low_bits // 8)
-            + self.scales.size * (2 if self.format.scale_type == "float16" else 4)
-            + -(-multipliers * MULTIPLIER_BITS // 8)
-            + (TENSOR_SCALE_BYTES if self.format.kind == "fp8_dual" else 0)
-        )
+        """Bytes in an ONNX file (`WeightFormat.size_bytes`)."""
+        return self.format.size_bytes(self)

@@ -29,8 +29,6 @@ FREE_OPS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 _INT8_BITS = 8
 _HALF_BITS = 16
-_SCALE_BITS = 32
-_MULTIPLIER_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -166,8 +164,5 @@ def weight_bits(layer: Layer, kernel: Kernel, scheme: Scheme, float_bits: int) -
     """Bits that a layer's weights take in the target's memory: codes packed to their own width, and their scales."""
     if scheme.weight is None:
         return layer.parameters * (kernel.weight_bits or float_bits)
-    steps = layer.out_channels * -(-layer.fan_in // scheme.weight.block_width(layer.fan_in))
-    scales = layer.out_channels if scheme.weight.kind == "dual" else steps
-    multipliers = steps if scheme.weight.kind == "dual" else 0
     codes = layer.parameters * (kernel.weight_bits or scheme.weight.bits)
-    return codes + scales * _SCALE_BITS + multipliers * _MULTIPLIER_BITS
+    return codes + scheme.weight.side_bits(layer.out_channels, layer.fan_in)

@@ -1,4 +1,4 @@
-"""What a target is: the device a model is converted for, which schemes it runs, and where its costs come from.
+"""A target: the device a model is converted for, the schemes that it runs, and the source of its costs.
 
 A target is one TOML file (docs/targets.md). Every figure of a modelled target carries its source: the URL it was
 read from, or the assumption it stands on.
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Kernel:
-    """How a modelled target runs one scheme.
+    """Execution of one scheme on a modelled target.
 
     compute: a row of `Roofline.macs_per_s`, or `BITS`.
     weight_bits, activation_bits: of the operands as the hardware sees them; None = as the scheme says.
@@ -143,7 +143,7 @@ class Target:
 
     @property
     def has_energy(self) -> bool:
-        """Whether a budget in joules can be planned for."""
+        """True where a budget in joules can be planned for."""
         if self.roofline is not None:
             return self.roofline.energy is not None
         return self.lookup is not None and self.lookup.energy is not None

@@ -1,4 +1,4 @@
-"""Which bound on pairs a layer's weights are rounded under."""
+"""The bound on pairs under which a layer's weights are rounded."""
 
 from __future__ import annotations
 

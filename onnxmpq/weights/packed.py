@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,20 +51,19 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     rows, inputs = shape
     blocks = -(-inputs // packed.block) if packed.block > 0 else 0
     codes = unpack_array(packed.codes, np.int8, rows * inputs, f"{where}.codes").astype(np.int8).reshape(shape)
-    blocked = weight_format.blocked
-    scales = unpack_array(packed.scales, "<f4", rows * (blocks if blocked else 1), f"{where}.scales").astype(np.float32)
+    steps = weight_format.scale_shape(rows, blocks)
+    scales = unpack_array(packed.scales, "<f4", math.prod(steps), f"{where}.scales").astype(np.float32).reshape(steps)
     multipliers: MultiplierArray | None = None
-    if weight_format.kind == "dual":
+    if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    if weight_format.kind != "fp8_dual" and packed.tensor_scale != 1.0:
+    if not weight_format.has_tensor_scale and packed.tensor_scale != 1.0:
         raise PlanError(f"{where}.tensor_scale: {weight_format.name} has none; convert again")
     if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
         raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
     if not np.isfinite(scales).all():
         raise PlanError(f"{where}.scales: values that are not finite; convert again")
-    shaped = scales.reshape((rows, blocks) if blocked else (rows,))
-    return QuantizedWeight(weight_format, codes, shaped, multipliers, packed.block, packed.tensor_scale)
+    return QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
 
 
 def pack_array(values: NDArray[np.generic]) -> str:

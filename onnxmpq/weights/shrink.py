@@ -1,4 +1,4 @@
-"""How much of a correction for quantized inputs to believe: measured on samples that it was not computed from.
+"""The share of a correction for quantized inputs that holds on samples it was not computed from.
 
 With few samples C = E[x_q x_fpᵀ] holds noise, and the target W* = W + D that follows from it (docs/rounding.md) fits
 that noise. On other samples the best multiple of D is known in closed form: α minimises E‖W x_fp - (W + αD) x_q‖².

@@ -1,4 +1,4 @@
-"""Techniques beyond rounding to nearest; each can be switched off by its name."""
+"""Techniques applied to weights beyond rounding to nearest; each can be switched off by its name."""
 
 from __future__ import annotations
 

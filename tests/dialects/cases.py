@@ -15,7 +15,7 @@ from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe, params_key
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding import PerChannel, QuantizedWeight, quantize_weight
 from onnxmpq.schemes import SCHEMES, Format, Scheme, scheme_named, writes
 from tests.graphs import conv_relu, feeds_for, graph, prepared, residual_cnn, token_model
 
@@ -134,7 +134,7 @@ CASES = {**LAYERS, **NETWORKS}
 
 def half_of_its_codes(weight: QuantizedWeight) -> QuantizedWeight:
     """Unfolded codes of -64 to 64, of which no pair of products with uint8 exceeds 16 bits: 2 x 64 x 255 = 32640."""
-    if weight.format.kind == "channel":
+    if isinstance(weight.format, PerChannel):
         return replace(weight, codes=np.rint(weight.codes / 2).astype(np.int8), scales=weight.scales * 2)
     if weight.multipliers is None:
         return weight
@@ -155,7 +155,7 @@ def real_weight(weight: QuantizedWeight) -> Float:
     for o, row in enumerate(weight.codes):
         for k, code in enumerate(row):
             block = k // weight.block
-            if weight.format.kind == "block":
+            if weight.format.blocked:
                 out[o, k] = weight.scales[o, block] * code
             elif weight.multipliers is not None:
                 out[o, k] = weight.scales[o] * (int(weight.multipliers[o, block]) * int(code))

@@ -18,7 +18,7 @@ from onnxmpq.dialects import DIALECTS, Dialect, Rewrite
 from onnxmpq.execution import with_outputs
 from onnxmpq.model import Region
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
-from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, QuantizedWeight
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from tests.dialects.cases import CASES, Case, _double, _run, real_weight
@@ -147,11 +147,10 @@ def rounded(params: QuantParams, value: np.ndarray) -> np.ndarray:
 
 
 def weight_in_numpy(weight: QuantizedWeight) -> np.ndarray:
-    kind = weight.format.kind
-    if kind == "fp8":
+    if isinstance(weight.format, Fp8):
         return weight.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64) * weight.scales[:, None]
-    if kind == "fp8_dual":
-        blocks = real_weight(replace(weight, format=replace(weight.format, kind="block"), tensor_scale=1.0))
+    if isinstance(weight.format, Fp8Dual):
+        blocks = real_weight(replace(weight, format=PerBlock(4, weight.block), tensor_scale=1.0))
         scaled = blocks.astype(np.float32) / np.float32(weight.tensor_scale)
         return scaled.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * weight.tensor_scale
     real = real_weight(weight)

@@ -6,15 +6,15 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from onnxmpq.rounding import WeightFormat
+from onnxmpq.rounding import Dual, PerBlock, PerChannel
 
 FORMATS = (
-    *(WeightFormat.per_channel(bits) for bits in (2, 3, 4, 5, 6, 8)),
-    *(WeightFormat.per_block(bits, 16) for bits in (2, 4, 8)),
-    WeightFormat.per_block(4, 32, negative_scales=False),
-    WeightFormat.dual(16),
-    WeightFormat.dual(64),
-    *(WeightFormat.dual(16, bits) for bits in (5, 6)),
+    *(PerChannel(bits) for bits in (2, 3, 4, 5, 6, 8)),
+    *(PerBlock(bits, 16) for bits in (2, 4, 8)),
+    PerBlock(4, 32, negative_scales=False),
+    Dual(4, 16),
+    Dual(4, 64),
+    *(Dual(bits, 16) for bits in (5, 6)),
 )
 
 formats = st.sampled_from(FORMATS)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 
-from onnxmpq.rounding import WeightFormat, quantize_weight
+from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, quantize_weight
 from onnxmpq.rounding.fp8 import (
     E4M3FN,
     E5M2,
@@ -86,14 +86,14 @@ def test_the_fast_way_leaves_its_argument_alone() -> None:
 @given(weights)
 @example(np.full((1, 16), 1e-44, np.float32))
 def test_dual_stays_inside_the_protected_range(w: np.ndarray) -> None:
-    dual = quantize_weight(w, WeightFormat.fp8_dual(16))
+    dual = quantize_weight(w, Fp8Dual(16))
     assert np.abs(dual.dequantize() / np.float32(dual.tensor_scale)).max() <= 256
     assert dual.tensor_scale == power_of_two_scale(w)
 
 
 def test_dual_weights_are_the_cast_of_codes_times_steps() -> None:
     w = gaussian(8, 96)
-    dual = quantize_weight(w, WeightFormat.fp8_dual(64))
+    dual = quantize_weight(w, Fp8Dual(64))
     assert dual.scales.shape == (8, 2)
     spread = np.repeat(dual.scales, 64, axis=1)[:, :96]
     scaled = dual.codes.astype(np.float32) * spread / np.float32(dual.tensor_scale)
@@ -104,7 +104,7 @@ def test_dual_weights_are_the_cast_of_codes_times_steps() -> None:
 def test_dual_loses_little_to_the_fp8_cast() -> None:
     """Steps chosen with the cast in mind, against the same 4 bits without a cast."""
     w = gaussian(64, 512)
-    formats = WeightFormat.per_block(4, 64, negative_scales=False), WeightFormat.fp8_dual(64)
+    formats = PerBlock(4, 64, negative_scales=False), Fp8Dual(64)
     plain, dual = (np.linalg.norm(w - quantize_weight(w, f).dequantize()) for f in formats)
     assert dual < 1.01 * plain
 
@@ -112,8 +112,8 @@ def test_dual_loses_little_to_the_fp8_cast() -> None:
 def test_gptq_makes_up_for_the_cast() -> None:
     """With the cast in its errors GPTQ ends closer than with the cast made afterwards."""
     w, hessian = gaussian(64, 256), correlated_hessian(256)
-    plain = quantize_weight(w, WeightFormat.per_block(4, 64, negative_scales=False), method="gptq", hessian=hessian)
-    dual = quantize_weight(w, WeightFormat.fp8_dual(64), method="gptq", hessian=hessian)
+    plain = quantize_weight(w, PerBlock(4, 64, negative_scales=False), method="gptq", hessian=hessian)
+    dual = quantize_weight(w, Fp8Dual(64), method="gptq", hessian=hessian)
     scale = np.float32(dual.tensor_scale)
     cast_later = round_to_fp8(plain.dequantize() / scale) * scale
     errors = [output_error(w, q, hessian[None]).sum() for q in (dual.dequantize(), cast_later)]
@@ -122,7 +122,7 @@ def test_gptq_makes_up_for_the_cast() -> None:
 
 def test_fp8_weights_are_bytes_times_a_scale_per_channel() -> None:
     w = gaussian(8, 40) * np.geomspace(1e-6, 1e6, 8, dtype=np.float32)[:, None]
-    quantized = quantize_weight(w, WeightFormat.fp8())
+    quantized = quantize_weight(w, Fp8())
     expected = quantized.codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * quantized.scales[:, None]
     np.testing.assert_array_equal(quantized.dequantize(), expected)
     np.testing.assert_allclose(expected, w, rtol=0.0626, atol=1e-4 * float(np.abs(w).max()))

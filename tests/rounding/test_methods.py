@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.rounding import METHODS, Grid, WeightFormat, quantize_weight
+from onnxmpq.rounding import METHODS, Dual, Grid, PerBlock, PerChannel, WeightFormat, quantize_weight
 from onnxmpq.rounding.descent import descend
 from onnxmpq.rounding.exact import closest_codes
 from onnxmpq.rounding.gptq import _round_block, input_order
@@ -56,7 +56,7 @@ def test_each_method_improves_on_the_one_before(weight_format: WeightFormat) -> 
 
 @pytest.mark.parametrize("method", ["gptq", "descent"])
 def test_groups_are_rounded_as_if_alone(method: str) -> None:
-    w, weight_format = gaussian(12, 18), WeightFormat.per_channel(4)
+    w, weight_format = gaussian(12, 18), PerChannel(4)
     hessian = np.stack([correlated_hessian(18, seed) for seed in range(3)])
     whole = quantize_weight(w, weight_format, method=method, hessian=hessian).dequantize()
     for group in range(3):
@@ -68,11 +68,11 @@ def test_groups_are_rounded_as_if_alone(method: str) -> None:
 @pytest.mark.parametrize("method", ["gptq", "descent", "exact"])
 def test_without_statistics_the_second_order_methods_refuse(method: str) -> None:
     with pytest.raises(ValueError, match="input statistics"):
-        quantize_weight(gaussian(4, 8), WeightFormat.per_channel(4), method=method)
+        quantize_weight(gaussian(4, 8), PerChannel(4), method=method)
 
 
 def test_without_statistics_the_best_there_is_is_nearest() -> None:
-    w, weight_format = gaussian(4, 64), WeightFormat.dual(16)
+    w, weight_format = gaussian(4, 64), Dual(4, 16)
     best = quantize_weight(w, weight_format, method="best").dequantize()
     np.testing.assert_array_equal(best, quantize_weight(w, weight_format).dequantize())
 
@@ -94,7 +94,7 @@ def test_the_factor_of_the_hessian_gives_what_the_paper_gives(inputs: int) -> No
     w, hessian = gaussian(8, inputs), damped(correlated_hessian(inputs)[None])[0]
     steps = np.full(8, 0.4, np.float32)
     factors, _pivots = coupling(hessian)
-    grid = Grid(WeightFormat.per_channel(4), steps, None, inputs)
+    grid = Grid(PerChannel(4), steps, None, inputs)
     ours = _round_block(np.ascontiguousarray(w.T), np.zeros_like(w.T), factors, steps, grid).T
     agreement = np.mean(ours == textbook_gptq(w, steps, hessian, -8, 7))
     assert agreement > 0.995  # a tie that falls the other way in float32 is carried on along its row
@@ -121,7 +121,7 @@ def test_descent_and_refit_never_raise_the_error(
 
 def test_descent_ends_where_no_single_code_helps() -> None:
     w, hessian = gaussian(4, 12), damped(correlated_hessian(12)[None])
-    q = descend(w, quantize_weight(w, WeightFormat.per_channel(4)), hessian, max_sweeps=100)
+    q = descend(w, quantize_weight(w, PerChannel(4)), hessian, max_sweeps=100)
     least = output_error(w, q.dequantize(), hessian)
     for k, change in itertools.product(range(12), (-1, 1)):
         codes = q.codes.copy()
@@ -130,7 +130,7 @@ def test_descent_ends_where_no_single_code_helps() -> None:
         assert (neighbour >= least * (1 - 1e-5)).all()
 
 
-@pytest.mark.parametrize("weight_format", [WeightFormat.per_channel(4), WeightFormat.per_block(4, 16)], ids=str)
+@pytest.mark.parametrize("weight_format", [PerChannel(4), PerBlock(4, 16)], ids=str)
 def test_refit_finds_the_least_squares_scales(weight_format: WeightFormat) -> None:
     """Independent: regression of the layer's outputs on the outputs of each block's codes."""
     w = gaussian(3, 40)
@@ -150,7 +150,7 @@ def test_refit_finds_the_least_squares_scales(weight_format: WeightFormat) -> No
 def test_closest_codes_are_the_brute_force_optimum(inputs: int, bits: int, seed: int, negative: bool) -> None:
     w = gaussian(3, inputs, seed)
     hessian = damped(np.stack([correlated_hessian(inputs, seed + g) for g in range(3)]))
-    weight_format = WeightFormat.per_block(bits, 16)
+    weight_format = PerBlock(bits, 16)
     sign = np.float32(-1 if negative else 1)
     grid = Grid(weight_format, sign * np.full((3, 1), 0.6, np.float32), None, 16)
     incumbent = grid.nearest(w)
@@ -168,11 +168,11 @@ def test_exact_beats_descent_on_depthwise_kernels() -> None:
     w = gaussian(32, 9)
     hessian = np.stack([correlated_hessian(9, seed) for seed in range(32)])
     for bits in (3, 4, 8):
-        weight_format = WeightFormat.per_channel(bits)
+        weight_format = PerChannel(bits)
         exact, descent = (total_error(w, weight_format, method, hessian) for method in ("exact", "descent"))
         assert exact < 0.9 * descent
 
 
 def test_exact_is_for_short_rows() -> None:
     with pytest.raises(ValueError, match="up to 9 weights"):
-        quantize_weight(gaussian(2, 25), WeightFormat.per_channel(4), method="exact", hessian=np.eye(25))
+        quantize_weight(gaussian(2, 25), PerChannel(4), method="exact", hessian=np.eye(25))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from onnxmpq.rounding import WeightFormat, quantize_weight
+from onnxmpq.rounding import Dual, PerBlock, PerChannel, WeightFormat, quantize_weight
 
 from .strategies import FORMATS, correlated_hessian, formats, gaussian, weights
 
@@ -34,7 +34,7 @@ def test_error_is_at_most_half_a_step_where_nothing_clips(w: np.ndarray, weight_
     assert (error <= 0.5001 * step)[inside].all()
 
 
-@given(weights, formats.filter(lambda f: f.kind != "dual"))  # integer multipliers cannot spell every set of steps
+@given(weights, formats.filter(lambda f: not f.has_multipliers))  # integers cannot spell every set of steps
 def test_never_worse_than_the_largest_magnitude_rule(w: np.ndarray, weight_format: WeightFormat) -> None:
     """Independent reference: step = max|w| / largest code, block by block in float64."""
     q = quantize_weight(w, weight_format)
@@ -61,14 +61,14 @@ def test_zeros_and_single_values(weight_format: WeightFormat) -> None:
 def test_a_dual_block_of_zeros_does_not_set_the_scale() -> None:
     w = 1e-3 * gaussian(4, 128)
     w[:, :64] = 0
-    assert relative_error(w, WeightFormat.dual(64)) < 0.12
+    assert relative_error(w, Dual(4, 64)) < 0.12
 
 
 def test_gaussian_weights_reach_the_known_error_levels() -> None:
     w = gaussian(128, 1152)
-    channel = relative_error(w, WeightFormat.per_channel(4))
-    block = relative_error(w, WeightFormat.per_block(4, 64, negative_scales=False))
-    dual = relative_error(w, WeightFormat.dual(64))
+    channel = relative_error(w, PerChannel(4))
+    block = relative_error(w, PerBlock(4, 64, negative_scales=False))
+    dual = relative_error(w, Dual(4, 64))
     assert channel == pytest.approx(0.1075, rel=0.02)  # Max (1960), 16 levels: √0.01154
     assert dual < 0.9 * channel
     assert dual < 1.025 * block
@@ -76,15 +76,15 @@ def test_gaussian_weights_reach_the_known_error_levels() -> None:
 
 def test_negative_scales_pay() -> None:
     w = gaussian(128, 1152)
-    positive = relative_error(w, WeightFormat.per_block(4, 32, negative_scales=False))
-    assert relative_error(w, WeightFormat.per_block(4, 32)) < 0.96 * positive
+    positive = relative_error(w, PerBlock(4, 32, negative_scales=False))
+    assert relative_error(w, PerBlock(4, 32)) < 0.96 * positive
 
 
 def test_weighting_lowers_the_weighted_error() -> None:
     w, hessian = gaussian(32, 96), correlated_hessian(96)
     importance = np.diag(hessian)
     plain, weighted = (
-        np.sum(importance * (w - quantize_weight(w, WeightFormat.per_channel(3), hessian=h).dequantize()) ** 2)
+        np.sum(importance * (w - quantize_weight(w, PerChannel(3), hessian=h).dequantize()) ** 2)
         for h in (None, hessian)
     )
     assert weighted < plain
@@ -93,28 +93,28 @@ def test_weighting_lowers_the_weighted_error() -> None:
 def test_grouped_statistics_reach_their_channels() -> None:
     w = gaussian(8, 9)
     hessian = np.stack([correlated_hessian(9, seed) for seed in range(4)])
-    whole = quantize_weight(w, WeightFormat.per_channel(3), hessian=hessian)
+    whole = quantize_weight(w, PerChannel(3), hessian=hessian)
     for group in range(4):
-        part = quantize_weight(w[2 * group : 2 * group + 2], WeightFormat.per_channel(3), hessian=hessian[group])
+        part = quantize_weight(w[2 * group : 2 * group + 2], PerChannel(3), hessian=hessian[group])
         np.testing.assert_allclose(part.scales, whole.scales[2 * group : 2 * group + 2], rtol=1e-5)
 
 
 def test_inputs_that_never_fire_keep_sane_scales() -> None:
     w, hessian = gaussian(4, 64), np.zeros((64, 64), np.float32)
-    plain = quantize_weight(w, WeightFormat.per_block(4, 32))
-    np.testing.assert_array_equal(quantize_weight(w, WeightFormat.per_block(4, 32), hessian=hessian).codes, plain.codes)
+    plain = quantize_weight(w, PerBlock(4, 32))
+    np.testing.assert_array_equal(quantize_weight(w, PerBlock(4, 32), hessian=hessian).codes, plain.codes)
     hessian[:32, :32] = np.eye(32)
-    half_dead = quantize_weight(w, WeightFormat.per_block(4, 32), hessian=hessian)
+    half_dead = quantize_weight(w, PerBlock(4, 32), hessian=hessian)
     np.testing.assert_allclose(half_dead.scales, plain.scales, rtol=1e-4)
 
 
 def test_wrong_arguments_are_refused() -> None:
     w = gaussian(4, 8)
     with pytest.raises(ValueError, match="no rounding method 'magic'"):
-        quantize_weight(w, WeightFormat.per_channel(8), method="magic")
+        quantize_weight(w, PerChannel(8), method="magic")
     with pytest.raises(ValueError, match="finite"):
-        quantize_weight(w * np.nan, WeightFormat.per_channel(8))
+        quantize_weight(w * np.nan, PerChannel(8))
     with pytest.raises(ValueError, match="do not fit"):
-        quantize_weight(w, WeightFormat.per_channel(8), hessian=np.eye(9, dtype=np.float32))
+        quantize_weight(w, PerChannel(8), hessian=np.eye(9, dtype=np.float32))
     with pytest.raises(ValueError, match="NaN"):
-        quantize_weight(w, WeightFormat.per_channel(8), hessian=np.full((8, 8), np.nan, np.float32))
+        quantize_weight(w, PerChannel(8), hessian=np.full((8, 8), np.nan, np.float32))

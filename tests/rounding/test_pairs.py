@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.rounding import METHODS, PairBound, WeightFormat, quantize_weight
+from onnxmpq.rounding import METHODS, Dual, PairBound, PerBlock, PerChannel, WeightFormat, quantize_weight
 from onnxmpq.rounding.exact import EXACT_INPUTS
 from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.rounding.second_order import damped, output_error
 
 from .strategies import correlated_hessian, gaussian
 
-BOUNDED = [WeightFormat.per_channel(8), *(WeightFormat.dual(16, bits) for bits in (4, 5, 6))]
+BOUNDED = [PerChannel(8), *(Dual(bits, 16) for bits in (4, 5, 6))]
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 1000)
 
@@ -64,7 +64,7 @@ def test_it_loses_less_than_the_smallest_stretch(inputs: int) -> None:
     """Nearest rounding with each channel's scale stretched as far as the bound asks is what it has to beat."""
     w, hessian = gaussian(32, inputs), correlated_hessian(inputs)
     h = damped(hessian[None])
-    columns, int8 = np.arange(inputs), WeightFormat.per_channel(8)
+    columns, int8 = np.arange(inputs), PerChannel(8)
     free = quantize_weight(w, int8)
     steps = free.scales[:, None]
     for stretch in np.linspace(1, 3, 401, dtype=np.float32):
@@ -83,4 +83,4 @@ def test_it_loses_less_than_the_smallest_stretch(inputs: int) -> None:
 
 def test_a_bound_is_for_formats_that_are_multiplied_as_int8() -> None:
     with pytest.raises(ValueError, match="is not multiplied as int8"):
-        quantize_weight(gaussian(2, 4), WeightFormat.per_block(4, 32), bound=PairBound.of(np.arange(4)))
+        quantize_weight(gaussian(2, 4), PerBlock(4, 32), bound=PairBound.of(np.arange(4)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmpq.rounding import WeightFormat, quantize_weight
+from onnxmpq.rounding import PerChannel, quantize_weight
 from onnxmpq.rounding.second_order import corrected_target, coupling, damped, output_error
 
 from .strategies import correlated_hessian, gaussian
@@ -57,14 +57,11 @@ def test_cross_products_bring_the_layer_closer_to_its_fp32_outputs(method: str) 
     hessian, cross = (x_q[:2000].T @ x[:2000] / 2000 for x in (x_q, x_fp))
     error = [
         np.mean((x_fp[2000:] @ w.T - x_q[2000:] @ q.dequantize().T) ** 2)
-        for q in (
-            quantize_weight(w, WeightFormat.per_channel(6), method=method, hessian=hessian, cross=c)
-            for c in (None, cross)
-        )
+        for q in (quantize_weight(w, PerChannel(6), method=method, hessian=hessian, cross=c) for c in (None, cross))
     ]
     assert error[1] < 0.7 * error[0]
 
 
 def test_cross_products_need_the_hessian() -> None:
     with pytest.raises(ValueError, match="hessian"):
-        quantize_weight(gaussian(2, 4), WeightFormat.per_channel(8), cross=np.eye(4, dtype=np.float32))
+        quantize_weight(gaussian(2, 4), PerChannel(8), cross=np.eye(4, dtype=np.float32))

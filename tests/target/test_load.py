@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.resources import data_folder
-from onnxmpq.rounding.types import WeightFormat
+from onnxmpq.rounding import PerChannel
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from onnxmpq.target import available_targets, load_target
 from onnxmpq.target.fields import ASSUMPTION
@@ -187,7 +187,7 @@ def test_measured_target_needs_a_provider(tmp_path: Path) -> None:
 
 def test_made_schemes() -> None:
     made = scheme_named("w5a6")
-    assert (made.name, made.weight, made.activation_bits) == ("w5a6", WeightFormat.per_channel(5), 6)
+    assert (made.name, made.weight, made.activation_bits) == ("w5a6", PerChannel(5), 6)
     assert (made.reads, made.writes, made.kernel) == (Format.INT8, Format.INT8, "int8")
     assert all(scheme_named(name) is scheme for name, scheme in SCHEMES.items())
     for wrong in ("w1a8", "w8a9", "w7", "w5a6 ", ""):

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from onnxmpq.errors import PlanError
-from onnxmpq.rounding import WeightFormat, quantize_weight
+from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat, quantize_weight
 from onnxmpq.weights import pack
 from onnxmpq.weights.packed import pack_array, unpack
 
 FORMATS = (
-    WeightFormat.per_channel(8),
-    WeightFormat.dual(64),
-    *(WeightFormat.dual(16, bits) for bits in (5, 6)),
-    WeightFormat.per_block(4, 32),
-    WeightFormat.per_block(8, 128),
-    WeightFormat.per_block_float16(4, 64),
-    WeightFormat.fp8(),
-    WeightFormat.fp8_dual(64),
+    PerChannel(8),
+    Dual(4, 64),
+    *(Dual(bits, 16) for bits in (5, 6)),
+    PerBlock(4, 32),
+    PerBlock(8, 128),
+    PerBlock(4, 64, negative_scales=False, scale_type="float16"),
+    Fp8(),
+    Fp8Dual(64),
 )
 WEIGHT = np.random.default_rng(0).normal(size=(5, 128)).astype(np.float32)
 
@@ -49,6 +49,6 @@ def test_packing_keeps_every_bit(weight_format: WeightFormat) -> None:
     ids=["text", "no_zlib", "too_few", "out_of_range", "too_many", "nan", "missing", "other_block"],
 )
 def test_damage_is_named(damage: dict[str, object]) -> None:
-    packed = pack(quantize_weight(WEIGHT, WeightFormat.dual(64)))
+    packed = pack(quantize_weight(WEIGHT, Dual(4, 64)))
     with pytest.raises(PlanError, match="weights: conv"):
-        unpack(replace(packed, **damage), WeightFormat.dual(64), (5, 128), "weights: conv")
+        unpack(replace(packed, **damage), Dual(4, 64), (5, 128), "weights: conv")
