@@ -32,7 +32,7 @@ from onnxmpq.runtime import SessionSettings, absolute, specs_of
 from onnxmpq.runtimes.onnxruntime import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation.layers import suspects
-from onnxmpq.target.load import available_targets
+from onnxmpq.target import available_targets
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
 app = typer.Typer(

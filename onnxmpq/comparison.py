@@ -19,7 +19,7 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
-from onnxmpq.sensitivity.divergence import OutputKind
+from onnxmpq.sensitivity import OutputKind
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03

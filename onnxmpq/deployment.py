@@ -18,13 +18,13 @@ import numpy as np
 from onnxmpq.errors import UsageError
 from onnxmpq.model import Model, Region
 from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
-from onnxmpq.ranges.params import BITS
+from onnxmpq.ranges import BITS
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.runtime import CPU
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import Format, Scheme
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target
 
 THIS = "this"
 _X86, _ARM64 = frozenset({"x86_64", "amd64"}), frozenset({"aarch64", "arm64"})

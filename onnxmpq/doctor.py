@@ -29,7 +29,7 @@ from onnxmpq.runtime import Call, open_session
 from onnxmpq.runtimes.onnxruntime import probes, window
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.runtimes.onnxruntime.probe_graphs import FLOAT_BLOCKED, PROBES, Kind
-from onnxmpq.target.load import available_targets
+from onnxmpq.target import available_targets
 
 TIMED_BATCHES = 100
 BATCH_S = 0.002  # long against the clock's own resolution, short against a time slice of the scheduler

@@ -21,8 +21,7 @@ from onnxmpq.output import check_writable, plan_path
 from onnxmpq.request import Request, Source
 from onnxmpq.runtime import CPU, SessionSettings, require_provider
 from onnxmpq.samples import Samples, gather_samples
-from onnxmpq.target.load import load_target
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target, load_target
 
 
 @dataclass(frozen=True)

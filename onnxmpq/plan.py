@@ -16,8 +16,7 @@ from typing import Any, get_args
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import PlanError
 from onnxmpq.provenance import SchemaMismatch, require_schema
-from onnxmpq.ranges import ActivationType, QuantParams
-from onnxmpq.ranges.params import BITS
+from onnxmpq.ranges import BITS, ActivationType, QuantParams
 from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/2"

@@ -13,14 +13,13 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.allocate import Budgets, Option
-from onnxmpq.allocate.budget import Limit
+from onnxmpq.allocate import Budgets, Limit, Option
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
 from onnxmpq.cost.judge import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.output import serialize
@@ -31,7 +30,7 @@ from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects
 from onnxmpq.shipping import Disagreement, Shipped
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, pack, pack_array
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from onnxmpq.errors import UsageError
 from onnxmpq.halves import HalfType
-from onnxmpq.ranges.params import ActivationType
+from onnxmpq.ranges import ActivationType
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 

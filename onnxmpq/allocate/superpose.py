@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Option, Problem, quantized_roots
 from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity import Effects
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.effects import Effects
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 RANDOM_PLANS = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxmpq.allocate.budget import Limit
+from onnxmpq.allocate import Limit
 from onnxmpq.closed_loop.loop import Loop
 from onnxmpq.closed_loop.types import Round
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxmpq.allocate.problem import quantized_roots
+from onnxmpq.allocate import quantized_roots
 from onnxmpq.errors import ModelError
-from onnxmpq.feeds.types import Feeds
+from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.schemes import Scheme

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnxmpq.cost.attribute import attribute
 from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import open_graph
-from onnxmpq.feeds.types import Array
+from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
 from onnxmpq.isolation.trial import Inputs, both_ways, run_all, tried
 from onnxmpq.model import Model

@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx
 
 from onnxmpq.errors import CrashError, ModelError
-from onnxmpq.feeds.types import Array, Feeds
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call
 from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
 

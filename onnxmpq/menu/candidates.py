@@ -13,7 +13,7 @@ from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target
 
 FEWEST_INPUTS_FOR_BLOCKS = (
     16  # below, as in depthwise kernels, scales outweigh the bytes that fewer bits save in a file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxmpq.errors import NothingToQuantizeError, UsageError
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target
 
 
 def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model
-from onnxmpq.ranges import ActivationType
-from onnxmpq.ranges.params import BITS
+from onnxmpq.ranges import BITS, ActivationType
 from onnxmpq.rounding import WeightFormat
 from onnxmpq.schemes import Format
 

@@ -24,9 +24,7 @@ from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
 from onnxmpq.runtime import SessionSettings, absolute, open_session
-from onnxmpq.target.lookup import lookup_table
-from onnxmpq.target.roofline import roofline_table
-from onnxmpq.target.types import Target
+from onnxmpq.target import Target, lookup_table, roofline_table
 from onnxmpq.workbench import Workbench
 
 QUICK = Effort(seconds=0.2, runs=4, rounds=2)

@@ -6,9 +6,10 @@ from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe
-from onnxmpq.ranges.params import ActivationType, QuantParams, params_for, params_key
+from onnxmpq.ranges.params import BITS, ActivationType, QuantParams, params_for, params_key
 
 __all__ = [
+    "BITS",
     "CHOICES",
     "ESTIMATORS",
     "ActivationType",

@@ -15,8 +15,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.floors import Floors, MetricFunction, parse_floors
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
-from onnxmpq.ranges import require_estimator
-from onnxmpq.ranges.exchange import Calibration
+from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option, options_of
 from onnxmpq.sensitivity import KINDS, OutputKind
 from onnxmpq.weights import TECHNIQUES, Techniques

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.execution import run_samples
-from onnxmpq.feeds import available_recipes, synthesize
+from onnxmpq.feeds import Feeds, InputSpec, available_recipes, synthesize
 from onnxmpq.feeds.recipes import ImageRecipe
-from onnxmpq.feeds.types import Feeds, InputSpec
 from onnxmpq.model import Model
 from onnxmpq.model.batchnorm import ChannelStatistics
 

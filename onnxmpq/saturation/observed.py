@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 
 from onnxmpq.execution import with_outputs
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds import Array, Feeds, InputSpec
 from onnxmpq.isolation import call, isolated, keep, kept
 from onnxmpq.isolation.trial import OWN_THREADS
 from onnxmpq.progress import Progress
