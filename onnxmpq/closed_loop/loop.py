@@ -15,7 +15,7 @@ from onnxmpq.cost.judge import Judge
 from onnxmpq.cost.profile import changed_regions
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
-from onnxmpq.isolation.trial import culprit
+from onnxmpq.trials import culprit
 from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme

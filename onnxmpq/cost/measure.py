@@ -20,7 +20,7 @@ from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import open_graph
 from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
-from onnxmpq.isolation.trial import Inputs, both_ways, run_all, tried
+from onnxmpq.trials import Inputs, both_ways, run_all, tried
 from onnxmpq.model import Model
 from onnxmpq.runtime import Call, SessionSettings, open_session, profile_folder, run, run_error
 

@@ -14,7 +14,7 @@ from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, ModelError
-from onnxmpq.isolation.trial import culprit
+from onnxmpq.trials import culprit
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
 

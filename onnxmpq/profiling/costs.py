@@ -19,7 +19,7 @@ from onnxmpq.errors import TargetError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import call
-from onnxmpq.isolation.trial import single
+from onnxmpq.trials import single
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler

@@ -13,7 +13,7 @@ from onnxmpq.context import Context
 from onnxmpq.errors import CalibrationError, CrashError, ModelError
 from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.isolation import call, patience_s
-from onnxmpq.isolation.trial import OWN_THREADS, run_all
+from onnxmpq.trials import OWN_THREADS, run_all
 from onnxmpq.model import Model
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.ranges import explain_nonfinite

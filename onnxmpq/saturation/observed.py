@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnxmpq.execution import with_outputs
 from onnxmpq.feeds import Array, Feeds, InputSpec
 from onnxmpq.isolation import call, isolated, keep, kept
-from onnxmpq.isolation.trial import OWN_THREADS
+from onnxmpq.trials import OWN_THREADS
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
 from onnxmpq.saturation.counts import Counts, Int64Array, codes_of, count

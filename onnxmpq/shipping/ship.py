@@ -10,7 +10,7 @@ from onnxmpq.closed_loop import Loop, Outcome
 from onnxmpq.comparison import Timing, time_side_by_side
 from onnxmpq.errors import DamagedGraphError, ModelError, OnnxmpqError
 from onnxmpq.integrity import structure_faults
-from onnxmpq.isolation.trial import single, tried
+from onnxmpq.trials import single, tried
 from onnxmpq.lint import lint_export
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality

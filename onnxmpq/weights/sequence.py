@@ -19,7 +19,7 @@ from onnxmpq.errors import CrashError
 from onnxmpq.execution import Cutter, ForwardPass
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
-from onnxmpq.isolation.trial import run_all, single
+from onnxmpq.trials import run_all, single
 from onnxmpq.model import Model, Region, WeightStore
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.rounding.types import DoubleArray, FloatArray
