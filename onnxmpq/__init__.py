@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from onnxmpq.calibration import calibrate
     from onnxmpq.pipeline import Result, convert, validate
     from onnxmpq.plan import Plan, read_plan
-    from onnxmpq.ranges.exchange import Calibration, read_calibration
+    from onnxmpq.ranges import Calibration, read_calibration
     from onnxmpq.replay import apply
 
 __version__ = "0.1.0"

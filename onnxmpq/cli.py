@@ -23,15 +23,15 @@ from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, Usag
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
 from onnxmpq.lint import show
-from onnxmpq.model.load import read
+from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
 from onnxmpq.runtime import SessionSettings, absolute, specs_of
-from onnxmpq.runtimes.onnxruntime import window
+from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
-from onnxmpq.saturation.layers import suspects
+from onnxmpq.saturation import suspects
 from onnxmpq.target import available_targets
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.special import bdtrik, log_softmax, softmax
 
-from onnxmpq.cost.measure import Effort, interleaved_s
+from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds

@@ -16,13 +16,11 @@ from enum import StrEnum
 import numpy as np
 
 from onnxmpq.errors import UsageError
-from onnxmpq.model import Model, Region
-from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
+from onnxmpq.model import Model, Region, kernel_columns, sums_neighbours
 from onnxmpq.ranges import BITS
-from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.rounding.overflow import overflowing_channels
+from onnxmpq.rounding import QuantizedWeight, overflowing_channels
 from onnxmpq.runtime import CPU
-from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes import probes
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target import Target
 

@@ -26,9 +26,7 @@ import onnxmpq
 from onnxmpq.cache import Cache
 from onnxmpq.progress import Progress
 from onnxmpq.runtime import Call, open_session
-from onnxmpq.runtimes.onnxruntime import probes, window
-from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
-from onnxmpq.runtimes.onnxruntime.probe_graphs import FLOAT_BLOCKED, PROBES, Kind
+from onnxmpq.runtimes import FLOAT_BLOCKED, PROBES, Kind, cpu_features, cpu_model, probes, window
 from onnxmpq.target import available_targets
 
 TIMED_BATCHES = 100

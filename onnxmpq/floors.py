@@ -18,8 +18,7 @@ import numpy as np
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds import Array, Feeds
-from onnxmpq.feeds.python_source import import_source
+from onnxmpq.feeds import Array, Feeds, import_source
 from onnxmpq.isolation import call
 from onnxmpq.runtime import SessionSettings, absolute, open_session, widened
 

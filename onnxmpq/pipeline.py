@@ -13,10 +13,7 @@ from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_w
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
-from onnxmpq.cost.judge import Judge
-from onnxmpq.cost.layout import Roles, layout_roles
-from onnxmpq.cost.measure import Effort
-from onnxmpq.cost.table import CostTable
+from onnxmpq.cost import CostTable, Effort, Judge, Roles, layout_roles
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
@@ -58,8 +55,7 @@ from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
 from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on
-from onnxmpq.runtimes.onnxruntime import probes
-from onnxmpq.runtimes.onnxruntime.window import warn_outside
+from onnxmpq.runtimes import probes, warn_outside
 from onnxmpq.samples import Samples, check_prepared
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import scipy
 
 import onnxmpq
-from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
+from onnxmpq.runtimes import cpu_features, cpu_model
 
 VERSIONS = ("onnxmpq", "onnxruntime", "onnx", "numpy", "scipy")
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from onnxmpq.allocate import Budgets, Limit, Option
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
-from onnxmpq.cost.judge import Timings
+from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.feeds import Feeds

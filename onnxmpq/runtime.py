@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError, TargetError
-from onnxmpq.feeds.types import InputSpec
+from onnxmpq.feeds import InputSpec
 from onnxmpq.halves import DTYPES
 from onnxmpq.scratch import scratch_folder
 

@@ -12,7 +12,7 @@ from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
 from onnxmpq.model import Model
 from onnxmpq.ranges import Observation, QuantParams, params_key
-from onnxmpq.reproducer.context import remember
+from onnxmpq.reproducer import remember
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.schemes import Scheme
 from onnxmpq.weights import pair_bound

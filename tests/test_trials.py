@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.isolation import isolated
-from onnxmpq.trials import MOST_TRIES, OWN_THREADS, both_ways, culprit, single, tried
 from onnxmpq.runtime import SessionSettings
+from onnxmpq.trials import MOST_TRIES, OWN_THREADS, both_ways, culprit, single, tried
 from tests.dialects.cases import Case
 from tests.graphs import conv_relu, feeds_for, graph, residual_cnn
 from tests.isolation.functions import Faulty

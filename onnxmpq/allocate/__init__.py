@@ -7,7 +7,9 @@ from onnxmpq.allocate.level import at_unseen_level, modest_plans
 from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.pose import pose
 from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
+from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.solvers import SOLVERS
+from onnxmpq.allocate.superpose import Predictor
 
 __all__ = [
     "SOLVERS",
@@ -15,6 +17,7 @@ __all__ = [
     "Limit",
     "Limits",
     "Option",
+    "Predictor",
     "Problem",
     "Solution",
     "at_unseen_level",
@@ -24,6 +27,7 @@ __all__ = [
     "pose",
     "quantized_roots",
     "quantized_when_fastest",
+    "refine",
     "require_unmet",
     "solve",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmpq.cost.chains import legalize
-from onnxmpq.cost.layout import Roles
+from onnxmpq.cost import Roles, legalize
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.rounding import PerChannel

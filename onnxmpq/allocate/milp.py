@@ -24,9 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.cost.chains import is_chained, moves_maps
-from onnxmpq.cost.layout import CONVOLUTION, FOLLOWS
-from onnxmpq.cost.table import Edge, Transition
+from onnxmpq.cost import CONVOLUTION, FOLLOWS, Edge, Transition, is_chained, moves_maps
 from onnxmpq.model import RegionKind
 from onnxmpq.schemes import Scheme, writes
 

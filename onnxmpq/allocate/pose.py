@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxmpq.allocate.problem import Option, Problem
-from onnxmpq.cost.size import base_bytes, region_bytes
-from onnxmpq.cost.table import CostTable
+from onnxmpq.cost import CostTable, base_bytes, region_bytes
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.rounding import QuantizedWeight

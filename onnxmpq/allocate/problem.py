@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from onnxmpq.cost.table import CostTable, Edge, edges_of
+from onnxmpq.cost import CostTable, Edge, edges_of
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import Scheme, writes
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.cost.chains import legalize
+from onnxmpq.cost import legalize
 from onnxmpq.schemes import Scheme, writes
 
 GOALS: tuple[Goal, ...] = ("effect", "latency", "size", "energy")

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Option, Problem, quantized_roots
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects
-from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
+from onnxmpq.sensitivity import FEWEST_SAMPLES, Code, Effects, level_and_trust
 
 RANDOM_PLANS = 40
 LEAST_SHARE = 0.1  # of its single effect that a decision counts for, however much others seem to make up for it

@@ -11,8 +11,7 @@ from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
 from onnxmpq.closed_loop.loop import NOISE, Loop, UnfitPlanError, same
 from onnxmpq.closed_loop.reach import out_of_reach
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial
-from onnxmpq.cost.judge import Judge
-from onnxmpq.cost.profile import MOST_CULPRITS
+from onnxmpq.cost import MOST_CULPRITS, Judge
 from onnxmpq.errors import BudgetError, CrashError, NothingFasterError
 from onnxmpq.progress import Progress
 from onnxmpq.workbench import Workbench

@@ -11,14 +11,12 @@ import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
 from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
-from onnxmpq.cost.judge import Judge
-from onnxmpq.cost.profile import changed_regions
-from onnxmpq.cost.table import CostTable
+from onnxmpq.cost import CostTable, Judge, changed_regions
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
-from onnxmpq.trials import culprit
 from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.trials import culprit
 from onnxmpq.workbench import Workbench
 
 NOISE = 0.01  # measured latencies closer than this are equal

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Limits, Problem, Solution, solve
-from onnxmpq.allocate.refine import refine
-from onnxmpq.allocate.superpose import Predictor
+from onnxmpq.allocate import Limits, Predictor, Problem, Solution, refine, solve
 from onnxmpq.context import Context
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme

@@ -1,1 +1,48 @@
 """Costs: what plans take, measured on whole models and fitted, and the rules by which formats and layouts change."""
+
+from onnxmpq.cost.chains import Menu, is_chained, legalize, moves_maps
+from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
+from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge, Timings
+from onnxmpq.cost.layout import CONVOLUTION, FOLLOWS, Roles, layout_roles
+from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
+from onnxmpq.cost.sampler import uniform_plans
+from onnxmpq.cost.size import base_bytes, region_bytes
+from onnxmpq.cost.table import CostTable, Edge, Transition, edges_of
+
+__all__ = [
+    "CONVOLUTION",
+    "FOLLOWS",
+    "MOST_CULPRITS",
+    "CostTable",
+    "Crashing",
+    "Edge",
+    "Effort",
+    "Judge",
+    "MeasuringJudge",
+    "Menu",
+    "PlanProfiler",
+    "Profile",
+    "Profiler",
+    "Roles",
+    "TableJudge",
+    "Timings",
+    "Transition",
+    "base_bytes",
+    "changed_regions",
+    "describe",
+    "edges_of",
+    "elsewhere",
+    "fit_table",
+    "interleaved_s",
+    "is_chained",
+    "layout_roles",
+    "legalize",
+    "moves_maps",
+    "origin",
+    "plans_to_profile",
+    "profile_plans",
+    "read_table",
+    "region_bytes",
+    "uniform_plans",
+]

@@ -20,9 +20,9 @@ from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import open_graph
 from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
-from onnxmpq.trials import Inputs, both_ways, run_all, tried
 from onnxmpq.model import Model
 from onnxmpq.runtime import Call, SessionSettings, open_session, profile_folder, run, run_error
+from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
 R = TypeVar("R")
 _KERNEL_SUFFIX = "_kernel_time"

@@ -14,9 +14,9 @@ from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, ModelError
-from onnxmpq.trials import culprit
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
+from onnxmpq.trials import culprit
 
 MIXED_PLANS = 12
 UNIFORM_WEIGHT = 5.0

@@ -23,7 +23,7 @@ from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import Writer
 from onnxmpq.halves import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import Region, RegionKind
-from onnxmpq.ranges.params import QuantParams
+from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Format, Scheme
 

@@ -24,7 +24,7 @@ from onnxmpq import opsets
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
 from onnxmpq.model import Region, RegionKind
-from onnxmpq.ranges.params import BITS, QuantParams
+from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxmpq.model import Model
-from onnxmpq.ranges.params import QuantParams
-from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.ranges import QuantParams
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
 

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.model import Region, WeightStore
-from onnxmpq.model.descriptions import keep_descriptions
-from onnxmpq.model.fold import drop_values
-from onnxmpq.ranges.params import BITS, QuantParams, params_key
-from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.model import Region, WeightStore, drop_values, keep_descriptions
+from onnxmpq.ranges import BITS, QuantParams, params_key
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
 UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8

@@ -5,8 +5,19 @@
 
 from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
-from onnxmpq.feeds.recipes import available_recipes
+from onnxmpq.feeds.python_source import import_source
+from onnxmpq.feeds.recipes import ImageRecipe, available_recipes
 from onnxmpq.feeds.synthetic import synthesize
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
-__all__ = ["Array", "Feeds", "InputSpec", "available_recipes", "load_feeds", "read_labels", "synthesize"]
+__all__ = [
+    "Array",
+    "Feeds",
+    "ImageRecipe",
+    "InputSpec",
+    "available_recipes",
+    "import_source",
+    "load_feeds",
+    "read_labels",
+    "synthesize",
+]

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import TensorProto
 
-from onnxmpq.lint.graph import label, type_name
-from onnxmpq.lint.types import Hit
+from onnxmpq.lint import Hit, label, type_name
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 Ends = Sequence[onnx.ValueInfoProto]

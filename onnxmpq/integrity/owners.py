@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxmpq.lint.graph import Graph, graphs, label
+from onnxmpq.lint import Graph, graphs, label
 from onnxmpq.model import Region
 
 

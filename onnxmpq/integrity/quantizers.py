@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from onnxmpq.lint.common import is_quantizer, same_grid
-from onnxmpq.lint.graph import UNDEFINED, Graph, Quantizer, label, type_name
-from onnxmpq.lint.types import Hit
-from onnxmpq.model.load import is_quantized_op
+from onnxmpq.lint import UNDEFINED, Graph, Hit, Quantizer, is_quantizer, label, same_grid, type_name
+from onnxmpq.model import is_quantized_op
 
 _SCALES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

@@ -14,9 +14,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.integrity import ends, quantizers, tensors
 from onnxmpq.integrity.owners import Owners
 from onnxmpq.integrity.types import Check, Fault
-from onnxmpq.lint import common
-from onnxmpq.lint.graph import Graph, graphs
-from onnxmpq.lint.types import Hit
+from onnxmpq.lint import Graph, Hit, common, graphs
 from onnxmpq.model import Region
 
 _NODE_IN_MESSAGE = re.compile(r"node name: (.*?)\)|[Nn]ame: (.*?) OpType")

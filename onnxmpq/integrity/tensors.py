@@ -12,10 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxmpq.lint.common import STANDARD_DOMAINS
-from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, Graph, label, type_name
-from onnxmpq.lint.types import Hit
-from onnxmpq.model.shell import shell
+from onnxmpq.lint import FLOAT8, FOUR_BIT, STANDARD_DOMAINS, Graph, Hit, label, type_name
+from onnxmpq.model import shell
 
 _FLOAT4 = frozenset({TensorProto.FLOAT4E2M1})
 _ELEMENT_VERSIONS = (  # element types, the opset and the IR version that first have them (onnx.proto)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from onnxmpq.lint.graph import Graph
-from onnxmpq.lint.types import Hit
+from onnxmpq.lint import Graph, Hit
 
 Check = Callable[[Sequence[Graph]], Iterable[Hit]]
 """The main graph of a model and the bodies in it (`lint.graph.graphs`) -> what is wrong in them."""

@@ -8,11 +8,39 @@ import onnx
 import onnx.inliner
 
 from onnxmpq.errors import OnnxmpqError, UsageError
-from onnxmpq.lint.graph import graphs
+from onnxmpq.lint.common import STANDARD_DOMAINS, is_quantizer, same_grid
+from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, UNDEFINED, Graph, Quantizer, graphs, integer, label, type_name
+from onnxmpq.lint.overflow import CODE_OFFSET, IntegerLayer, integer_layers, overflow, summed_rows
 from onnxmpq.lint.rules import DIALECTS, RULES
-from onnxmpq.lint.types import Finding, Rule
+from onnxmpq.lint.types import Finding, Hit, Rule
 
-__all__ = ["DIALECTS", "RULES", "Finding", "Rule", "lint", "lint_export", "without_functions"]
+__all__ = [
+    "CODE_OFFSET",
+    "DIALECTS",
+    "FLOAT8",
+    "FOUR_BIT",
+    "RULES",
+    "STANDARD_DOMAINS",
+    "UNDEFINED",
+    "Finding",
+    "Graph",
+    "Hit",
+    "IntegerLayer",
+    "Quantizer",
+    "Rule",
+    "graphs",
+    "integer",
+    "integer_layers",
+    "is_quantizer",
+    "label",
+    "lint",
+    "lint_export",
+    "overflow",
+    "same_grid",
+    "summed_rows",
+    "type_name",
+    "without_functions",
+]
 
 
 def lint(proto: onnx.ModelProto, dialect: str) -> list[Finding]:

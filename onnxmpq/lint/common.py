@@ -21,7 +21,7 @@ from onnxmpq.lint.graph import (
     type_name,
 )
 from onnxmpq.lint.types import Hit
-from onnxmpq.model.shell import shell
+from onnxmpq.model import shell
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 BLOCK_OPSET, CHANNEL_OPSET = 21, 13

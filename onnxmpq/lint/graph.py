@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxmpq.model.load import opset_of
-from onnxmpq.model.shell import shell
+from onnxmpq.model import opset_of, shell
 
 UNDEFINED: int = TensorProto.UNDEFINED
 # Operators by name, in any domain: com.microsoft has its own pair, older NVIDIA exports have one per type.

@@ -16,8 +16,7 @@ from onnx import TensorProto
 from onnxmpq.lint.common import idle, same_grid
 from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, LAYERS, MOVERS, UNDEFINED, Graph, Quantizer, integer, label, type_name
 from onnxmpq.lint.types import Hit
-from onnxmpq.runtimes.onnxruntime import probes
-from onnxmpq.runtimes.onnxruntime.probe_graphs import (
+from onnxmpq.runtimes import (
     CLIP_TO_FLOAT8,
     CONV_BIAS_SCALE,
     GEMM_FLOAT_BIAS,
@@ -27,6 +26,7 @@ from onnxmpq.runtimes.onnxruntime.probe_graphs import (
     RELU_TO_FLOAT8,
     blocks_name,
     float8_name,
+    probes,
 )
 
 _VERSION = f"onnxruntime {ort.__version__}"

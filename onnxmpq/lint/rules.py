@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxmpq.lint import common, tensorrt
 from onnxmpq.lint import onnxruntime as ort
-from onnxmpq.lint import overflow as products
+from onnxmpq.lint.overflow import overflow
 from onnxmpq.lint.types import Rule, Severity
 
 _ERROR: Severity = "error"
@@ -55,6 +55,6 @@ RULES: tuple[Rule, ...] = (
     Rule("gemm-fusion", ort.gemm_fusion, {"onnxruntime": _WARNING}),
     Rule("matmul-weight", ort.matmul_weight, {"onnxruntime": _WARNING}),
     Rule("weight-only-layout", ort.weight_only_layout, {"onnxruntime": _WARNING}),
-    Rule("overflow", products.overflow, {"onnxruntime": _WARNING}),
+    Rule("overflow", overflow, {"onnxruntime": _WARNING}),
 )
 DIALECTS: tuple[str, ...] = tuple(_EVERYWHERE)

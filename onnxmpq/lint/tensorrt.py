@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxmpq.lint.common import idle, is_quantizer
 from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, LAYERS, UNDEFINED, Graph, Quantizer, label, type_name
 from onnxmpq.lint.types import Hit
-from onnxmpq.model.load import is_quantized_op
+from onnxmpq.model import is_quantized_op
 
 QUANTIZED_TYPES = frozenset({TensorProto.INT8, TensorProto.FLOAT8E4M3FN, TensorProto.INT4, TensorProto.FLOAT4E2M1})
 SCALE_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region
-from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Format, Scheme
 

@@ -8,25 +8,48 @@ from pathlib import Path
 import onnx
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.batchnorm import batchnorm_statistics
-from onnxmpq.model.fold import fold
-from onnxmpq.model.load import is_quantized_op, load, opset_of
+from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
+from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.fold import drop_values, fold
+from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
+from onnxmpq.model.load import is_quantized_op, load, opset_of, read
+from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.regions import GraphIndex, find_regions, read_by
+from onnxmpq.model.shell import shell
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
 from onnxmpq.model.types import Layer, Model, Region, RegionKind
+from onnxmpq.model.work import multiply_accumulates
 
 __all__ = [
+    "WORTH_COLLECTING",
+    "ChannelStatistics",
     "GraphIndex",
     "Layer",
     "Model",
     "Region",
     "RegionKind",
     "WeightStore",
+    "batchnorm_statistics",
+    "drop_values",
+    "find_regions",
+    "fold",
+    "is_quantized_op",
+    "keep_descriptions",
+    "kernel_columns",
+    "kernel_rows",
+    "load",
+    "multiply_accumulates",
+    "opset_of",
     "prepare",
+    "read",
     "read_by",
     "serialized_bytes",
+    "shell",
+    "sums_neighbours",
+    "table_rows",
     "without_initializers",
 ]
+
 
 WORTH_COLLECTING = 4 * 2**20  # bytes; collecting takes 20 to 200 ms
 

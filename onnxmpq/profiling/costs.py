@@ -8,23 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from onnxmpq.context import Context
-from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge
-from onnxmpq.cost.layout import Roles
-from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
-from onnxmpq.cost.profile import Crashing, fit_table, plans_to_profile, profile_plans
-from onnxmpq.cost.sampler import uniform_plans
-from onnxmpq.cost.table import CostTable
+from onnxmpq.cost import (
+    CostTable,
+    Crashing,
+    Effort,
+    Judge,
+    MeasuringJudge,
+    PlanProfiler,
+    Profile,
+    Profiler,
+    Roles,
+    TableJudge,
+    describe,
+    elsewhere,
+    fit_table,
+    interleaved_s,
+    origin,
+    plans_to_profile,
+    profile_plans,
+    read_table,
+    uniform_plans,
+)
 from onnxmpq.errors import TargetError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import call
-from onnxmpq.trials import single
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
 from onnxmpq.runtime import SessionSettings, absolute, open_session
 from onnxmpq.target import Target, lookup_table, roofline_table
+from onnxmpq.trials import single
 from onnxmpq.workbench import Workbench
 
 QUICK = Effort(seconds=0.2, runs=4, rounds=2)

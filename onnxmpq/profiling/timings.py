@@ -21,14 +21,13 @@ import onnx
 
 from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache, content_hash
-from onnxmpq.cost.judge import PlanProfiler, Timings
-from onnxmpq.cost.measure import Effort, Profile
+from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
 from onnxmpq.runtime import SessionSettings
-from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
+from onnxmpq.runtimes import cpu_model
 from onnxmpq.schemes import Scheme
 
 KEPT_S = 3600.0

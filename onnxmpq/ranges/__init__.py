@@ -4,6 +4,7 @@ from onnxmpq.ranges.calibrate import known_ranges, observe_ranges, range_candida
 from onnxmpq.ranges.estimators import CHOICES, ESTIMATORS, require_estimator
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.headroom import headroom
+from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe
 from onnxmpq.ranges.params import BITS, ActivationType, QuantParams, params_for, params_key
@@ -14,6 +15,7 @@ __all__ = [
     "ESTIMATORS",
     "ActivationType",
     "Calibration",
+    "Histogram",
     "Observation",
     "QuantParams",
     "explain_nonfinite",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.halves import HalfType, rounded
-from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
+from onnxmpq.rounding import E4M3FN_LARGEST, round_to_fp8
 
 ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
 BITS = 8

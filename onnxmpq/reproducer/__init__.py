@@ -3,4 +3,9 @@
 from onnxmpq.reproducer.context import Context, remember, watched
 from onnxmpq.reproducer.save import save
 
-__all__ = ["Context", "remember", "save", "watched"]
+__all__ = [
+    "Context",
+    "remember",
+    "save",
+    "watched",
+]

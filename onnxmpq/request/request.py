@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxmpq.allocate import Budgets, parse_budgets
-from onnxmpq.cost.measure import Effort
+from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import UsageError
 from onnxmpq.floors import Floors, MetricFunction, parse_floors

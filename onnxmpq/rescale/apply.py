@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnxmpq.errors import PlanError
 from onnxmpq.model import Model
 from onnxmpq.rescale.channels import Channels, find_channels
-from onnxmpq.rounding.types import FloatArray
-from onnxmpq.weights.packed import unpack_array
+from onnxmpq.rounding import FloatArray
+from onnxmpq.weights import unpack_array
 
 
 def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:

@@ -19,7 +19,7 @@ from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
 from onnxmpq.rescale.channels import Channels, find_channels
 from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
-from onnxmpq.rounding.types import FloatArray
+from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import OutputKind, Referee, make_divergence

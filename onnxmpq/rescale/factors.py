@@ -11,8 +11,7 @@ from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rescale.channels import Channels
-from onnxmpq.rounding import cross_layer_factors, smoothing_factors
-from onnxmpq.rounding.types import DoubleArray, FloatArray
+from onnxmpq.rounding import DoubleArray, FloatArray, cross_layer_factors, smoothing_factors
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,22 +6,40 @@ from onnxmpq.rounding.formats.channel import PerChannel
 from onnxmpq.rounding.formats.dual import Dual
 from onnxmpq.rounding.formats.fp8 import Fp8
 from onnxmpq.rounding.formats.fp8_dual import Fp8Dual
+from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
+from onnxmpq.rounding.layer import LayerToRound
+from onnxmpq.rounding.overflow import LARGEST_CODE, LARGEST_SUM, SMALLEST_SUM, overflowing_channels, overflowing_pairs
 from onnxmpq.rounding.pairs import PairBound
+from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.rounding.quantize import METHODS, quantize_weight
-from onnxmpq.rounding.types import Grid, QuantizedWeight, WeightFormat
+from onnxmpq.rounding.second_order import corrected_target
+from onnxmpq.rounding.types import DoubleArray, FloatArray, Grid, MultiplierArray, QuantizedWeight, WeightFormat
 
 __all__ = [
+    "E4M3FN_LARGEST",
+    "LARGEST_CODE",
+    "LARGEST_SUM",
     "METHODS",
+    "SMALLEST_SUM",
+    "DoubleArray",
     "Dual",
+    "FloatArray",
     "Fp8",
     "Fp8Dual",
     "Grid",
+    "LayerToRound",
+    "MultiplierArray",
     "PairBound",
     "PerBlock",
     "PerChannel",
     "QuantizedWeight",
     "WeightFormat",
+    "corrected_target",
     "cross_layer_factors",
+    "overflowing_channels",
+    "overflowing_pairs",
     "quantize_weight",
+    "round_to_fp8",
+    "rounded_layers",
     "smoothing_factors",
 ]

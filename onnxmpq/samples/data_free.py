@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.execution import run_samples
-from onnxmpq.feeds import Feeds, InputSpec, available_recipes, synthesize
-from onnxmpq.feeds.recipes import ImageRecipe
-from onnxmpq.model import Model
-from onnxmpq.model.batchnorm import ChannelStatistics
+from onnxmpq.feeds import Feeds, ImageRecipe, InputSpec, available_recipes, synthesize
+from onnxmpq.model import ChannelStatistics, Model
 
 SAMPLES = 8
 Float = NDArray[np.float64]

@@ -13,12 +13,11 @@ from onnxmpq.context import Context
 from onnxmpq.errors import CalibrationError, CrashError, ModelError
 from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.isolation import call, patience_s
-from onnxmpq.trials import OWN_THREADS, run_all
-from onnxmpq.model import Model
-from onnxmpq.model.lookups import table_rows
+from onnxmpq.model import Model, table_rows
 from onnxmpq.ranges import explain_nonfinite
 from onnxmpq.runtime import SessionSettings, absolute, outputs_on, specs_of
 from onnxmpq.samples.data_free import recipe_by_batchnorm
+from onnxmpq.trials import OWN_THREADS, run_all
 
 R = TypeVar("R")
 HELD_OUT_SHARE = 0.25

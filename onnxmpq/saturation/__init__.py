@@ -1,5 +1,11 @@
 """How often int8 kernels saturate on samples: the counts behind `check --calib` (docs/overflow.md)."""
 
+from onnxmpq.saturation.layers import suspects
 from onnxmpq.saturation.observed import Observed, observe, specs
 
-__all__ = ["Observed", "observe", "specs"]
+__all__ = [
+    "Observed",
+    "observe",
+    "specs",
+    "suspects",
+]

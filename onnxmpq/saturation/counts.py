@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.overflow import LARGEST_CODE, LARGEST_SUM, SMALLEST_SUM, overflowing_pairs
+from onnxmpq.rounding import LARGEST_CODE, LARGEST_SUM, SMALLEST_SUM, overflowing_pairs
 from onnxmpq.saturation.layers import Int8Array, Source, Watched, Window
 
 Codes = NDArray[np.uint8]

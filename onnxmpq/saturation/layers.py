@@ -10,10 +10,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxmpq.lint import without_functions
-from onnxmpq.lint.graph import Graph, graphs, integer, label
-from onnxmpq.lint.overflow import CODE_OFFSET, IntegerLayer, integer_layers, summed_rows
-from onnxmpq.rounding.overflow import overflowing_channels
+from onnxmpq.lint import (
+    CODE_OFFSET,
+    Graph,
+    IntegerLayer,
+    graphs,
+    integer,
+    integer_layers,
+    label,
+    summed_rows,
+    without_functions,
+)
+from onnxmpq.rounding import overflowing_channels
 
 Int8Array = NDArray[np.int8]
 _CONV_ZERO_POINT = 2  # input of QLinearConv that holds the zero point of its activation

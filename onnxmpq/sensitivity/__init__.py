@@ -1,13 +1,16 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
-from onnxmpq.sensitivity.divergence import KINDS, Divergence, OutputKind, guess_kind
+from onnxmpq.sensitivity.divergence import KINDS, Code, Divergence, OutputKind, guess_kind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.menu_effects import effects_of_menu
 from onnxmpq.sensitivity.referee import Referee
+from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
+    "FEWEST_SAMPLES",
     "KINDS",
+    "Code",
     "Divergence",
     "Effects",
     "Frame",
@@ -17,6 +20,7 @@ __all__ = [
     "effects_of_menu",
     "fit_frame",
     "guess_kind",
+    "level_and_trust",
     "make_divergence",
     "measure_effects",
 ]

@@ -23,7 +23,7 @@ from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
-from onnxmpq.rounding.types import FloatArray
+from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
 from onnxmpq.sensitivity.pooled import PooledDivergence

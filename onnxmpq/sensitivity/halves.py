@@ -14,7 +14,7 @@ from onnxmpq.halves import HalfType, rounded
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.ranges import QuantParams
-from onnxmpq.rounding.types import FloatArray
+from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity.effects import Effects, HalfKey, Perturbations
 

@@ -11,8 +11,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.halves import DTYPES
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
-from onnxmpq.model import Model
-from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.model import Model, multiply_accumulates
 from onnxmpq.ranges import Observation, params_key, range_candidates
 from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread

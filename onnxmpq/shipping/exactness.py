@@ -12,8 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxmpq.deployment import DeployCpu
-from onnxmpq.lint.graph import Graph, graphs, label
-from onnxmpq.lint.overflow import overflow
+from onnxmpq.lint import Graph, graphs, label, overflow
 from onnxmpq.model import Model
 from onnxmpq.schemes import Format, Scheme
 

@@ -13,8 +13,7 @@ from onnxmpq.allocate import Budgets, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import MetricScores, Reference, Validation
 from onnxmpq.context import Context
-from onnxmpq.cost.judge import Judge
-from onnxmpq.cost.measure import Effort
+from onnxmpq.cost import Effort, Judge
 from onnxmpq.feeds import Feeds, read_labels
 from onnxmpq.floors import Floors, Metric, MetricFunction
 from onnxmpq.runtime import SessionSettings

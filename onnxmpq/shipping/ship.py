@@ -10,11 +10,11 @@ from onnxmpq.closed_loop import Loop, Outcome
 from onnxmpq.comparison import Timing, time_side_by_side
 from onnxmpq.errors import DamagedGraphError, ModelError, OnnxmpqError
 from onnxmpq.integrity import structure_faults
-from onnxmpq.trials import single, tried
 from onnxmpq.lint import lint_export
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.shipping.second_rounding import compensate_plan, plain_weights, rebuilt
+from onnxmpq.trials import single, tried
 
 
 class Shipper:

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.cost.chains import Menu
-from onnxmpq.cost.table import CostTable
+from onnxmpq.cost import CostTable, Menu
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import FP32, Format, Scheme

@@ -14,11 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxmpq.cost.chains import Menu
-from onnxmpq.cost.table import CostTable, Transition, edges_of
+from onnxmpq.cost import CostTable, Menu, Transition, edges_of
 from onnxmpq.errors import TargetError
-from onnxmpq.model import Layer, Model, Region
-from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.model import Layer, Model, Region, multiply_accumulates
 from onnxmpq.schemes import FP32, Format, Scheme, scheme_named, writes
 from onnxmpq.target.types import BITS, Kernel, Roofline, Target
 

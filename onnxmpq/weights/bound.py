@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from onnxmpq.model import Region
-from onnxmpq.model.kernel_order import kernel_columns
+from onnxmpq.model import Region, kernel_columns
 from onnxmpq.rounding import PairBound, WeightFormat
 
 

@@ -9,10 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.rounding.layer import LayerToRound
-from onnxmpq.rounding.parallel import rounded_layers
-from onnxmpq.rounding.types import WeightFormat
+from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, rounded_layers
 from onnxmpq.statistics import measure_moments
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.techniques import Techniques

@@ -14,8 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from onnxmpq.errors import PlanError
 from onnxmpq.model import Model, Region
-from onnxmpq.rounding import QuantizedWeight, WeightFormat, quantize_weight
-from onnxmpq.rounding.types import MultiplierArray
+from onnxmpq.rounding import MultiplierArray, QuantizedWeight, WeightFormat, quantize_weight
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.simulate import correctable, with_biases
 

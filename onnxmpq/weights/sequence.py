@@ -19,12 +19,11 @@ from onnxmpq.errors import CrashError
 from onnxmpq.execution import Cutter, ForwardPass
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
-from onnxmpq.trials import run_all, single
 from onnxmpq.model import Model, Region, WeightStore
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.rounding.types import DoubleArray, FloatArray
+from onnxmpq.rounding import DoubleArray, FloatArray, QuantizedWeight, quantize_weight
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
+from onnxmpq.trials import run_all, single
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_name, with_biases

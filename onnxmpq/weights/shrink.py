@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.rounding.second_order import corrected_target
-from onnxmpq.rounding.types import DoubleArray, FloatArray
+from onnxmpq.rounding import DoubleArray, FloatArray, corrected_target
 from onnxmpq.statistics import Moments
 
 

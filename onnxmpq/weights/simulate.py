@@ -9,8 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.model import Model, Region, read_by, without_initializers
-from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.rounding.types import FloatArray
+from onnxmpq.rounding import FloatArray, QuantizedWeight
 
 
 def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
