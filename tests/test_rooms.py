@@ -32,7 +32,7 @@ def room(path: Path) -> str:
 
 
 def test_rooms_are_entered_by_their_faces() -> None:
-    """`from onnxmpq.room import x`, never `from onnxmpq.room.inner import x`: the inside of a room is free to change."""
+    """`from onnxmpq.room import x`, never `from onnxmpq.room.inner import x`: a room is free to change inside."""
     found = list(imports())
     assert len(found) > 300, "the walk sees the package"
     assert not [f"{path} imports onnxmpq.{'.'.join(there)}" for path, there in found if len(there) > 1]
