@@ -86,11 +86,11 @@ class Timing:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the ratio is known too badly to be relied on, as where other processes keep the machine busy."""
+        """True if the ratio is known too badly to be relied on, as where other processes keep the machine busy."""
         return self.ratio_high - self.ratio_low > UNSTEADY * self.ratio
 
     def decides(self, limit: float) -> bool:
-        """Whether a limit of the ratio lies outside the confidence interval."""
+        """True if a limit of the ratio lies outside the confidence interval."""
         return not self.ratio_low <= limit <= self.ratio_high
 
 

@@ -39,12 +39,12 @@ class DeployCpu(StrEnum):
 
     @property
     def may_saturate(self) -> bool:
-        """Whether kernels of uint8 activations and int8 weights may saturate there."""
+        """True if kernels of uint8 activations and int8 weights may saturate there."""
         return self in (DeployCpu.ANY, DeployCpu.AVX2)
 
 
 CHOICES = (*(cpu.value for cpu in DeployCpu if cpu is not DeployCpu.NONE), THIS)
-"""What `--deploy-cpu` takes."""
+"""Values of `--deploy-cpu`."""
 
 
 def named(text: str) -> DeployCpu:
@@ -85,13 +85,13 @@ def this_cpu() -> DeployCpu:
 
 
 def needs_exact_integers(cpu: DeployCpu) -> bool:
-    """Whether sessions that measure quality have to ask for exact integers (`SessionSettings.exact_integers`): weights
+    """True if sessions that measure quality have to ask for exact integers (`SessionSettings.exact_integers`): weights
     may have the full range of int8, which the deployment CPU computes exactly and the machine at hand does not."""
     return not cpu.may_saturate and probes.saturates()
 
 
 def foreign(cpu: DeployCpu) -> bool:
-    """Whether the deployment CPU is another kind than the machine at hand, whose latency is then not the one there."""
+    """True if the deployment CPU is another kind than the machine at hand, whose latency is then not the one there."""
     if cpu in (DeployCpu.ANY, DeployCpu.NONE):
         return False
     try:
@@ -136,7 +136,7 @@ def unproven(
 
 
 def _adds_in_16_bits(region: Region, scheme: Scheme) -> bool:
-    """Whether some weights of the scheme's format, or of its unrestricted twin, saturate the region's x86 kernel."""
+    """True if some weights of the scheme's format, or of its unrestricted twin, saturate the region's x86 kernel."""
     weight, layer = scheme.weight, region.layer
     if layer is None or weight is None or scheme.reads is not Format.INT8 or not weight.may_saturate:
         return False

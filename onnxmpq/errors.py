@@ -39,7 +39,7 @@ class CrashError(ModelError):
 
     @property
     def searchable(self) -> bool:
-        """Whether trying parts of the model may tell which of them is the cause, and soon."""
+        """True if trying parts of the model may tell which of them is the cause, and soon."""
         return self.by_model and not self.hung
 
 

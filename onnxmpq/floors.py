@@ -41,7 +41,7 @@ class Floors:
         return all(v is None for v in (self.min_sqnr_db, self.max_divergence, self.min_agreement, self.max_drop))
 
     def unmet(self, quality: Validation) -> list[str]:
-        """What is not kept, a short text each: "SQNR 27.1 dB, at least 30 asked"."""
+        """Floors that are not kept, a short text each: "SQNR 27.1 dB, at least 30 asked"."""
         found: list[str] = []
         if self.min_sqnr_db is not None and quality.worst_sqnr_db < self.min_sqnr_db:
             found.append(f"SQNR {quality.worst_sqnr_db:.1f} dB, at least {self.min_sqnr_db:g} asked")

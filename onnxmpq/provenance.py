@@ -54,7 +54,7 @@ def other_versions(there: Mapping[str, object], here: Mapping[str, object]) -> l
 
 
 def other_features(there: Mapping[str, object], here: Mapping[str, object]) -> str:
-    """What sets this machine's CPU features apart, as "without avx512_vnni and with i8mm as well"; empty where nothing
+    """Differences of this machine's CPU features, as "without avx512_vnni and with i8mm as well"; empty where nothing
     does, or where those there are not known."""
     theirs, ours = (str(row.get("cpu_features", "")).split() for row in (there, here))
     lacking, added = ([f for f in one if f not in other] for one, other in ((theirs, ours), (ours, theirs)))

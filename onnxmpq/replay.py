@@ -62,7 +62,7 @@ def apply(
 
 
 def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
-    """What sets the machine at hand apart from the one that the plan was made on, as far as the user has to know it."""
+    """Differences between this machine and the one that the plan was made on, as far as the user has to know it."""
     here, lines = describe_runtime(), []
     versions = other_versions(plan.runtime, here)
     if versions and hashlib.sha256(serialize(proto)).hexdigest() != plan.output_sha256:

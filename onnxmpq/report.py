@@ -1,4 +1,4 @@
-"""What was done and what came of it: the plan with its reasons, and a report for people and for pipelines."""
+"""The account of a conversion: the plan with its reasons, and a report for people and for pipelines."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
 
 
 def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
-    """What to know of schemes whose bit-widths the file has no type for."""
+    """Notes on schemes whose bit-widths the file has no type for."""
     found = Counter(s.name for s in schemes if s.simulated)
     if not found:
         return ()
@@ -176,7 +176,7 @@ def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
 
 
 def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
-    """Which inputs and outputs are not of the source's types."""
+    """Inputs and outputs that are not of the source's types."""
     before = {i.name: i.type.tensor_type.elem_type for i in (*source.graph.input, *source.graph.output)}
     ends = {i.name: i.type.tensor_type.elem_type for i in (*proto.graph.input, *proto.graph.output)}
     narrow = [f"{n} {onnx.TensorProto.DataType.Name(e).lower()}" for n, e in ends.items() if e != before[n]]
@@ -195,7 +195,7 @@ def foreign_latency_note(cpu: DeployCpu) -> str:
 
 
 def _measured(outcome: Outcome, timing: Timing | None) -> dict[str, float]:
-    """What was measured rather than modelled: the size always, latencies where the target is this machine."""
+    """Figures that were measured rather than modelled: the size always, latencies where the target is this machine."""
     size: dict[str, float] = {"size_bytes": outcome.kept.size_bytes}
     if not outcome.measured:
         return size

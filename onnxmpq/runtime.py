@@ -53,7 +53,7 @@ _DTYPES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """How a session is created.
+    """Options of a session.
 
     threads: intra-op threads. optimize: False for ORT_DISABLE_ALL, the unfused semantics of the graph.
     keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as fp8 graphs need on the CPU provider.
@@ -124,7 +124,7 @@ def absolute(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | b
 
 
 def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
-    """Whether a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it.
+    """True if a graph has float8 zero points or weights. With its Q/DQ fused, the CPU provider would refuse it.
 
     False for what is no ONNX model; a session on it says what is wrong.
     """
@@ -240,7 +240,7 @@ def widened(values: Array) -> Array:
 
 
 def run_error(error: Exception) -> ModelError:
-    """What the runtime says when a run fails; its message names the node."""
+    """The runtime's message when a run fails; its message names the node."""
     return ModelError(f"onnxruntime cannot run the model on this input: {_short(error)}")
 
 

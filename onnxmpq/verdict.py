@@ -1,4 +1,4 @@
-"""Whether a conversion's quality is good, noticeable or bad, in words. A pure function of a `Validation`.
+"""Verdict: a conversion's quality is good, noticeable or bad, in words. A pure function of a `Validation`.
 
 The limits are calibrated on labelled models (docs/quality.md, "When is a result good?"; benchmarks/guard_limits.py).
 bad: a metric on labels is likely to have fallen by more than five points; noticeable: by more than one.
@@ -124,7 +124,7 @@ def _by_metric(quality: Validation) -> Iterator[Found]:
 
 
 def _most_fall(quality: Validation) -> float:
-    """How far the metric may have fallen, with its sampling error, in the unit of `FALL`; infinity without a metric.
+    """The possible fall of the metric, with its sampling error, in the unit of `FALL`; infinity without a metric.
 
     Rows that kept their class cannot have changed the metric, so its error is that of the others, and of one more.
     """
@@ -136,7 +136,7 @@ def _most_fall(quality: Validation) -> float:
 
 
 def _not_ruled_out(found: Iterable[Found], quality: Validation) -> Iterator[Found]:
-    """What an output says, but no worse than the metric may have fallen."""
+    """The verdict of an output, but no worse than the metric may have fallen."""
     most = _most_fall(quality)
     for level, text in found:
         if level == "bad" and most <= FALL.bad and quality.metric is not None:

@@ -60,7 +60,7 @@ def test_what_fails_where_there_is_room_is_left_as_it_is() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
 def test_a_conversion_that_cannot_write_its_profiles_says_so(tmp_path: Path) -> None:
-    """Files of at most so many bytes, where onnxruntime's optimised graph and its profile take more."""
+    """Files limited in bytes, where onnxruntime's optimised graph and its profile take more."""
     command = [
         "convert",
         str(SAMPLES / "digits_cnn.onnx"),

@@ -2,7 +2,7 @@
 
 Around a plan every decision has another effect than alone (`Predictor.around`). The MILP with those effects, with all
 transitions and limits as before, proposes the next plan; it becomes the incumbent where its predicted divergence is
-lower. Where it overshoots, effects half way back to the single ones are tried (DESIGN §5: re-linearise).
+lower. Where it overshoots, effects half way back to the single ones are tried.
 """
 
 from __future__ import annotations

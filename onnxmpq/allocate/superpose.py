@@ -1,4 +1,4 @@
-"""Divergence of a whole plan, predicted by adding up the effects of its decisions: D(z₀, z₀ + Σ Δz) (DESIGN §4).
+"""Divergence of a whole plan, predicted by adding up the effects of its decisions: D(z₀, z₀ + Σ Δz).
 
 The sum knows how decisions interact: one effect vector per decision gives every pair's cross term. From few samples
 the cross terms are partly noise, which an optimiser exploits, so what they say beyond their general level is shrunk:

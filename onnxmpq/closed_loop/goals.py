@@ -148,7 +148,7 @@ def _fastest(loop: Loop) -> Outcome:
 
 
 def _price(latency_s: float, effect: float) -> float:
-    """What is least for the plan that `fastest` gives: log latency, and a little of log effect."""
+    """The objective of the plan that `fastest` gives, to be least: log latency, and a little of log effect."""
     return math.log(latency_s) + QUALITY_PRICE * math.log(max(effect, NO_EFFECT))
 
 

@@ -273,7 +273,6 @@ class Loop:
             tuple(r for r in self.rounds if math.isfinite(r.measured_s)),
             turn,
             self.original_s,
-            self.targets.latency_s if self.targets.asked_for_latency else None,
             self.targets.size_bytes,
             self.judge.measured,
             self.meets(turn),

@@ -36,7 +36,6 @@ class Outcome:
     rounds: tuple[Round, ...]
     kept: Round
     original_s: float
-    latency_limit_s: float | None
     size_limit_bytes: float | None
     measured: bool = True
     met: bool = True

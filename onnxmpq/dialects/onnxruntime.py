@@ -1,4 +1,4 @@
-"""The onnxruntime CPU dialect: QDQ patterns that its graph optimiser fuses (DESIGN §3).
+"""The onnxruntime CPU dialect: QDQ patterns that its graph optimiser fuses.
 
 Placement of activation Q/DQ follows one rule per tensor. Where the producing region writes int8, the tensor's own
 name becomes the output of Q -> DQ, so all readers (and graph outputs) see the quantized value. Where it writes

@@ -1,4 +1,4 @@
-"""How much memory may hold values while a graph runs over samples, whatever the number of samples."""
+"""Memory that may hold values while a graph runs over samples, whatever the number of samples."""
 
 from __future__ import annotations
 

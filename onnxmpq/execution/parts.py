@@ -117,7 +117,7 @@ class Cutter:
         self._changed[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
 
     def reads(self, region: Region) -> set[str]:
-        """What a region's nodes read that is computed by others or fed."""
+        """Tensors that a region's nodes read and that is computed by others or fed."""
         nodes = [n for n in self.index.nodes if n.name in region.nodes]
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}

@@ -1,4 +1,4 @@
-"""Which files a calibration folder holds, by kind."""
+"""Files of a calibration folder, by kind."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Column(Protocol):
 
     @property
     def where(self) -> str:
-        """What to call it in a message: file and array."""
+        """Its name in a message: file and array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -51,7 +51,7 @@ class MemoryColumn:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array holds samples: `samples` of them, each `rows` consecutive rows, kept with shape `sample`."""
+    """The place of samples in an array: `samples` of them, each `rows` consecutive rows, kept with shape `sample`."""
 
     samples: int
     rows: int
@@ -70,7 +70,7 @@ def rows_per_sample(spec: InputSpec) -> int:
 
 
 def find_layout(spec: InputSpec, shape: tuple[int, ...], where: str) -> Layout:
-    """How an array of `shape` holds samples of the input `spec` (see `Feeds`); CalibrationError if it does not."""
+    """Samples' place in an array of `shape`, of the input `spec` (see `Feeds`); CalibrationError if it does not."""
     rank = len(spec.shape)
     if 0 in shape:
         raise CalibrationError(f"{where} is empty (shape {show_shape(shape)}): it holds no samples; add some")

@@ -1,4 +1,4 @@
-"""What pictures become for a model: channels, size, layout and dtype of one, checked against the declared input."""
+"""The frame a model expects of pictures: channels, size, layout and dtype, checked against the declared input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxmpq.feeds.types import Array, InputSpec
 
 @dataclass(frozen=True)
 class Frame:
-    """What one picture becomes: `channels` x height x width in `layout` (None: no channel axis)."""
+    """One picture as the model takes it: `channels` x height x width in `layout` (None: no channel axis)."""
 
     spec: InputSpec
     height: int
@@ -41,7 +41,7 @@ class Frame:
 
 
 def find_frame(specs: Sequence[InputSpec], recipe: ImageRecipe) -> Frame:
-    """What the recipe's pictures become for this model. CalibrationError where the two do not fit together."""
+    """The frame of the recipe's pictures for this model. CalibrationError where the two do not fit together."""
     spec = _find_input(specs, recipe)
     axes = _picture_axes(spec)
     where = f"recipe {recipe.name} does not fit input '{spec.name}' {show_shape(spec.shape)}"

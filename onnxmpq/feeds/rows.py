@@ -60,7 +60,7 @@ def _parse_cell(cell: str) -> int | float | None:
 
 
 def _values(item: object, spec: InputSpec, specs: Sequence[InputSpec]) -> object:
-    """What one parsed line holds for this input, None where nothing."""
+    """The values of one parsed line for this input, None where it has none."""
     if isinstance(item, list) and len(specs) == 1:
         return item
     return item.get(spec.name) if isinstance(item, dict) else None

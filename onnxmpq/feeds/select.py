@@ -1,4 +1,4 @@
-"""Which samples to take, and in what order files count."""
+"""Selection of samples, and the order of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def natural_order(name: str) -> list[str | int]:
 
 
 def whole_groups(count: int, group: int, where: str, things: str) -> tuple[int, list[str]]:
-    """How many of `count` fill whole samples of `group` each, and a note about the rest.
+    """The number of `count` that fill whole samples of `group` each, and a note about the rest.
 
     CalibrationError where there are not enough for one sample.
     """

@@ -101,7 +101,7 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
 
 
 def _layout(spec: InputSpec) -> PixelLayout | None:
-    """How pictures lie in [batch, channels, height, width] or its channels-last form; None where it takes none."""
+    """Layout of pictures in [batch, channels, height, width] or its channels-last form; None where it takes none."""
     layouts: tuple[tuple[PixelLayout, int, int, int], ...] = (("chw", 1, 2, 3), ("hwc", 3, 1, 2))
     if len(spec.shape) != 4:
         return None

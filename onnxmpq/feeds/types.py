@@ -1,4 +1,4 @@
-"""What calibration data is, once read: arrays per model input, first axis = samples."""
+"""Calibration data once it is read: arrays per model input, first axis = samples."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Feeds:
             yield self.batch(range(start, min(start + step, len(self))))
 
     def label(self, sample: int) -> str:
-        """What to call a sample in a message: its file, or its place in the source."""
+        """A sample's name in a message: its file, or its place in the source."""
         if self.places is None:
             return str(sample)
         names = self.places.rows if self.places.files is None else self.places.files

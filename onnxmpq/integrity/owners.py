@@ -1,4 +1,4 @@
-"""Which region a node of a written graph belongs to, or was written for.
+"""Owners: the region that a node of a written graph belongs to, or was written for.
 
 Nodes of the source keep their names. A new node belongs to the source's node whose result it stands in for, if a tensor
 of the source's name comes out of it (a pair behind a region that writes codes), else to the one that reads its result

@@ -14,7 +14,7 @@ _SCALES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def pairs(graph: Graph) -> Iterator[Hit]:
-    """What a QuantizeLinear makes is read by a DequantizeLinear on the same grid, or by an operator that takes codes.
+    """Results of a QuantizeLinear are read by a DequantizeLinear on the same grid, or by an operator that takes codes.
     A DequantizeLinear reads a constant, or what such nodes make."""
     by_name = {q.name: q for q in graph.quantizers}
     for q in graph.quantizers:

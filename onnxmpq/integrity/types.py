@@ -1,4 +1,4 @@
-"""What the structural check finds."""
+"""Findings of the structural check."""
 
 from __future__ import annotations
 

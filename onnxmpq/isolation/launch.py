@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def can_start() -> bool:
-    """Whether this program's executable can run a module; in a frozen application it is the application."""
+    """True if this program's executable can run a module; in a frozen application it is the application."""
     executable = sys.executable
     return bool(executable) and "python" in Path(executable).name.lower() and not hasattr(sys, "frozen")
 

@@ -1,4 +1,4 @@
-"""What goes through the pipes, pickled: requests to the child, and its answers."""
+"""Messages through the pipes, pickled: requests to the child, and its answers."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Child:
         self._starts()
 
     def _starts(self) -> bool:
-        """Whether the process runs, started now if need be; else calls are computed here."""
+        """True if the process runs, started now if need be; else calls are computed here."""
         if not launch.can_start():
             return False
         try:
@@ -204,7 +204,7 @@ def _read(stream: IO[bytes]) -> Answer:
 
 
 def _code(process: subprocess.Popen[bytes]) -> int | None:
-    """How a process ended that closed its pipes; None where it goes on."""
+    """The end of a process that closed its pipes, in words; None where it goes on."""
     try:
         return process.wait(5)
     except subprocess.TimeoutExpired:
@@ -212,7 +212,7 @@ def _code(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _crash(code: int | None, doing: str) -> CrashError:
-    """What a process died of, by its return code; None where it answered what cannot be read."""
+    """The cause of a process's death, by its return code; None where it answered what cannot be read."""
     if code is None:
         return CrashError(f"onnxruntime's process gave no answer while {doing}")
     if code >= 0:

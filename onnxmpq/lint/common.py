@@ -165,7 +165,7 @@ def double_rounding(graph: Graph) -> Iterator[Hit]:
 
 
 def same_grid(graph: Graph, one: Quantizer, two: Quantizer) -> bool:
-    """Whether two nodes have the same grid, as pairs around operators that only move values do."""
+    """True if two nodes have the same grid, as pairs around operators that only move values do."""
 
     def equal(a: str, b: str) -> bool:
         left, right = graph.value(a), graph.value(b)
@@ -186,7 +186,7 @@ def standard_operators(graph: Graph) -> Iterator[Hit]:
 
 
 def idle(graph: Graph, q: Quantizer) -> bool:
-    """Whether the pair that a DQ node ends lies between float operators and layers with float weights only.
+    """True if the pair that a DQ node ends lies between float operators and layers with float weights only.
 
     A float layer that reads the result of a quantized operator is what mixed precision looks like, and no fault.
     """

@@ -289,7 +289,7 @@ def graphs(model: onnx.ModelProto) -> list[Graph]:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """What the user can find the node by."""
+    """A name by which the user can find the node."""
     return node.name or f"{node.op_type} -> {', '.join(node.output)}"
 
 

@@ -1,4 +1,4 @@
-"""What onnxruntime's CPU provider does with Q/DQ graphs: what it refuses, computes wrongly, or fails to fuse.
+"""Q/DQ graphs in onnxruntime's CPU provider: what it refuses, computes wrongly, or fails to fuse.
 
 What differs between versions is probed on the onnxruntime that is installed (`runtimes/onnxruntime/probes.py`); the
 other rules were tried on 1.22 to 1.32, and `tests/lint` tries all of them on the installed one.
@@ -96,7 +96,7 @@ def _float8_pattern(graph: Graph, node: onnx.NodeProto) -> str | None:
 
 
 def _stored(q: Quantizer | None) -> str:
-    """How a layer's weight is stored, in the words of the probes."""
+    """The storage of a layer's weight, in the words of the probes."""
     if q is None:
         return "float"
     if q.element in FOUR_BIT:
@@ -209,7 +209,7 @@ def conv_result(graph: Graph) -> Iterator[Hit]:
 
 
 def result_fuses(graph: Graph, tensor: str) -> bool:
-    """Whether a Conv with this result becomes a QLinearConv, as far as its result decides."""
+    """True if a Conv with this result becomes a QLinearConv, as far as its result decides."""
     if _quantized_to(graph, tensor) is not None:
         return True
     uses = graph.uses.get(tensor, [])
@@ -220,7 +220,7 @@ def result_fuses(graph: Graph, tensor: str) -> bool:
 
 
 def _absorbs(graph: Graph, node: onnx.NodeProto, q: Quantizer) -> bool:
-    """Whether the values a quantizer can hold all pass a Relu or Clip unchanged."""
+    """True if the values a quantizer can hold all pass a Relu or Clip unchanged."""
     scale = graph.value(q.scale)
     zero = graph.value(q.zero_point) if q.zero_point else np.zeros(1)
     if scale is None or zero is None or q.element not in LOWEST:

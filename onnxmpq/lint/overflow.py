@@ -111,7 +111,7 @@ def summed_rows(graph: Graph, layer: IntegerLayer, tensor: str) -> NDArray[np.ge
 
 
 def _may_fuse(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether the layer becomes an integer kernel in some version; otherwise it computes in float32."""
+    """True if the layer becomes an integer kernel in some version; otherwise it computes in float32."""
     if node.op_type == "Conv":
         return result_fuses(graph, node.output[0])
     bias = node.input[2] if node.op_type == "Gemm" and len(node.input) > 2 else ""

@@ -1,4 +1,4 @@
-"""How findings are shown."""
+"""Findings as text and tables."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def float_bias(graph: Graph) -> Iterator[Hit]:
 
 
 def pairs(graph: Graph) -> Iterator[Hit]:
-    """What is quantized is dequantized again before an operator computes with it, and nothing else is dequantized.
+    """Quantized values are dequantized again before an operator computes with it, and nothing else is dequantized.
 
     Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html
     """
@@ -361,7 +361,7 @@ def _origin(graph: Graph, tensor: str) -> str:
 
 
 def _quantized_layer(graph: Graph, tensor: str) -> bool:
-    """Whether a layer with quantized inputs made the tensor, perhaps with its bias as an addition of its own."""
+    """True if a layer with quantized inputs made the tensor, perhaps with its bias as an addition of its own."""
     maker = graph.makers.get(tensor)
     if maker is not None and maker.op_type == "Add" and any(graph.is_constant(t) for t in maker.input):
         maker = next((graph.makers.get(t) for t in maker.input if not graph.is_constant(t)), None)

@@ -1,4 +1,4 @@
-"""What BatchNormalization nodes remember of the training data: mean and deviation of their outputs per channel."""
+"""Statistics of the training data in BatchNormalization nodes: mean and deviation of their outputs per channel."""
 
 from __future__ import annotations
 

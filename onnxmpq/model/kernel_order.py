@@ -46,6 +46,6 @@ def kernel_rows(op_type: str, weight: NDArray[np.generic], *, trans_b: bool = Fa
 
 
 def sums_neighbours(op_type: str, weight_shape: Sequence[int], groups: int = 1) -> bool:
-    """Whether the kernels add products of neighbours along K: all do but those of a depthwise Conv, which has one input
+    """True if the kernels add products of neighbours along K: all do but those of a depthwise Conv, which has one input
     and one output channel in each group."""
     return op_type != "Conv" or tuple(weight_shape[:2]) != (groups, 1)

@@ -1,4 +1,4 @@
-"""Which nodes belong together: the graph cut into regions (DESIGN: a layer and the nodes fused into it).
+"""Regions: the graph cut into groups of nodes that belong together.
 
 Patterns are entries of tables: operators that compute in int8 (`ARITHMETIC_OPS`), operators that only move values
 (`PASSTHROUGH_OPS`), and the grouping rules in `GROUPERS`, tried in order for every node that is still free.

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a model: regions, the tensors between them, and the prepared graph.
+"""The model as the rest of the package sees it: regions, the tensors between them, and the prepared graph.
 
 A *layer* is a compute node with constant weights; a *region* is a head node together with the nodes that the
 runtime computes in the same kernel (an activation that a quantizer absorbs, a bias). Every node of the graph
@@ -22,7 +22,7 @@ Float32 = NDArray[np.float32]
 
 
 class RegionKind(StrEnum):
-    """How a region may take part in an int8 chain."""
+    """The part that a region may take in an int8 chain."""
 
     LAYER = "layer"  # constant weights: has weight formats
     ARITHMETIC = "arithmetic"  # no weights, computes in int8 with output parameters of its own (Add, Concat, ...)
@@ -50,10 +50,6 @@ class Layer:
     @property
     def parameters(self) -> int:
         return self.out_channels * self.fan_in
-
-    @property
-    def depthwise(self) -> bool:
-        return self.groups > 1 and self.groups == self.out_channels
 
     def matrix(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
         """Stored weight -> [out_channels, fan_in]."""

@@ -1,4 +1,4 @@
-"""How much a region computes, from the shapes of its tensors."""
+"""Work of a region, from the shapes of its tensors."""
 
 from __future__ import annotations
 

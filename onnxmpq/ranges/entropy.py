@@ -13,7 +13,7 @@ STRIDE = 8  # bins between thresholds tried: 0.4 % of the range, an eighth of th
 
 
 def kept_bins(counts: NDArray[np.int64], levels: int, stride: int = STRIDE) -> int:
-    """How many of the bins of |x| (the first begins at 0) to keep: `levels`, `levels` + stride, ..., or all of them.
+    """The number of bins of |x| (the first begins at 0) to keep: `levels`, `levels` + stride, ..., or all of them.
 
     The first bin counts as much as the second: zeros are represented exactly and say nothing about the range.
     """

@@ -1,4 +1,4 @@
-"""What a run works on, noted as it becomes known, so that a reproducer can tell if the run fails.
+"""The subject of a run, noted as it becomes known, so that a reproducer can tell if the run fails.
 
 Only the command line watches; `remember` does nothing for a program that imports the package. This module imports no
 other room, so that any room may call it.

@@ -1,4 +1,4 @@
-"""How often int8 kernels saturate on samples: the counts behind `check --calib` (docs/overflow.md)."""
+"""Saturation of int8 kernels on samples: the counts behind `check --calib` (docs/overflow.md)."""
 
 from onnxmpq.saturation.layers import suspects
 from onnxmpq.saturation.observed import Observed, observe, specs

@@ -116,7 +116,7 @@ def _suspect(graph: Graph, layer: IntegerLayer) -> Suspect | None:
 
 
 def _watched(graph: Graph, layer: IntegerLayer, name: str) -> Watched | str:
-    """What can be counted, or the reason why nothing can."""
+    """Layers that can be counted, or the reason why nothing can."""
     node = layer.node
     if graph.outer is not None:
         return "it is in the body of another node"

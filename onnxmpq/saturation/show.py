@@ -1,4 +1,4 @@
-"""How counts of saturated sums are shown."""
+"""Counts of saturated sums as tables."""
 
 from __future__ import annotations
 

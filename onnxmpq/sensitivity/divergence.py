@@ -1,7 +1,7 @@
-"""How far a model's outputs are from the reference, and a compact code of outputs in which changes can be added.
+"""Divergence of a model's outputs from the reference, and a compact code of outputs in which changes can be added.
 
 Classifier-like outputs are kept as logits (rows of class scores) and compared by KL divergence; other outputs are
-scaled per channel by their spread over the calibration samples (DESIGN §4: channels on different scales) and, where
+scaled per channel by their spread over the calibration samples (channels are on different scales) and, where
 they are large, sketched by a fixed random projection that preserves squared distances (Johnson-Lindenstrauss in the
 count-sketch form of Charikar et al., 2002). Every code is linear in the (log-)outputs, so changes superpose.
 """
@@ -131,7 +131,7 @@ class Divergence:
 
 
 def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32]) -> OutputKind:
-    """What an output is, from the graph behind it and one run: probabilities, logits, or plain values."""
+    """The kind of an output, from the graph behind it and one run: probabilities, logits, or plain values."""
     last = sample.shape[-1] if sample.ndim else 1
     if sample.ndim < 2 or last < 2 or not sample.size:
         return "values"

@@ -1,6 +1,6 @@
 """One-at-a-time effects: how the outputs change when one weight or one activation tensor alone is quantized.
 
-This is the finite difference of the outputs along the actual quantization perturbation, step 1 (DESIGN §4), kept as
+This is the finite difference of the outputs along the actual quantization perturbation, step 1, kept as
 a vector per sample so that effects of several decisions can be added. Weights and activations are separate effects:
 an activation tensor counts once, however many int8 regions touch it. What a layer reads in fewer than 8 bits is an
 effect of that layer alone, since each reader of a tensor may ask for other bits.
@@ -72,7 +72,7 @@ class Effects:
 
     @cached_property
     def pooled(self) -> PooledDivergence:
-        """What single effects and whole plans are judged by."""
+        """The measure of single effects and whole plans."""
         changes = [*self.weights.values(), *self.activations.values(), *self.inputs.values()]
         return PooledDivergence.fitted(self.divergence, self.reference, changes if self.pooling else [])
 
@@ -102,7 +102,7 @@ class Effects:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What changes are measured against. reference: float32 [samples, width], codes of the fp32 outputs."""
+    """The reference of all changes. reference: float32 [samples, width], codes of the fp32 outputs."""
 
     divergence: Divergence
     reference: Code
@@ -118,7 +118,7 @@ class Rounded(Protocol):
 
 @dataclass(frozen=True)
 class Perturbations:
-    """What to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
+    """Changes to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
     8 bits by (layer, bits) in which it reads."""
 
     weights: Mapping[WeightKey, Rounded]

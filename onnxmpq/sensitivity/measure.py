@@ -170,7 +170,7 @@ class _Worker:
         )
 
     def _later(self, group: _Group, rest: Sequence[str]) -> list[str]:
-        """What the groups behind this one, with the targets `rest`, need from before its checkpoint."""
+        """Tensors that the groups behind this one, with the targets `rest`, need from before its checkpoint."""
         # a later layer may have begun before the checkpoint
         begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < group.checkpoint}
         return [*self.cutter.live(group.checkpoint), *sorted(begun)]
@@ -199,6 +199,6 @@ class _Worker:
         return part
 
     def _reads(self, tensor: str) -> set[str]:
-        """What must be known to perturb a target."""
+        """Tensors that must be known to perturb a target."""
         region = self.targets[tensor]
         return {tensor} | (self.cutter.reads(region) if region is not None else set())

@@ -1,4 +1,4 @@
-"""How far a finer estimate may be believed beside a coarser one that chance disturbs less.
+"""Reliability: the trust in a finer estimate beside a coarser one that chance disturbs less.
 
 Both estimate the divergence of many changes. The ratio of fine to coarse has a typical level; what deviates from it is
 partly chance. Trust is how well the deviations on one half of the samples predict those on the other half (split-half

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class InputView:
-    """How a layer reads its input tensor.
+    """The view in which a layer reads its input tensor.
 
     inputs: K, the length of a row. groups: of a Conv, else 1. kernel: spatial extent, () for MatMul and Gemm.
     strides, dilations: per spatial axis. pads: (before, after) per spatial axis, None where `auto_pad` decides.

@@ -113,7 +113,7 @@ class _Pass:
         return self.regions[region].nodes[0]
 
     def view(self, region: str) -> InputView | None:
-        """How the layer reads its input."""
+        """The view in which the layer reads its input."""
         return view_of(self.fp32.cutter.nodes[self.head(region)], self.regions[region].params)
 
     def ordered(self) -> list[str]:

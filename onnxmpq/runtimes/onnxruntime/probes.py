@@ -1,4 +1,4 @@
-"""What the onnxruntime at hand does with tiny graphs, on the CPU at hand.
+"""Probes: tiny graphs in the onnxruntime at hand, on the CPU at hand.
 
 Nothing here follows from a version number or from a CPU's feature list: each answer comes from a session that was
 opened, or run, on a graph of `probe_graphs.py`. Answers about what loads and what fuses come from a child process,
@@ -56,12 +56,12 @@ def answers(*, fresh: bool = False) -> Mapping[str, Answer]:
 
 
 def holds(name: str) -> bool | None:
-    """Whether what a probe asks is so, None where it could not be told. Raises KeyError for an unknown name."""
+    """True if what a probe asks is so, None where it could not be told. Raises KeyError for an unknown name."""
     return answers()[name].holds
 
 
 def saturates() -> bool:
-    """Whether a u8 x s8 kernel of the default session loses the sum of two products to 16 bits on this CPU."""
+    """True if a u8 x s8 kernel of the default session loses the sum of two products to 16 bits on this CPU."""
     return any(a.holds for a in _saturation().values())
 
 
