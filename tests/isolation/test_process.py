@@ -257,7 +257,10 @@ def assert_ends(pid: int) -> None:
 @POSIX
 def test_ctrl_c_ends_a_hanging_child(tmp_path: Path) -> None:
     program, pid = started(
-        "import threading; threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()", tmp_path
+        # a test run in the background of a shell inherits an ignored SIGINT
+        "import threading; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()",
+        tmp_path,
     )
     output, _ = program.communicate(timeout=60)
     assert output.split() == ["interrupted", "None"] and program.returncode == 0
