@@ -20,7 +20,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,17 +207,29 @@ def _written(against_graph: float, against_fp32: float) -> str:
     return f"{first} ({second})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser)
-    options = parser.parse_args()
-    machines, work, rows = machines_of(options), work_of(options), []
+Rows = list[dict[str, Any]]
+
+
+def show(
+    options: argparse.Namespace,
+    rows_of: Callable[[Any, int, Sequence[Machine], Path, argparse.Namespace], Rows],
+    markdown: Callable[[Rows, Sequence[Machine]], str],
+) -> None:
+    """The table of all models that were asked for, printed anew after each of them."""
+    machines, work = machines_of(options), work_of(options)
+    rows: Rows = []
     print(headline(machines))
     for entry, samples in asked(options.models):
         rows += rows_of(entry, samples, machines, work, options)
         print(markdown(rows, machines), flush=True)
         if options.out:
             options.out.write_text(json.dumps({"made_by": describe_runtime(), "rows": rows}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    show(parser.parse_args(), rows_of, markdown)
 
 
 if __name__ == "__main__":

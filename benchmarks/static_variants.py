@@ -13,7 +13,6 @@ ms: this machine only, all interleaved in one process, one thread, one input.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,20 +26,16 @@ from benchmarks.cpus import (
     Trial,
     Variant,
     add_options,
-    asked,
     decibels,
-    headline,
     kept_files,
-    machines_of,
     read,
+    show,
     static_file,
-    work_of,
 )
 from benchmarks.emulation import THIS, Machine
 from benchmarks.zoo import arrays
 from benchmarks.zoo_table import LONG
 from onnxmpq.cost.measure import interleaved_s
-from onnxmpq.provenance import describe_runtime
 
 PRECISE = {"session.x64quantprecision": "1"}
 
@@ -123,14 +118,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--score-emulated", action="store_true")
-    options = parser.parse_args()
-    machines, work, rows = machines_of(options), work_of(options), []
-    print(headline(machines))
-    for entry, samples in asked(options.models):
-        rows += rows_of(entry, samples, machines, work, options)
-        print(markdown(rows, machines), flush=True)
-        if options.out:
-            options.out.write_text(json.dumps({"made_by": describe_runtime(), "rows": rows}, indent=1))
+    show(parser.parse_args(), rows_of, markdown)
 
 
 if __name__ == "__main__":

@@ -86,12 +86,12 @@ def _round_group(
     best = best_per_channel(w, hessian[None], runs)
     if bound is None:
         return best
-    bent = np.flatnonzero(~bound.obeyed(start.nearest(w).int8_codes()))
-    if not len(bent):
+    limited = np.flatnonzero(~bound.obeyed(start.nearest(w).int8_codes()))
+    if not len(limited):
         return best
-    part, enough = group.of(bent), bound.stretches(w[bent], start.of(bent))
+    part, enough = group.of(limited), bound.stretches(w[limited], start.of(limited))
     stretched = [_run(part, np.float32(1), np.power(enough, np.float32(power))) for power in STRETCH_POWERS]
-    return best.with_channels(bent, best_per_channel(w[bent], hessian[None], [best.of(bent), *stretched]))
+    return best.with_channels(limited, best_per_channel(w[limited], hessian[None], [best.of(limited), *stretched]))
 
 
 def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = ONE) -> QuantizedWeight:

@@ -20,12 +20,12 @@ def quantize_nearest(
     nearest = grid.nearest(w)
     if bound is None:
         return nearest
-    bent = np.flatnonzero(~bound.obeyed(nearest.int8_codes()))
-    if not len(bent):
+    limited = np.flatnonzero(~bound.obeyed(nearest.int8_codes()))
+    if not len(limited):
         return nearest
-    part, rows = grid.of(bent), w[bent]
-    weighting = None if importance is None else importance[bent]
-    best, least = nearest.of(bent), np.full(len(bent), np.inf)
+    part, rows = grid.of(limited), w[limited]
+    weighting = None if importance is None else importance[limited]
+    best, least = nearest.of(limited), np.full(len(limited), np.inf)
     enough = bound.stretches(rows, part)
     for power in (0.0, *STRETCH_POWERS):
         stretched = replace(part, scales=part.scales * np.power(enough, np.float32(power)))
@@ -34,4 +34,4 @@ def quantize_nearest(
         error = (squares if weighting is None else squares * weighting).sum(axis=1)
         better = np.flatnonzero(error < least)
         least[better], best = error[better], best.with_channels(better, tried.of(better))
-    return nearest.with_channels(bent, best)
+    return nearest.with_channels(limited, best)

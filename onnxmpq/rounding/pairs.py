@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.rounding.overflow import LARGEST_CODE, pair_limits
+from onnxmpq.rounding.overflow import LARGEST_CODE, overflowing_channels, pair_limits
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight
 
 IndexArray = NDArray[np.intp]
@@ -28,24 +28,24 @@ _LARGEST = np.float32(127)
 class PairBound:
     """The bound for a layer with K inputs.
 
-    partners: intp [K], the input whose product is added to this one's in 16 bits, `ALONE` where there is none.
-    lowest, highest: sums of the codes of one sign in a pair.
+    columns: intp [K], the inputs in the order of the kernel (`model.kernel_order.kernel_columns`). largest_code: of the
+    activations, as in `pair_limits`, which raises ValueError. partners: intp [K], the input whose product is added to
+    this one's in 16 bits, `ALONE` where there is none. lowest, highest: sums of the codes of one sign in a pair.
     """
 
+    columns: IndexArray
+    largest_code: int
     partners: IndexArray
     lowest: int
     highest: int
 
     @classmethod
     def of(cls, columns: IndexArray, largest_code: int = LARGEST_CODE) -> PairBound:
-        """columns: intp [K], the inputs in the order of the kernel (`model.kernel_order.kernel_columns`).
-
-        largest_code: of the activations, as in `pair_limits`, which raises ValueError.
-        """
+        """The bound for kernels that walk the inputs in this order."""
         pairs = columns[: len(columns) // 2 * 2].reshape(-1, 2)
         partners = np.full(len(columns), ALONE, np.intp)
         partners[pairs[:, 0]], partners[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
-        return cls(partners, *pair_limits(largest_code))
+        return cls(columns, largest_code, partners, *pair_limits(largest_code))
 
     def left_by(self, other: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest int8 code beside a partner's, float32 of the same shape."""
@@ -61,12 +61,7 @@ class PairBound:
 
     def obeyed(self, codes: NDArray[np.generic]) -> NDArray[np.bool_]:
         """bool [O]: channels of int8 codes [O, K] without a pair beyond the bound."""
-        paired = self.partners != ALONE
-        ours = codes[:, paired].astype(np.int16)
-        theirs = codes[:, self.partners[paired]].astype(np.int16)
-        highest = (np.maximum(ours, 0) + np.maximum(theirs, 0)).max(axis=1, initial=0)
-        lowest = (np.minimum(ours, 0) + np.minimum(theirs, 0)).min(axis=1, initial=0)
-        return np.asarray((highest <= self.highest) & (lowest >= self.lowest))
+        return ~overflowing_channels(codes[:, self.columns], self.largest_code)
 
     def stretches(self, w: FloatArray, grid: Grid) -> FloatArray:
         """float32 [O], from 1 on: about the factor on each channel's scale with which w [O, K] obeys the bound."""
