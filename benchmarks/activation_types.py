@@ -21,7 +21,7 @@ from onnxruntime.quantization import QuantType
 from benchmarks.stages import machine
 from benchmarks.zoo import arrays, static_int8, zoo
 from onnxmpq.cost.measure import Effort, interleaved_s
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8, "uint16": QuantType.QUInt16}
 MODELS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "vit_tiny")

@@ -16,7 +16,7 @@ import onnx
 from benchmarks.int8 import INT8, Subject
 from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.ranges import CHOICES
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence

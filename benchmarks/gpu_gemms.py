@@ -34,7 +34,7 @@ from onnxmpq.menu import Menu, candidates, observed_tensors
 from onnxmpq.model import Model, prepare
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
 from onnxmpq.target import load_target, roofline_table
 from onnxmpq.target.types import Target

@@ -31,7 +31,7 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.rounding import Fp8Dual, PerBlock, QuantizedWeight, quantize_weight
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
 from onnxmpq.rounding.types import FloatArray
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence

@@ -31,7 +31,7 @@ from onnxmpq.menu import Menu, activation_tensors, narrow_inputs
 from onnxmpq.model import Model, Region, RegionKind, prepare
 from onnxmpq.ranges import ESTIMATORS, Observation, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
 from onnxmpq.target import Target, load_target, roofline_table

@@ -18,7 +18,7 @@ from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import Observation, QuantParams, headroom, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Perturbations, Referee, measure_effects
 from onnxmpq.sensitivity.effects import make_divergence

@@ -22,7 +22,7 @@ from benchmarks.emulation import emulated, patiently
 from benchmarks.overflow import PATIENCE_S
 from benchmarks.zoo import arrays, static_int8, zoo
 from onnxmpq.execution import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.saturation.counts import Codes, codes_of, columns, count
 from onnxmpq.saturation.layers import Source, Watched, Window, suspects

@@ -19,7 +19,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import Effects, Referee, effects_of_menu

@@ -26,7 +26,7 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
 from onnxmpq.rescale import CANDIDATES, candidate_factors, find_channels, measure_extent, rescaled
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence

@@ -30,7 +30,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.runtime import SessionSettings, input_specs
+from onnxmpq.runtimes import SessionSettings, input_specs
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
 

@@ -27,7 +27,7 @@ from onnxmpq.menu import Menu, candidates, observed_tensors, proven, worthwhile
 from onnxmpq.model import Model, prepare
 from onnxmpq.profiling import profile
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from onnxmpq.samples import gather_samples
 from onnxmpq.schemes import Scheme

@@ -22,7 +22,7 @@ from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.superpose import Predictor
 from onnxmpq.closed_loop import RunningRefiner
 from onnxmpq.context import Context
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity import Referee
 from onnxmpq.threads import workers
 

@@ -34,7 +34,7 @@ from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsig
 from onnxmpq.model import Model, Region, prepare
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme

@@ -37,7 +37,7 @@ from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.runtime import SessionSettings, input_specs
+from onnxmpq.runtimes import SessionSettings, input_specs
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
 

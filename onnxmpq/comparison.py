@@ -18,7 +18,7 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
-from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
+from onnxmpq.runtimes import SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import OutputKind
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady

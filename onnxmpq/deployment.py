@@ -19,8 +19,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.model import Model, Region, kernel_columns, sums_neighbours
 from onnxmpq.ranges import BITS
 from onnxmpq.rounding import QuantizedWeight, overflowing_channels
-from onnxmpq.runtime import CPU
-from onnxmpq.runtimes import probes
+from onnxmpq.runtimes import CPU, probes
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target import Target
 

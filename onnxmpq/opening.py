@@ -19,7 +19,7 @@ from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, requ
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
 from onnxmpq.request import Request, Source
-from onnxmpq.runtime import CPU, SessionSettings, require_provider
+from onnxmpq.runtimes import CPU, SessionSettings, require_provider
 from onnxmpq.samples import Samples, gather_samples
 from onnxmpq.target import Target, load_target
 

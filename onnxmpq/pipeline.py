@@ -54,8 +54,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on
-from onnxmpq.runtimes import probes, warn_outside
+from onnxmpq.runtimes import CPU, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples, check_prepared
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (

@@ -12,9 +12,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from onnxmpq.elements import ActivationType, HalfType
 from onnxmpq.errors import UsageError
-from onnxmpq.halves import HalfType
-from onnxmpq.ranges import ActivationType
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 

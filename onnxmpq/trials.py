@@ -10,7 +10,7 @@ import onnx
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
+from onnxmpq.runtimes import SessionSettings, holds_fp8, open_session, run
 
 OWN_THREADS = 0  # what a session has that is given no number of threads: one per core
 MOST_TRIES = 12  # 12 halvings tell 4096 regions apart

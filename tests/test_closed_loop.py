@@ -17,7 +17,7 @@ from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import run_error
+from onnxmpq.runtimes import run_error
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench

@@ -18,7 +18,7 @@ from onnxmpq.allocate import quantized_roots
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Referee
 from onnxmpq.workbench import Workbench

@@ -11,7 +11,7 @@ import onnx
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 
 

@@ -21,7 +21,7 @@ from onnxmpq.execution import open_graph
 from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
 from onnxmpq.model import Model
-from onnxmpq.runtime import Call, SessionSettings, open_session, profile_folder, run, run_error
+from onnxmpq.runtimes import Call, SessionSettings, open_session, profile_folder, run, run_error
 from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
 R = TypeVar("R")

@@ -21,7 +21,7 @@ from onnxmpq import opsets
 from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import Writer
-from onnxmpq.halves import DTYPES, ELEMENTS, HalfType
+from onnxmpq.elements import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import Region, RegionKind
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat

@@ -36,7 +36,7 @@ from onnxmpq.isolation import call
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
-from onnxmpq.runtime import SessionSettings, absolute, open_session
+from onnxmpq.runtimes import SessionSettings, absolute, open_session
 from onnxmpq.target import Target, lookup_table, roofline_table
 from onnxmpq.trials import single
 from onnxmpq.workbench import Workbench

@@ -26,8 +26,7 @@ from onnxmpq.feeds import Array
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
-from onnxmpq.runtime import SessionSettings
-from onnxmpq.runtimes import cpu_model
+from onnxmpq.runtimes import SessionSettings, cpu_model
 from onnxmpq.schemes import Scheme
 
 KEPT_S = 3600.0

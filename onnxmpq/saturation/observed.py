@@ -13,7 +13,7 @@ from onnxmpq.execution import with_outputs
 from onnxmpq.feeds import Array, Feeds, InputSpec
 from onnxmpq.isolation import call, isolated, keep, kept
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.saturation.counts import Counts, Int64Array, codes_of, count
 from onnxmpq.saturation.layers import Suspect, Suspects, Watched
 from onnxmpq.trials import OWN_THREADS

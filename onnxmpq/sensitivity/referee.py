@@ -14,7 +14,7 @@ from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import Kept, call, kept, patience_s
 from onnxmpq.model import Model, WeightStore
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code, Divergence
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
 from onnxmpq.model import Region
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.race import Race

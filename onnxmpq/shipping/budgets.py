@@ -26,7 +26,7 @@ from onnxmpq.closed_loop import (
     suspects,
 )
 from onnxmpq.errors import BudgetError, NothingFasterError
-from onnxmpq.runtime import holds_fp8
+from onnxmpq.runtimes import holds_fp8
 from onnxmpq.sensitivity import Referee
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality

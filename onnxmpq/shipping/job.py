@@ -16,7 +16,7 @@ from onnxmpq.context import Context
 from onnxmpq.cost import Effort, Judge
 from onnxmpq.feeds import Feeds, read_labels
 from onnxmpq.floors import Floors, Metric, MetricFunction
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, OutputKind

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnxmpq.closed_loop.suspects import Group, culprits, judged, predicted_divergence, suspects, without
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.errors import ModelError
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Perturbations, Referee, measure_effects
 from onnxmpq.workbench import Workbench

@@ -10,7 +10,7 @@ import pytest
 
 from onnxmpq.cost.attribute import MOVERS, Attribution, attribute
 from onnxmpq.cost.size import base_bytes, region_bytes
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.schemes import SCHEMES
 from tests.dialects.cases import CASES, Case
 

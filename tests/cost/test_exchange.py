@@ -16,7 +16,7 @@ from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.errors import TargetError
 from onnxmpq.model import prepare
-from onnxmpq.runtime import CPU
+from onnxmpq.runtimes import CPU
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from tests.graphs import conv_relu, graph, residual_cnn
 

@@ -12,7 +12,7 @@ from onnxmpq.cost.table import Assignment
 from onnxmpq.errors import TargetError
 from onnxmpq.profiling import profile
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, run_error
+from onnxmpq.runtimes import SessionSettings, run_error
 from onnxmpq.workbench import Workbench
 from tests.cost.synthetic import Setting, setting
 from tests.dialects.cases import ORT, Case

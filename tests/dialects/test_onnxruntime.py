@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from onnxmpq.cost.attribute import attribute
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.probe_graphs import blocks_name
 from onnxmpq.schemes import INT8_KERNELS, SCHEMES, Format, Scheme, writes

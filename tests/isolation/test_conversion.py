@@ -19,7 +19,7 @@ from onnxmpq.isolation import isolated
 from onnxmpq.output import serialize
 from onnxmpq.profiling import judge_costs, profile
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
 from tests.conftest import QUICK, SAMPLES

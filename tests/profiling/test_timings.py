@@ -18,7 +18,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import ModelError
 from onnxmpq.model import Model
 from onnxmpq.profiling import KEPT_S, RememberingProfiler, timings
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import SCHEMES, Scheme
 from tests.graphs import conv_relu, prepared, residual_cnn, samples_for
 

@@ -14,7 +14,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence

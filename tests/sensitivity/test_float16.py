@@ -14,10 +14,10 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.ranges import Observation
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Referee, effects_of_menu
-from onnxmpq.sensitivity.halves import half_perturbations
+from onnxmpq.sensitivity.float16 import half_perturbations
 from onnxmpq.workbench import Workbench
 from tests.graphs import feeds_for, graph, prepared, samples_for, token_model
 

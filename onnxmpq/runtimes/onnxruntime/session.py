@@ -17,9 +17,9 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from onnxmpq.elements import DTYPES
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds import InputSpec
-from onnxmpq.halves import DTYPES
 from onnxmpq.scratch import scratch_folder
 
 Array = NDArray[np.generic]
