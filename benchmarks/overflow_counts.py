@@ -3,7 +3,7 @@
     python -m benchmarks.overflow_counts [MODEL ...] [--cpu Haswell] [--samples 2]
 
 Random Conv layers run as they are. Layers of static int8 zoo models run as MatMulInteger on windows of real samples
-in the order of `model/kernel_order.py`, since a Conv rounds its sums to 8 bits. Each runs here (sums
+in the order of `runtimes/onnxruntime/kernel_order.py`, since a Conv rounds its sums to 8 bits. Each runs here (sums
 should be exact) and on the emulated CPU. Values that differ are compared with the counts by channel.
 """
 

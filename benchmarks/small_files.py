@@ -30,7 +30,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.runtimes import SessionSettings, input_specs
+from onnxmpq.runtimes import Call, SessionSettings, input_specs
 from onnxmpq.sensitivity import Referee
 from onnxmpq.sensitivity.effects import make_divergence
 
@@ -67,7 +67,8 @@ class Bench:
 
 def static_share(bench: Bench, static: Path, sample: Mapping[str, np.ndarray]) -> float:
     """Latency of static int8 relative to fp32, timed side by side."""
-    times = interleaved_s([session(static), bench.fp32], dict(sample), Effort(seconds=6.0, runs=40, rounds=10))
+    calls = [Call.of(s, dict(sample)) for s in (session(static), bench.fp32)]
+    times = interleaved_s(calls, Effort(seconds=6.0, runs=40, rounds=10))
     return float(np.median(times[0] / times[1]))
 
 

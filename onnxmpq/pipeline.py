@@ -13,7 +13,7 @@ from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_w
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
-from onnxmpq.cost import CostTable, Effort, Judge, Roles, layout_roles
+from onnxmpq.cost import CostTable, Effort, Judge
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
@@ -54,7 +54,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtimes import CPU, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples, check_prepared
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (
@@ -68,6 +68,7 @@ from onnxmpq.shipping import (
     disagreement,
     finish,
 )
+from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
@@ -114,8 +115,8 @@ def convert(model: Source, request: Request) -> Result:
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
-    layout = _layout(prepared, data.calibration)
-    judge, fused = _costs(nearest, writable, layout, data, asked, effort, context)
+    rules = _rules(opened.device, prepared, data.calibration)
+    judge, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     menu = _worth_an_effect(fused, nearest, judge)
 
     formats = weight_formats(prepared, menu)
@@ -138,7 +139,7 @@ def convert(model: Source, request: Request) -> Result:
         context,
         request.guard,
         request.best_effort,
-        int8_everywhere(prepared, fused, layout),
+        int8_everywhere(prepared, fused, rules),
     )
     result = _result(job, finish(job), asked, opened, rescaling, menu)
     _write(result, request)
@@ -160,7 +161,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     check_prepared(opened.source, model, data.calibration)
     if labelled is not None:
         labelled.try_out(source, data)
-    if asked.device.cost == "measured" and request.cost_table is None:
+    if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
     return data
@@ -182,13 +183,13 @@ def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: 
 
 
 def _costs(
-    bench: Workbench, menu: Menu, layout: Roles, data: Samples, asked: Asked, effort: Effort, context: Context
+    bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
 ) -> tuple[Judge, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
     request, model, feeds = asked.request, bench.model, data.calibration
     table_file = Path(request.cost_table) if request.cost_table else None
     judge, fused = judge_costs(
-        model, asked.device, menu, layout, bench, feeds, asked.settings, effort, table_file, context
+        model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
     )
     original_j = judge.table.predict_j(model, {}) if judge.table.node_j else None
     require_unmet(asked.budgets, model.source_bytes, judge.original_s, original_j)
@@ -206,9 +207,9 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
     return found
 
 
-def _layout(model: Model, feeds: Feeds) -> Roles:
-    """Roles of the regions in the runtime's layouts, for the shapes of one sample."""
-    return layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
+    """The runtime's rules, for the shapes of one sample."""
+    return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
 def _worth_an_effect(menu: Menu, bench: Workbench, judge: Judge) -> Menu:
@@ -301,7 +302,7 @@ def profile_model(
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
-    if device.cost != "measured":
+    if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     opened = open_model(model, device)
     prepared, feeds = opened.model, opened.samples(calibration, recipe, PROFILE_SAMPLES, context).calibration
@@ -309,11 +310,9 @@ def profile_model(
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
-    settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
-    layout = _layout(prepared, feeds)
-    judge, fused = judge_costs(
-        prepared, device, menu, layout, bench, feeds, settings, effort or Effort(), None, context
-    )
+    settings = SessionSettings(threads=threads).on(device.runs_on(provider))
+    rules = _rules(device, prepared, feeds)
+    judge, fused = judge_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
     return replace(judge.table, node_s=offered)

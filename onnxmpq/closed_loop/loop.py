@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -125,7 +124,7 @@ class Loop:
     def _learn_from(self, error: ModelError, assignment: Mapping[str, Scheme]) -> None:
         """Plan without the kernel that an error names, or that makes the plan crash."""
         named = error.region if isinstance(error, DamagedGraphError) else ""
-        region = named if named in assignment else _named(assignment, str(error))
+        region = named if named in assignment else _blamed(assignment, error)
         if region is None and isinstance(error, CrashError) and error.searchable and self.trial is not None:
             changed = changed_regions(self.bench.model, assignment)
             region = culprit(changed, lambda some: self.bench.build({r: assignment[r] for r in some}), self.trial)
@@ -329,10 +328,9 @@ class Loop:
             self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
 
 
-def _named(assignment: Mapping[str, Scheme], message: str) -> str | None:
-    """The region whose node a message names, where it names one."""
-    nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
-    hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
+def _blamed(assignment: Mapping[str, Scheme], error: ModelError) -> str | None:
+    """The region whose node the runtime blames, where it names one; it may have added a suffix to the name."""
+    hit = [r for r in assignment for n in error.blamed if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
     return max(hit, key=len, default=None)
 
 

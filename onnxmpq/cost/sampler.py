@@ -11,23 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxmpq.cost.chains import Menu, legalize
-from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.table import Assignment, Edge, Formats, edges_of
 from onnxmpq.model import Model
+from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import Format, Scheme
 
 _CANDIDATES = 24
 
 
-def uniform_plans(model: Model, menu: Menu, layout: Roles) -> Iterator[dict[str, Scheme]]:
+def uniform_plans(model: Model, menu: Menu, rules: Rules) -> Iterator[dict[str, Scheme]]:
     """Everything in fp32; every kernel wherever it is offered; int8 for layers only."""
     yield {}
     kernels = dict.fromkeys(s.kernel for schemes in menu.values() for s in schemes if s.kernel != "fp32")
     for kernel in kernels:
-        yield legalize(model, layout, _everywhere(menu, kernel), menu)
+        yield legalize(model, rules, _everywhere(menu, kernel), menu)
     int8 = {r.name: offered[0] for r in model.layers if (offered := _int8_kernels(menu.get(r.name, ())))}
     if len(int8) > 1:
-        yield legalize(model, layout, int8, menu)
+        yield legalize(model, rules, int8, menu)
 
 
 def _everywhere(menu: Menu, kernel: str) -> dict[str, Scheme]:
@@ -49,12 +49,12 @@ def _int8_kernels(schemes: Sequence[Scheme]) -> list[Scheme]:
     return list(found.values())
 
 
-def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
+def mixed_plans(model: Model, menu: Menu, rules: Rules, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
     """`count` mixed plans of int8 and fp32, each chosen among random candidates to cover what was seen least."""
     generator = np.random.default_rng(seed)
     seen: dict[tuple[str, str], int] = {}
     for _ in range(count):
-        candidates = [random_plan(model, menu, layout, generator) for _ in range(_CANDIDATES)]
+        candidates = [random_plan(model, menu, rules, generator) for _ in range(_CANDIDATES)]
         best = max(candidates, key=lambda plan: _novelty(model, plan, seen))
         for change in _changes(model, best):
             seen[change] = seen.get(change, 0) + 1
@@ -62,7 +62,7 @@ def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int =
 
 
 def random_plan(
-    model: Model, menu: Menu, layout: Roles, generator: np.random.Generator, persistence: float | None = None
+    model: Model, menu: Menu, rules: Rules, generator: np.random.Generator, persistence: float | None = None
 ) -> dict[str, Scheme]:
     """A plan that keeps the format of the region before it with probability `persistence`, else draws one. Of several
     int8 kernels one is drawn."""
@@ -75,7 +75,7 @@ def random_plan(
         wanted = bool(generator.choice(before)) if before and generator.random() < keep else generator.random() < share
         if offered and wanted:
             plan[region.name] = offered[0 if len(offered) == 1 else int(generator.integers(len(offered)))]
-    return legalize(model, layout, plan, menu)
+    return legalize(model, rules, plan, menu)
 
 
 def _changes(model: Model, plan: Assignment) -> list[tuple[str, str]]:

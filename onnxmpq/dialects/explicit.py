@@ -55,7 +55,7 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if scheme.weight is not None and type(scheme.weight) not in _WEIGHTS:
         return False
-    if scheme.fuses_to:  # onnxruntime's own kernels
+    if scheme.weight_only:  # no such kernels for float32
         return False
     if region.layer is None:
         if scheme.half is not None and scheme.weight is None:

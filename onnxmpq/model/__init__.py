@@ -11,7 +11,6 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import drop_values, fold
-from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
 from onnxmpq.model.load import is_quantized_op, load, opset_of, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.regions import GraphIndex, find_regions, read_by
@@ -35,8 +34,6 @@ __all__ = [
     "fold",
     "is_quantized_op",
     "keep_descriptions",
-    "kernel_columns",
-    "kernel_rows",
     "load",
     "multiply_accumulates",
     "opset_of",
@@ -45,7 +42,6 @@ __all__ = [
     "read_by",
     "serialized_bytes",
     "shell",
-    "sums_neighbours",
     "table_rows",
     "without_initializers",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from onnxmpq.cost import (
     PlanProfiler,
     Profile,
     Profiler,
-    Roles,
     TableJudge,
     describe,
     elsewhere,
@@ -36,7 +36,7 @@ from onnxmpq.isolation import call
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
-from onnxmpq.runtimes import SessionSettings, absolute, open_session
+from onnxmpq.runtimes import REFERENCE, Rules, SessionSettings, absolute
 from onnxmpq.target import Target, lookup_table, roofline_table
 from onnxmpq.trials import single
 from onnxmpq.workbench import Workbench
@@ -50,7 +50,7 @@ def judge_costs(
     model: Model,
     device: Target,
     menu: Menu,
-    layout: Roles,
+    rules: Rules,
     bench: Workbench,
     feeds: Feeds,
     settings: SessionSettings,
@@ -66,20 +66,20 @@ def judge_costs(
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
-        return TableJudge(model, table), in_table(menu, table.offers)
-    if device.cost != "measured":
-        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu
+        return TableJudge(model, replace(table, rules=rules)), in_table(menu, table.offers)
+    if not device.measured or device.runtime is None:
+        return TableJudge(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
     first, crashing = feeds.batch([0]), Crashing()
     others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
     profiler = RememberingProfiler(
-        Profiler(model, first, settings, effort, others), context.cache, model, first, effort
+        Profiler(model, first, settings, effort, device.runtime, others), context.cache, model, first, effort
     )
-    profiles, uniform = profile(profiler, menu, layout, bench, context, crashing)
+    profiles, uniform = profile(profiler, menu, rules, bench, context, crashing)
     if reused := profiler.timings.in_words():
         context.progress.say(reused)
     mixed = len(profiles) - uniform
-    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
-    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, crashing)
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=mixed)
+    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
@@ -88,7 +88,7 @@ def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> flo
 
 
 def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
-    return float(interleaved_s([open_session(source, settings)], inputs, QUICK)[0].min())
+    return float(interleaved_s([REFERENCE.prepared(REFERENCE.open(source, settings), inputs)], QUICK)[0].min())
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
@@ -101,7 +101,7 @@ def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> Co
 def profile(
     profiler: PlanProfiler,
     menu: Menu,
-    layout: Roles,
+    rules: Rules,
     bench: Workbench,
     context: Context,
     crashing: Crashing | None = None,
@@ -110,8 +110,8 @@ def profile(
 
     crashing: gets the kernels that end the runtime, by region.
     """
-    plans = plans_to_profile(bench.model, menu, layout, context.seed)
-    uniform = len(list(uniform_plans(bench.model, menu, layout)))
+    plans = plans_to_profile(bench.model, menu, rules, context.seed)
+    uniform = len(list(uniform_plans(bench.model, menu, rules)))
     found: list[list[Profile]] = []
     crashing = {} if crashing is None else crashing
     start = time.perf_counter()

@@ -95,7 +95,7 @@ def test_solutions_are_what_the_runtime_executes(problem: Problem, goal: str) ->
     found = solve(problem, goal, Limits())
     assert found is not None
     menu = {r: tuple(o.scheme for o in options) for r, options in problem.options.items()}
-    assert legalize(problem.model, problem.table.layout, found.assignment, menu) == found.assignment
+    assert legalize(problem.model, problem.table.rules, found.assignment, menu) == found.assignment
 
 
 @few

@@ -99,7 +99,7 @@ def profiled(child: Faulty) -> tuple[list[Any], Crashing, Heard]:
     crashing: Crashing = {}
     with isolated(child):
         profiler = Profiler(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
-        profiles, _ = profile(profiler, menu, case.layout, bench, Context(heard), crashing)
+        profiles, _ = profile(profiler, menu, case.rules, bench, Context(heard), crashing)
     return profiles, crashing, heard
 
 
@@ -121,7 +121,7 @@ def test_what_crashes_is_not_on_the_menu_and_the_reason_is_given() -> None:
     weights = cnn.weights({name: row[-1] for name, row in menu.items()})
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     target, feeds = load_target("cpu"), feeds_for(residual_cnn())
-    arguments = case.model, target, menu, case.layout, bench, feeds, SessionSettings(), QUICK, None, Context(heard)
+    arguments = case.model, target, menu, case.rules, bench, feeds, SessionSettings(), QUICK, None, Context(heard)
     with isolated(Faulty(CRASHING)):
         judge, left = judge_costs(*arguments)
     assert judge.measured
