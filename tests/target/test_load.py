@@ -8,8 +8,8 @@ import pytest
 
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.resources import data_folder
-from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.rounding import PerChannel
+from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from onnxmpq.target import available_targets, load_target
 from onnxmpq.target.fields import ASSUMPTION
