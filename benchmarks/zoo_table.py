@@ -38,7 +38,7 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
 from onnxmpq.runtimes import Call, SessionSettings, input_specs
-from onnxmpq.sensitivity import Referee
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 
 CALIBRATION, HELD_OUT = 64, 21
@@ -120,13 +120,13 @@ def unseen_quality(entry: Any) -> tuple[Callable[[Path], float], Callable[[Path]
     model = prepare(entry.model)
     unseen = load_feeds(arrays(entry, "test", DIVERGENCE_SAMPLES), input_specs(session(entry.model)))
     divergence, _ = make_divergence(model, unseen, 1, threads=1, kinds={})
-    referee, settings = Referee.of(model, divergence, unseen, SessionSettings()), SessionSettings()
+    evaluator, settings = Evaluator.of(model, divergence, unseen, SessionSettings()), SessionSettings()
 
     def agreement(path: Path) -> float | None:
         found = compare(entry.model, path, unseen, divergence.kinds, settings=settings, held_out=True, unfused=False)
         return found.agreement
 
-    return lambda path: referee.loss(onnx.load(path)), agreement
+    return lambda path: evaluator.loss(onnx.load(path)), agreement
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

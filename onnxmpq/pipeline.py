@@ -13,7 +13,7 @@ from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_w
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
-from onnxmpq.cost import CostTable, Effort, Judge
+from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
@@ -38,7 +38,7 @@ from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
-from onnxmpq.profiling import CLEARLY, judge_costs, quick_latency_s
+from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
 from onnxmpq.report import (
@@ -116,21 +116,21 @@ def convert(model: Source, request: Request) -> Result:
     )
     writable = _writable(representable, nearest, asked)
     rules = _rules(opened.device, prepared, data.calibration)
-    judge, fused = _costs(nearest, writable, rules, data, asked, effort, context)
-    menu = _worth_an_effect(fused, nearest, judge)
+    costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
+    menu = _worth_an_effect(fused, nearest, costs)
 
     formats = weight_formats(prepared, menu)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)
     bench = rounded.with_activations(measured.params)
-    seen = pose(prepared, menu, judge.table, measured, bench.weights)
+    seen = pose(prepared, menu, costs.table, measured, bench.weights)
     effects = at_unseen_level(seen, measured, bench, data, context)
     job = Job(
-        pose(prepared, menu, judge.table, effects, bench.weights),
+        pose(prepared, menu, costs.table, effects, bench.weights),
         asked.budgets,
         request.floors,
         bench,
-        judge,
+        costs,
         data,
         effects,
         techniques,
@@ -184,16 +184,16 @@ def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: 
 
 def _costs(
     bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
-) -> tuple[Judge, Menu]:
+) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
     request, model, feeds = asked.request, bench.model, data.calibration
     table_file = Path(request.cost_table) if request.cost_table else None
-    judge, fused = judge_costs(
+    costs, fused = plan_costs(
         model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
     )
-    original_j = judge.table.predict_j(model, {}) if judge.table.node_j else None
-    require_unmet(asked.budgets, model.source_bytes, judge.original_s, original_j)
-    return judge, fused
+    original_j = costs.table.predict_j(model, {}) if costs.table.node_j else None
+    require_unmet(asked.budgets, model.source_bytes, costs.original_s, original_j)
+    return costs, fused
 
 
 def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
@@ -212,11 +212,11 @@ def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
     return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
-def _worth_an_effect(menu: Menu, bench: Workbench, judge: Judge) -> Menu:
+def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
-    faster = in_table(worthwhile(menu, judge.table.node_s), judge.table.offers)
-    without_effects = pose(bench.model, faster, judge.table, None, bench.weights)
-    found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, judge.known))
+    faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
+    without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
+    found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
 
@@ -268,7 +268,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
-        timings=job.judge.timings,
+        timings=job.costs.timings,
         warnings=warned,
         curve=() if request.curve is None else trade_off(outcome.problem, axis),
         proven=exactness.proven,
@@ -312,10 +312,10 @@ def profile_model(
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, feeds)
-    judge, fused = judge_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
+    costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
-    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
-    return replace(judge.table, node_s=offered)
+    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
+    return replace(costs.table, node_s=offered)
 
 
 @isolated()

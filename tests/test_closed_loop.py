@@ -30,8 +30,8 @@ MENU = {n: tuple(s for s in row if not s.unsigned_weights) for n, row in MENU.it
 
 @dataclass
 class Machine:
-    """A judge. original_s: what float32 takes there. factor: how much slower int8 plans are than the table says, until
-    the table is corrected after the first `learns_after` measurements."""
+    """Costs of plans. original_s: what float32 takes there. factor: how much slower int8 plans are than the table says,
+    until the table is corrected after the first `learns_after` measurements."""
 
     table: CostTable
     original_s: float

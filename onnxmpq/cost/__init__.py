@@ -2,8 +2,8 @@
 
 from onnxmpq.cost.chains import Menu, legalize
 from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge, Timings
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.size import base_bytes, region_bytes
@@ -15,13 +15,13 @@ __all__ = [
     "Crashing",
     "Edge",
     "Effort",
-    "Judge",
-    "MeasuringJudge",
+    "MeasuredCosts",
     "Menu",
+    "PlanCosts",
     "PlanProfiler",
     "Profile",
     "Profiler",
-    "TableJudge",
+    "TableCosts",
     "Timings",
     "Transition",
     "base_bytes",

@@ -8,8 +8,8 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
-from onnxmpq.cost.judge import PlanProfiler
 from onnxmpq.cost.measure import Profile
+from onnxmpq.cost.plan_costs import PlanProfiler
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, ModelError

@@ -13,12 +13,12 @@ from onnxmpq.cost import (
     CostTable,
     Crashing,
     Effort,
-    Judge,
-    MeasuringJudge,
+    MeasuredCosts,
+    PlanCosts,
     PlanProfiler,
     Profile,
     Profiler,
-    TableJudge,
+    TableCosts,
     describe,
     elsewhere,
     fit_table,
@@ -46,7 +46,7 @@ CLEARLY = 0.9  # of a latency limit: only a first measurement of the original be
 OTHERS = 2  # samples beside the first that each plan runs on before it is timed
 
 
-def judge_costs(
+def plan_costs(
     model: Model,
     device: Target,
     menu: Menu,
@@ -57,7 +57,7 @@ def judge_costs(
     effort: Effort,
     table_file: Path | None,
     context: Context,
-) -> tuple[Judge, Menu]:
+) -> tuple[PlanCosts, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
     Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
@@ -66,9 +66,9 @@ def judge_costs(
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
-        return TableJudge(model, replace(table, rules=rules)), in_table(menu, table.offers)
+        return TableCosts(model, replace(table, rules=rules)), in_table(menu, table.offers)
     if not device.measured or device.runtime is None:
-        return TableJudge(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
+        return TableCosts(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
     first, crashing = feeds.batch([0]), Crashing()
     others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
     profiler = RememberingProfiler(
@@ -79,7 +79,7 @@ def judge_costs(
         context.progress.say(reused)
     mixed = len(profiles) - uniform
     refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=mixed)
-    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
+    return MeasuredCosts(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:

@@ -13,7 +13,7 @@ from onnxmpq.model import Region
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
-from onnxmpq.sensitivity.race import Race
+from onnxmpq.sensitivity.elimination import Elimination
 
 
 class Trial:
@@ -39,7 +39,7 @@ class Trial:
         self.inputs: dict[InputKey, Code] = {k: self._unchanged() for k in tries.inputs if k[0] == name}
         self.narrow = tries.inputs
         self.candidates = tries.activations.get(tensor, ())
-        self.race = Race(frame.divergence, frame.reference, len(self.candidates))
+        self.elimination = Elimination(frame.divergence, frame.reference, len(self.candidates))
         self.rounded = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
             rounded = [region.params.stored(tries.weights[k].dequantize()) for k in self.weights]
@@ -61,20 +61,20 @@ class Trial:
             narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
             [result] = self.exact.run({**given, source: narrow}).values()
             self._fill(change, rows, result, given)
-        for number in self.race.running:
+        for number in self.elimination.running:
             params = self.candidates[number]
-            self._fill(self.race.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
+            self._fill(self.elimination.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
 
     def look(self, done: int) -> None:
         """The first `done` samples have been run."""
-        self.race.look(done)
+        self.elimination.look(done)
 
     def add_to(self, effects: Effects) -> None:
         """Hand over what has been measured, once all samples were run."""
         effects.weights.update(self.weights)
         effects.inputs.update(self.inputs)
-        for number in self.race.running:
-            effects.activations[self.tensor] = self.race.changes[number]
+        for number in self.elimination.running:
+            effects.activations[self.tensor] = self.elimination.changes[number]
             effects.params[self.tensor] = self.candidates[number]
 
     def _unchanged(self) -> Code:

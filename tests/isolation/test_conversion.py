@@ -17,7 +17,7 @@ from onnxmpq.cost.profile import Crashing
 from onnxmpq.errors import CrashError
 from onnxmpq.isolation import isolated
 from onnxmpq.output import serialize
-from onnxmpq.profiling import judge_costs, profile
+from onnxmpq.profiling import plan_costs, profile
 from onnxmpq.progress import Progress
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.target.load import load_target
@@ -123,8 +123,8 @@ def test_what_crashes_is_not_on_the_menu_and_the_reason_is_given() -> None:
     target, feeds = load_target("cpu"), feeds_for(residual_cnn())
     arguments = case.model, target, menu, case.rules, bench, feeds, SessionSettings(), QUICK, None, Context(heard)
     with isolated(Faulty(CRASHING)):
-        judge, left = judge_costs(*arguments)
-    assert judge.measured
+        costs, left = plan_costs(*arguments)
+    assert costs.measured
     assert [s.name for s in left[CRASHING]] == ["fp32"] and "crashes with int8" in left.reasons[CRASHING]
     assert [s.name for s in left["Conv_3"]] == ["fp32", "int8"]
 

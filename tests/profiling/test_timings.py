@@ -12,8 +12,8 @@ import pytest
 
 from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
-from onnxmpq.cost.judge import MeasuringJudge
 from onnxmpq.cost.measure import Effort, Profile
+from onnxmpq.cost.plan_costs import MeasuredCosts
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import ModelError
 from onnxmpq.model import Model
@@ -162,7 +162,7 @@ def test_what_does_not_run_is_tried_each_time_and_second_looks_are_taken(setting
 def test_the_closed_loop_finds_them_and_counts_them(setting: Setting) -> None:
     setting.profile(Stopwatch())
     watch = Stopwatch()
-    judge = MeasuringJudge(setting.run(watch), [], lambda profiles: CostTable({"n": {"fp32": len(profiles)}}))
-    assert judge.latency_s(PLAN, setting.model.proto) == pytest.approx(1e-3)
-    assert judge.table.node_s == {"n": {"fp32": 1}}
-    assert watch.profiled == 0 and judge.timings.reused == judge.timings.total == 1
+    costs = MeasuredCosts(setting.run(watch), [], lambda profiles: CostTable({"n": {"fp32": len(profiles)}}))
+    assert costs.latency_s(PLAN, setting.model.proto) == pytest.approx(1e-3)
+    assert costs.table.node_s == {"n": {"fp32": 1}}
+    assert watch.profiled == 0 and costs.timings.reused == costs.timings.total == 1
