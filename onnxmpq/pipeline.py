@@ -123,10 +123,10 @@ def convert(model: Source, request: Request) -> Result:
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)
     bench = rounded.with_activations(measured.params)
-    seen = pose(prepared, menu, costs.table, measured, bench.weights)
+    seen = pose(prepared, menu, costs.table, measured, bench.weights, request.solver)
     effects = at_unseen_level(seen, measured, bench, data, context)
     job = Job(
-        pose(prepared, menu, costs.table, effects, bench.weights),
+        pose(prepared, menu, costs.table, effects, bench.weights, request.solver),
         asked.budgets,
         request.floors,
         bench,

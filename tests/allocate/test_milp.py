@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onnxmpq.allocate.milp as module
-from onnxmpq.allocate import Limits, Option, Problem, quantized_roots, solve
+from onnxmpq.allocate import Limits, Option, Problem, quantized_roots
+from onnxmpq.allocate.milp import solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.table import CostTable
 from onnxmpq.schemes import SCHEMES
