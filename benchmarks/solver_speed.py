@@ -81,7 +81,7 @@ def instance(layers: int, seed: int) -> Problem:
 
 
 def _reorders(generator: np.random.Generator) -> dict[str, float]:
-    return {side: float(generator.lognormal(np.log(4e-6), 0.7)) for side in ("to_nhwc_s", "to_nchw_s")}
+    return {side: float(generator.lognormal(np.log(4e-6), 0.7)) for side in ("into_layout_s", "out_of_layout_s")}
 
 
 def _options(region: Region, generator: np.random.Generator) -> tuple[Option, ...]:

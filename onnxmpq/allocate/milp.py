@@ -160,7 +160,7 @@ class _Program:
                 self.totals["energy"].put(pair[0], cost.quantize_j)
                 self.totals["energy"].put(pair[1], cost.dequantize_j)
             before, after = (laid_out.get(end or "", _Sum()) for end in (edge.producer, edge.consumer))
-            self._change(before, after, cost.to_nhwc_s, cost.to_nchw_s)
+            self._change(before, after, cost.into_layout_s, cost.out_of_layout_s)
         for tensor, pairs in by_tensor.items():
             self._shared(table.shared.get(tensor, _NO_TRANSITION), pairs)
 

@@ -28,11 +28,11 @@ class Layouts:
         return frozenset(found)
 
     def change(self, producer: str | None, consumer: str | None) -> str:
-        """Change of layout of a tensor on an edge: "to_nhwc", "to_nchw", or nothing ("")."""
+        """Change of layout of a tensor on an edge: "into_layout", "out_of_layout", or nothing ("")."""
         before, after = producer in self._laid_out, consumer in self._laid_out
         if before is after:
             return ""
-        return "to_nhwc" if after else "to_nchw"
+        return "into_layout" if after else "out_of_layout"
 
 
 def laid_out(

@@ -20,7 +20,7 @@ from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import FP32, Format, Scheme, writes
 
 Assignment = Mapping[str, Scheme]
-SCHEMA = "onnxmpq.cost-table/2"
+SCHEMA = "onnxmpq.cost-table/3"
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class Edge:
 
 @dataclass(frozen=True)
 class Transition:
-    """Seconds and joules for changing a tensor's format (to int8, back to float) or layout on its way to a reader."""
+    """Seconds and joules for changing a tensor on its way to a reader: its format (to a quantized one, back to float),
+    or its layout (to the runtime's own, back to the graph's)."""
 
     quantize_s: float = 0.0
     dequantize_s: float = 0.0
-    to_nhwc_s: float = 0.0
-    to_nchw_s: float = 0.0
+    into_layout_s: float = 0.0
+    out_of_layout_s: float = 0.0
     quantize_j: float = 0.0
     dequantize_j: float = 0.0
 
@@ -142,7 +143,7 @@ class CostTable:
         for edge in edges_of(model):
             change, own = layouts.change(edge.producer, edge.consumer), self.edges.get(edge.key)
             if change and own is not None:
-                yield edge, own.to_nhwc_s if change == "to_nhwc" else own.to_nchw_s
+                yield edge, own.into_layout_s if change == "into_layout" else own.out_of_layout_s
 
     def _changes(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, Format, Transition, Transition]]:
         """Edges that change format: the format read, the edge's own transition and its part of the shared one."""

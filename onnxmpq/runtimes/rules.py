@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from onnxmpq.model import Model, Region, RegionKind
 
-STARTS = "convolution"  # works in the runtime's own layout where it writes a quantized format
+STARTS = "starts"  # works in the runtime's own layout where it writes a quantized format
 FOLLOWS = "follows"  # works in that layout where everything that it reads comes in it
 Layout = Mapping[str, str]
 """Region -> one of these; regions without a role work in the layout of the graph."""

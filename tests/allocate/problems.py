@@ -94,8 +94,8 @@ def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool
         return float(generator.uniform(low, high))
 
     def transition(low: float) -> Transition:
-        quantize, dequantize, to_nhwc, to_nchw = (some(low, 0.3) * 1e-3 for _ in range(4))
-        return Transition(quantize, dequantize, to_nhwc * layouts, to_nchw * layouts)
+        quantize, dequantize, into_layout, out_of_layout = (some(low, 0.3) * 1e-3 for _ in range(4))
+        return Transition(quantize, dequantize, into_layout * layouts, out_of_layout * layouts)
 
     options: dict[str, tuple[Option, ...]] = {}
     node_s: dict[str, dict[str, float]] = {}

@@ -79,5 +79,5 @@ def test_layouts_follow_from_int8_convolutions(name: str, data: st.DataObject) -
     convolutions = [r.name for r in case.model.layers if r.op_type == "Conv" and r.name in plan]
     if not any(plan[c].writes is Format.INT8 for c in convolutions):
         assert not any(changes)
-    into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "to_nhwc"}
+    into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "into_layout"}
     assert all(case.rules.layout[r] == STARTS for r in into if r)

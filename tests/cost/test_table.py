@@ -27,7 +27,7 @@ def test_file_round_trip(name: str, seed: int, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"schema": "other/1"}', '{"schema": "onnxmpq.cost-table/2", "nodes": 1}']
+    "text", ["", "{}", "[]", '{"schema": "other/1"}', '{"schema": "onnxmpq.cost-table/3", "nodes": 1}']
 )
 def test_other_files_are_refused(text: str) -> None:
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
@@ -35,7 +35,7 @@ def test_other_files_are_refused(text: str) -> None:
 
 
 def test_file_names_its_schema() -> None:
-    assert json.loads(CostTable({}).to_json())["schema"] == "onnxmpq.cost-table/2"
+    assert json.loads(CostTable({}).to_json())["schema"] == "onnxmpq.cost-table/3"
 
 
 def test_a_tensor_is_quantized_once_for_all_its_readers() -> None:
