@@ -15,7 +15,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.model import Model
 from onnxmpq.runtimes import Rules
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.schemes import Scheme
 from onnxmpq.trials import culprit
 
 MIXED_PLANS = 12
@@ -30,9 +30,9 @@ MOST_CULPRITS = 4  # each is searched for by crashing the runtime about ten time
 
 
 def plans_to_profile(model: Model, menu: Menu, rules: Rules, seed: int) -> list[dict[str, Scheme]]:
-    """Uniform plans, and mixed ones where there is an int8 choice to make."""
+    """Uniform plans, and mixed ones where there is a choice of activation format."""
     plans = list(uniform_plans(model, menu, rules))
-    if any(s.reads is Format.INT8 for schemes in menu.values() for s in schemes):
+    if any(s.reads.quantized for schemes in menu.values() for s in schemes):
         plans += mixed_plans(model, menu, rules, MIXED_PLANS, seed)
     return plans
 
