@@ -3,32 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 
-import onnxmpq
-
-PACKAGE = Path(onnxmpq.__file__).parent
-
-
-def imports() -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """(file below the package, imported module below it) of every import between two rooms. A room is a folder or a
-    file directly under the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        here = path.relative_to(PACKAGE)
-        if here.parts[0] in ("__init__.py", "__main__.py"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
-                continue
-            root, *there = node.module.split(".")
-            names = [there] if there else [[alias.name] for alias in node.names]
-            yield from ((here, tuple(n)) for n in names if root == "onnxmpq" and n[0] != room(here))
-
-
-def room(path: Path) -> str:
-    return path.parts[0].removesuffix(".py")
+from tests.rooms import PACKAGE, imports, picture, room
 
 
 def test_rooms_are_entered_by_their_faces() -> None:
@@ -59,3 +36,9 @@ def test_modules_of_a_room_do_not_go_through_its_own_face() -> None:
             if isinstance(node, ast.ImportFrom) and node.module == f"onnxmpq.{here.parts[0]}":
                 found += [f"{here}: {a.name}" for a in node.names if a.name not in modules]
     assert not found
+
+
+def test_the_picture_in_the_docs_is_that_of_the_imports() -> None:
+    """docs/architecture.md; `python -m tests.rooms` prints it."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert picture() in page
