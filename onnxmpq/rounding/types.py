@@ -22,7 +22,6 @@ MultiplierArray = NDArray[np.uint8]
 ScaleType = Literal["float32", "float16"]
 
 MULTIPLIER_BITS = 4
-SCALE_BITS = 32
 
 SMALLEST_STEP = np.finfo(np.float32).tiny
 """Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
@@ -117,6 +116,11 @@ class WeightFormat(ABC):
         """The first opset that has the format's types and operators."""
         return opsets.INT4 if self.storage_bits == 4 else opsets.PER_CHANNEL
 
+    @property
+    def scale_bits(self) -> int:
+        """Bits of a scale."""
+        return 8 * np.dtype(self.scale_type).itemsize
+
     def storable(self, scales: FloatArray) -> FloatArray:
         """The scales as the file holds them, float32 values."""
         return scales
@@ -137,7 +141,7 @@ class WeightFormat(ABC):
 
     def side_bits(self, channels: int, inputs: int) -> int:
         """Bits of scales and multipliers beside the codes [channels, inputs] in the memory of a modelled target."""
-        return channels * self.blocks(inputs) * SCALE_BITS
+        return channels * self.blocks(inputs) * self.scale_bits
 
     # ---- fitting -------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.rounding.types import ScaleType
 
 from .strategies import FORMATS, formats, gaussian, weights
 
@@ -121,6 +122,13 @@ def test_size_bytes_is_what_onnx_writes(w: np.ndarray, weight_format: WeightForm
     if q.multipliers is not None:
         expected += onnx_bytes(q.multipliers, TensorProto.UINT4)
     assert q.size_bytes == expected
+
+
+@pytest.mark.parametrize("scale_type", ["float32", "float16"])
+def test_scales_take_as_many_bits_in_modelled_memory_as_in_the_file(scale_type: ScaleType) -> None:
+    w, weight_format = gaussian(6, 128), PerBlock(4, 64, negative_scales=False, scale_type=scale_type)
+    in_file = quantize_weight(w, weight_format).size_bytes
+    assert 8 * in_file == weight_format.bits * w.size + weight_format.side_bits(*w.shape)
 
 
 @pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{'' if f.negative_scales else '+'}")

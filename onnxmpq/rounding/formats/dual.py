@@ -14,7 +14,6 @@ from onnxmpq.rounding.formats.channel import FREE
 from onnxmpq.rounding.scales import as_rows, chunks, dot, fit_steps, power, rows_of_blocks
 from onnxmpq.rounding.types import (
     MULTIPLIER_BITS,
-    SCALE_BITS,
     SMALLEST_STEP,
     FloatArray,
     Grid,
@@ -84,7 +83,7 @@ class Dual(WeightFormat):
         return 450 + (LOW_BITS_BYTES if self.low_bits else 0)
 
     def side_bits(self, channels: int, inputs: int) -> int:
-        return channels * (SCALE_BITS + self.blocks(inputs) * MULTIPLIER_BITS)
+        return channels * (self.scale_bits + self.blocks(inputs) * MULTIPLIER_BITS)
 
     def block_width(self, inputs: int) -> int:
         return effective_block(inputs, self.block)
