@@ -23,7 +23,7 @@ from onnxmpq.allocate.problem import Goal, Solution
 from onnxmpq.allocate.solvers import SOLVERS
 from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.table import CostTable, Transition, edges_of
-from onnxmpq.model import Layer, Model, Region, RegionKind, WeightStore
+from onnxmpq.model import Layer, LayerWeight, Model, Region, RegionKind, WeightStore
 from onnxmpq.schemes import SCHEMES, Scheme
 
 EIGHT = ("fp32", "int8", "w4a8", "w8", "w4", "w4b32", "w4b128", "w8b128")
@@ -55,7 +55,7 @@ def network(layers: int) -> Model:
 
 def _conv(regions: list[Region], source: str) -> str:
     name = f"conv{len(regions)}"
-    layer = Layer(f"{name}.w", None, (64, 64, 3, 3), 64, 576)
+    layer = Layer((LayerWeight(name, f"{name}.w", 1, (64, 64, 3, 3)),))
     regions.append(Region(name, "Conv", RegionKind.LAYER, (name,), (source,), (f"{name}.y",), layer))
     return f"{name}.y"
 

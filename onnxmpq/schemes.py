@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from onnxmpq.errors import UsageError
 from onnxmpq.halves import HalfType
+from onnxmpq.model import OPERATORS
 from onnxmpq.ranges import ActivationType
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
@@ -214,10 +215,12 @@ INT8_KERNELS: dict[str, tuple[str, ...]] = {
     "MatMul": ("QLinearMatMul", "MatMulIntegerToFloat"),
 }
 
-# A MatMul or Gemm in int8 hands on float32 (its kernel rescales for free); a quantized reader quantizes then.
-FLOAT_RESULT_OPS = frozenset({"MatMul", "Gemm"})
+
+def hands_on_float(op_type: str) -> bool:
+    """True for an operator whose int8 kernel makes float32 (`LayerOperator.float_result`)."""
+    return op_type in OPERATORS and OPERATORS[op_type].float_result
 
 
 def writes(scheme: Scheme, op_type: str) -> Format:
     """Activation format of the results of a region whose first node is an `op_type`."""
-    return Format.FLOAT if op_type in FLOAT_RESULT_OPS else scheme.writes
+    return Format.FLOAT if hands_on_float(op_type) else scheme.writes

@@ -19,7 +19,6 @@ CONVOLUTION = "convolution"  # NHWC where int8
 FOLLOWS = "follows"  # NHWC where all inputs are
 Roles = Mapping[str, str]  # region -> one of these; regions without a role work in the model's own layout
 
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _FLOAT_FOLLOWERS = frozenset(
     {"Pad", "Relu", "Clip", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu", "LeakyRelu", "Mish", "Sigmoid"}
     | {"Add", "Sub", "Mul", "Div", "Sqrt", "Exp", "Erf", "Pow", "Neg", "Abs", "Min", "Max"}
@@ -35,7 +34,7 @@ def layout_roles(model: Model, ranks: Mapping[str, int]) -> dict[str, str]:
     roles: dict[str, str] = {}
     for region in model.regions:
         sources = [maps[t] for t in region.inputs if t in maps]
-        if region.op_type in _CONVOLUTIONS and region.kind is RegionKind.LAYER:
+        if region.layer is not None and region.operator.convolves:
             roles[region.name] = CONVOLUTION
             maps.update({t: ranks.get(t, 0) for t in region.outputs})
         elif sources and _may_follow(region):

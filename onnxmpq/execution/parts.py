@@ -82,11 +82,12 @@ class Cutter:
                 if place >= checkpoint:
                     nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], set())
+        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], ())
 
-    def between(self, tensor: str, checkpoint: int, live: Iterable[str]) -> Part:
-        """The nodes before `checkpoint` that `tensor` reaches, up to the live tensors and graph outputs they make."""
-        affected = {tensor}
+    def between(self, tensors: Sequence[str], checkpoint: int, live: Iterable[str]) -> Part:
+        """The nodes before `checkpoint` that these tensors reach, up to the live tensors and graph outputs they
+        make."""
+        affected = set(tensors)
         nodes = []
         for node in self.index.nodes[:checkpoint]:
             if any(t in affected for t in read_by(node)):
@@ -94,7 +95,7 @@ class Cutter:
                 nodes.append(node)
         made = {t for n in nodes for t in n.output}
         wanted = dict.fromkeys((*live, *(o.name for o in self.structure.graph.output)))
-        return self._part(nodes, [t for t in wanted if t in made], {tensor} if nodes else set())
+        return self._part(nodes, [t for t in wanted if t in made], tuple(tensors) if nodes else ())
 
     def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:
         """The nodes from index `start` up to `stop`, as far as these tensors need them."""
@@ -104,7 +105,7 @@ class Cutter:
                 nodes.append(node)
                 needed.update(read_by(node))
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes[::-1], [t for t in outputs if t in made], set())
+        return self._part(nodes[::-1], [t for t in outputs if t in made], ())
 
     def live(self, checkpoint: int) -> list[str]:
         """Computed tensors from before index `checkpoint` that nodes from there on read."""
@@ -122,15 +123,15 @@ class Cutter:
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
-    def variants(self, region: Region, weights: Sequence[Array]) -> Part:
-        """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
-        wanted, weight, result = set(region.nodes), region.params.weight, region.outputs[0]
+    def variants(self, region: Region, weights: Sequence[Sequence[Array]]) -> Part:
+        """A layer's nodes once for each tuple of values of its weights, side by side on the same inputs; for each, all
+        results of the region."""
+        wanted, places = set(region.nodes), region.params.weights
         originals = [n for n in self.index.nodes if n.name in wanted]
-        own = {weight, *(t for n in originals for t in n.output if t)}
+        made = {t for n in originals for t in n.output if t}
         nodes, constants = [], {}
-        for number, values in enumerate(weights):
-            renamed = {t: f"{t}/variant{number}" for t in own}
-            constants[renamed[weight]] = onnx.numpy_helper.from_array(values, renamed[weight])
+        for number, row in enumerate(weights):
+            renamed = {t: f"{t}/variant{number}" for t in made}
             for original in originals:
                 node = onnx.NodeProto()
                 node.CopyFrom(original)
@@ -138,16 +139,21 @@ class Cutter:
                 node.input[:] = [renamed.get(t, t) for t in original.input]
                 node.output[:] = [renamed.get(t, t) for t in original.output]
                 nodes.append(node)
-        return self._part(nodes, [f"{result}/variant{n}" for n in range(len(weights))], set(), constants)
+            head = nodes[-len(originals)]
+            for place, values in zip(places, row, strict=True):
+                name = head.input[place.slot] = f"{place.tensor}/variant{number}/{place.slot}"
+                constants[name] = onnx.numpy_helper.from_array(values, name)
+        results = [f"{t}/variant{number}" for number in range(len(weights)) for t in region.outputs]
+        return self._part(nodes, results, (), constants)
 
     def _part(
         self,
         nodes: list[onnx.NodeProto],
         outputs: list[str],
-        forced: set[str],
+        forced: Sequence[str],
         added: Mapping[str, onnx.TensorProto] | None = None,
     ) -> Part:
-        made = {t for n in nodes for t in n.output} - forced
+        made = {t for n in nodes for t in n.output} - set(forced)
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
         constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]

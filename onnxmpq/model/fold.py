@@ -11,12 +11,13 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.operators import OPERATORS
 
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
 _NO_VALUES = np.empty(0, np.float32)
-_FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its weight
+_FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.affine_axis is not None}
 
 
 def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.model.types import Layer
+from onnxmpq.model.layers import Layer
 
 
 def kernel_columns(op_type: str, layer: Layer) -> NDArray[np.intp]:

@@ -118,10 +118,10 @@ class Rounded(Protocol):
 
 @dataclass(frozen=True)
 class Perturbations:
-    """Changes to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
-    8 bits by (layer, bits) in which it reads."""
+    """Changes to try: all weights of a layer together by (region, format), candidate parameters by activation tensor,
+    parameters of fewer than 8 bits by (layer, bits) in which it reads."""
 
-    weights: Mapping[WeightKey, Rounded]
+    weights: Mapping[WeightKey, Sequence[Rounded]]
     activations: Mapping[str, Sequence[QuantParams]]
     inputs: Mapping[InputKey, QuantParams] = field(default_factory=dict)
 

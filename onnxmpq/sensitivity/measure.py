@@ -158,8 +158,9 @@ class _Worker:
 
     def _cut(self, targets: Sequence[str]) -> _Group:
         checkpoint = max(self.cutter.position(t) for t in targets) + 1
-        suffix = self.cutter.behind(targets, checkpoint)
-        middles = {t: self.cutter.between(t, checkpoint, suffix.inputs) for t in targets}
+        changed = {t: self._changed(t) for t in targets}
+        suffix = self.cutter.behind([t for row in changed.values() for t in row], checkpoint)
+        middles = {t: self.cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
         read = (*suffix.inputs, *(t for part in middles.values() for t in part.inputs))
         return _Group(
             tuple(targets),
@@ -198,7 +199,12 @@ class _Worker:
             trial.add_to(part)
         return part
 
+    def _changed(self, tensor: str) -> tuple[str, ...]:
+        """What changes with a target: other outputs of its layer, where that has several."""
+        region = self.targets[tensor]
+        return region.outputs if region is not None else (tensor,)
+
     def _reads(self, tensor: str) -> set[str]:
         """Tensors that must be known to perturb a target."""
         region = self.targets[tensor]
-        return {tensor} | (self.cutter.reads(region) if region is not None else set())
+        return {*self._changed(tensor)} | (self.cutter.reads(region) if region is not None else set())

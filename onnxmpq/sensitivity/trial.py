@@ -19,8 +19,8 @@ from onnxmpq.sensitivity.race import Race
 class Trial:
     """Perturbs one tensor: as a layer's result with other weights or a narrow input, and by quantizing its values.
 
-    region: the layer whose first output the tensor is, where its weights or inputs are tried. route: the parts of the
-    graph behind the tensor, one after the other.
+    region: the layer whose first output the tensor is, where its weights or inputs are tried; its other outputs then
+    change too. route: the parts of the graph behind these tensors, one after the other.
     """
 
     def __init__(
@@ -42,8 +42,12 @@ class Trial:
         self.race = Race(frame.divergence, frame.reference, len(self.candidates))
         self.rounded = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
-            rounded = [region.params.stored(tries.weights[k].dequantize()) for k in self.weights]
-            exact = onnx.numpy_helper.to_array(cutter.constants[region.params.weight])
+            places = region.params.weights
+            rounded = [
+                [place.stored(w.dequantize()) for place, w in zip(places, tries.weights[k], strict=True)]
+                for k in self.weights
+            ]
+            exact = [onnx.numpy_helper.to_array(cutter.constants[place.tensor]) for place in places]
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
 
@@ -53,17 +57,19 @@ class Trial:
 
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
         """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
-        for change, result in zip(self.weights.values(), self.rounded.run(given).values(), strict=True):
-            self._fill(change, rows, result, given)
+        results = list(self.rounded.run(given).values())
+        for number, change in enumerate(self.weights.values()):
+            self._fill(change, rows, self._made(results, number), given)
         for key, change in self.inputs.items():
             assert self.region is not None
             source = self.region.inputs[0]
             narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
-            [result] = self.exact.run({**given, source: narrow}).values()
-            self._fill(change, rows, result, given)
+            results = list(self.exact.run({**given, source: narrow}).values())
+            self._fill(change, rows, self._made(results, 0), given)
         for number in self.race.running:
             params = self.candidates[number]
-            self._fill(self.race.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
+            rounded = params.simulate(np.asarray(given[self.tensor]))
+            self._fill(self.race.changes[number], rows, {self.tensor: rounded}, given)
 
     def look(self, done: int) -> None:
         """The first `done` samples have been run."""
@@ -80,9 +86,15 @@ class Trial:
     def _unchanged(self) -> Code:
         return np.zeros_like(self.frame.reference)
 
-    def _fill(self, change: Code, rows: slice, instead: Array, given: Mapping[str, Array]) -> None:
-        """Codes of these samples with the tensor replaced, less the reference; outputs out of reach do not change."""
-        made: dict[str, Array] = {self.tensor: instead}
+    def _made(self, results: Sequence[Array], variant: int) -> dict[str, Array]:
+        """What a variant of the layer makes, by tensor."""
+        assert self.region is not None
+        outputs = self.region.outputs
+        return dict(zip(outputs, results[variant * len(outputs) :], strict=False))
+
+    def _fill(self, change: Code, rows: slice, instead: Mapping[str, Array], given: Mapping[str, Array]) -> None:
+        """Codes of these samples with tensors replaced, less the reference; outputs out of reach do not change."""
+        made = dict(instead)
         for part in self.route:
             made |= part.run({**given, **made})
         start = 0

@@ -34,7 +34,7 @@ def lookup_table(model: Model, target: Target, menu: Menu) -> CostTable:
     lookup = target.lookup
     if lookup is None:
         raise TargetError(f"target '{target.name}' has no lookup table; its costs are {target.cost}")
-    layers = [region for region in model.layers if region.op_type != "Gather"]
+    layers = [region for region in model.layers if not region.operator.looks_up]
     latency = read_table(lookup.latency, lookup.first_bits).for_layers(len(layers))
     energy = read_table(lookup.energy, lookup.first_bits).for_layers(len(layers)) if lookup.energy else None
     return CostTable(

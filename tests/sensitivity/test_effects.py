@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +14,10 @@ from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams, params_for
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding import quantize_weight
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects
+from onnxmpq.sensitivity.effects import Rounded
 from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
 
@@ -92,15 +94,16 @@ CASES = [
 
 def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     formats = [s.weight for s in (SCHEMES["int8"], SCHEMES["w4a8"]) if s.weight]
-    weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in formats}
+    weights = {(r.name, f.name): (quantize_weight(model.weight(r), f),) for r in model.layers for f in formats}
     roots = model.roots
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
     return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs)
 
 
-def with_weight(model: Model, region_name: str, weight: QuantizedWeight) -> onnx.ModelProto:
-    """The model with one region's weight replaced, for this region only."""
+def with_weight(model: Model, region_name: str, weights: Sequence[Rounded]) -> onnx.ModelProto:
+    """The model with one region's only weight replaced, for this region only."""
+    [weight] = weights
     region = model.region(region_name)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -259,7 +262,7 @@ def test_effects_add_up_in_a_linear_model() -> None:
     changed.name = "first"
     next(n for n in both.graph.node if "replaced" in n.input).input[1] = "first"
     other = next(n for n in both.graph.node if n.name == two[0])
-    stored = model.region(two[0]).params.stored(tries.weights[two].dequantize())
+    stored = model.region(two[0]).params.stored(tries.weights[two][0].dequantize())
     both.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(stored), "second"))
     other.input[1] = "second"
     expected = codes(effects, both, feeds) - effects.reference
