@@ -49,7 +49,7 @@ class LayerWeight:
         """The axis of the stored weight that counts output channels; None where it is not one axis alone."""
         if self.channel_axes != 1:
             return None
-        return 1 if self.swapped else 0
+        return 1 if self.swapped and len(self.shape) == 2 else 0
 
     @property
     def scale_shape(self) -> tuple[int, ...]:

@@ -100,7 +100,7 @@ def _with_bias(
 ) -> tuple[list[onnx.NodeProto], Layer]:
     """A layer and the Add of a constant row vector after it."""
     follower = index.only_reader(node.output[0])
-    if not operator.bias_follows or follower is None or follower.op_type != "Add":
+    if not operator.bias_follows or layer.storage_only or follower is None or follower.op_type != "Add":
         return [node], layer
     other = next((t for t in follower.input if t != node.output[0]), "")
     constant = index.constants.get(other)

@@ -81,6 +81,21 @@ def branches() -> onnx.ModelProto:
     )
 
 
+def recurrent() -> onnx.ModelProto:
+    """All results of a layer with two weights are read or handed out, the batch in the second axis of one of them."""
+    return graph(
+        """a = MatMul (x, w)
+           t = Transpose <perm = [1, 0, 2]> (a)
+           s, h, c = LSTM <hidden_size = 8, direction = "bidirectional"> (t, v, r, b)
+           u = Transpose <perm = [2, 0, 1, 3]> (s)
+           y = Tanh (u)
+           z = MatMul (c, o)""",
+        "float[N, 5, 6] x",
+        "float[N, 5, 2, 8] y, float[2, N, 8] h, float[2, N, 4] z",
+        "float[6, 12] w, float[2, 32, 12] v, float[2, 32, 8] r, float[2, 64] b, float[8, 4] o",
+    )
+
+
 CASES = [
     Case("residual network", residual_cnn()),
     Case("tokens, several inputs and outputs", token_model()),
@@ -89,12 +104,17 @@ CASES = [
     Case("one sample", residual_cnn(), 1),
     Case("shared weight", shared_weight()),
     Case("two branches", branches()),
+    Case("layer of two weights and three outputs", recurrent()),
 ]
 
 
 def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     formats = [s.weight for s in (SCHEMES["int8"], SCHEMES["w4a8"]) if s.weight]
-    weights = {(r.name, f.name): (quantize_weight(model.weight(r), f),) for r in model.layers for f in formats}
+    weights = {
+        (r.name, f.name): tuple(quantize_weight(model.matrix(place), f) for place in r.params.weights)
+        for r in model.layers
+        for f in formats
+    }
     roots = model.roots
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
@@ -102,16 +122,15 @@ def perturbations(model: Model, feeds: Feeds) -> Perturbations:
 
 
 def with_weight(model: Model, region_name: str, weights: Sequence[Rounded]) -> onnx.ModelProto:
-    """The model with one region's only weight replaced, for this region only."""
-    [weight] = weights
+    """The model with the weights of one region replaced, for this region only."""
     region = model.region(region_name)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     node = next(n for n in proto.graph.node if n.name == region.nodes[0])
-    stored = np.ascontiguousarray(region.params.stored(weight.dequantize()))
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, "replaced"))
-    slot = list(node.input).index(region.params.weight)
-    node.input[slot] = "replaced"
+    for place, weight in zip(region.params.weights, weights, strict=True):
+        stored, name = np.ascontiguousarray(place.stored(weight.dequantize())), f"{region_name}/replaced{place.slot}"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, name))
+        node.input[place.slot] = name
     return proto
 
 
@@ -257,14 +276,7 @@ def test_effects_add_up_in_a_linear_model() -> None:
     tries = perturbations(model, feeds)
     effects = measure_effects(model, feeds, Perturbations(tries.weights, {}))
     one, two = (key for key in tries.weights if key[1].startswith("int4"))
-    both = with_weight(model, one[0], tries.weights[one])
-    changed = next(t for t in both.graph.initializer if t.name == "replaced")
-    changed.name = "first"
-    next(n for n in both.graph.node if "replaced" in n.input).input[1] = "first"
-    other = next(n for n in both.graph.node if n.name == two[0])
-    stored = model.region(two[0]).params.stored(tries.weights[two][0].dequantize())
-    both.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(stored), "second"))
-    other.input[1] = "second"
+    both = with_weight(prepared(with_weight(model, one[0], tries.weights[one])), two[0], tries.weights[two])
     expected = codes(effects, both, feeds) - effects.reference
     np.testing.assert_allclose(effects.weights[one] + effects.weights[two], expected, atol=1e-4)
 

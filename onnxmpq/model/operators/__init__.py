@@ -6,6 +6,7 @@ from onnxmpq.model.operators.convolution import Convolution, TransposedConvoluti
 from onnxmpq.model.operators.input_view import InputView
 from onnxmpq.model.operators.lookup import Lookup
 from onnxmpq.model.operators.product import Gemm, MatMul
+from onnxmpq.model.operators.recurrent import Recurrent
 from onnxmpq.model.operators.types import LayerOperator
 
 __all__ = ["OPERATORS", "InputView", "LayerOperator"]
@@ -16,5 +17,8 @@ OPERATORS: Mapping[str, LayerOperator] = {
     "MatMul": MatMul(),
     "Gemm": Gemm(),
     "Gather": Lookup(),
+    "LSTM": Recurrent(),
+    "GRU": Recurrent(),
+    "RNN": Recurrent(),
 }
 """Layer operators by name. Operators that are not here have no weights for the package."""

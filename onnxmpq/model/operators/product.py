@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import onnx
@@ -17,6 +18,7 @@ from onnxmpq.model.operators.types import (
     constant_weight,
 )
 
+_LEFT, _RIGHT = 0, 1
 _BIAS = 2
 
 
@@ -28,22 +30,38 @@ class _Product(LayerOperator):
 
 
 class MatMul(_Product):
-    """MatMul with a constant on the right, [K, N]."""
+    """MatMul with a constant on the right, [K, N]; a constant on the left, a stack of matrices, or a vector [K] is only
+    stored in fewer bits."""
 
     bias_follows = True
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-        shape = constant_weight(node, 1, index)
-        if shape is None or len(shape) != 2 or not computes_floats(node, index):
-            return None
-        layer = Layer((LayerWeight(node.name, node.input[1], 1, shape, swapped=True),))
-        return replace(layer, macs=self.sample_macs(layer, node, index))
+        for slot in (_RIGHT, _LEFT):
+            shape = constant_weight(node, slot, index)
+            if shape and computes_floats(node, index, given=_LEFT + _RIGHT - slot):
+                matrices = slot == _RIGHT and len(shape) > 1
+                weight = LayerWeight(node.name, node.input[slot], slot, shape, len(shape) - 1, swapped=matrices)
+                layer = Layer((weight,), storage_only=slot == _LEFT or len(shape) != 2)
+                return replace(layer, macs=self.sample_macs(layer, node, index))
+        return None
+
+    def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
+        """A matrix of a stack is multiplied with rows of its own, one on the left with columns."""
+        several = math.prod(weight.shape[:-2]) > 1
+        return None if several or weight.slot == _LEFT else InputView(weight.fan_in)
+
+    def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
+        return (None, None) if made is None else made
+
+    def work(self, layer: Layer) -> int:
+        """For one element of the result."""
+        return layer.fan_in
 
 
 class Gemm(_Product):
     """Gemm with a constant B, [K, N] or with transB [N, K], and nothing but a bias per column beside the product.
 
-    `model.gemm` turns other forms into this one.
+    Preparing turns other forms into this one (`model/gemm.py`).
     """
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:

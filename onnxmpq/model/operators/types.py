@@ -32,7 +32,7 @@ class LayerOperator(ABC):
     absorbs_activation: ClassVar[bool] = False
     """A Relu or Clip that follows is computed in the same kernel."""
     bias_follows: ClassVar[bool] = False
-    """Its bias is added by an Add that follows."""
+    """Its bias is added by an Add that follows, unless its weights are only stored."""
     affine_axis: ClassVar[int | None] = None
     """The axis of the weight that counts output channels (of a group), where a BatchNormalization that follows can be
     folded into weight and bias."""
@@ -80,11 +80,11 @@ def constant_weight(node: onnx.NodeProto, slot: int, index: GraphIndex) -> tuple
     return tuple(tensor.dims) if tensor is not None and tensor.data_type == onnx.TensorProto.FLOAT else None
 
 
-def computes_floats(node: onnx.NodeProto, index: GraphIndex) -> bool:
-    """True if a node of ONNX's own domain makes float32 from an input that is not constant."""
+def computes_floats(node: onnx.NodeProto, index: GraphIndex, given: int = 0) -> bool:
+    """True if a node of ONNX's own domain makes float32 from something that is not constant. given: slot of that."""
     return (
         node.domain in ("", "ai.onnx")
-        and node.input[0] not in index.constants
+        and node.input[given] not in index.constants
         and any(index.is_float(t) for t in node.output)
     )
 
