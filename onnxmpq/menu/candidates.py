@@ -50,7 +50,7 @@ def candidates(
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
             forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
-            what = forbidden or f"{region.op_type} of this shape or opset"
+            what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
             reasons[region.name] = f"target {target.name} has no scheme for {what}"
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):

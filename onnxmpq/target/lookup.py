@@ -4,8 +4,8 @@
 MobileNetV2 table is [53, 8, 8] with 1 to 8 bits (its code reads table[layer, weight_bits - 1, activation_bits - 1]).
 `.csv`: a header `layer,weight_bits,activation_bits,cost` and a row per entry, layers counted from 0.
 
-Layers are the Conv, ConvTranspose, Gemm and MatMul layers of the model in graph order. Regions that are not in the
-table, and changes of format between layers, cost nothing: published tables leave them out.
+Layers are those of the model in graph order, without look-ups in tables of weights (Gather). Regions that are not in
+the table, and changes of format between layers, cost nothing: published tables leave them out.
 """
 
 from __future__ import annotations
