@@ -59,7 +59,7 @@ class Region:
 
     @property
     def operator(self) -> LayerOperator:
-        """What is known of the head node's operator; only for layer regions."""
+        """The row of the head node's operator; only for layer regions."""
         return OPERATORS[self.op_type]
 
 

@@ -209,7 +209,7 @@ class _Worker:
         return part
 
     def _changed(self, tensor: str) -> tuple[str, ...]:
-        """What changes with a target: other outputs of its layer, where that has several."""
+        """A target, with the other outputs of its layer where that has several: they change with it."""
         region = self.targets[tensor]
         return region.outputs if region is not None else (tensor,)
 

@@ -87,7 +87,7 @@ class Trial:
         return np.zeros_like(self.frame.reference)
 
     def _made(self, results: Sequence[Array], variant: int) -> dict[str, Array]:
-        """What a variant of the layer makes, by tensor."""
+        """Results of a variant of the layer, by tensor."""
         assert self.region is not None
         outputs = self.region.outputs
         return dict(zip(outputs, results[variant * len(outputs) :], strict=False))
