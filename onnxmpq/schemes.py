@@ -57,6 +57,7 @@ class Scheme:
         is not offered there (`INT8_KERNELS` for other regions). Empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
+    dynamic: its kernel quantizes what it reads itself, on a scale that it finds in each run.
     half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
         float32.
     """
@@ -71,6 +72,7 @@ class Scheme:
     activation_bits: int = 8
     half: HalfType | None = None
     unsigned_weights: bool = False
+    dynamic: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -122,6 +124,14 @@ _LAYER_SCHEMES = (
         unsigned_weights=True,
     ),
     *(scheme for bits in Dual.WIDTHS for scheme in _stored(bits)),
+    Scheme(
+        "int8-dynamic",
+        "int8 weights per channel x uint8 activations on a scale that the kernel finds in each run",
+        INT8_WEIGHTS,
+        kernel="int8-dynamic",
+        fuses_to=("DynamicQuantizeLSTM",),
+        dynamic=True,
+    ),
     Scheme(
         "w4b32",
         "int4 weights in 32-blocks, weight-only",

@@ -59,7 +59,7 @@ def prepare_bench(model: Model, menu: Menu, observation: Observation, dialect: D
         places = model.weights
         for key, weight_format in wanted.items():
             region, place = places[key[0]]
-            bound = pair_bound(region, weight_format)
+            bound = pair_bound(region, place, weight_format)
             weights[key] = quantize_weight(model.matrix(place), weight_format, method=ROUNDING, bound=bound)
             tick(1)
     kind, estimator = activation_type(menu), observation.estimators[0]

@@ -26,8 +26,8 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
         if scheme.weight is not None:
             keys = [w.key for w in region.layer.weights]
             total = sum(weights[k, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(k) for k in keys)
-            if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8):
-                total += ZERO_POINT_BYTES + len(region.name) + region.layer.out_channels
+            if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8) or scheme.dynamic:
+                total += sum(ZERO_POINT_BYTES + len(region.name) + w.out_channels for w in region.layer.weights)
             if scheme.reads is Format.INT8 and region.layer.bias is not None and region.layer.bias_slot is not None:
                 total += BIAS_BYTES + FLOAT_BYTES * region.layer.out_channels
     if scheme.reads.quantized or scheme.half is not None:

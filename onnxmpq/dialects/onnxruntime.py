@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxmpq import opsets
+from onnxmpq.dialects import dynamic
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
 from onnxmpq.model import LayerWeight, Region, RegionKind
@@ -60,7 +61,9 @@ class _Writer(Writer):
                         self.reconnect(region, self.tensors[tensor], views[tensor])
                 if region.pattern == "SiLU":
                     self._quantize_inside_silu(region)
-            if region.layer is not None and scheme.weight is not None:
+            if scheme.dynamic:
+                self._quantize_dynamically(region, scheme)
+            elif region.layer is not None and scheme.weight is not None:
                 for place in region.layer.weights:
                     self._store_weight(region, place, scheme)
         return self.finish()
@@ -99,6 +102,16 @@ class _Writer(Writer):
         self.pair(inner, view, inner.name, QuantParams(1.0 / 255.0, 0))
 
     # ---- weights -------------------------------------------------------------------------------
+
+    def _quantize_dynamically(self, region: Region, scheme: Scheme) -> None:
+        assert scheme.weight is not None
+        node, places = self.nodes[region.nodes[0]], region.params.weights
+        spelling = dynamic.spelled(region, [self.job.weights[place.key, scheme.weight.name] for place in places])
+        node.op, node.domain = spelling.op_type, spelling.domain
+        for slot, values in sorted(spelling.constants.items()):
+            while len(node.inputs) <= slot:
+                node.inputs.append(gs.Variable.empty())
+            node.inputs[slot] = self.constant(f"{self.stem(places[0])}/{slot}", values)
 
     def _store_weight(self, region: Region, place: LayerWeight, scheme: Scheme) -> None:
         assert scheme.weight is not None
@@ -247,6 +260,8 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if opset < (opsets.PER_CHANNEL if weight is None else weight.lowest_opset):
         return False
+    if scheme.dynamic:
+        return dynamic.offers(region, scheme)
     layer = region.layer
     if layer is None:
         return region.kind is not RegionKind.FLOAT and bool(region.inputs) and bool(region.outputs)

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
-from onnxmpq.model import GraphIndex, Region, WeightStore, read_by
+from onnxmpq.model import GraphIndex, Region, Spelling, WeightStore, read_by
 from onnxmpq.runtime import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -123,14 +123,14 @@ class Cutter:
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
-    def variants(self, region: Region, weights: Sequence[Sequence[Array]]) -> Part:
-        """A layer's nodes once for each tuple of values of its weights, side by side on the same inputs; for each, all
-        results of the region."""
-        wanted, places = set(region.nodes), region.params.weights
+    def variants(self, region: Region, spellings: Sequence[Spelling]) -> Part:
+        """A layer's nodes once for each spelling of the first, side by side on the same inputs; for each, all results
+        of the region."""
+        wanted = set(region.nodes)
         originals = [n for n in self.index.nodes if n.name in wanted]
         made = {t for n in originals for t in n.output if t}
         nodes, constants = [], {}
-        for number, row in enumerate(weights):
+        for number, spelling in enumerate(spellings):
             renamed = {t: f"{t}/variant{number}" for t in made}
             for original in originals:
                 node = onnx.NodeProto()
@@ -140,10 +140,12 @@ class Cutter:
                 node.output[:] = [renamed.get(t, t) for t in original.output]
                 nodes.append(node)
             head = nodes[-len(originals)]
-            for place, values in zip(places, row, strict=True):
-                name = head.input[place.slot] = f"{place.tensor}/variant{number}/{place.slot}"
+            head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
+            head.input.extend([""] * (1 + max(spelling.constants) - len(head.input)))
+            for slot, values in spelling.constants.items():
+                name = head.input[slot] = f"{head.name}/{slot}"
                 constants[name] = onnx.numpy_helper.from_array(values, name)
-        results = [f"{t}/variant{number}" for number in range(len(weights)) for t in region.outputs]
+        results = [f"{t}/variant{number}" for number in range(len(spellings)) for t in region.outputs]
         return self._part(nodes, results, (), constants)
 
     def _part(
@@ -160,6 +162,9 @@ class Cutter:
         inputs = list(dict.fromkeys(inputs))
         part = onnx.ModelProto(ir_version=self.structure.ir_version, opset_import=self.structure.opset_import)
         part.graph.name = "part"
+        imported = {o.domain for o in part.opset_import}
+        for domain in sorted({n.domain for n in nodes} - imported - {"", "ai.onnx"}):
+            part.opset_import.add(domain=domain, version=1)
         part.graph.node.extend(nodes)
         part.graph.initializer.extend(constants[t] for t in read if t in constants and t not in forced)
         part.graph.input.extend(self._info(t) for t in inputs)

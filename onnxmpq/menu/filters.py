@@ -46,7 +46,7 @@ def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
 
 def storage_only(menu: Menu) -> Menu:
     """The menu without quantized activations."""
-    return menu.where(lambda _, s: s.reads is Format.FLOAT)
+    return menu.where(lambda _, s: s.reads is Format.FLOAT and not s.dynamic)
 
 
 def widest_weights(menu: Menu) -> Menu:

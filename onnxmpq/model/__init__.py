@@ -13,7 +13,7 @@ from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import drop_values, fold
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
-from onnxmpq.model.layers import Layer, LayerWeight
+from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import is_quantized_op, load, opset_of, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
@@ -35,6 +35,7 @@ __all__ = [
     "Model",
     "Region",
     "RegionKind",
+    "Spelling",
     "WeightStore",
     "batchnorm_statistics",
     "drop_values",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,19 @@ class LayerWeight:
         """[out_channels, fan_in] -> the stored weight's shape."""
         turned = matrix.reshape(self.view_shape)
         return np.ascontiguousarray(turned.swapaxes(-1, -2)) if self.swapped else turned
+
+
+@dataclass(frozen=True, eq=False)
+class Spelling:
+    """The head node of a layer with other constants.
+
+    constants: by the input of the node that reads them. op_type, domain: of the operator that computes it then; empty
+    where that is the same.
+    """
+
+    constants: Mapping[int, NDArray[np.generic]]
+    op_type: str = ""
+    domain: str = ""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class _Worker:
 
     @cached_property
     def _tried_layers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs))
+        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs, *self.tries.kernels))
 
     def _layer(self, tensor: str) -> Region | None:
         """The layer whose weights or inputs are tried at this tensor."""

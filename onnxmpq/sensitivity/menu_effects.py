@@ -53,7 +53,13 @@ def effects_of_menu(
         for key in bench.weights
         if key in formats and key[0] in layers  # not those of a layer's further weights, which change with the first
     }
-    tries = Perturbations(weights, activations, inputs)
+    kernels = {
+        (r.name, s.name): bench.dialect.spelled(r, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
+        for r in model.layers
+        for s in menu[r.name]
+        if s.dynamic and s.weight is not None
+    }
+    tries = Perturbations(weights, activations, inputs, kernels)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
     count = affordable(forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
     numbers, share = effect_samples(model, feeds, count, kinds or {}, threads=context.threads)

@@ -9,10 +9,10 @@ import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.model import Region
+from onnxmpq.model import Region, Spelling
 from onnxmpq.runtime import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
+from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.race import Race
 
 
@@ -36,30 +36,33 @@ class Trial:
         self.tensor, self.region, self.route, self.frame = tensor, region, route, frame
         name = region.name if region is not None else None
         self.weights: dict[WeightKey, Code] = {k: self._unchanged() for k in tries.weights if k[0] == name}
+        self.kernels: dict[KernelKey, Code] = {k: self._unchanged() for k in tries.kernels if k[0] == name}
         self.inputs: dict[InputKey, Code] = {k: self._unchanged() for k in tries.inputs if k[0] == name}
         self.narrow = tries.inputs
         self.candidates = tries.activations.get(tensor, ())
         self.race = Race(frame.divergence, frame.reference, len(self.candidates))
-        self.rounded = self.exact = OpenPart(NOTHING, settings)
+        self.rounded = self.computed = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
             places = region.params.weights
             rounded = [
-                [place.stored(w.dequantize()) for place, w in zip(places, tries.weights[k], strict=True)]
+                Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
                 for k in self.weights
             ]
-            exact = [onnx.numpy_helper.to_array(cutter.constants[place.tensor]) for place in places]
+            exact = Spelling({p.slot: onnx.numpy_helper.to_array(cutter.constants[p.tensor]) for p in places})
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
+            self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
 
     @property
     def count(self) -> int:
-        return len(self.weights) + len(self.inputs) + len(self.candidates)
+        return len(self.weights) + len(self.kernels) + len(self.inputs) + len(self.candidates)
 
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
         """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
-        results = list(self.rounded.run(given).values())
-        for number, change in enumerate(self.weights.values()):
-            self._fill(change, rows, self._made(results, number), given)
+        for part, changes in ((self.rounded, self.weights), (self.computed, self.kernels)):
+            results = list(part.run(given).values())
+            for number, change in enumerate(changes.values()):
+                self._fill(change, rows, self._made(results, number), given)
         for key, change in self.inputs.items():
             assert self.region is not None
             source = self.region.inputs[0]
@@ -79,6 +82,7 @@ class Trial:
         """Hand over what has been measured, once all samples were run."""
         effects.weights.update(self.weights)
         effects.inputs.update(self.inputs)
+        effects.kernels.update(self.kernels)
         for number in self.race.running:
             effects.activations[self.tensor] = self.race.changes[number]
             effects.params[self.tensor] = self.candidates[number]

@@ -44,7 +44,7 @@ def round_weights(
     def layers() -> Iterator[LayerToRound]:
         for key, moments in measure_moments(model, by_key, feeds, threads=threads):
             (region, place), wanted = places[key], by_key[key]
-            bounds = [pair_bound(region, f) for f in wanted]
+            bounds = [pair_bound(region, place, f) for f in wanted]
             yield LayerToRound(key, model.matrix(place), wanted, techniques.method, moments.hessian, bounds)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}

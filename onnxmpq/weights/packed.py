@@ -99,12 +99,13 @@ def restore_weight(
     packed = stored.get(place.key)
     if packed is None or packed.format != weight_format.name:
         try:
-            bound = pair_bound(region, weight_format)
+            bound = pair_bound(region, place, weight_format)
             return quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
         except ValueError as error:
             raise PlanError(f"rounding: {error}; convert again instead of editing") from None
     shape = (place.out_channels, place.fan_in)
-    weight, bound = unpack(packed, weight_format, shape, f"weights: {place.key}"), pair_bound(region, weight_format)
+    weight = unpack(packed, weight_format, shape, f"weights: {place.key}")
+    bound = pair_bound(region, place, weight_format)
     if bound is not None and not bound.obeyed(weight.int8_codes()).all():
         raise PlanError(f"weights: {place.key}.codes: pairs that saturate in x86 kernels; convert again")
     return weight

@@ -173,7 +173,7 @@ def _round_again(walk: _Pass) -> Compensated:
                 method=walk.techniques.method,
                 hessian=moments.hessian,
                 cross=moments.cross,
-                bound=pair_bound(region, weights[key].format),
+                bound=pair_bound(region, place, weights[key].format),
             )
             node = walk.quantized.cutter.nodes[region.nodes[0]]
             walk.quantized.set_constant(weight_name(key), stored_as(node, region, place, weights[key].dequantize()))

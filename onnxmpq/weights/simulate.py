@@ -20,10 +20,12 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
     proto = without_initializers(shipped)
     nodes = {n.name: n for n in proto.graph.node}
     constants = {t.name: t for t in shipped.graph.initializer}
-    places = model.weights
+    places, originals = model.weights, {n.name: n for n in model.structure.graph.node}
     for key, weight in weights.items():
         region, place = places[key]
         node, name = nodes[region.nodes[0]], weight_name(key)
+        if node.domain != originals[node.name].domain:  # a kernel of the runtime that takes no float weights
+            node.CopyFrom(originals[node.name])
         node.input[place.slot] = name
         values = stored_as(node, region, place, weight.dequantize())
         constants[name] = onnx.numpy_helper.from_array(values, name)

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart, Part, with_outputs
+from onnxmpq.model import Spelling
 from onnxmpq.runtime import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
@@ -64,7 +65,7 @@ def overridden(proto: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
 def test_variants_are_the_layer_with_other_weights_side_by_side() -> None:
     cutter, values, layer = Cutter(MODEL.proto), all_values(MODEL.proto), MODEL.layers[1]
     weights = [np.full(layer.params.weight_shape, v, np.float32) for v in (0.0, 0.5)]
-    part = cutter.variants(layer, [[w] for w in weights])
+    part = cutter.variants(layer, [Spelling({layer.params.weights[0].slot: w}) for w in weights])
     assert set(part.inputs) == cutter.reads(layer)
     for weight, found in zip(weights, ran(part, values).values(), strict=True):
         other = Cutter(MODEL.proto)

@@ -43,7 +43,7 @@ def test_overflow_is_seen_through_unfolding(case: Rewriting) -> None:
         layer = region.layer
         if layer is None or scheme.weight is None or scheme.reads is not Format.INT8 or scheme.unsigned_weights:
             continue
-        codes = weights[name, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, layer)]
+        codes = weights[name, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, layer.weights[0])]
         wrong = overflowing_channels(codes, 2**scheme.activation_bits - 1)
         if wrong.any() and sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
             expected[name] = f"{wrong.sum()} of {len(wrong)}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
-from onnxmpq.model.layers import Layer, LayerWeight
+from onnxmpq.model.layers import LayerWeight
 from tests.graphs import conv_relu, prepared, token_model
 
 
@@ -18,8 +18,8 @@ def test_a_convolution_walks_window_positions_first(window: tuple[int, ...], cha
     assert rows is not None
     expected = [[o[(c, *at)] for at in np.ndindex(*window) for c in range(channels)] for o in weight]
     assert rows.tolist() == expected
-    layer = Layer((LayerWeight("conv", "w", 1, weight.shape),))
-    assert np.array_equal(layer.matrix(weight)[:, kernel_columns("Conv", layer)], rows)
+    place = LayerWeight("conv", "w", 1, weight.shape)
+    assert np.array_equal(place.matrix(weight)[:, kernel_columns("Conv", place)], rows)
 
 
 def test_products_walk_what_they_sum_over() -> None:
@@ -50,7 +50,7 @@ def test_the_matrix_view_has_the_same_columns(proto: object) -> None:
         matrix = model.weight(region)
         trans_b = region.op_type == "Gemm" and not region.params.weights[0].swapped
         expected = kernel_rows(region.op_type, region.params.stored(matrix), trans_b=trans_b)
-        assert np.array_equal(matrix[:, kernel_columns(region.op_type, region.params)], expected)
+        assert np.array_equal(matrix[:, kernel_columns(region.op_type, region.params.weights[0])], expected)
 
 
 def test_depthwise_convolutions_sum_no_neighbours() -> None:
