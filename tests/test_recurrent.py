@@ -13,15 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxmpq
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.lint import lint
+from onnxmpq.menu import candidates
+from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.schemes import SCHEMES
+from onnxmpq.target import load_target
 from tests.conftest import QUICK
 from tests.graphs import Array, graph, outputs_of
 from tests.tables import int8_pays
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STORED = ("w8", "w6", "w5", "w4")
-SAMPLES = 12
+DYNAMIC = "int8-dynamic"
+SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,10 @@ networks = st.builds(
 
 
 def converted(network: Network, folder: Path, **options: object) -> onnxmpq.Result:
+    """By a table in which int8 kernels that quantize what they read take half of the time of others."""
     proto = network.proto
-    chosen = {"size": "smallest", "cost_table": int8_pays(proto, folder), "effort": QUICK, "guard": False, **options}
+    table = int8_pays(proto, folder, kernel=DYNAMIC)
+    chosen = {"size": "smallest", "cost_table": table, "effort": QUICK, "guard": False, **options}
     return onnxmpq.convert(proto, calibration=network.samples(), **chosen)  # type: ignore[arg-type]
 
 
@@ -148,3 +156,38 @@ def test_the_weight_of_the_input_is_rounded_for_it(tmp_path: Path) -> None:
     rounded, nearest = ({t.name: t.raw_data for t in r.model.graph.initializer} for r in both)
     changed = {name for name, data in rounded.items() if data != nearest[name]}
     assert "w0/codes" in changed and not any(name.startswith("w1/") for name in changed)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_the_fastest_lstm_computes_in_int8(direction: str, tmp_path: Path) -> None:
+    network = Network("LSTM", direction, states=True, lengths=True, batch=2)
+    fastest = {"size": None, "latency": "fastest", "output": tmp_path / "out.onnx"}
+    result = converted(network, tmp_path, **fastest)
+    assert [r.scheme for r in result.plan.layers if r.op_type == "LSTM"] == [DYNAMIC]
+    assert "DynamicQuantizeLSTM" in [n.op_type for n in result.model.graph.node]
+    assert ends(result.model) == ends(network.proto)
+    assert decibels(network, result.model) > 25
+    assert serialize(onnxmpq.apply(network.proto, tmp_path / "out.plan.json")) == serialize(result.model)
+    assert not [f for f in lint(result.model, "onnxruntime") if f.rule == "overflow"], "exact on every CPU by default"
+
+
+def menu_of(proto: onnx.ModelProto) -> list[str]:
+    model = prepare(proto)
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    return [s.name for s in menu[next(r.name for r in model.layers if r.op_type in GATES)]]
+
+
+def test_int8_kernels_are_offered_to_lstm_where_speed_counts(tmp_path: Path) -> None:
+    assert {op: DYNAMIC in menu_of(Network(op).proto) for op in GATES} == {"LSTM": True, "GRU": False, "RNN": False}
+    result = converted(Network("LSTM"), tmp_path, size="40%")
+    assert DYNAMIC not in [r.scheme for r in result.plan.layers], "for size alone weights are stored, and unfolded"
+
+
+def test_an_lstm_with_one_constant_weight_stores_that() -> None:
+    proto = graph(
+        "y = LSTM <hidden_size = 64> (x, w, r)",
+        "float[T, N, 64] x, float[1, 256, 64] r",
+        "float[T, 1, N, 64] y",
+        "float[1, 256, 64] w",
+    )
+    assert menu_of(proto) == ["fp32", *STORED]

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.model import Model
+from onnxmpq.model import Model, Spelling
 from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.schemes import SCHEMES
@@ -20,6 +21,8 @@ from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effec
 from onnxmpq.sensitivity.effects import Rounded
 from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
+
+ORT, DYNAMIC = DIALECTS["onnxruntime"], SCHEMES["int8-dynamic"]
 
 
 def two_outputs() -> onnx.ModelProto:
@@ -118,7 +121,29 @@ def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     roots = model.roots
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
-    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs)
+    kernels = {
+        (r.name, DYNAMIC.name): ORT.spelled(r, [quantize_weight(model.matrix(w), DYNAMIC.weight) for w in places])
+        for r in model.layers
+        if (places := r.params.weights) and DYNAMIC.weight is not None and ORT.supports(r, DYNAMIC, model.opset)
+    }
+    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs, kernels)
+
+
+def with_kernel(model: Model, region_name: str, spelling: Spelling) -> onnx.ModelProto:
+    """The model with another operator for the head of a region."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.opset_import.add(domain=spelling.domain, version=1)
+    node = next(n for n in proto.graph.node if n.name == region_name)
+    node.op_type, node.domain = spelling.op_type, spelling.domain
+    for slot in range(max(spelling.constants) + 1):
+        if slot == len(node.input):
+            node.input.append("")
+        if slot in spelling.constants:
+            node.input[slot] = f"{region_name}/slot{slot}"
+            tensor = onnx.numpy_helper.from_array(spelling.constants[slot], node.input[slot])
+            proto.graph.initializer.append(tensor)
+    return proto
 
 
 def with_weight(model: Model, region_name: str, weights: Sequence[Rounded]) -> onnx.ModelProto:
@@ -206,6 +231,11 @@ def test_effects_are_those_of_a_full_run(case: Case) -> None:
         expected = codes(effects, with_narrow_input(model, reader[0], tries.inputs[reader]), feeds) - reference
         assert np.isclose(change, expected, atol=2e-4).mean() > 0.97, reader
         assert np.abs(change - expected).max() < 0.2, reader
+    assert effects.kernels.keys() == tries.kernels.keys()
+    for kernel, change in effects.kernels.items():
+        expected = codes(effects, with_kernel(model, kernel[0], tries.kernels[kernel]), feeds) - reference
+        np.testing.assert_allclose(change, expected, atol=2e-4, err_msg=str(kernel))
+        assert effects.own(kernel[0], DYNAMIC) == [change]
     for tensor, change in effects.activations.items():
         params = effects.params[tensor]
         expected = codes(effects, with_rounded(model, tensor, params), feeds) - reference
