@@ -21,7 +21,7 @@ from onnxruntime.quantization import QuantType
 from benchmarks.stages import machine
 from benchmarks.zoo import arrays, static_int8, zoo
 from onnxmpq.cost.measure import Effort, interleaved_s
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import Call, SessionSettings, open_session
 
 TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8, "uint16": QuantType.QUInt16}
 MODELS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "vit_tiny")
@@ -31,7 +31,8 @@ EFFORT = Effort(seconds=2.0)
 def ratio(original: str | onnx.ModelProto, other: str | onnx.ModelProto, feeds: dict[str, np.ndarray]) -> float:
     """Latency of the second model over the first; fp8 needs its pairs left unfused to load at all."""
     kept = SessionSettings(keep_qdq=isinstance(other, onnx.ModelProto))
-    before, after = interleaved_s([open_session(original), open_session(other, kept)], feeds, EFFORT)
+    sessions = open_session(original), open_session(other, kept)
+    before, after = interleaved_s([Call.of(s, feeds) for s in sessions], EFFORT)
     return float(np.median(after / before))
 
 

@@ -21,7 +21,7 @@ from onnxmpq.menu import Menu, candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import QuantParams, observe_ranges
 from onnxmpq.rounding import PerChannel, QuantizedWeight
-from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.samples import Samples, gather_samples
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.sensitivity import effects_of_menu

@@ -16,9 +16,9 @@ import onnx
 from benchmarks.int8 import INT8, Subject
 from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.ranges import CHOICES
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import Referee
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.weights import compensate, round_weights, with_biases, without
 
@@ -43,13 +43,13 @@ def full(subject: Subject, feeds: Feeds) -> onnx.ModelProto:
     formats = dict.fromkeys(subject.weights, INT8.weight)
     rounded = {name: w for (name, _), w in round_weights(model, formats, data.rounding, without([]), threads=2).items()}
     divergence, _ = make_divergence(model, data.deciding, 1, threads=2, kinds={})
-    referee = Referee.of(model, divergence, data.deciding, SessionSettings(threads=2))
+    evaluator = Evaluator.of(model, divergence, data.deciding, SessionSettings(threads=2))
     found = compensate(
         model,
         rounded,
         lambda m, weights: subject.build(params, m, weights),
         data.rounding,
-        referee.loss,
+        evaluator.loss,
         without([]),
         threads=2,
     )
@@ -77,7 +77,7 @@ def main() -> None:
             cells = []
             for build in (simple, full):
                 proto = build(subject, feeds)
-                cells.append(f"{subject.referee.loss(proto):.5f} | {subject.metric(proto):.4f}")
+                cells.append(f"{subject.evaluator.loss(proto):.5f} | {subject.metric(proto):.4f}")
             print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
 
 

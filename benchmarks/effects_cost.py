@@ -37,7 +37,7 @@ from onnxmpq.menu import activation_tensors, activation_type, candidates, observ
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.ranges import observe_ranges, range_candidates
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.samples import gather_samples
 from onnxmpq.sensitivity import Perturbations, measure_effects
 from onnxmpq.target.load import load_target

@@ -26,7 +26,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
-from onnxmpq.runtime import open_session, run
+from onnxmpq.runtimes import open_session, run
 from onnxmpq.samples import gather_samples
 from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, affordable, forward_seconds
 from onnxmpq.target.load import load_target

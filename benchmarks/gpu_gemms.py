@@ -34,7 +34,7 @@ from onnxmpq.menu import Menu, candidates, observed_tensors
 from onnxmpq.model import Model, prepare
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes import Call, SessionSettings, input_specs, open_session
 from onnxmpq.schemes import Scheme
 from onnxmpq.target import load_target, roofline_table
 from onnxmpq.target.types import Target
@@ -111,7 +111,8 @@ def time_scheme(
     observation = observe_ranges(model, observed_tensors(model, menu), feeds, silent)
     bench = prepare_bench(model, menu, observation, dialect, silent)
     sessions = [open_session(m, settings) for m in (model.proto, bench.build({"product": scheme}))]
-    before, after = interleaved_s(sessions, feeds.batch([0]), Effort(seconds=1.0, runs=50, rounds=5))
+    calls = [Call.of(s, feeds.batch([0])) for s in sessions]
+    before, after = interleaved_s(calls, Effort(seconds=1.0, runs=50, rounds=5))
     return float(before.min()), float(after.min())
 
 

@@ -31,9 +31,9 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.rounding import Fp8Dual, PerBlock, QuantizedWeight, quantize_weight
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, power_of_two_scale
 from onnxmpq.rounding.types import FloatArray
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Referee
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.statistics import measure_moments
 from onnxmpq.target import load_target, roofline_table
@@ -57,7 +57,7 @@ class Subject:
         self.feeds = load_feeds(self.calibration, specs, limit=SAMPLES)
         unseen = load_feeds(arrays(self.entry, "test", test), specs, limit=test)
         divergence, _ = make_divergence(self.model, self.feeds, 1, threads=workers(), kinds={})
-        self.referee = Referee.of(self.model, divergence, unseen, SessionSettings(threads=workers()))
+        self.evaluator = Evaluator.of(self.model, divergence, unseen, SessionSettings(threads=workers()))
 
     def metric(self, proto: onnx.ModelProto) -> float:
         session = open_session(proto, SessionSettings(threads=workers()))
@@ -126,7 +126,7 @@ def equal(subject: Subject) -> None:
     for name, result in (("uniform w4a8-fp8", uniform), ("mixed", mixed)):
         counts = Counter(r.scheme for r in result.plan.layers if r.size_bytes is not None)
         print(
-            f"| {subject.name} | {name} | {result.report.result_bytes} | {subject.referee.loss(result.model):.5f} | "
+            f"| {subject.name} | {name} | {result.report.result_bytes} | {subject.evaluator.loss(result.model):.5f} | "
             f"{', '.join(f'{n} {s}' for s, n in counts.most_common())} |",
             flush=True,
         )
@@ -177,7 +177,7 @@ def ablation(subject: Subject) -> None:
             stored = np.ascontiguousarray(layer.params.stored(weight))
             tensor = constants[layer.params.weight]
             tensor.CopyFrom(onnx.numpy_helper.from_array(stored, tensor.name))
-        print(f"| {subject.name} | {name} | {subject.referee.loss(proto):.5f} |", flush=True)
+        print(f"| {subject.name} | {name} | {subject.evaluator.loss(proto):.5f} |", flush=True)
 
 
 PARTS: Mapping[str, tuple[str, Callable[[Subject], None]]] = {

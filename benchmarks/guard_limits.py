@@ -32,7 +32,7 @@ from benchmarks.damaged import Damage, labels_of
 from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.sensitivity.divergence import guess_kind
 from onnxmpq.verdict import Level, judge
 

@@ -31,7 +31,7 @@ from onnxmpq.menu import Menu, activation_tensors, narrow_inputs
 from onnxmpq.model import Model, Region, RegionKind, prepare
 from onnxmpq.ranges import ESTIMATORS, Observation, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, Perturbations, measure_effects
 from onnxmpq.target import Target, load_target, roofline_table
@@ -114,7 +114,7 @@ def uniform(problem: Problem, wanted: str) -> Plan:
     """The scheme wherever it is offered, int8 elsewhere."""
     menu = {name: tuple(o.scheme for o in row) for name, row in problem.options.items()}
     plan = {n: s for n, row in menu.items() for given in ("int8", wanted) for s in row if s.name == given}
-    return legalize(problem.model, problem.table.layout, plan, menu)
+    return legalize(problem.model, problem.table.rules, plan, menu)
 
 
 def posed(bench: Bench, menu: Menu, table: CostTable) -> Problem:
@@ -130,7 +130,7 @@ def as_run(problem: Problem, plan: Plan) -> Plan:
         row = sorted(problem.options[name], key=lambda o: o.latency_s)
         found = next((o.scheme for o in row if o.scheme == scheme), None)
         taken[name] = found or next((o.scheme for o in row if _no_coarser(o.scheme, scheme)), scheme_named("fp32"))
-    legal = legalize(problem.model, problem.table.layout, {n: s for n, s in taken.items() if not s.is_float}, menu)
+    legal = legalize(problem.model, problem.table.rules, {n: s for n, s in taken.items() if not s.is_float}, menu)
     return {n: s for n, s in legal.items() if not s.is_float}
 
 

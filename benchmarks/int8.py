@@ -18,9 +18,9 @@ from onnxmpq.menu import activation_tensors, candidates
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import Observation, QuantParams, headroom, observe
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Perturbations, Referee, measure_effects
+from onnxmpq.sensitivity import Evaluator, Perturbations, measure_effects
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.target.load import load_target
 
@@ -51,7 +51,7 @@ class Subject:
         }
         unseen = self.feeds("test", test)
         divergence, _ = make_divergence(self.model, unseen, 1, threads=1, kinds={})
-        self.referee = Referee.of(self.model, divergence, unseen, SessionSettings(threads=2))
+        self.evaluator = Evaluator.of(self.model, divergence, unseen, SessionSettings(threads=2))
 
     def feeds(self, split: str, limit: int) -> Feeds:
         return load_feeds(arrays(self.entry, split, limit), self.specs, limit=limit)
@@ -85,7 +85,7 @@ class Subject:
 
     def divergence(self, params: dict[str, QuantParams]) -> float:
         """From fp32, on test samples."""
-        return self.referee.loss(self.build(params))
+        return self.evaluator.loss(self.build(params))
 
     def metric(self, proto: onnx.ModelProto) -> float:
         session = open_session(proto, SessionSettings(threads=2))

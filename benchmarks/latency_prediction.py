@@ -35,7 +35,7 @@ def points_of(ready: Profiled, plans: int) -> list[Point]:
     generator, fp32_ms = np.random.default_rng(SEED), ready.profiler.reference_s * 1e3
     points = []
     for _ in range(plans):
-        plan = random_plan(ready.model, ready.menu, ready.layout, generator)
+        plan = random_plan(ready.model, ready.menu, ready.rules, generator)
         predicted, measured = ready.table.predict_s(ready.model, plan), ready.measured_s([plan], EFFORT)[0]
         points.append((ready.name, predicted * 1e3, measured * 1e3, fp32_ms, ready.profiling_s))
     return points

@@ -3,7 +3,7 @@
     python -m benchmarks.overflow_counts [MODEL ...] [--cpu Haswell] [--samples 2]
 
 Random Conv layers run as they are. Layers of static int8 zoo models run as MatMulInteger on windows of real samples
-in the order of `model/kernel_order.py`, since a Conv rounds its sums to 8 bits. Each runs here (sums
+in the order of `runtimes/onnxruntime/kernel_order.py`, since a Conv rounds its sums to 8 bits. Each runs here (sums
 should be exact) and on the emulated CPU. Values that differ are compared with the counts by channel.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.emulation import emulated, patiently
 from benchmarks.overflow import PATIENCE_S
 from benchmarks.zoo import arrays, static_int8, zoo
 from onnxmpq.execution import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.saturation.counts import Codes, codes_of, columns, count
 from onnxmpq.saturation.layers import Source, Watched, Window, suspects

@@ -53,7 +53,7 @@ def row(name: str, samples: int, test: int, count: int, seed: int) -> str:
     plans = useful_plans(prepared, count, seed)
     predictor = Predictor.fitted(prepared.problem, prepared.effects, seed)
     pure = Predictor(prepared.problem, prepared.effects, 1.0, 1.0)
-    referees = [prepared.referee(f) for f in (prepared.samples, prepared.unseen, prepared.alike) if len(f)]
+    referees = [prepared.evaluator(f) for f in (prepared.samples, prepared.unseen, prepared.alike) if len(f)]
     truth = np.array([[r.loss(prepared.bench.build(p)) for r in referees] for p in plans])
     predictions = {
         "separable": [prepared.plain.effect(p) for p in plans],

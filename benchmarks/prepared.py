@@ -19,10 +19,10 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import FP32
-from onnxmpq.sensitivity import Effects, Referee, effects_of_menu
+from onnxmpq.sensitivity import Effects, Evaluator, effects_of_menu
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effect_samples import effect_samples
 from onnxmpq.target.load import load_target
@@ -64,9 +64,9 @@ class Prepared:
             self.problem, options=options, activations={t: effects.of_activation(t) for t in effects.activations}
         )
 
-    def referee(self, feeds: Feeds) -> Referee:
+    def evaluator(self, feeds: Feeds) -> Evaluator:
         """True divergence of whole models on samples."""
-        return Referee.of(self.model, self.effects.divergence, feeds, SessionSettings(threads=workers()))
+        return Evaluator.of(self.model, self.effects.divergence, feeds, SessionSettings(threads=workers()))
 
 
 def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = False) -> Prepared:

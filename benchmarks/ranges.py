@@ -39,7 +39,7 @@ def main() -> None:
         for names in SETS:
             params, seconds = subject.ranges(observation, feeds, names)
             proto = subject.build(params)
-            loss, metric = subject.referee.loss(proto), subject.metric(proto)
+            loss, metric = subject.evaluator.loss(proto), subject.metric(proto)
             print(f"| {name} | {', '.join(names)} | {loss:.5f} | {metric:.4f} | {seconds:.1f} |", flush=True)
 
 

@@ -20,7 +20,7 @@ from onnxmpq.deployment import DeployCpu, scheme_for
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.model import prepare, serialized_bytes
 from onnxmpq.rounding import quantize_weight
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.schemes import FP32, SCHEMES
 from onnxmpq.weights import pair_bound
 

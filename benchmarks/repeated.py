@@ -24,7 +24,7 @@ from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.profiling import timings
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 ROOM = 1.10

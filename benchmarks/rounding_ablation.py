@@ -26,9 +26,9 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe
 from onnxmpq.rescale import CANDIDATES, candidate_factors, find_channels, measure_extent, rescaled
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
-from onnxmpq.sensitivity import Referee
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.weights import compensate, round_weights, with_biases, without
 
@@ -61,8 +61,8 @@ class Subject:
         deciding, unseen = calibration.take(range(3, count, 4)), self._feeds("test", test)
         divergence, _ = make_divergence(self.model, deciding, 1, threads=1, kinds={})
         settings = SessionSettings()
-        self.deciding = Referee.of(self.model, divergence, deciding, settings)
-        self.unseen = Referee.of(self.model, divergence, unseen, settings)
+        self.deciding = Evaluator.of(self.model, divergence, deciding, settings)
+        self.unseen = Evaluator.of(self.model, divergence, unseen, settings)
         self.layers = [
             r
             for r in self.model.layers

@@ -30,8 +30,8 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import tensor_shapes
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.runtime import SessionSettings, input_specs
-from onnxmpq.sensitivity import Referee
+from onnxmpq.runtimes import Call, SessionSettings, input_specs
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 
 SHARES = {"mobilenet_v1_0.25": 0.75}
@@ -52,14 +52,14 @@ class Bench:
         unseen = load_feeds(arrays(self.entry, "test", DIVERGENCE_SAMPLES), input_specs(self.fp32))
         model = prepare(self.entry.model)
         divergence, _ = make_divergence(model, unseen, 1, threads=1, kinds={})
-        self.referee = Referee.of(model, divergence, unseen, SessionSettings())
+        self.evaluator = Evaluator.of(model, divergence, unseen, SessionSettings())
         tensors = [t for r in model.regions for t in r.outputs]
         self.activation_bytes = 4 * sum(int(np.prod(s)) for s in tensor_shapes(model, unseen, tensors).values())
 
     def row(self, what: str, path: Path, reference: Path | None) -> str:
         opened = session(path)
         metric = self.entry.score(lambda feeds: opened.run(None, feeds), self.limit)
-        divergence = 0.0 if reference is None else self.referee.loss(onnx.load(path))
+        divergence = 0.0 if reference is None else self.evaluator.loss(onnx.load(path))
         size = path.stat().st_size
         share = "" if reference is None else f"{size / reference.stat().st_size:.2f}x"
         return f"| {self.entry.name} | {what} | {size / 1e6:.3f} | {share} | {metric:.4f} | {divergence:.4f} |"
@@ -67,7 +67,8 @@ class Bench:
 
 def static_share(bench: Bench, static: Path, sample: Mapping[str, np.ndarray]) -> float:
     """Latency of static int8 relative to fp32, timed side by side."""
-    times = interleaved_s([session(static), bench.fp32], dict(sample), Effort(seconds=6.0, runs=40, rounds=10))
+    calls = [Call.of(s, dict(sample)) for s in (session(static), bench.fp32)]
+    times = interleaved_s(calls, Effort(seconds=6.0, runs=40, rounds=10))
     return float(np.median(times[0] / times[1]))
 
 

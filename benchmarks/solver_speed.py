@@ -21,9 +21,9 @@ from benchmarks.stages import machine, table_of
 from onnxmpq.allocate import Limits, Option, Problem
 from onnxmpq.allocate.problem import Goal, Solution
 from onnxmpq.allocate.solvers import SOLVERS
-from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.table import CostTable, Transition, edges_of
 from onnxmpq.model import Layer, LayerWeight, Model, Region, RegionKind, WeightStore
+from onnxmpq.runtimes import REFERENCE
 from onnxmpq.schemes import SCHEMES, Scheme
 
 EIGHT = ("fp32", "int8", "w4a8", "w8", "w4", "w4b32", "w4b128", "w8b128")
@@ -69,7 +69,7 @@ def _join(regions: list[Region], op_type: str, one: str, other: str) -> str:
 def instance(layers: int, seed: int) -> Problem:
     """The allocation problem with random costs. Seconds, bytes and nats of a CNN of about 1 ms per 30 layers."""
     generator, model = np.random.default_rng(seed), network(layers)
-    layout = layout_roles(model, {t: 4 for r in model.regions for t in (*r.inputs, *r.outputs)})
+    rules = REFERENCE.rules(model, {t: 4 for r in model.regions for t in (*r.inputs, *r.outputs)})
     options = {r.name: _options(r, generator) for r in model.regions}
     node_s = {name: {o.scheme.name: o.latency_s for o in rows} for name, rows in options.items()}
     edges = edges_of(model)
@@ -77,11 +77,11 @@ def instance(layers: int, seed: int) -> Problem:
     move = {t: Transition(*generator.lognormal(np.log(8e-6), 0.7, 2)) for t in tensors}
     own = {e.key: Transition(*generator.normal(2e-6, 3e-6, 2), **_reorders(generator)) for e in edges}
     activations = {t: float(generator.lognormal(np.log(1e-4), 1.5)) for t in tensors}
-    return Problem(model, options, activations, CostTable(node_s, move, own, 1e-5, layout=layout), 1e4)
+    return Problem(model, options, activations, CostTable(node_s, move, own, 1e-5, rules=rules), 1e4)
 
 
 def _reorders(generator: np.random.Generator) -> dict[str, float]:
-    return {side: float(generator.lognormal(np.log(4e-6), 0.7)) for side in ("to_nhwc_s", "to_nchw_s")}
+    return {side: float(generator.lognormal(np.log(4e-6), 0.7)) for side in ("into_layout_s", "out_of_layout_s")}
 
 
 def _options(region: Region, generator: np.random.Generator) -> tuple[Option, ...]:

@@ -17,7 +17,6 @@ import onnxruntime as ort
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.allocate import Problem, pose
 from onnxmpq.context import Context
-from onnxmpq.cost.layout import Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.profile import fit_table
 from onnxmpq.cost.table import CostTable
@@ -27,7 +26,7 @@ from onnxmpq.menu import Menu, candidates, observed_tensors, proven, worthwhile
 from onnxmpq.model import Model, prepare
 from onnxmpq.profiling import profile
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import REFERENCE, Call, Rules, SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from onnxmpq.samples import gather_samples
 from onnxmpq.schemes import Scheme
@@ -54,7 +53,7 @@ class Profiled:
     profiler: Profiler
     profiles: list[Profile]
     uniform: int
-    layout: Roles
+    rules: Rules
     table: CostTable
     profiling_s: float
 
@@ -65,7 +64,7 @@ class Profiled:
     def after(self, further: Sequence[Profile]) -> Profiled:
         """The same, with the table fitted again to these profiles also."""
         profiles = [*self.profiles, *further]
-        table = fit_table(self.model, profiles, self.uniform, {}, self.layout)
+        table = fit_table(self.model, profiles, self.uniform, {}, self.rules)
         return replace(self, profiles=profiles, table=table)
 
     def measured_s(
@@ -77,7 +76,7 @@ class Profiled:
         """
         models: list[onnx.ModelProto | Path] = [*(self.bench.build(p) for p in plans), *others]
         sessions = [open_session(m, self.profiler.settings) for m in (self.profiler.model.proto, *models)]
-        reference, *times = interleaved_s(sessions, self.profiler.feeds, effort)
+        reference, *times = interleaved_s([Call.of(s, self.profiler.feeds) for s in sessions], effort)
         return [float(np.median(t / reference)) * self.profiler.reference_s for t in times]
 
 
@@ -93,12 +92,12 @@ def profiled(name: str, seed: int = 0) -> Profiled:
     bench = prepare_bench(model, menu, observation, dialect, context)
     start = time.perf_counter()
     profiler = Profiler(model, feeds.batch([0]), SessionSettings(threads=THREADS), Effort())
-    layout = layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
-    profiles, uniform = profile(profiler, menu, layout, bench, context)
-    menu = proven(model, menu, profiles)
-    table = fit_table(model, profiles, uniform, {}, layout)
+    rules = REFERENCE.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+    profiles, uniform = profile(profiler, menu, rules, bench, context)
+    menu = proven(model, menu, profiles, REFERENCE)
+    table = fit_table(model, profiles, uniform, {}, rules)
     spent_s = time.perf_counter() - start
-    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, layout, table, spent_s)
+    return Profiled(name, entry, model, samples, menu, bench, profiler, profiles, uniform, rules, table, spent_s)
 
 
 def models(wanted: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ from benchmarks.emulation import THIS, Machine
 from benchmarks.zoo import arrays
 from benchmarks.zoo_table import LONG
 from onnxmpq.cost.measure import interleaved_s
+from onnxmpq.runtimes import Call
 
 PRECISE = {"session.x64quantprecision": "1"}
 
@@ -63,7 +64,7 @@ def score(entry: Any, outputs: Sequence[np.ndarray]) -> float:
 def timed(entry: Any, variants: Sequence[Variant]) -> list[np.ndarray]:
     """Seconds of each variant, the minimum of each round."""
     sessions = [open_model(v.model, v.entries) for v in variants]
-    return interleaved_s(sessions, arrays(entry, "test", 1), LONG)
+    return interleaved_s([Call.of(s, arrays(entry, "test", 1)) for s in sessions], LONG)
 
 
 def rows_of(

@@ -20,26 +20,26 @@ from benchmarks.prepared import Prepared, prepare_entry
 from onnxmpq.allocate import Limits, solve
 from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.superpose import Predictor
-from onnxmpq.closed_loop import RunningRefiner
+from onnxmpq.closed_loop import SampledRefiner
 from onnxmpq.context import Context
-from onnxmpq.runtime import SessionSettings
-from onnxmpq.sensitivity import Referee
+from onnxmpq.runtimes import SessionSettings
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.threads import workers
 
 SHARES = (0.25, 0.5, 0.75)
 
 
-def refiner_of(prepared: Prepared) -> RunningRefiner:
+def refiner_of(prepared: Prepared) -> SampledRefiner:
     """The refiner of a conversion, on the samples that rounding has not seen."""
     settings = SessionSettings(threads=workers())
-    referee = Referee.of(prepared.model, prepared.effects.pooled, prepared.spared, settings)
-    return RunningRefiner(prepared.effects, referee, Context())
+    evaluator = Evaluator.of(prepared.model, prepared.effects.pooled, prepared.spared, settings)
+    return SampledRefiner(prepared.effects, evaluator, Context())
 
 
 def rows(name: str, samples: int, test: int) -> list[tuple[str, NDArray[np.float64]]]:
     """(size, divergence [4, samples] of the separable, the pooled, the refined and the kept plan)."""
     prepared = prepare_entry(name, samples, test, layers_only=True)
-    problem, refiner, unseen = prepared.problem, refiner_of(prepared), prepared.referee(prepared.unseen)
+    problem, refiner, unseen = prepared.problem, refiner_of(prepared), prepared.evaluator(prepared.unseen)
     predictor = Predictor.fitted(problem, prepared.effects)
     least = solve(problem, "size", Limits())
     assert least is not None

@@ -23,7 +23,6 @@ import onnxruntime as ort
 from benchmarks.zoo import arrays, sqnr_db, zoo
 from onnxmpq.allocate import int8_everywhere
 from onnxmpq.context import Context
-from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Effort, Profiler
 from onnxmpq.deployment import DeployCpu, scheme_for
 from onnxmpq.dialects import DIALECTS
@@ -34,7 +33,7 @@ from onnxmpq.menu import BOUND_LOSS_DB, bound_loss_db, candidates, needing_unsig
 from onnxmpq.model import Model, Region, prepare
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings, input_specs, open_session
+from onnxmpq.runtimes import REFERENCE, SessionSettings, input_specs, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, Scheme
@@ -79,8 +78,8 @@ class Subject:
         specs = input_specs(open_session(self.model.proto))
         self.feeds: Feeds = load_feeds(arrays(self.entry, "calib", CALIBRATION), specs, limit=CALIBRATION)
         self.menu = candidates(self.model, load_target("cpu"), DIALECT)
-        layout = layout_roles(self.model, {t: len(s) for t, s in float_shapes(self.model, self.feeds).items()})
-        self.int8 = int8_everywhere(self.model, self.menu, layout)
+        rules = REFERENCE.rules(self.model, {t: len(s) for t, s in float_shapes(self.model, self.feeds).items()})
+        self.int8 = int8_everywhere(self.model, self.menu, rules)
         self.layers = [r for r in self.model.layers if r.name in self.int8]
 
     @cached_property
@@ -144,7 +143,7 @@ def show(name: str, rounds: int) -> None:
         for title, variant in variants.items():
             profile = profiler.profile(variant.plan, protos[title])
             walls[title].append(profile.wall_s)
-            kernels[title][number] = [profile.region_s[r.name] for r in subject.layers]
+            kernels[title][number] = [profile.times.region_s[r.name] for r in subject.layers]
     print(f"\n### {name}: fp32 {profiler.reference_s * 1e3:.3f} ms\n\n| weights | SQNR dB | ms |\n|---|---|---|")
     for title in variants:
         print(f"| {title} | {subject.sqnr(protos[title]):.1f} | {np.median(walls[title]) * 1e3:.3f} |")

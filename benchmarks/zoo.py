@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 
 
 def zoo() -> ModuleType:

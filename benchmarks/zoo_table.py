@@ -37,8 +37,8 @@ from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
-from onnxmpq.runtime import SessionSettings, input_specs
-from onnxmpq.sensitivity import Referee
+from onnxmpq.runtimes import Call, SessionSettings, input_specs
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 
 CALIBRATION, HELD_OUT = 64, 21
@@ -63,7 +63,7 @@ def convert_model(
         file = static_int8(entry, few, folder / "reduced.onnx", reduce_range=True)
         done["onnxruntime static int8, reduce_range"] = {"file": file.name}
     first = {n: a[:1] for n, a in samples.items()}
-    before = interleaved_s([session(m) for m in (entry.model, static)], first, Effort(6.0, 40, 10))
+    before = interleaved_s([Call.of(session(m), first) for m in (entry.model, static)], Effort(6.0, 40, 10))
     share = min(float(np.median(before[1] / before[0])), 1.0)
     known: dict[str, tuple[str, dict[str, str]]] = {
         "match": ("onnxmpq as fast and small", {"latency": f"{share:.2%}", "size": f"{static.stat().st_size}B"}),
@@ -93,7 +93,7 @@ def rows_of(name: str, folder: Path, limit: int) -> list[dict[str, Any]]:
     test, (loss, agreement) = arrays(entry, "test", 50), unseen_quality(entry)
     models = {"fp32": entry.model, **{label: folder / found["file"] for label, found in done.items()}}
     sessions = {label: session(m) for label, m in models.items()}
-    times = interleaved_s(list(sessions.values()), {n: a[:1] for n, a in test.items()}, LONG)
+    times = interleaved_s([Call.of(s, {n: a[:1] for n, a in test.items()}) for s in sessions.values()], LONG)
     rows = []
     for (label, path), seconds in zip(models.items(), times, strict=True):
         rows.append(
@@ -120,13 +120,13 @@ def unseen_quality(entry: Any) -> tuple[Callable[[Path], float], Callable[[Path]
     model = prepare(entry.model)
     unseen = load_feeds(arrays(entry, "test", DIVERGENCE_SAMPLES), input_specs(session(entry.model)))
     divergence, _ = make_divergence(model, unseen, 1, threads=1, kinds={})
-    referee, settings = Referee.of(model, divergence, unseen, SessionSettings()), SessionSettings()
+    evaluator, settings = Evaluator.of(model, divergence, unseen, SessionSettings()), SessionSettings()
 
     def agreement(path: Path) -> float | None:
         found = compare(entry.model, path, unseen, divergence.kinds, settings=settings, held_out=True, unfused=False)
         return found.agreement
 
-    return lambda path: referee.loss(onnx.load(path)), agreement
+    return lambda path: evaluator.loss(onnx.load(path)), agreement
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -28,8 +28,7 @@ from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
-from onnxmpq.runtime import SessionSettings, absolute, specs_of
-from onnxmpq.runtimes import window
+from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
 from onnxmpq.target import available_targets

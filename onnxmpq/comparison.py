@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.special import bdtrik, log_softmax, softmax
 
@@ -18,7 +17,7 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
-from onnxmpq.runtime import SessionSettings, absolute, holds_fp8, open_session, run
+from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import OutputKind
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
@@ -249,7 +248,7 @@ class Interface:
     outputs: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, session: ort.InferenceSession) -> Interface:
+    def of(cls, session: Session) -> Interface:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         return cls(tuple((i.name, i.type) for i in inputs), tuple((o.name, o.type) for o in outputs))
 
@@ -300,11 +299,9 @@ def _qualities(
     return tuple(qualities), emulated
 
 
-def _side_by_side(
-    before: ort.InferenceSession, after: ort.InferenceSession, inputs: dict[str, Array], effort: Effort
-) -> Float:
+def _side_by_side(before: Session, after: Session, inputs: dict[str, Array], effort: Effort) -> Float:
     """Seconds, float64 [2, rounds]."""
-    return np.array(interleaved_s([before, after], inputs, effort))
+    return np.array(interleaved_s([Call.of(before, inputs), Call.of(after, inputs)], effort))
 
 
 def _quality(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.threads import workers
 
 

@@ -16,11 +16,10 @@ from enum import StrEnum
 import numpy as np
 
 from onnxmpq.errors import UsageError
-from onnxmpq.model import Model, Region, kernel_columns, sums_neighbours
+from onnxmpq.model import Model, Region
 from onnxmpq.ranges import BITS
 from onnxmpq.rounding import QuantizedWeight, overflowing_channels
-from onnxmpq.runtime import CPU
-from onnxmpq.runtimes import probes
+from onnxmpq.runtimes import kernel_columns, probes, sums_neighbours
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target import Target
 
@@ -62,15 +61,15 @@ def named(text: str) -> DeployCpu:
 def deploy_cpu(text: str, target: Target, provider: str | None = None) -> DeployCpu:
     """The deployment CPU that `--deploy-cpu` names for a target.
 
-    provider: onnxruntime execution provider instead of the target's. `NONE` for a target that is not the CPU provider.
-    Raises UsageError as `named` does, and for a name other than `any` where the target is not the CPU provider.
+    provider: instead of the target's. `NONE` for a target whose kernels are not those that saturate. Raises UsageError
+    as `named` does, and for a name other than `any` there.
     """
     found = named(text)
-    if target.runs_on(provider) == CPU:
+    if target.measured and target.runtime is not None and target.runtime.saturating_cpu(target.runs_on(provider)):
         return found
     if text != DeployCpu.ANY:
         where = provider or f"target '{target.name}'"
-        raise UsageError(f"--deploy-cpu {text}: {where} does not run on onnxruntime's {CPU}; leave the option out")
+        raise UsageError(f"--deploy-cpu {text}: {where} is none of these CPUs; leave the option out")
     return DeployCpu.NONE
 
 

@@ -25,8 +25,7 @@ from rich.console import Console
 import onnxmpq
 from onnxmpq.cache import Cache
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import Call, open_session
-from onnxmpq.runtimes import FLOAT_BLOCKED, PROBES, Kind, cpu_features, cpu_model, probes, window
+from onnxmpq.runtimes import FLOAT_BLOCKED, PROBES, Call, Kind, cpu_features, cpu_model, open_session, probes, window
 from onnxmpq.target import available_targets
 
 TIMED_BATCHES = 100

@@ -21,10 +21,17 @@ class UsageError(OnnxmpqError):
 
 
 class ModelError(OnnxmpqError):
-    """The input file is no ONNX model, is truncated, misses external data, or cannot be run."""
+    """The input file is no ONNX model, is truncated, misses external data, or cannot be run.
+
+    blamed: names in the runtime's message that may be nodes.
+    """
 
     exit_code = 3
     meaning = "the model cannot be read or run"
+
+    def __init__(self, message: str = "", blamed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.blamed = blamed
 
 
 class CrashError(ModelError):

@@ -20,7 +20,7 @@ from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds, import_source
 from onnxmpq.isolation import call
-from onnxmpq.runtime import SessionSettings, absolute, open_session, widened
+from onnxmpq.runtimes import SessionSettings, absolute, open_session, widened
 
 _ROUNDING = 1e-9
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]

@@ -19,7 +19,7 @@ from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, requ
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
 from onnxmpq.request import Request, Source
-from onnxmpq.runtime import CPU, SessionSettings, require_provider
+from onnxmpq.runtimes import SessionSettings, require_provider
 from onnxmpq.samples import Samples, gather_samples
 from onnxmpq.target import Target, load_target
 
@@ -84,15 +84,15 @@ class Asked:
         device = open_target(request.target, request.batch)
         if budgets.energy:
             device.require_energy()
-        runs_on = device.runs_on(request.provider) or CPU
+        settings = SessionSettings(threads=request.threads).on(device.runs_on(request.provider))
         cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
-        require_provider(runs_on)
+        require_provider(settings.provider)
         if request.output is not None:
             check_writable(Path(request.output), None if isinstance(source, onnx.ModelProto) else Path(source))
             check_writable(plan_path(Path(request.output)))
         if request.curve is not None:
             check_writable(Path(request.curve))
-        return cls(request, budgets, device, cpu, SessionSettings(threads=request.threads, provider=runs_on))
+        return cls(request, budgets, device, cpu, settings)
 
     @property
     def exact_integers(self) -> bool:
@@ -114,8 +114,7 @@ class Asked:
         request = self.request
         listed = opened.menu(request.exclude, request.schemes, self.cpu)
         consistent = one_activation_format(opened.model, listed)
-        measured = self.device.cost == "measured"
-        offered = for_goal(consistent, small=self.small, fast=self.fast) if measured else consistent
+        offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
         require_candidates(opened.model, offered, bool(request.exclude))
         if not request.keep_io:
             require_half(offered, self.device)

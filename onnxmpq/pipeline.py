@@ -13,7 +13,7 @@ from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_w
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
-from onnxmpq.cost import CostTable, Effort, Judge, Roles, layout_roles
+from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
@@ -38,7 +38,7 @@ from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
-from onnxmpq.profiling import CLEARLY, judge_costs, quick_latency_s
+from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
 from onnxmpq.report import (
@@ -54,8 +54,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtime import CPU, SessionSettings, absolute, outputs_on
-from onnxmpq.runtimes import probes, warn_outside
+from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples, check_prepared
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (
@@ -69,6 +68,7 @@ from onnxmpq.shipping import (
     disagreement,
     finish,
 )
+from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
@@ -115,22 +115,22 @@ def convert(model: Source, request: Request) -> Result:
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
-    layout = _layout(prepared, data.calibration)
-    judge, fused = _costs(nearest, writable, layout, data, asked, effort, context)
-    menu = _worth_an_effect(fused, nearest, judge)
+    rules = _rules(opened.device, prepared, data.calibration)
+    costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
+    menu = _worth_an_effect(fused, nearest, costs)
 
     formats = weight_formats(prepared, menu)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)
     bench = rounded.with_activations(measured.params)
-    seen = pose(prepared, menu, judge.table, measured, bench.weights)
+    seen = pose(prepared, menu, costs.table, measured, bench.weights, request.solver)
     effects = at_unseen_level(seen, measured, bench, data, context)
     job = Job(
-        pose(prepared, menu, judge.table, effects, bench.weights),
+        pose(prepared, menu, costs.table, effects, bench.weights, request.solver),
         asked.budgets,
         request.floors,
         bench,
-        judge,
+        costs,
         data,
         effects,
         techniques,
@@ -139,7 +139,7 @@ def convert(model: Source, request: Request) -> Result:
         context,
         request.guard,
         request.best_effort,
-        int8_everywhere(prepared, fused, layout),
+        int8_everywhere(prepared, fused, rules),
     )
     result = _result(job, finish(job), asked, opened, rescaling, menu)
     _write(result, request)
@@ -161,7 +161,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     check_prepared(opened.source, model, data.calibration)
     if labelled is not None:
         labelled.try_out(source, data)
-    if asked.device.cost == "measured" and request.cost_table is None:
+    if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
     return data
@@ -183,17 +183,17 @@ def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: 
 
 
 def _costs(
-    bench: Workbench, menu: Menu, layout: Roles, data: Samples, asked: Asked, effort: Effort, context: Context
-) -> tuple[Judge, Menu]:
+    bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
+) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
     request, model, feeds = asked.request, bench.model, data.calibration
     table_file = Path(request.cost_table) if request.cost_table else None
-    judge, fused = judge_costs(
-        model, asked.device, menu, layout, bench, feeds, asked.settings, effort, table_file, context
+    costs, fused = plan_costs(
+        model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
     )
-    original_j = judge.table.predict_j(model, {}) if judge.table.node_j else None
-    require_unmet(asked.budgets, model.source_bytes, judge.original_s, original_j)
-    return judge, fused
+    original_j = costs.table.predict_j(model, {}) if costs.table.node_j else None
+    require_unmet(asked.budgets, model.source_bytes, costs.original_s, original_j)
+    return costs, fused
 
 
 def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
@@ -207,16 +207,16 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
     return found
 
 
-def _layout(model: Model, feeds: Feeds) -> Roles:
-    """Roles of the regions in the runtime's layouts, for the shapes of one sample."""
-    return layout_roles(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
+    """The runtime's rules, for the shapes of one sample."""
+    return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
-def _worth_an_effect(menu: Menu, bench: Workbench, judge: Judge) -> Menu:
+def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
-    faster = in_table(worthwhile(menu, judge.table.node_s), judge.table.offers)
-    without_effects = pose(bench.model, faster, judge.table, None, bench.weights)
-    found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, judge.known))
+    faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
+    without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
+    found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
 
@@ -268,7 +268,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
-        timings=job.judge.timings,
+        timings=job.costs.timings,
         warnings=warned,
         curve=() if request.curve is None else trade_off(outcome.problem, axis),
         proven=exactness.proven,
@@ -302,7 +302,7 @@ def profile_model(
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
-    if device.cost != "measured":
+    if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     opened = open_model(model, device)
     prepared, feeds = opened.model, opened.samples(calibration, recipe, PROFILE_SAMPLES, context).calibration
@@ -310,14 +310,12 @@ def profile_model(
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
-    settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
-    layout = _layout(prepared, feeds)
-    judge, fused = judge_costs(
-        prepared, device, menu, layout, bench, feeds, settings, effort or Effort(), None, context
-    )
+    settings = SessionSettings(threads=threads).on(device.runs_on(provider))
+    rules = _rules(device, prepared, feeds)
+    costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
-    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in judge.table.node_s.items()}
-    return replace(judge.table, node_s=offered)
+    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
+    return replace(costs.table, node_s=offered)
 
 
 @isolated()

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmpq.deployment import DeployCpu
+from onnxmpq.elements import ActivationType
 from onnxmpq.errors import PlanError
 from onnxmpq.provenance import SchemaMismatch, require_schema
-from onnxmpq.ranges import BITS, ActivationType, QuantParams
+from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/2"

@@ -12,10 +12,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from onnxmpq.elements import ActivationType, HalfType
 from onnxmpq.errors import UsageError
-from onnxmpq.halves import HalfType
 from onnxmpq.model import OPERATORS
-from onnxmpq.ranges import ActivationType
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 
@@ -53,8 +52,6 @@ class Scheme:
     reads, writes: activation format at the region's inputs and outputs.
     kernel: name of the kernel that runs it, a key of cost tables; "fp32" where the runtime unfolds the weight and then
         computes in float32.
-    fuses_to: operator types, of which the optimised graph must contain one for a region with weights, else the scheme
-        is not offered there (`INT8_KERNELS` for other regions). Empty where any float kernel will do.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
     dynamic: its kernel quantizes what it reads itself, on a scale that it finds in each run.
@@ -68,7 +65,6 @@ class Scheme:
     reads: Format = Format.FLOAT
     writes: Format = Format.FLOAT
     kernel: str = "fp32"
-    fuses_to: tuple[str, ...] = ()
     activation_bits: int = 8
     half: HalfType | None = None
     unsigned_weights: bool = False
@@ -80,6 +76,12 @@ class Scheme:
         return self.name == "fp32"
 
     @property
+    def weight_only(self) -> bool:
+        """True for a kernel of float32 activations that reads the narrow weights as they are stored."""
+        computes_in_float32 = not self.reads.quantized and self.half is None
+        return self.weight is not None and computes_in_float32 and self.kernel != FP32 and not self.dynamic
+
+    @property
     def simulated(self) -> bool:
         """True where the file stores weights or activations in more bits than the scheme asks for."""
         wider = self.weight is not None and self.weight.storage_bits > self.weight.bits
@@ -88,7 +90,6 @@ class Scheme:
 
 FP32 = "fp32"
 INT8_WEIGHTS = PerChannel(8)
-INT8_FUSIONS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
 
 
 def _stored(bits: int) -> tuple[Scheme, Scheme]:
@@ -97,7 +98,7 @@ def _stored(bits: int) -> tuple[Scheme, Scheme]:
     summary = f"uint8 activations x {what} int8 when the session is created"
     return (
         Scheme(f"w{bits}", f"{what} float32 when the session is created", weight),
-        Scheme(f"w{bits}a8", summary, weight, Format.INT8, Format.INT8, "int8", INT8_FUSIONS),
+        Scheme(f"w{bits}a8", summary, weight, Format.INT8, Format.INT8, "int8"),
     )
 
 
@@ -111,7 +112,6 @@ _LAYER_SCHEMES = (
         Format.INT8,
         Format.INT8,
         "int8",
-        INT8_FUSIONS,
     ),
     Scheme(
         "u8u8",
@@ -120,7 +120,6 @@ _LAYER_SCHEMES = (
         Format.INT8,
         Format.INT8,
         "u8u8",
-        INT8_FUSIONS,
         unsigned_weights=True,
     ),
     *(scheme for bits in Dual.WIDTHS for scheme in _stored(bits)),
@@ -129,7 +128,6 @@ _LAYER_SCHEMES = (
         "int8 weights per channel x uint8 activations on a scale that the kernel finds in each run",
         INT8_WEIGHTS,
         kernel="int8-dynamic",
-        fuses_to=("DynamicQuantizeLSTM",),
         dynamic=True,
     ),
     Scheme(
@@ -137,21 +135,18 @@ _LAYER_SCHEMES = (
         "int4 weights in 32-blocks, weight-only",
         PerBlock(4, 32),
         kernel="w4b32",
-        fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w4b128",
         "int4 weights in 128-blocks, weight-only",
         PerBlock(4, 128),
         kernel="w4b128",
-        fuses_to=("MatMulNBits",),
     ),
     Scheme(
         "w8b128",
         "int8 weights in 128-blocks, weight-only",
         PerBlock(8, 128),
         kernel="w8b128",
-        fuses_to=("MatMulNBits",),
     ),
     Scheme("fp16", "float16", kernel="fp16", half="float16"),
     Scheme("bf16", "bfloat16", kernel="bf16", half="bfloat16"),
@@ -204,26 +199,10 @@ def scheme_named(name: str) -> Scheme:
         summary = f"{activation_bits}-bit activations x {weight_bits}-bit weights per channel, simulated in int8"
         int8 = SCHEMES["int8"]
         weight = PerChannel(weight_bits)
-        return Scheme(
-            name, summary, weight, int8.reads, int8.writes, int8.kernel, int8.fuses_to, activation_bits=activation_bits
-        )
+        return Scheme(name, summary, weight, int8.reads, int8.writes, int8.kernel, activation_bits=activation_bits)
     near = difflib.get_close_matches(name, SCHEMES, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
     raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
-
-
-# Regions without weights in int8, by operator: kernels of which the optimised graph must contain one.
-INT8_KERNELS: dict[str, tuple[str, ...]] = {
-    "Add": ("QLinearAdd",),
-    "Mul": ("QLinearMul",),
-    "Concat": ("QLinearConcat",),
-    "AveragePool": ("QLinearAveragePool",),
-    "GlobalAveragePool": ("QLinearGlobalAveragePool",),
-    "Sigmoid": ("QLinearSigmoid",),
-    "LeakyRelu": ("QLinearLeakyRelu",),
-    "Softmax": ("QLinearSoftmax",),
-    "MatMul": ("QLinearMatMul", "MatMulIntegerToFloat"),
-}
 
 
 def hands_on_float(op_type: str) -> bool:

@@ -10,7 +10,7 @@ import onnx
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
+from onnxmpq.runtimes import REFERENCE, Runtime, SessionSettings, holds_fp8
 
 OWN_THREADS = 0  # what a session has that is given no number of threads: one per core
 MOST_TRIES = 12  # 12 halvings tell 4096 regions apart
@@ -22,13 +22,15 @@ def tried(
     inputs: Inputs | Kept[Inputs],
     settings: SessionSettings,
     *,
+    runtime: Runtime = REFERENCE,
     limit_s: float | None = None,
 ) -> None:
     """Run a model on all these inputs with the session it is measured with, and with the threads of a default session.
 
     Raises CrashError where that ends or hangs the runtime, ModelError where it refuses the model.
     """
-    call(run_all, proto, inputs, both_ways(proto, settings), doing="trying a model", limit_s=limit_s)
+    ways = both_ways(proto, settings)
+    call(run_all, proto, inputs, ways, runtime, doing="trying a model", limit_s=limit_s)
 
 
 def both_ways(proto: onnx.ModelProto, settings: SessionSettings) -> tuple[SessionSettings, ...]:
@@ -37,12 +39,14 @@ def both_ways(proto: onnx.ModelProto, settings: SessionSettings) -> tuple[Sessio
     return (settings,) if holds_fp8(proto) or settings == own else (own, settings)
 
 
-def run_all(proto: onnx.ModelProto, inputs: Inputs, ways: Iterable[SessionSettings]) -> None:
+def run_all(
+    proto: onnx.ModelProto, inputs: Inputs, ways: Iterable[SessionSettings], runtime: Runtime = REFERENCE
+) -> None:
     """A session for each of the settings, and a run of each of the inputs in it."""
     for settings in ways:
-        session = open_session(proto, settings)
+        session = runtime.open(proto, settings)
         for feeds in inputs:
-            run(session, feeds)
+            runtime.run(session, feeds)
 
 
 def single(feeds: Feeds) -> list[dict[str, Array]]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import onnxmpq
 from onnxmpq.output import serialize
-from onnxmpq.runtime import Call
+from onnxmpq.runtimes import Call
 from tests.tables import int8_pays
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "digits_cnn.onnx"

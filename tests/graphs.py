@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, prepare
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 
 Array = NDArray[np.generic]
 

@@ -11,7 +11,7 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
-from onnxmpq.runtime import CPU
+from onnxmpq.runtimes import CPU
 from onnxmpq.target.load import load_target
 
 

@@ -21,7 +21,7 @@ from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.ranges import observe
 from onnxmpq.rounding import quantize_weight
-from onnxmpq.runtime import SessionSettings, holds_fp8, open_session, run
+from onnxmpq.runtimes import SessionSettings, holds_fp8, open_session, run
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.target.load import load_target
 from tests.graphs import feeds_for, graph, prepared, residual_cnn, samples_for

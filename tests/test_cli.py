@@ -27,7 +27,7 @@ from onnxmpq.errors import exit_codes
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.resources import data_folder
-from onnxmpq.runtime import CPU
+from onnxmpq.runtimes import CPU
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import graph, residual_cnn, samples_for, token_model
 from tests.lint.cases import INT8_MATMUL, MATRIX, U8, changed, model

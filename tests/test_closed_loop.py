@@ -17,7 +17,6 @@ from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.menu import candidates
 from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import run_error
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
@@ -31,8 +30,8 @@ MENU = {n: tuple(s for s in row if not s.unsigned_weights) for n, row in MENU.it
 
 @dataclass
 class Machine:
-    """A judge. original_s: what float32 takes there. factor: how much slower int8 plans are than the table says, until
-    the table is corrected after the first `learns_after` measurements."""
+    """Costs of plans. original_s: what float32 takes there. factor: how much slower int8 plans are than the table says,
+    until the table is corrected after the first `learns_after` measurements."""
 
     table: CostTable
     original_s: float
@@ -51,7 +50,7 @@ class Machine:
         onnx.checker.check_model(proto)
         self.asked += 1
         if self.cannot in assignment and assignment[self.cannot].kernel == "int8":
-            raise run_error(RuntimeError(f"[ONNXRuntimeError] : 9 : no kernel for Node:'{self.cannot}_quant'"))
+            raise ModelError(f"no kernel for Node:'{self.cannot}_quant'", (f"{self.cannot}_quant",))
         if self.asked > self.learns_after:
             self.table = self.truth or table(self.factor)
         truth = self.truth or table(self.factor)
@@ -273,7 +272,7 @@ def test_a_kernel_that_the_provider_lacks_is_left_out(latency: str) -> None:
 
 def test_nothing_runs_at_all() -> None:
     machine = Machine(table(), ORIGINAL_S)
-    machine.latency_s = lambda *_: (_ for _ in ()).throw(run_error(RuntimeError("device lost")))  # type: ignore[method-assign]
+    machine.latency_s = lambda *_: (_ for _ in ()).throw(ModelError("device lost"))  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="device lost"):
         loop(parse_budgets("60%"), machine)
 

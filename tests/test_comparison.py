@@ -15,7 +15,7 @@ from onnxmpq import comparison
 from onnxmpq.comparison import MOST_PASSES, OutputQuality, Validation, compare, median_interval, time_side_by_side
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import ValidationError
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
 
 

@@ -21,7 +21,7 @@ from onnxmpq.pipeline import Result
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.report import verdict_lines
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from onnxmpq.shipping import ship

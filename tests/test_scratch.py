@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxmpq.errors import ModelError, OutputError
-from onnxmpq.runtime import profile_folder
+from onnxmpq.runtimes import profile_folder
 from onnxmpq.scratch import scratch_folder
 from tests.conftest import SAMPLES
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.isolation import isolated
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.trials import MOST_TRIES, OWN_THREADS, both_ways, culprit, single, tried
 from tests.dialects.cases import Case
 from tests.graphs import conv_relu, feeds_for, graph, residual_cnn

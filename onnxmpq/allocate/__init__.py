@@ -4,14 +4,14 @@ from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets, require_unmet
 from onnxmpq.allocate.everywhere import int8_everywhere
 from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.level import at_unseen_level, modest_plans
-from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.pose import pose
-from onnxmpq.allocate.problem import Limits, Option, Problem, Solution, quantized_roots
+from onnxmpq.allocate.problem import DEFAULT, Limits, Option, Problem, Solution, quantized_roots
 from onnxmpq.allocate.refine import refine
-from onnxmpq.allocate.solvers import SOLVERS
+from onnxmpq.allocate.solvers import SOLVERS, require_solver, solve
 from onnxmpq.allocate.superpose import Predictor
 
 __all__ = [
+    "DEFAULT",
     "SOLVERS",
     "Budgets",
     "Limit",
@@ -28,6 +28,7 @@ __all__ = [
     "quantized_roots",
     "quantized_when_fastest",
     "refine",
+    "require_solver",
     "require_unmet",
     "solve",
 ]

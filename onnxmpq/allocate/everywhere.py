@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from onnxmpq.cost import Roles, legalize
+from onnxmpq.cost import legalize
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.rounding import PerChannel
+from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import Format, Scheme
 
 
-def int8_everywhere(model: Model, menu: Menu, layout: Roles) -> dict[str, Scheme]:
+def int8_everywhere(model: Model, menu: Menu, rules: Rules) -> dict[str, Scheme]:
     """The plan of int8 in every region that offers it; nothing where none does. Of several int8 kernels, the first on a
     region's menu."""
     wanted = {r: s for r, row in menu.items() for s in row[::-1] if _is_static_int8(s)}
-    return legalize(model, layout, wanted, menu)
+    return legalize(model, rules, wanted, menu)
 
 
 def _is_static_int8(scheme: Scheme) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.problem import Limits, Problem
+from onnxmpq.allocate.solvers import solve
 from onnxmpq.schemes import Scheme
 
 

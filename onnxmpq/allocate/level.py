@@ -17,7 +17,7 @@ from onnxmpq.context import Context
 from onnxmpq.errors import CrashError
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.sensitivity import Effects, Evaluator
 from onnxmpq.workbench import Workbench
 
 PLANS = 6
@@ -33,7 +33,7 @@ def at_unseen_level(problem: Problem, effects: Effects, bench: Workbench, data: 
         return effects
     settings = context.quality_settings(exact_integers=bench.exact_integers)
     seen, unseen = (
-        Referee.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
+        Evaluator.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
     )
     ratios = []
     with context.progress.stage("trying plans on samples that rounding has not seen", len(plans)) as tick:

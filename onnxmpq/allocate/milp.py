@@ -24,8 +24,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.cost import CONVOLUTION, FOLLOWS, Edge, Transition, is_chained, moves_maps
-from onnxmpq.model import RegionKind
+from onnxmpq.cost import Edge, Transition
+from onnxmpq.runtimes import FOLLOWS, STARTS, Requires, State
 from onnxmpq.schemes import Scheme, writes
 
 WORK = 400_000
@@ -94,7 +94,7 @@ class _Program:
         self.writes: dict[str, _Sum] = {}
         self.totals: dict[Goal, _Sum] = {g: _Sum() for g in ("effect", "latency", "size", "energy")}
         self._choices()
-        self.nhwc = self._layouts()
+        self.laid_out = self._layouts()
         self._edges()
         self._activations()
         self._chains()
@@ -149,7 +149,7 @@ class _Program:
     def _edges(self) -> None:
         if not self.transitions:
             return
-        table, nhwc = self.problem.table, self.nhwc
+        table, laid_out = self.problem.table, self.laid_out
         by_tensor: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for edge in self.problem.edges:
             cost = table.edges.get(edge.key, _NO_TRANSITION)
@@ -159,8 +159,8 @@ class _Program:
                 by_tensor[edge.tensor].append(pair)
                 self.totals["energy"].put(pair[0], cost.quantize_j)
                 self.totals["energy"].put(pair[1], cost.dequantize_j)
-            before, after = nhwc.get(edge.producer or "", _Sum()), nhwc.get(edge.consumer or "", _Sum())
-            self._change(before, after, cost.to_nhwc_s, cost.to_nchw_s)
+            before, after = (laid_out.get(end or "", _Sum()) for end in (edge.producer, edge.consumer))
+            self._change(before, after, cost.into_layout_s, cost.out_of_layout_s)
         for tensor, pairs in by_tensor.items():
             self._shared(table.shared.get(tensor, _NO_TRANSITION), pairs)
 
@@ -193,11 +193,11 @@ class _Program:
                     self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
 
     def _layouts(self) -> dict[str, _Sum]:
-        """Per region, 1 where it works in NHWC (the rules of `cost.layout.Layouts`)."""
+        """Per region, 1 where it works in the runtime's own layout (as in `cost.layout.laid_out`)."""
         producers, found = self.problem.model.producers, dict[str, _Sum]()
         for region in self.problem.model.regions:
-            role = self.problem.table.layout.get(region.name)
-            if role == CONVOLUTION:
+            role = self.problem.table.rules.layout.get(region.name)
+            if role == STARTS:
                 found[region.name] = self.writes[region.name]
             elif role == FOLLOWS:
                 sources = [found.get(p.name, _Sum()) if (p := producers.get(t)) else _Sum() for t in region.inputs]
@@ -230,29 +230,14 @@ class _Program:
                     self._row(_Sum({rounded: 1.0}).add(expression, -1.0), 0.0, np.inf)
 
     def _chains(self) -> None:
-        """The rules of `cost.chains.legalize`, as linear constraints."""
-        model, roles = self.problem.model, self.problem.table.layout
-        producers, consumers, outputs = model.producers, model.consumers, set(model.output_names)
-        for region in model.regions:
-            own, chained = self.reads[region.name], is_chained(region, roles)
-            sources = [self.writes[p.name] if (p := producers.get(t)) else _Sum() for t in region.inputs]
-            readers = [self.reads[c.name] for t in region.outputs for c in consumers.get(t, [])]
-            if chained:
-                self._at_most(own, [self.nhwc[region.name]])
-                self._at_most(own, sources)
-            if moves_maps(region, roles):
-                for reader in readers:
-                    self._at_most(reader, [own])
-            if not own.terms or region.kind is RegionKind.LAYER:
-                continue
-            place = [self.nhwc[region.name]] if chained else []
-            inner = bool(readers) and not outputs.intersection(region.outputs)
-            if region.kind is RegionKind.PASSTHROUGH:
-                self._implied(own, [*sources, *place])
-                if inner and not chained:
-                    self._implied(own, readers)
-            elif inner:
-                self._implied(own, [*sources, *readers, *place])
+        """The runtime's rules for chains of quantized regions, as linear constraints."""
+        states = {State.READS: self.reads, State.WRITES: self.writes, State.LAID_OUT: self.laid_out}
+        for rule in self.problem.table.rules.chains:
+            own = self.reads[rule.region]
+            if isinstance(rule, Requires):
+                self._at_most(own, [states[f.state][f.region] for f in rule.any_of])
+            elif own.terms:  # else it has no choice
+                self._implied(own, [states[f.state][f.region] for f in rule.all_of])
 
     def _at_most(self, own: _Sum, others: list[_Sum]) -> None:
         """own <= sum of the others."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxmpq.allocate.problem import Option, Problem
+from onnxmpq.allocate.problem import DEFAULT, Option, Problem
 from onnxmpq.cost import CostTable, base_bytes, region_bytes
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
@@ -14,7 +14,14 @@ from onnxmpq.sensitivity import Effects
 RoundedWeights = Mapping[tuple[str, str], QuantizedWeight]
 
 
-def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, weights: RoundedWeights) -> Problem:
+def pose(
+    model: Model,
+    menu: Menu,
+    table: CostTable,
+    effects: Effects | None,
+    weights: RoundedWeights,
+    solver: str = DEFAULT,
+) -> Problem:
     """The allocation problem from menu, costs and effects (all zero where they are not known yet)."""
     options: dict[str, tuple[Option, ...]] = {}
     for region in model.regions:
@@ -28,4 +35,4 @@ def pose(model: Model, menu: Menu, table: CostTable, effects: Effects | None, we
             rows.append(Option(scheme, cost[0], size, effect, cost[1]))
         options[region.name] = tuple(rows)
     activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}
-    return Problem(model, options, activations, table, base_bytes(model))
+    return Problem(model, options, activations, table, base_bytes(model), solver)

@@ -11,6 +11,8 @@ from onnxmpq.cost import CostTable, Edge, edges_of
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import Scheme, writes
 
+DEFAULT = "milp"
+"""Solver."""
 Goal = Literal["effect", "latency", "size", "energy"]
 
 
@@ -38,7 +40,8 @@ class Limits:
 @dataclass(frozen=True)
 class Problem:
     """options: region -> its options, fp32 first where it is offered. activations: root tensor -> divergence caused
-    by quantizing it. table: for transitions. base_size_bytes: of everything that no decision changes.
+    by quantizing it. table: for transitions. base_size_bytes: of everything that no decision changes. solver: a name of
+    `allocate.SOLVERS`.
     """
 
     model: Model
@@ -46,6 +49,7 @@ class Problem:
     activations: Mapping[str, float]
     table: CostTable
     base_size_bytes: float = 0.0
+    solver: str = DEFAULT
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:

@@ -125,7 +125,7 @@ def _legal(problem: Problem, view: Separable, picked: Picked) -> dict[str, Schem
     schemes = {r: options[k].scheme for r, options, k in zip(view.regions, view.options, picked, strict=True)}
     menu = {region: tuple(o.scheme for o in options) for region, options in problem.options.items()}
     plan = {region: scheme for region, scheme in schemes.items() if not scheme.is_float}
-    legal = legalize(problem.model, problem.table.layout, plan, menu)
+    legal = legalize(problem.model, problem.table.rules, plan, menu)
     return {region: scheme for region, scheme in legal.items() if not scheme.is_float}
 
 

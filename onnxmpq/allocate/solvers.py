@@ -1,4 +1,4 @@
-"""Solvers by name. `milp` is exact, knows transitions, and is the one that conversions use; the rest are baselines."""
+"""Solvers by name (`--solver`). `milp` is exact and knows transitions; the rest are baselines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Protocol
 
 from onnxmpq.allocate import dynamic, greedy, milp
 from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
+from onnxmpq.errors import UsageError
+from onnxmpq.fields import nearest
 
 
 class Solver(Protocol):
@@ -15,3 +17,14 @@ class Solver(Protocol):
 
 
 SOLVERS: dict[str, Solver] = {"milp": milp.solve, "greedy": greedy.solve, "dynamic": dynamic.solve}
+
+
+def solve(problem: Problem, goal: Goal, limits: Limits) -> Solution | None:
+    """The plan of least `goal` within the limits by the problem's solver; None where it finds none."""
+    return SOLVERS[problem.solver](problem, goal, limits)
+
+
+def require_solver(name: str) -> None:
+    """Raises UsageError for a name that no solver has, with the nearest one."""
+    if name not in SOLVERS:
+        raise UsageError(f"--solver {name}: no such solver; {nearest(name, SOLVERS, 'the solvers are')}")

@@ -3,7 +3,7 @@
 from onnxmpq.closed_loop.goals import close_the_loop, closest, measure_extremes, reach
 from onnxmpq.closed_loop.loop import NOISE, Loop, on_original_kernels
 from onnxmpq.closed_loop.reach import option, out_of_reach
-from onnxmpq.closed_loop.running_refiner import RunningRefiner, make_refiner
+from onnxmpq.closed_loop.sampled_refiner import SampledRefiner, make_refiner
 from onnxmpq.closed_loop.suspects import FACTOR, culprits, suspects
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial
 
@@ -15,7 +15,7 @@ __all__ = [
     "Outcome",
     "Refiner",
     "Round",
-    "RunningRefiner",
+    "SampledRefiner",
     "Trial",
     "close_the_loop",
     "closest",

@@ -11,7 +11,7 @@ from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
 from onnxmpq.closed_loop.loop import NOISE, Loop, UnfitPlanError, same
 from onnxmpq.closed_loop.reach import out_of_reach
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial
-from onnxmpq.cost import MOST_CULPRITS, Judge
+from onnxmpq.cost import MOST_CULPRITS, PlanCosts
 from onnxmpq.errors import BudgetError, CrashError, NothingFasterError
 from onnxmpq.progress import Progress
 from onnxmpq.workbench import Workbench
@@ -32,7 +32,7 @@ def close_the_loop(
     problem: Problem,
     budgets: Budgets,
     bench: Workbench,
-    judge: Judge,
+    costs: PlanCosts,
     original_bytes: int,
     progress: Progress,
     *,
@@ -48,7 +48,7 @@ def close_the_loop(
     keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
     predicted effect than `most_effect`.
     """
-    return reach(Loop(problem, budgets, bench, judge, original_bytes, progress, refiner, trial), keeps, most_effect)
+    return reach(Loop(problem, budgets, bench, costs, original_bytes, progress, refiner, trial), keeps, most_effect)
 
 
 def reach(loop: Loop, keeps: Keeps | None = None, most_effect: float | None = None) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ import onnx
 
 from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
 from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
-from onnxmpq.cost import CostTable, Judge, changed_regions
+from onnxmpq.cost import CostTable, PlanCosts, changed_regions
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
 from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
@@ -51,14 +50,14 @@ class Loop:
         problem: Problem,
         budgets: Budgets,
         bench: Workbench,
-        judge: Judge,
+        costs: PlanCosts,
         original_bytes: int,
         progress: Progress,
         refiner: Refiner | None = None,
         trial: Trial | None = None,
     ) -> None:
-        self.problem, self.bench, self.judge = problem, bench, judge
-        self.progress, self.original_s, self.refiner, self.trial = progress, judge.original_s, refiner, trial
+        self.problem, self.bench, self.costs = problem, bench, costs
+        self.progress, self.original_s, self.refiner, self.trial = progress, costs.original_s, refiner, trial
         self.original_bytes, self.size_overhead = original_bytes, 1.0
         self.caution = 1.0  # of a latency limit: what is aimed at, after closing measurements that missed it
         self.retarget(budgets)
@@ -98,12 +97,12 @@ class Loop:
         self.rounds.append(turn)
         self.solutions.append(solution)
         self._hold(len(self.rounds) - 1, proto)
-        table = self.judge.table
+        table = self.costs.table
         self.problem = replace(self.problem, table=table, options=_with_costs(self.problem, table))
         if not math.isfinite(latency_s):
             self._learn_from(self.failures[-1], solution.assignment)
             return turn
-        what = "measured" if self.judge.measured else "modelled"
+        what = "measured" if self.costs.measured else "modelled"
         self.progress.say(
             f"round {len(self.rounds)}: predicted {predicted_s * 1e3:.3f} ms, {what} {latency_s * 1e3:.3f} ms "
             f"(fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"
@@ -113,9 +112,9 @@ class Loop:
     def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
         """As measured, twice where the limit is near; infinite where the provider cannot run the plan."""
         try:
-            latency_s = self.judge.latency_s(assignment, proto)
+            latency_s = self.costs.latency_s(assignment, proto)
             near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
-            again_s = self.judge.again_s(proto) if near else None
+            again_s = self.costs.again_s(proto) if near else None
         except ModelError as error:
             self.failures.append(error)
             self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
@@ -125,7 +124,7 @@ class Loop:
     def _learn_from(self, error: ModelError, assignment: Mapping[str, Scheme]) -> None:
         """Plan without the kernel that an error names, or that makes the plan crash."""
         named = error.region if isinstance(error, DamagedGraphError) else ""
-        region = named if named in assignment else _named(assignment, str(error))
+        region = named if named in assignment else _blamed(assignment, error)
         if region is None and isinstance(error, CrashError) and error.searchable and self.trial is not None:
             changed = changed_regions(self.bench.model, assignment)
             region = culprit(changed, lambda some: self.bench.build({r: assignment[r] for r in some}), self.trial)
@@ -144,7 +143,7 @@ class Loop:
 
     def measured_again(self, turn: Round) -> Round:
         """The round with a second and longer measurement in place of its first, where that is to be had."""
-        latency_s = self.judge.again_s(self.proto_of(turn))
+        latency_s = self.costs.again_s(self.proto_of(turn))
         return turn if latency_s is None else self.revised(turn, latency_s)
 
     def revised(self, turn: Round, latency_s: float) -> Round:
@@ -274,7 +273,7 @@ class Loop:
             turn,
             self.original_s,
             self.targets.size_bytes,
-            self.judge.measured,
+            self.costs.measured,
             self.meets(turn),
         )
 
@@ -323,16 +322,15 @@ class Loop:
 
     def try_known(self) -> None:
         """Measure again the fastest plan that profiling met: mixed by chance or uniform, it may beat the solver's."""
-        legal = [(a, s) for a, s in self.judge.known if self.problem.holds(a)]
+        legal = [(a, s) for a, s in self.costs.known if self.problem.holds(a)]
         if legal:
             assignment, seconds = min(legal, key=lambda pair: pair[1])
             self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
 
 
-def _named(assignment: Mapping[str, Scheme], message: str) -> str | None:
-    """The region whose node a message names, where it names one."""
-    nodes = re.findall(r"[('\"]([^()'\"]+)[)'\"]", message)  # the runtime may have added a suffix to the name
-    hit = [r for r in assignment for n in nodes if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
+def _blamed(assignment: Mapping[str, Scheme], error: ModelError) -> str | None:
+    """The region whose node the runtime blames, where it names one; it may have added a suffix to the name."""
+    hit = [r for r in assignment for n in error.blamed if n == r or n.startswith((f"{r}_", f"{r}/", f"{r}:"))]
     return max(hit, key=len, default=None)
 
 

@@ -17,7 +17,7 @@ def out_of_reach(loop: Loop) -> str:
     fastest = min(ran, key=lambda r: r.measured_s)
     smallest = min(ran, key=lambda r: r.size_bytes)
     parts = []
-    verb = "measures" if loop.judge.measured else "is modelled at"
+    verb = "measures" if loop.costs.measured else "is modelled at"
     if loop.targets.asked_for_latency and fastest.measured_s > loop.targets.latency_s:
         holders = ", ".join(f"{name} {s * 1e3:.3f} ms" for name, s in _slowest(loop, fastest))
         parts.append(
@@ -55,7 +55,7 @@ def spell(loop: Loop, turn: Round) -> str:
 def option(loop: Loop, name: str, turn: Round) -> str:
     """--latency, --size or --energy with a limit that a round holds, never below the one that was asked for; measured
     latencies have room for the next measurement. In per cent where the limit was."""
-    room = 1.0 + (LATENCY_ROOM if loop.judge.measured else 0.0)
+    room = 1.0 + (LATENCY_ROOM if loop.costs.measured else 0.0)
     original, taken, unit, suffix = {
         "latency": (loop.original_s, turn.measured_s * room, 1e-3, "ms"),
         "size": (float(loop.original_bytes), turn.size_bytes * SIZE_ROOM, 1e6, "MB"),

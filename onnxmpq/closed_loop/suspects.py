@@ -18,9 +18,9 @@ from onnxmpq.allocate import quantized_roots
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.sensitivity import Effects, Evaluator
 from onnxmpq.workbench import Workbench
 
 FACTOR = 4.0  # of the predicted divergence; sound int8 regions of four real models measured at most 2.4 times theirs
@@ -66,9 +66,9 @@ def suspects(
     if None. Groups of regions are measured first: one culprit among 100 takes about 15 sessions. Empty also if the
     plan as a whole diverges more than predicted and no region does so alone: effects then do not add up.
     """
-    referee = Referee.of(bench.model, effects.pooled, feeds, settings)
-    unfused = replace(referee, settings=replace(settings, optimize=False))
-    return judged(bench, assignment, effects, referee.loss, unfused.loss, regions)
+    evaluator = Evaluator.of(bench.model, effects.pooled, feeds, settings)
+    unfused = replace(evaluator, settings=replace(settings, optimize=False))
+    return judged(bench, assignment, effects, evaluator.loss, unfused.loss, regions)
 
 
 def judged(

@@ -1,31 +1,27 @@
 """Costs: what plans take, measured on whole models and fitted, and the rules by which formats and layouts change."""
 
-from onnxmpq.cost.chains import Menu, is_chained, legalize, moves_maps
+from onnxmpq.cost.chains import Menu, legalize
 from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
-from onnxmpq.cost.judge import Judge, MeasuringJudge, PlanProfiler, TableJudge, Timings
-from onnxmpq.cost.layout import CONVOLUTION, FOLLOWS, Roles, layout_roles
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.size import base_bytes, region_bytes
 from onnxmpq.cost.table import CostTable, Edge, Transition, edges_of
 
 __all__ = [
-    "CONVOLUTION",
-    "FOLLOWS",
     "MOST_CULPRITS",
     "CostTable",
     "Crashing",
     "Edge",
     "Effort",
-    "Judge",
-    "MeasuringJudge",
+    "MeasuredCosts",
     "Menu",
+    "PlanCosts",
     "PlanProfiler",
     "Profile",
     "Profiler",
-    "Roles",
-    "TableJudge",
+    "TableCosts",
     "Timings",
     "Transition",
     "base_bytes",
@@ -35,10 +31,7 @@ __all__ = [
     "elsewhere",
     "fit_table",
     "interleaved_s",
-    "is_chained",
-    "layout_roles",
     "legalize",
-    "moves_maps",
     "origin",
     "plans_to_profile",
     "profile_plans",

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.cost.layout import Layouts, Roles
+from onnxmpq.cost.layout import Layouts
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
 from onnxmpq.model import Model
+from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import Format, hands_on_float
 
 _RIDGE = 0.2  # of one observation's weight: enough to decide between collinear terms
@@ -30,19 +31,24 @@ def fit(
     profiles: Sequence[Profile],
     meta: dict[str, str],
     weights: Sequence[float] = (),
-    layout: Roles | None = None,
+    rules: Rules | None = None,
 ) -> CostTable:
-    """A cost table that explains the profiles; `weights` (default 1) let some profiles count more."""
+    """A cost table that explains the profiles; `weights` (default 1) let some profiles count more.
+
+    rules: of the runtime; None for none.
+    """
+    rules = rules or Rules()
     weight = np.sqrt(np.asarray(weights or [1.0] * len(profiles)))
     clock = _Clock.of(profiles)
     edges = edges_of(model)
-    views = [_View(p, Formats(model, p.assignment), Layouts(model, layout or {}, p.assignment)) for p in profiles]
+    views = [_View(p, Formats(model, p.assignment), Layouts(model, rules.layout, p.assignment)) for p in profiles]
     terms: dict[Feature, float] = defaultdict(float)
     for region in model.regions:
         near = [e for e in edges if region.name in (e.producer, e.consumer)]
         rows = [_region_features(region.name, near, v) for v in views]
         times = [
-            clock.wall_s(p, p.region_s.get(region.name, 0.0), p.region_kernels.get(region.name, 0)) for p in profiles
+            clock.wall_s(p, p.times.region_s.get(region.name, 0.0), p.times.region_kernels.get(region.name, 0))
+            for p in profiles
         ]
         _accumulate(terms, rows, times, weight)
     by_tensor: dict[str, list[Edge]] = defaultdict(list)
@@ -50,11 +56,13 @@ def fit(
         by_tensor[edge.tensor].append(edge)
     for tensor, group in by_tensor.items():
         rows = [_tensor_features(group, v) for v in views]
-        times = [clock.wall_s(p, p.tensor_s.get(tensor, 0.0), p.tensor_kernels.get(tensor, 0)) for p in profiles]
+        times = [
+            clock.wall_s(p, p.times.tensor_s.get(tensor, 0.0), p.times.tensor_kernels.get(tensor, 0)) for p in profiles
+        ]
         _accumulate(terms, rows, times, weight)
-    other = float(np.mean([clock.wall_s(p, p.other_s, p.other_kernels) for p in profiles]))
+    other = float(np.mean([clock.wall_s(p, p.times.other_s, p.times.other_kernels) for p in profiles]))
     writes = {s.kernel: s.writes for p in profiles for s in p.assignment.values()}
-    return replace(_table(model, terms, writes, other, meta), layout=dict(layout or {}))
+    return replace(_table(model, terms, writes, other, meta), rules=rules)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class _View:
         written, read = self.formats.written(edge.producer), self.formats.read(edge.consumer)
         found = [self.layouts.change(edge.producer, edge.consumer)]
         if written is not read:
-            found.append("quantize" if read is Format.INT8 else "dequantize")
+            found.append("quantize" if read.quantized else "dequantize")
         return [c for c in found if c]
 
 

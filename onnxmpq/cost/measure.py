@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxmpq.cost.attribute import attribute
 from onnxmpq.cost.table import Assignment
-from onnxmpq.execution import open_graph
+from onnxmpq.execution import whole
 from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
-from onnxmpq.model import Model
-from onnxmpq.runtime import Call, SessionSettings, open_session, profile_folder, run, run_error
+from onnxmpq.model import Model, WeightStore
+from onnxmpq.runtimes import REFERENCE, KernelTimes, Runtime, SessionSettings
 from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
 R = TypeVar("R")
-_KERNEL_SUFFIX = "_kernel_time"
 WARMUP_RUNS = 3
 QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not last, the others meet other work
 
@@ -41,66 +35,55 @@ class Effort:
 
 @dataclass(frozen=True)
 class Profile:
-    """One measured plan.
-
-    region_s: region -> seconds in its kernels; tensor_s: tensor -> seconds in movers of it; other_s: in kernels that
-    could not be attributed. kernels: how many kernels per region/tensor. wall_s: one run, unprofiled, minimum.
-    operators: region -> operator types that ran for it.
-    """
+    """One measured plan. times: of its kernels. wall_s: one run, unprofiled, minimum."""
 
     assignment: Assignment
-    region_s: dict[str, float]
-    tensor_s: dict[str, float]
-    other_s: float
-    region_kernels: dict[str, int]
-    tensor_kernels: dict[str, int]
-    other_kernels: int
+    times: KernelTimes
     wall_s: float
-    operators: dict[str, frozenset[str]]
 
     @property
     def kernel_s(self) -> float:
-        return sum(self.region_s.values()) + sum(self.tensor_s.values()) + self.other_s
-
-    def scaled(self, factor: float) -> Profile:
-        """The same with all times multiplied."""
-        return replace(
-            self,
-            region_s={r: s * factor for r, s in self.region_s.items()},
-            tensor_s={t: s * factor for t, s in self.tensor_s.items()},
-            other_s=self.other_s * factor,
-            wall_s=self.wall_s * factor,
-        )
+        """Seconds in all kernels."""
+        times = self.times
+        return sum(times.region_s.values()) + sum(times.tensor_s.values()) + times.other_s
 
     @property
     def kernels(self) -> int:
-        return sum(self.region_kernels.values()) + sum(self.tensor_kernels.values()) + self.other_kernels
+        """Number of all kernels."""
+        times = self.times
+        return sum(times.region_kernels.values()) + sum(times.tensor_kernels.values()) + times.other_kernels
+
+    @property
+    def operators(self) -> dict[str, frozenset[str]]:
+        """Region -> operator types that ran for it."""
+        return self.times.operators
+
+    def scaled(self, factor: float) -> Profile:
+        """The same with all times multiplied."""
+        return replace(self, times=self.times.scaled(factor), wall_s=self.wall_s * factor)
 
 
-def interleaved_s(
-    sessions: Sequence[ort.InferenceSession], feeds: dict[str, Array], effort: Effort
-) -> list[NDArray[np.float64]]:
-    """Run times in seconds of several sessions, A B A B …: one array per session, minimum of each round."""
-    for session in sessions:
+def interleaved_s(calls: Sequence[Callable[[], object]], effort: Effort) -> list[NDArray[np.float64]]:
+    """Times in seconds of several calls, A B A B …: one array per call, minimum of each round.
+
+    calls: runs of models with everything prepared (`Runtime.prepared`). Raises what they raise.
+    """
+    for warming in calls:
         for _ in range(WARMUP_RUNS):
-            run(session, feeds)
-    once = min(_time_runs(sessions[0], feeds, 2))
-    share = effort.seconds / (effort.rounds * len(sessions))
+            warming()
+    once = min(_times_s(calls[0], 2))
+    share = effort.seconds / (effort.rounds * len(calls))
     runs = max(-(-effort.runs // effort.rounds), min(int(share / max(once, 1e-6)), 200), 1)
-    minima = [[min(_time_runs(s, feeds, runs)) for s in sessions] for _ in range(effort.rounds)]
+    minima = [[min(_times_s(c, runs)) for c in calls] for _ in range(effort.rounds)]
     return list(np.array(minima, dtype=np.float64).T)
 
 
-def _time_runs(session: ort.InferenceSession, feeds: dict[str, Array], runs: int) -> list[float]:
+def _times_s(timed: Callable[[], object], runs: int) -> list[float]:
     times = []
-    call = Call.of(session, feeds)
-    try:  # around the loop and without `run`: what is timed is the runtime alone
-        for _ in range(runs):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    except Exception as error:
-        raise run_error(error) from error
+    for _ in range(runs):
+        start = time.perf_counter()
+        timed()
+        times.append(time.perf_counter() - start)
     return times
 
 
@@ -118,12 +101,13 @@ class Profiler:
         feeds: dict[str, Array],
         settings: SessionSettings,
         effort: Effort,
+        runtime: Runtime = REFERENCE,
         others: Sequence[dict[str, Array]] = (),
     ) -> None:
-        self.model, self.feeds, self.settings, self.effort = model, feeds, settings, effort
-        self._inputs, self._reference = kept([feeds, *others]), keep(open_graph, model.store, settings)
+        self.model, self.feeds, self.settings, self.effort, self.runtime = model, feeds, settings, effort, runtime
+        self._inputs, self._reference = kept([feeds, *others]), keep(_opened, runtime, model.store, settings)
         start = time.perf_counter()
-        rounds = call(_alone, self._reference, self._inputs, effort, doing="timing the original")
+        rounds = call(_alone, runtime, self._reference, self._inputs, effort, doing="timing the original")
         self.limit_s = patience_s(time.perf_counter() - start)
         self.reference_rounds_s = list(rounds)
         self.reference_s = float(min(self.reference_rounds_s))
@@ -134,34 +118,8 @@ class Profiler:
         reference, plain = timed.rounds
         self.reference_rounds_s += list(reference)
         drift = self.reference_s / float(min(reference))
-        wall_s = float(min(plain)) * drift
-        attribution = attribute(self.model, timed.optimized)
-        region_s: dict[str, float] = defaultdict(float)
-        tensor_s: dict[str, float] = defaultdict(float)
-        region_kernels: dict[str, int] = defaultdict(int)
-        tensor_kernels: dict[str, int] = defaultdict(int)
-        other_s, other = 0.0, 0
-        for name, seconds in timed.durations_s.items():
-            if name in attribution.regions:
-                region_s[attribution.regions[name]] += seconds * drift
-                region_kernels[attribution.regions[name]] += 1
-            elif name in attribution.tensors:
-                tensor_s[attribution.tensors[name]] += seconds * drift
-                tensor_kernels[attribution.tensors[name]] += 1
-            else:
-                other_s += seconds * drift
-                other += 1
-        return Profile(
-            assignment,
-            dict(region_s),
-            dict(tensor_s),
-            other_s,
-            dict(region_kernels),
-            dict(tensor_kernels),
-            other,
-            wall_s,
-            attribution.operators,
-        )
+        times = self.runtime.kernels(self.model, timed.trace)
+        return Profile(assignment, times, float(min(plain))).scaled(drift)
 
     def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
         """The profiles in the time of a machine that nothing else disturbs, as far as fp32's rounds have seen one.
@@ -180,12 +138,12 @@ class Profiler:
 
     def try_out(self, proto: onnx.ModelProto) -> None:
         """Run a model as it is before it is timed, without timing it."""
-        tried(proto, self._inputs, self.settings, limit_s=self.limit_s)
+        tried(proto, self._inputs, self.settings, runtime=self.runtime, limit_s=self.limit_s)
 
     def _timed(
         self, function: Callable[..., R], proto: onnx.ModelProto, ways: Sequence[SessionSettings], effort: Effort
     ) -> R:
-        arguments = self._reference, proto, self._inputs, ways, effort
+        arguments = self.runtime, self._reference, proto, self._inputs, ways, effort
         return call(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
 
 
@@ -194,69 +152,43 @@ class Profiler:
 
 @dataclass(frozen=True)
 class _Timed:
-    """rounds: of the reference and of the plan. durations_s: by kernel. optimized: the runtime's graph, no weights."""
+    """rounds: of the reference and of the plan. trace: of the plan, for `Runtime.kernels`."""
 
     rounds: list[NDArray[np.float64]]
-    durations_s: dict[str, float]
-    optimized: onnx.ModelProto
+    trace: Any
 
 
-def _alone(reference: ort.InferenceSession, inputs: Inputs, effort: Effort) -> NDArray[np.float64]:
-    return interleaved_s([reference], dict(inputs[0]), effort)[0]
+def _opened(runtime: Runtime, store: WeightStore, settings: SessionSettings) -> Any:
+    return runtime.open(whole(store), settings)
+
+
+def _alone(runtime: Runtime, reference: Any, inputs: Inputs, effort: Effort) -> NDArray[np.float64]:
+    return interleaved_s([runtime.prepared(reference, inputs[0])], effort)[0]
 
 
 def _paired(
-    reference: ort.InferenceSession,
+    runtime: Runtime,
+    reference: Any,
     proto: onnx.ModelProto,
     inputs: Inputs,
     ways: Sequence[SessionSettings],
     effort: Effort,
 ) -> list[NDArray[np.float64]]:
     """The plan is run on all inputs in every way, the last of which is then timed on the first input."""
-    run_all(proto, inputs, ways[:-1])
-    session = open_session(proto, ways[-1])
+    run_all(proto, inputs, ways[:-1], runtime)
+    session = runtime.open(proto, ways[-1])
     for feeds in inputs:
-        run(session, feeds)
-    return interleaved_s([reference, session], dict(inputs[0]), effort)
+        runtime.run(session, feeds)
+    return interleaved_s([runtime.prepared(s, inputs[0]) for s in (reference, session)], effort)
 
 
 def _profiled(
-    reference: ort.InferenceSession,
+    runtime: Runtime,
+    reference: Any,
     proto: onnx.ModelProto,
     inputs: Inputs,
     ways: Sequence[SessionSettings],
     effort: Effort,
 ) -> _Timed:
-    rounds = _paired(reference, proto, inputs, ways, effort)
-    with profile_folder() as folder:
-        durations_s, optimized = _kernels(proto, dict(inputs[0]), ways[-1], effort, folder)
-    optimized.graph.ClearField("initializer")  # names and operators are what attribution reads
-    return _Timed(rounds, durations_s, optimized)
-
-
-def _kernels(
-    proto: onnx.ModelProto, feeds: dict[str, Array], settings: SessionSettings, effort: Effort, folder: Path
-) -> tuple[dict[str, float], onnx.ModelProto]:
-    """Seconds per kernel (mean of the fastest third of the runs) and the optimised graph."""
-    optimized_path = str(folder / "optimized.onnx")
-    session = open_session(
-        proto, replace(settings, profile_prefix=str(folder / "profile"), optimized_path=optimized_path)
-    )
-    end = time.perf_counter() + effort.seconds / 2
-    runs = 0
-    while runs < effort.runs or (time.perf_counter() < end and runs < 200):
-        run(session, feeds)
-        runs += 1
-    events = json.loads(Path(session.end_profiling()).read_text())
-    durations: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_SUFFIX):
-            durations[event["name"].removesuffix(_KERNEL_SUFFIX)].append(event["dur"] * 1e-6)
-    optimized = onnx.load(optimized_path, load_external_data=False)
-    return {name: _fastest_third(d) * max(len(d) // runs, 1) for name, d in durations.items()}, optimized
-
-
-def _fastest_third(durations: list[float]) -> float:
-    """Mean of the fastest third: robust against interruptions, finer than the profiler's microsecond."""
-    ordered = np.sort(durations)
-    return float(ordered[: max(len(ordered) // 3, 1)].mean())
+    rounds = _paired(runtime, reference, proto, inputs, ways, effort)
+    return _Timed(rounds, runtime.trace(proto, inputs[0], ways[-1], effort.runs, effort.seconds / 2))

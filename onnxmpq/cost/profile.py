@@ -8,14 +8,14 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
-from onnxmpq.cost.judge import PlanProfiler
-from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.measure import Profile
+from onnxmpq.cost.plan_costs import PlanProfiler
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.model import Model
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.runtimes import Rules
+from onnxmpq.schemes import Scheme
 from onnxmpq.trials import culprit
 
 MIXED_PLANS = 12
@@ -29,11 +29,11 @@ Crashing = dict[str, set[str]]
 MOST_CULPRITS = 4  # each is searched for by crashing the runtime about ten times
 
 
-def plans_to_profile(model: Model, menu: Menu, layout: Roles, seed: int) -> list[dict[str, Scheme]]:
-    """Uniform plans, and mixed ones where there is an int8 choice to make."""
-    plans = list(uniform_plans(model, menu, layout))
-    if any(s.reads is Format.INT8 for schemes in menu.values() for s in schemes):
-        plans += mixed_plans(model, menu, layout, MIXED_PLANS, seed)
+def plans_to_profile(model: Model, menu: Menu, rules: Rules, seed: int) -> list[dict[str, Scheme]]:
+    """Uniform plans, and mixed ones where there is a choice of activation format."""
+    plans = list(uniform_plans(model, menu, rules))
+    if any(s.reads.quantized for schemes in menu.values() for s in schemes):
+        plans += mixed_plans(model, menu, rules, MIXED_PLANS, seed)
     return plans
 
 
@@ -93,7 +93,7 @@ def fit_table(
     profiles: Sequence[Profile],
     uniform: int,
     meta: dict[str, str],
-    layout: Roles,
+    rules: Rules,
     mixed: int = MIXED_PLANS,
 ) -> CostTable:
     """The table. The first `uniform` profiles and above all those of the closed loop (behind `mixed` others) count
@@ -101,4 +101,4 @@ def fit_table(
     measured = len(profiles)
     mixed_end = uniform + mixed
     weights = [UNIFORM_WEIGHT if i < uniform else 1.0 if i < mixed_end else LOOP_WEIGHT for i in range(measured)]
-    return fit(model, profiles, meta, weights, layout)
+    return fit(model, profiles, meta, weights, rules)

@@ -11,50 +11,51 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxmpq.cost.chains import Menu, legalize
-from onnxmpq.cost.layout import Roles
 from onnxmpq.cost.table import Assignment, Edge, Formats, edges_of
 from onnxmpq.model import Model
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.runtimes import Rules
+from onnxmpq.schemes import Scheme
 
 _CANDIDATES = 24
 
 
-def uniform_plans(model: Model, menu: Menu, layout: Roles) -> Iterator[dict[str, Scheme]]:
-    """Everything in fp32; every kernel wherever it is offered; int8 for layers only."""
+def uniform_plans(model: Model, menu: Menu, rules: Rules) -> Iterator[dict[str, Scheme]]:
+    """Everything in fp32; every kernel wherever it is offered; quantized activations for layers only."""
     yield {}
     kernels = dict.fromkeys(s.kernel for schemes in menu.values() for s in schemes if s.kernel != "fp32")
     for kernel in kernels:
-        yield legalize(model, layout, _everywhere(menu, kernel), menu)
-    int8 = {r.name: offered[0] for r in model.layers if (offered := _int8_kernels(menu.get(r.name, ())))}
-    if len(int8) > 1:
-        yield legalize(model, layout, int8, menu)
+        yield legalize(model, rules, _everywhere(menu, kernel), menu)
+    quantized = {r.name: offered[0] for r in model.layers if (offered := _quantized_kernels(menu.get(r.name, ())))}
+    if len(quantized) > 1:
+        yield legalize(model, rules, quantized, menu)
 
 
 def _everywhere(menu: Menu, kernel: str) -> dict[str, Scheme]:
-    """The kernel wherever it is offered. An int8 kernel that only some regions offer stands among others of int8, as it
-    does in real plans: alone, what is measured would be the transitions around it."""
+    """The kernel wherever it is offered. One of quantized activations that only some regions offer stands among others
+    of them, as it does in real plans: alone, what is measured would be the transitions around it."""
     wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel == kernel}
-    if not any(s.reads is Format.INT8 for s in wanted.values()):
+    if not any(s.reads.quantized for s in wanted.values()):
         return wanted
-    others = {r: offered[0] for r, schemes in menu.items() if (offered := _int8_kernels(schemes))}
+    others = {r: offered[0] for r, schemes in menu.items() if (offered := _quantized_kernels(schemes))}
     return others | wanted
 
 
-def _int8_kernels(schemes: Sequence[Scheme]) -> list[Scheme]:
-    """Of a region's schemes the first of each kernel that reads int8."""
+def _quantized_kernels(schemes: Sequence[Scheme]) -> list[Scheme]:
+    """Of a region's schemes the first of each kernel that reads a quantized format."""
     found: dict[str, Scheme] = {}
     for scheme in schemes:
-        if scheme.reads is Format.INT8:
+        if scheme.reads.quantized:
             found.setdefault(scheme.kernel, scheme)
     return list(found.values())
 
 
-def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
-    """`count` mixed plans of int8 and fp32, each chosen among random candidates to cover what was seen least."""
+def mixed_plans(model: Model, menu: Menu, rules: Rules, count: int, seed: int = 0) -> Iterator[dict[str, Scheme]]:
+    """`count` mixed plans of quantized and float32 regions, each chosen among random ones to cover what was seen
+    least."""
     generator = np.random.default_rng(seed)
     seen: dict[tuple[str, str], int] = {}
     for _ in range(count):
-        candidates = [random_plan(model, menu, layout, generator) for _ in range(_CANDIDATES)]
+        candidates = [random_plan(model, menu, rules, generator) for _ in range(_CANDIDATES)]
         best = max(candidates, key=lambda plan: _novelty(model, plan, seen))
         for change in _changes(model, best):
             seen[change] = seen.get(change, 0) + 1
@@ -62,20 +63,20 @@ def mixed_plans(model: Model, menu: Menu, layout: Roles, count: int, seed: int =
 
 
 def random_plan(
-    model: Model, menu: Menu, layout: Roles, generator: np.random.Generator, persistence: float | None = None
+    model: Model, menu: Menu, rules: Rules, generator: np.random.Generator, persistence: float | None = None
 ) -> dict[str, Scheme]:
     """A plan that keeps the format of the region before it with probability `persistence`, else draws one. Of several
-    int8 kernels one is drawn."""
+    such kernels one is drawn."""
     keep = persistence if persistence is not None else float(generator.choice([0.3, 0.6, 0.85]))
     share = float(generator.choice([0.3, 0.5, 0.7]))
     producers, plan = model.producers, dict[str, Scheme]()
     for region in model.regions:
-        offered = _int8_kernels(menu.get(region.name, ()))
+        offered = _quantized_kernels(menu.get(region.name, ()))
         before = [producers[t].name in plan for t in region.inputs if t in producers]
         wanted = bool(generator.choice(before)) if before and generator.random() < keep else generator.random() < share
         if offered and wanted:
             plan[region.name] = offered[0 if len(offered) == 1 else int(generator.integers(len(offered)))]
-    return legalize(model, layout, plan, menu)
+    return legalize(model, rules, plan, menu)
 
 
 def _changes(model: Model, plan: Assignment) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,10 +16,11 @@ from onnxmpq.cost.layout import Layouts
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
+from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import FP32, Format, Scheme, writes
 
 Assignment = Mapping[str, Scheme]
-SCHEMA = "onnxmpq.cost-table/2"
+SCHEMA = "onnxmpq.cost-table/3"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ class Edge:
 
 @dataclass(frozen=True)
 class Transition:
-    """Seconds and joules for changing a tensor's format (to int8, back to float) or layout on its way to a reader."""
+    """Seconds and joules for changing a tensor on its way to a reader: its format (to a quantized one, back to float),
+    or its layout (to the runtime's own, back to the graph's)."""
 
     quantize_s: float = 0.0
     dequantize_s: float = 0.0
-    to_nhwc_s: float = 0.0
-    to_nchw_s: float = 0.0
+    into_layout_s: float = 0.0
+    out_of_layout_s: float = 0.0
     quantize_j: float = 0.0
     dequantize_j: float = 0.0
 
@@ -83,7 +85,8 @@ class CostTable:
     shared: tensor -> once-per-tensor transition. edges: `Edge.key` -> per-reader transition.
     base_s: what no decision changes.
     meta: runtime version, CPU, threads, date, model hash: what the table is valid for.
-    layout: region -> its role in the layout of feature maps (`cost.layout`).
+    rules: of the runtime, for this model: which plans it executes as they are, and the layout of feature maps. Of a
+        table from a file, the layout alone; the runtime has the rest.
     node_j: as node_s, in joules; empty where the target has no energies.
     """
 
@@ -92,7 +95,7 @@ class CostTable:
     edges: dict[str, Transition] = field(default_factory=dict)
     base_s: float = 0.0
     meta: dict[str, str] = field(default_factory=dict)
-    layout: dict[str, str] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     node_j: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def offers(self, region: str, scheme: Scheme) -> bool:
@@ -134,13 +137,13 @@ class CostTable:
 
     def reorders_s(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, float]]:
         """The edges that change the memory layout of a feature map, and what each costs beyond its transition."""
-        if not self.layout:
+        if not self.rules.layout:
             return
-        layouts = Layouts(model, self.layout, assignment)
+        layouts = Layouts(model, self.rules.layout, assignment)
         for edge in edges_of(model):
             change, own = layouts.change(edge.producer, edge.consumer), self.edges.get(edge.key)
             if change and own is not None:
-                yield edge, own.to_nhwc_s if change == "to_nhwc" else own.to_nchw_s
+                yield edge, own.into_layout_s if change == "into_layout" else own.out_of_layout_s
 
     def _changes(self, model: Model, assignment: Assignment) -> Iterator[tuple[Edge, Format, Transition, Transition]]:
         """Edges that change format: the format read, the edge's own transition and its part of the shared one."""
@@ -155,7 +158,9 @@ class CostTable:
             yield edge, read, self.edges.get(edge.key, Transition()), shared
 
     def to_json(self) -> str:
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True)
+        held = asdict(replace(self, rules=Rules()))
+        del held["rules"]
+        return json.dumps({"schema": SCHEMA, **held, "layout": dict(self.rules.layout)}, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
@@ -165,7 +170,8 @@ class CostTable:
         require_schema(data.pop("schema", None), SCHEMA)
         data["shared"] = {k: Transition(**v) for k, v in data["shared"].items()}
         data["edges"] = {k: Transition(**v) for k, v in data["edges"].items()}
-        return cls(**data)
+        rules = Rules(layout=data.pop("layout", {}))
+        return cls(**data, rules=rules)
 
 
 def _cost(costs: Mapping[str, float], scheme: Scheme | None) -> float:

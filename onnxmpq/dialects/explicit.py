@@ -21,7 +21,7 @@ from onnxmpq import opsets
 from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import Writer
-from onnxmpq.halves import DTYPES, ELEMENTS, HalfType
+from onnxmpq.elements import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import LayerWeight, Region, RegionKind
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
@@ -55,7 +55,7 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if scheme.weight is not None and type(scheme.weight) not in _WEIGHTS:
         return False
-    if scheme.fuses_to:  # onnxruntime's own kernels
+    if scheme.weight_only:  # no such kernels for float32
         return False
     if region.layer is None:
         if scheme.half is not None and scheme.weight is None:

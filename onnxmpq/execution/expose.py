@@ -9,7 +9,7 @@ import onnx
 
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, WeightStore
-from onnxmpq.runtime import Session, SessionSettings, open_session, run
+from onnxmpq.runtimes import Session, SessionSettings, open_session, run
 
 _AS_WRITTEN = SessionSettings(threads=2, optimize=False)  # no decision depends on last bits
 

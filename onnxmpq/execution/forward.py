@@ -12,7 +12,7 @@ from onnxmpq.execution.memory import MEMORY, MemoryBudget
 from onnxmpq.execution.parts import Cutter, OpenPart
 from onnxmpq.execution.samples import in_order
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 
 
 class ForwardPass:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
 from onnxmpq.model import GraphIndex, Region, Spelling, WeightStore, read_by
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 

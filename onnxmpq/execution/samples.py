@@ -19,7 +19,7 @@ from onnxmpq.execution.expose import whole, with_outputs
 from onnxmpq.execution.memory import MEMORY, MemoryBudget
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import WeightStore
-from onnxmpq.runtime import Session, SessionSettings, open_session, run
+from onnxmpq.runtimes import Session, SessionSettings, open_session, run
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

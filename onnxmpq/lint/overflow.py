@@ -15,8 +15,8 @@ from onnxmpq.lint.common import same_grid
 from onnxmpq.lint.graph import MOVERS, Graph, Quantizer, integer, label
 from onnxmpq.lint.onnxruntime import EIGHT_BIT, result_fuses
 from onnxmpq.lint.types import Hit
-from onnxmpq.model import kernel_rows, sums_neighbours
 from onnxmpq.rounding import LARGEST_CODE, overflowing_channels
+from onnxmpq.runtimes import kernel_rows, sums_neighbours
 
 _AT_MOST = {"Sigmoid": 1.0, "HardSigmoid": 1.0, "Softmax": 1.0, "Tanh": 1.0}
 _TIE = 1e-3  # of a step: values that near to the middle of two steps may round up in some kernel

@@ -82,7 +82,7 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
     listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
     if region.kind is RegionKind.FLOAT:
         return [s for s in listed if s.half is not None]
-    if target.cost == "measured" and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:
+    if target.unfolds_weights and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:
         return [s for s in listed if s.weight is None or s.weight.bits == 8]
     return listed
 

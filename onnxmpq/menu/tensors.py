@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from onnxmpq.elements import ActivationType
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model
-from onnxmpq.ranges import BITS, ActivationType
+from onnxmpq.ranges import BITS
 from onnxmpq.rounding import WeightFormat
 from onnxmpq.schemes import Format
 

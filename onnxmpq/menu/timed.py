@@ -7,7 +7,8 @@ from typing import Protocol
 
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region
-from onnxmpq.schemes import FP32, INT8_KERNELS, Format, Scheme
+from onnxmpq.runtimes import Runtime
+from onnxmpq.schemes import FP32, Format, Scheme
 
 
 class ProfiledPlan(Protocol):
@@ -21,7 +22,11 @@ class ProfiledPlan(Protocol):
 
 
 def proven(
-    model: Model, menu: Menu, profiles: Sequence[ProfiledPlan], crashing: Mapping[str, Collection[str]] | None = None
+    model: Model,
+    menu: Menu,
+    profiles: Sequence[ProfiledPlan],
+    runtime: Runtime,
+    crashing: Mapping[str, Collection[str]] | None = None,
 ) -> Menu:
     """The menu without schemes that the runtime did not fuse wherever a profiled plan used their kernel.
 
@@ -30,23 +35,22 @@ def proven(
     crashing = crashing or {}
     runs = menu.where(lambda name, s: s.is_float or s.kernel not in crashing.get(name, ()))
     regions = {r.name: r for r in model.regions}
-    kept = runs.where(lambda name, s: s.is_float or _fused(regions[name], s, profiles))
+    kept = runs.where(lambda name, s: s.is_float or _fused(regions[name], s, profiles, runtime))
     reasons: dict[str, str] = {}
     for name, row in kept.items():
         missing = [s.name for s in runs[name] if s not in row]
         if missing and len(row) == 1:
-            reasons[name] = f"onnxruntime does not fuse {', '.join(missing)} here"
+            reasons[name] = f"{runtime.name} does not fuse {', '.join(missing)} here"
     for name, kernels in crashing.items():
-        reasons[name] = f"onnxruntime crashes with {', '.join(sorted(kernels))} here"
+        reasons[name] = f"{runtime.name} crashes with {', '.join(sorted(kernels))} here"
     return Menu(kept.rows, {**menu.reasons, **reasons})
 
 
-def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan]) -> bool:
-    wanted = scheme.fuses_to if region.layer is not None else INT8_KERNELS.get(region.op_type, ())
-    if not wanted or scheme.kernel == FP32:
-        return True
+def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan], runtime: Runtime) -> bool:
+    """True where some profiled plan shows it, or where nothing has to be shown."""
     used = [p for p in profiles if (s := p.assignment.get(region.name)) is not None and s.kernel == scheme.kernel]
-    return any(set(wanted) & p.operators.get(region.name, frozenset()) for p in used)
+    seen = [frozenset[str](), *(p.operators.get(region.name, frozenset()) for p in used)]
+    return any(runtime.fuses(region, scheme, operators) for operators in seen)
 
 
 def in_table(menu: Menu, offers: Callable[[str, Scheme], bool]) -> Menu:

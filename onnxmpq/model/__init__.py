@@ -12,7 +12,6 @@ from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import drop_values, fold
 from onnxmpq.model.index import GraphIndex, read_by
-from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import is_quantized_op, load, opset_of, read
 from onnxmpq.model.lookups import table_rows
@@ -43,8 +42,6 @@ __all__ = [
     "fold",
     "is_quantized_op",
     "keep_descriptions",
-    "kernel_columns",
-    "kernel_rows",
     "load",
     "multiply_accumulates",
     "opset_of",
@@ -53,7 +50,6 @@ __all__ = [
     "read_by",
     "serialized_bytes",
     "shell",
-    "sums_neighbours",
     "table_rows",
     "without_initializers",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from onnxmpq.cost import (
     CostTable,
     Crashing,
     Effort,
-    Judge,
-    MeasuringJudge,
+    MeasuredCosts,
+    PlanCosts,
     PlanProfiler,
     Profile,
     Profiler,
-    Roles,
-    TableJudge,
+    TableCosts,
     describe,
     elsewhere,
     fit_table,
@@ -36,7 +36,7 @@ from onnxmpq.isolation import call
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
-from onnxmpq.runtime import SessionSettings, absolute, open_session
+from onnxmpq.runtimes import REFERENCE, Rules, SessionSettings, absolute
 from onnxmpq.target import Target, lookup_table, roofline_table
 from onnxmpq.trials import single
 from onnxmpq.workbench import Workbench
@@ -46,18 +46,18 @@ CLEARLY = 0.9  # of a latency limit: only a first measurement of the original be
 OTHERS = 2  # samples beside the first that each plan runs on before it is timed
 
 
-def judge_costs(
+def plan_costs(
     model: Model,
     device: Target,
     menu: Menu,
-    layout: Roles,
+    rules: Rules,
     bench: Workbench,
     feeds: Feeds,
     settings: SessionSettings,
     effort: Effort,
     table_file: Path | None,
     context: Context,
-) -> tuple[Judge, Menu]:
+) -> tuple[PlanCosts, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
     Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
@@ -66,20 +66,20 @@ def judge_costs(
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
-        return TableJudge(model, table), in_table(menu, table.offers)
-    if device.cost != "measured":
-        return TableJudge(model, modelled_table(model, device, feeds, menu)), menu
+        return TableCosts(model, replace(table, rules=rules)), in_table(menu, table.offers)
+    if not device.measured or device.runtime is None:
+        return TableCosts(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
     first, crashing = feeds.batch([0]), Crashing()
     others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
     profiler = RememberingProfiler(
-        Profiler(model, first, settings, effort, others), context.cache, model, first, effort
+        Profiler(model, first, settings, effort, device.runtime, others), context.cache, model, first, effort
     )
-    profiles, uniform = profile(profiler, menu, layout, bench, context, crashing)
+    profiles, uniform = profile(profiler, menu, rules, bench, context, crashing)
     if reused := profiler.timings.in_words():
         context.progress.say(reused)
     mixed = len(profiles) - uniform
-    refit = partial(fit_table, model, uniform=uniform, meta=meta, layout=layout, mixed=mixed)
-    return MeasuringJudge(profiler, profiles, refit), proven(model, menu, profiles, crashing)
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=mixed)
+    return MeasuredCosts(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
@@ -88,7 +88,7 @@ def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> flo
 
 
 def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
-    return float(interleaved_s([open_session(source, settings)], inputs, QUICK)[0].min())
+    return float(interleaved_s([REFERENCE.prepared(REFERENCE.open(source, settings), inputs)], QUICK)[0].min())
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
@@ -101,7 +101,7 @@ def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> Co
 def profile(
     profiler: PlanProfiler,
     menu: Menu,
-    layout: Roles,
+    rules: Rules,
     bench: Workbench,
     context: Context,
     crashing: Crashing | None = None,
@@ -110,8 +110,8 @@ def profile(
 
     crashing: gets the kernels that end the runtime, by region.
     """
-    plans = plans_to_profile(bench.model, menu, layout, context.seed)
-    uniform = len(list(uniform_plans(bench.model, menu, layout)))
+    plans = plans_to_profile(bench.model, menu, rules, context.seed)
+    uniform = len(list(uniform_plans(bench.model, menu, rules)))
     found: list[list[Profile]] = []
     crashing = {} if crashing is None else crashing
     start = time.perf_counter()

@@ -26,8 +26,7 @@ from onnxmpq.feeds import Array
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
-from onnxmpq.runtime import SessionSettings
-from onnxmpq.runtimes import cpu_model
+from onnxmpq.runtimes import KernelTimes, SessionSettings, cpu_model
 from onnxmpq.schemes import Scheme
 
 KEPT_S = 3600.0
@@ -114,9 +113,9 @@ def machine_id() -> str:
 
 def _entry(relative: Profile, now: float) -> Archive:
     """A profile in units of the fp32 model's time; the assignment is in the key, as the model it made."""
-    held = {f.name: getattr(relative, f.name) for f in fields(relative) if f.name not in ("assignment", "operators")}
-    operators = {region: sorted(types) for region, types in relative.operators.items()}
-    return Archive(meta={"measured_at": now, "operators": operators, **held})
+    times = {f.name: getattr(relative.times, f.name) for f in fields(relative.times)}
+    times["operators"] = {region: sorted(types) for region, types in relative.operators.items()}
+    return Archive(meta={"measured_at": now, "wall_s": relative.wall_s, "times": times})
 
 
 def _read(entry: Archive | None, assignment: Mapping[str, Scheme], now: float) -> tuple[Profile, float] | None:
@@ -124,10 +123,10 @@ def _read(entry: Archive | None, assignment: Mapping[str, Scheme], now: float) -
     if entry is None:
         return None
     try:
-        meta: dict[str, Any] = dict(entry.meta)
-        age_s = now - float(meta.pop("measured_at"))
-        operators = {str(region): frozenset(types) for region, types in meta.pop("operators").items()}
-        profile = Profile(assignment=assignment, operators=operators, **meta)
+        age_s = now - float(entry.meta["measured_at"])
+        times: dict[str, Any] = dict(entry.meta["times"])
+        operators = {str(region): frozenset(types) for region, types in times.pop("operators").items()}
+        profile = Profile(assignment, KernelTimes(**times, operators=operators), float(entry.meta["wall_s"]))
     except (TypeError, ValueError, KeyError, AttributeError):
         return None  # of another make
     return (profile, age_s) if 0.0 <= age_s <= KEPT_S else None

@@ -7,13 +7,12 @@ from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import explain_nonfinite
 from onnxmpq.ranges.observe import Observation, observe
-from onnxmpq.ranges.params import BITS, ActivationType, QuantParams, params_for, params_key
+from onnxmpq.ranges.params import BITS, QuantParams, params_for, params_key
 
 __all__ = [
     "BITS",
     "CHOICES",
     "ESTIMATORS",
-    "ActivationType",
     "Calibration",
     "Histogram",
     "Observation",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxmpq.context import Context
+from onnxmpq.elements import ActivationType
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.provenance import describe_runtime, other_versions
@@ -14,7 +15,7 @@ from onnxmpq.ranges.estimators import CHOICES
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.observe import Observation
-from onnxmpq.ranges.params import ActivationType, QuantParams
+from onnxmpq.ranges.params import QuantParams
 from onnxmpq.ranges.reuse import observed
 
 

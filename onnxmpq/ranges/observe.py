@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxmpq.elements import ActivationType
 from onnxmpq.errors import CalibrationError
 from onnxmpq.execution import MEMORY, MemoryBudget, at_a_time, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
@@ -15,7 +16,7 @@ from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
-from onnxmpq.ranges.params import BITS, ActivationType, QuantParams
+from onnxmpq.ranges.params import BITS, QuantParams
 
 Tick = Callable[[int], None]
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.halves import HalfType, rounded
+from onnxmpq.elements import ActivationType, HalfType, rounded
 from onnxmpq.rounding import E4M3FN_LARGEST, round_to_fp8
 
-ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
 BITS = 8
 _SYMMETRIC_LARGEST = {"int8": 127.0, "float8e4m3fn": float(E4M3FN_LARGEST)}
 """Largest magnitude of a symmetric range, in units of the scale."""

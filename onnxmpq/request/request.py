@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from onnxmpq.allocate import Budgets, parse_budgets
+from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
+from onnxmpq.allocate import SOLVERS, Budgets, parse_budgets, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import UsageError
@@ -108,6 +109,13 @@ class Request:
     guard: Annotated[
         bool, Option("refuse a bad result where no floor is given; fastest prefers a good one (docs/quality)", "switch")
     ] = True
+    solver: Annotated[
+        str,
+        Option(
+            f"of the allocation problem: {', '.join(SOLVERS)}",
+            more="milp is exact and knows what a change of format costs; the others are baselines.",
+        ),
+    ] = DEFAULT_SOLVER
     best_effort: Annotated[bool, Option("write the closest plan where a budget cannot be met", "switch")] = False
     curve: Annotated[str | Path | None, Option("also write the trade-off curve to this .csv", "file")] = None
     cache: Annotated[str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache")] = True
@@ -124,6 +132,7 @@ class Request:
                 raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
         self.floors.require_labels(self.labels is not None or self.metric is not None)
         require_estimator(self.estimator)
+        require_solver(self.solver)
         for name, kind in (self.outputs or {}).items():
             if kind not in KINDS:
                 raise UsageError(f"outputs: {name!r} is {kind!r}; the kinds of outputs are {', '.join(KINDS)}")

@@ -22,7 +22,7 @@ from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_exten
 from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import OutputKind, Referee, make_divergence
+from onnxmpq.sensitivity import Evaluator, OutputKind, make_divergence
 from onnxmpq.weights import Techniques, round_for_inputs
 from onnxmpq.workbench import prepare_bench
 
@@ -134,7 +134,7 @@ class _QuickModels:
         self.data, self.techniques, self.context = data, techniques, context.silent
         divergence, _ = make_divergence(model, data.rounding, 1, threads=context.threads, kinds=kinds)
         settings = context.quality_settings(exact_integers=exact_integers)
-        self.referee = Referee.of(model, divergence, data.rounding, settings)
+        self.evaluator = Evaluator.of(model, divergence, data.rounding, settings)
 
     def loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         """Divergence of the quick model on the samples that its weights were not rounded for."""
@@ -147,7 +147,7 @@ class _QuickModels:
             formats = weight_formats(model, menu)
             rounded = round_for_inputs(model, formats, self.data.deciding, self.techniques, self.context)
             bench = bench.with_weights(rounded)
-        return self.referee.loss(bench.build({name: row[0] for name, row in menu.items() if row}))
+        return self.evaluator.loss(bench.build({name: row[0] for name, row in menu.items() if row}))
 
 
 def _quick_scheme(schemes: Sequence[Scheme], small: bool) -> Scheme | None:

@@ -16,7 +16,8 @@ kernels multiply the codes as they are stored and correct the sums afterwards. K
 nothing, so the last weight of an odd K stands alone.
 
 **Which weights are neighbours.** K in the order of the kernel's packing, from 0 on: (0, 1), (2, 3), ... Packing goes
-in quads, and K is cut at multiples of 4 only. `model/kernel_order.py` brings a layer's weight into that order.
+in quads, and K is cut at multiples of 4 only. `runtimes/onnxruntime/kernel_order.py` brings a layer's weight into that
+order.
 
 Sources, in onnxruntime/core/mlas/lib of https://github.com/microsoft/onnxruntime: x86_64/QgemmU8X8KernelAvx2.S
 (MultiplyAccumulateRowU8S8Avx2), x86_64/QgemvU8S8KernelAvx2.S (one row), x86_64/ConvSymKernelAvx2.S

@@ -28,7 +28,7 @@ _LARGEST = np.float32(127)
 class PairBound:
     """The bound for a layer with K inputs.
 
-    columns: intp [K], the inputs in the order of the kernel (`model.kernel_order.kernel_columns`). largest_code: of the
+    columns: intp [K], the inputs in the order of the kernel (`runtimes.kernel_columns`). largest_code: of the
     activations, as in `pair_limits`, which raises ValueError. partners: intp [K], the input whose product is added to
     this one's in 16 bits, `ALONE` where there is none. lowest, highest: sums of the codes of one sign in a pair.
     """

@@ -71,7 +71,7 @@ class WeightFormat(ABC):
     @property
     def saturation_free(self) -> bool:
         """The int8 codes that the kernel multiplies obey `rounding.overflow.pair_limits` for neighbours in the kernel's
-        order (`model.kernel_order.kernel_columns`), so that no x86 kernel saturates."""
+        order (`runtimes.kernel_columns`), so that no x86 kernel saturates."""
         return False
 
     @property

@@ -15,7 +15,7 @@ from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.isolation import call, patience_s
 from onnxmpq.model import Model, table_rows
 from onnxmpq.ranges import explain_nonfinite
-from onnxmpq.runtime import SessionSettings, absolute, outputs_on, specs_of
+from onnxmpq.runtimes import SessionSettings, absolute, outputs_on, specs_of
 from onnxmpq.samples.data_free import recipe_by_batchnorm
 from onnxmpq.trials import OWN_THREADS, run_all
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from onnxmpq.execution import with_outputs
 from onnxmpq.feeds import Array, Feeds, InputSpec
 from onnxmpq.isolation import call, isolated, keep, kept
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import Session, SessionSettings, input_specs, open_session, run
 from onnxmpq.saturation.counts import Counts, Int64Array, codes_of, count
 from onnxmpq.saturation.layers import Suspect, Suspects, Watched
 from onnxmpq.trials import OWN_THREADS
@@ -97,11 +96,11 @@ def _specs(proto: onnx.ModelProto) -> tuple[InputSpec, ...]:
     return input_specs(open_session(proto, _SETTINGS))
 
 
-def _open(proto: onnx.ModelProto) -> ort.InferenceSession:
+def _open(proto: onnx.ModelProto) -> Session:
     return open_session(proto, _SETTINGS)
 
 
-def _count_run(session: ort.InferenceSession, layers: Sequence[Watched], inputs: Mapping[str, Array]) -> list[Counts]:
+def _count_run(session: Session, layers: Sequence[Watched], inputs: Mapping[str, Array]) -> list[Counts]:
     names = list(dict.fromkeys(w.source.tensor for w in layers))
     values = dict(zip(names, run(session, inputs, names), strict=True))
     return [count(w, codes_of(values[w.source.tensor], w.source)) for w in layers]

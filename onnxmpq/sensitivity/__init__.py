@@ -2,9 +2,9 @@
 
 from onnxmpq.sensitivity.divergence import KINDS, Code, Divergence, OutputKind, guess_kind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
+from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.menu_effects import effects_of_menu
-from onnxmpq.sensitivity.referee import Referee
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "Code",
     "Divergence",
     "Effects",
+    "Evaluator",
     "Frame",
     "OutputKind",
     "Perturbations",
-    "Referee",
     "effects_of_menu",
     "fit_frame",
     "guess_kind",

@@ -23,7 +23,7 @@ import numpy as np
 from onnxmpq.execution import MEMORY, NOTHING, Cutter, ForwardPass, MemoryBudget, OpenPart, Part, values_once
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, Region
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
 from onnxmpq.sensitivity.trial import Trial

@@ -10,10 +10,10 @@ import onnx
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
 from onnxmpq.model import Region, Spelling
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
-from onnxmpq.sensitivity.race import Race
+from onnxmpq.sensitivity.elimination import Elimination
 
 
 class Trial:
@@ -40,7 +40,7 @@ class Trial:
         self.inputs: dict[InputKey, Code] = {k: self._unchanged() for k in tries.inputs if k[0] == name}
         self.narrow = tries.inputs
         self.candidates = tries.activations.get(tensor, ())
-        self.race = Race(frame.divergence, frame.reference, len(self.candidates))
+        self.elimination = Elimination(frame.divergence, frame.reference, len(self.candidates))
         self.rounded = self.computed = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
             places = region.params.weights
@@ -69,22 +69,22 @@ class Trial:
             narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
             results = list(self.exact.run({**given, source: narrow}).values())
             self._fill(change, rows, self._made(results, 0), given)
-        for number in self.race.running:
+        for number in self.elimination.running:
             params = self.candidates[number]
             rounded = params.simulate(np.asarray(given[self.tensor]))
-            self._fill(self.race.changes[number], rows, {self.tensor: rounded}, given)
+            self._fill(self.elimination.changes[number], rows, {self.tensor: rounded}, given)
 
     def look(self, done: int) -> None:
         """The first `done` samples have been run."""
-        self.race.look(done)
+        self.elimination.look(done)
 
     def add_to(self, effects: Effects) -> None:
         """Hand over what has been measured, once all samples were run."""
         effects.weights.update(self.weights)
         effects.inputs.update(self.inputs)
         effects.kernels.update(self.kernels)
-        for number in self.race.running:
-            effects.activations[self.tensor] = self.race.changes[number]
+        for number in self.elimination.running:
+            effects.activations[self.tensor] = self.elimination.changes[number]
             effects.params[self.tensor] = self.candidates[number]
 
     def _unchanged(self) -> Code:

@@ -26,8 +26,8 @@ from onnxmpq.closed_loop import (
     suspects,
 )
 from onnxmpq.errors import BudgetError, NothingFasterError
-from onnxmpq.runtime import holds_fp8
-from onnxmpq.sensitivity import Referee
+from onnxmpq.runtimes import holds_fp8
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.shipping.ship import Shipper
@@ -49,7 +49,7 @@ class WithinBudgets:
             job.problem,
             job.budgets,
             job.bench,
-            job.judge,
+            job.costs,
             job.bench.model.source_bytes,
             self.progress,
             _refiner(job),
@@ -107,7 +107,7 @@ class WithinBudgets:
 
     def _confirmed(self, shipped: Shipped) -> bool:
         outcome, timing = shipped.outcome, shipped.validation.timing
-        if timing is None or not self.job.judge.measured or not outcome.met:
+        if timing is None or not self.job.costs.measured or not outcome.met:
             return True
         if self.loop.targets.asked_for_latency:
             return self.loop.meets(outcome.kept)
@@ -127,7 +127,7 @@ class WithinBudgets:
         predicted = self.loop.problem.effect(outcome.assignment)
         if holds_fp8(outcome.proto) or self._investigations == INVESTIGATIONS:
             return False
-        measured = Referee.of(job.bench.model, job.effects.pooled, feeds, settings).loss(outcome.proto)
+        measured = Evaluator.of(job.bench.model, job.effects.pooled, feeds, settings).loss(outcome.proto)
         if measured <= max(FACTOR * predicted, WORTH_A_LOOK):
             return False
         self._investigations += 1

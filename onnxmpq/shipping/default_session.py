@@ -15,8 +15,7 @@ from onnxmpq.comparison import Validation, fusion_sqnr_db
 from onnxmpq.deployment import DeployCpu, unproven
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds import Feeds
-from onnxmpq.runtime import SessionSettings, holds_fp8
-from onnxmpq.runtimes import probes
+from onnxmpq.runtimes import SessionSettings, holds_fp8, probes
 from onnxmpq.schemes import Scheme
 from onnxmpq.weights import Compensated, with_biases
 from onnxmpq.workbench import Workbench

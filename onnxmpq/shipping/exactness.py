@@ -14,13 +14,13 @@ from onnx import TensorProto
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.lint import Graph, graphs, label, overflow
 from onnxmpq.model import Model
+from onnxmpq.runtimes import WEIGHT_ONLY
 from onnxmpq.schemes import Format, Scheme
 
 RULE = "overflow"
 """Of `onnxmpq.lint`; what it finds in a converted graph is said here, in one line."""
 _SHOWN = 3
 _LOWEST = -128
-_WEIGHT_ONLY = "MatMulNBits"
 _WHERE = {
     DeployCpu.ANY: "every supported CPU",
     DeployCpu.AVX2: "x86 CPUs with and without VNNI",
@@ -53,7 +53,7 @@ class Exactness:
             sum(s.reads is Format.INT8 or s.dynamic for s in chosen),
             tuple(node for graph in parts for node, _ in overflow(graph)),
             tuple(node for graph in parts for node in _nodes_with_lowest(graph)),
-            sum(_WEIGHT_ONLY in s.fuses_to for s in chosen),
+            sum(s.weight_only for s in chosen),
         )
 
     @property
@@ -75,7 +75,7 @@ class Exactness:
         else:
             parts = [f"exact on {where}", *self._elsewhere()]
         if self.weight_only:
-            parts.append(f"not covered: {_layers(self.weight_only)} in {_WEIGHT_ONLY}")
+            parts.append(f"not covered: {_layers(self.weight_only)} in {' or '.join(WEIGHT_ONLY)}")
         return f"int8 arithmetic: {'; '.join(parts)}"
 
     def _elsewhere(self) -> Iterator[str]:

@@ -13,10 +13,10 @@ from onnxmpq.allocate import Budgets, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import MetricScores, Reference, Validation
 from onnxmpq.context import Context
-from onnxmpq.cost import Effort, Judge
+from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.feeds import Feeds, read_labels
 from onnxmpq.floors import Floors, Metric, MetricFunction
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, OutputKind
@@ -99,7 +99,7 @@ class Job:
     budgets: Budgets
     floors: Floors
     bench: Workbench
-    judge: Judge
+    costs: PlanCosts
     data: Samples
     effects: Effects
     techniques: Techniques

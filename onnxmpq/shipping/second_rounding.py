@@ -14,7 +14,7 @@ from onnxmpq.keys import feeds_hash, model_hash
 from onnxmpq.model import Model, serialized_bytes
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
-from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.sensitivity import Effects, Evaluator
 from onnxmpq.weights import Compensated, Techniques, compensate, compensated, with_biases
 from onnxmpq.workbench import Workbench
 
@@ -40,12 +40,19 @@ def compensate_plan(
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
     def compute() -> Compensated:
-        referee = Referee.of(
+        evaluator = Evaluator.of(
             bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
         )
         with context.progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
             return compensate(
-                bench.model, weights, build, data.rounding, referee.loss, techniques, threads=context.threads, tick=tick
+                bench.model,
+                weights,
+                build,
+                data.rounding,
+                evaluator.loss,
+                techniques,
+                threads=context.threads,
+                tick=tick,
             )
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}

@@ -53,7 +53,7 @@ class Shipper:
             quality = job.quality_of(outcome.proto, job.data.validation, job.data.held_out, unfused=True)
             if not quality.emulated:
                 quality = replace(quality, timing=self._timing(outcome, loop))
-        if quality.timing is not None and job.judge.measured:
+        if quality.timing is not None and job.costs.measured:
             measured_s = quality.timing.result_s
             loop.revised(outcome.kept, measured_s)
             outcome = replace(outcome, kept=replace(outcome.kept, measured_s=measured_s))
@@ -63,7 +63,7 @@ class Shipper:
         """The closing measurement: long enough to tell on which side of the limit the model is."""
         job = self.job
         longer = replace(job.effort, seconds=2 * job.effort.seconds, rounds=3 * job.effort.rounds)
-        limit = loop.targets.latency_s / loop.original_s if job.judge.measured and outcome.met else None
+        limit = loop.targets.latency_s / loop.original_s if job.costs.measured and outcome.met else None
         settings, source = job.quality_of.settings, job.quality_of.source
         timing = time_side_by_side(source, outcome.proto, job.data.calibration, settings, longer, limit)
-        return timing.in_time_of(loop.original_s) if job.judge.measured else timing
+        return timing.in_time_of(loop.original_s) if job.costs.measured else timing

@@ -13,6 +13,7 @@ import onnx
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.fields import nearest
 from onnxmpq.resources import data_folder
+from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import FP32, scheme_named
 from onnxmpq.target.fields import TargetFields
 from onnxmpq.target.types import (
@@ -77,6 +78,7 @@ def read_target(path: Path) -> Target:
         description=fields.text("description"),
         sources=fields.texts("sources"),
         dialect=fields.choice("dialect", DIALECTS),
+        runtime=RUNTIMES[fields.choice("runtime", tuple(RUNTIMES))] if fields.has("runtime") else None,
         provider=fields.text("provider", None),
         cost=cost,
         menu=_menus(menu := fields.table("menu"), menu.names("activations")),
@@ -85,8 +87,10 @@ def read_target(path: Path) -> Target:
         lookup=_lookup(fields.table("lookup"), path.parent) if cost == "lookup" else None,
     )
     fields.finish()
-    if target.cost == "measured" and target.provider is None:
-        fields.wrong("provider", "is missing; a measured target needs the onnxruntime execution provider to measure")
+    if target.provider is not None and target.runtime is None:
+        fields.wrong("provider", "is a runtime's; name the runtime as well")
+    if target.measured and target.runtime is None:
+        fields.wrong("runtime", f"is missing; a measured target names its runtime, one of: {', '.join(RUNTIMES)}")
     if target.roofline is not None:
         _check_kernels(target, target.roofline, str(path))
     return target

@@ -6,11 +6,14 @@ read from, or the assumption it stands on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.model import Model
+from onnxmpq.runtimes import Rules, Runtime, plain_rules
 
 CostSource = Literal["measured", "roofline", "lookup"]
 BitLaw = Literal["bricks", "serial"]
@@ -127,19 +130,37 @@ class Target:
 
     menu: operator -> names of the schemes for layers (constant weights), before any proof that they fuse.
     activation_menu: operator -> the same for regions without weights.
-    provider: onnxruntime execution provider; None where the target exists only as a model.
+    runtime: that models run on and are measured on; None where the target exists only as a model.
+    provider: of the runtime, if it has several; None for its default.
     """
 
     name: str
     description: str
     sources: tuple[str, ...]
     dialect: str
+    runtime: Runtime | None
     provider: str | None
     cost: CostSource
     menu: Menus
     activation_menu: Menus
     roofline: Roofline | None = None
     lookup: Lookup | None = None
+
+    @property
+    def measured(self) -> bool:
+        """True where plans are timed on the runtime, on this machine."""
+        return self.cost == "measured"
+
+    @property
+    def unfolds_weights(self) -> bool:
+        """See `Runtime.unfolds_weights`; False for a modelled target, whose file says so by scheme."""
+        return self.measured and self.runtime is not None and self.runtime.unfolds_weights
+
+    def rules(self, model: Model, ranks: Mapping[str, int]) -> Rules:
+        """The runtime's rules for a model; plain ones for a modelled target. ranks: tensor -> number of dimensions."""
+        if self.measured and self.runtime is not None:
+            return self.runtime.rules(model, ranks)
+        return plain_rules(model)
 
     @property
     def has_energy(self) -> bool:
@@ -167,7 +188,7 @@ class Target:
     def runs_on(self, asked: str | None) -> str | None:
         """The execution provider to measure on; None for a modelled target. Raises UsageError where one is asked for
         that would not be used."""
-        if self.cost == "measured":
+        if self.measured:
             return asked or self.provider
         if asked is not None:
             raise UsageError(f"--provider {asked}: the costs of target '{self.name}' are modelled, nothing runs there")

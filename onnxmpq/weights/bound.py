@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onnxmpq.model import LayerWeight, Region, kernel_columns
+from onnxmpq.model import LayerWeight, Region
 from onnxmpq.rounding import PairBound, WeightFormat
+from onnxmpq.runtimes import kernel_columns
 
 
 def pair_bound(region: Region, place: LayerWeight, weight_format: WeightFormat) -> PairBound | None:

@@ -21,7 +21,7 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
 from onnxmpq.model import InputView, Model, Region, WeightStore
 from onnxmpq.rounding import DoubleArray, FloatArray, QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.statistics import Moments, MomentSum, rows_per_sample
 from onnxmpq.trials import run_all, single
 from onnxmpq.weights.bound import pair_bound

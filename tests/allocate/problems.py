@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from onnxmpq.allocate import Limits, Option, Problem
 from onnxmpq.cost.chains import legalize
-from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.table import CostTable, Transition, edges_of
 from onnxmpq.execution import tensor_shapes
 from onnxmpq.model import Model
+from onnxmpq.runtimes import REFERENCE, Rules
 from onnxmpq.schemes import SCHEMES, Scheme
 from tests.graphs import feeds_for, graph, prepared
 
@@ -73,7 +73,7 @@ class Shape:
     """What does not change between problems on one graph."""
 
     model: Model
-    layout: dict[str, str]
+    rules: Rules
 
 
 @cache
@@ -82,7 +82,7 @@ def shape(name: str) -> Shape:
     model = prepared(proto)
     tensors = list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs)))
     ranks = {t: len(s) for t, s in tensor_shapes(model, feeds_for(proto), tensors).items()}
-    return Shape(model, layout_roles(model, ranks))
+    return Shape(model, REFERENCE.rules(model, ranks))
 
 
 def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool = True) -> Problem:
@@ -94,8 +94,8 @@ def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool
         return float(generator.uniform(low, high))
 
     def transition(low: float) -> Transition:
-        quantize, dequantize, to_nhwc, to_nchw = (some(low, 0.3) * 1e-3 for _ in range(4))
-        return Transition(quantize, dequantize, to_nhwc * layouts, to_nchw * layouts)
+        quantize, dequantize, into_layout, out_of_layout = (some(low, 0.3) * 1e-3 for _ in range(4))
+        return Transition(quantize, dequantize, into_layout * layouts, out_of_layout * layouts)
 
     options: dict[str, tuple[Option, ...]] = {}
     node_s: dict[str, dict[str, float]] = {}
@@ -118,7 +118,7 @@ def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool
         {e.tensor: Transition(some() * 2e-4, some() * 2e-4) for e in edges if generator.random() < 0.5},
         {e.key: transition(low) for e in edges if generator.random() < 0.8},
         base_s=some() * 1e-3,
-        layout=found.layout,
+        rules=found.rules,
     )
     tensors = dict.fromkeys(t for r in found.model.regions for t in (*r.inputs, *r.outputs))
     roots = found.model.roots
@@ -154,7 +154,7 @@ def legal_assignments(problem: Problem) -> Iterator[dict[str, Scheme]]:
     menu = {r: tuple(o.scheme for o in options) for r, options in problem.options.items()}
     for schemes in itertools.product(*menu.values()):
         plan = {r: s for r, s in zip(menu, schemes, strict=True) if not s.is_float}
-        if legalize(problem.model, problem.table.layout, plan, menu) == plan:
+        if legalize(problem.model, problem.table.rules, plan, menu) == plan:
             yield plan
 
 

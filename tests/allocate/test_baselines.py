@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxmpq.allocate import SOLVERS, Limits, Problem, dynamic, greedy, solve
+from onnxmpq.allocate import SOLVERS, Limits, Problem, dynamic, greedy, require_solver
+from onnxmpq.allocate import solve as dispatched
+from onnxmpq.allocate.milp import solve
 from onnxmpq.allocate.separable import Separable
 from onnxmpq.cost.table import CostTable
+from onnxmpq.errors import UsageError
 from tests.allocate.problems import TOLERANCE, problems, random_problem, spread, value_of
 
 BASELINES = ("greedy", "dynamic")
@@ -153,3 +156,10 @@ def test_greedy_with_a_limit_of_nothing(limit: float) -> None:
     assert picked is not None
     assert picked.tolist() == [1, 1]
     assert greedy.choose(Separable(("a", "b"), ((), ()), (free, dear), np.zeros(4)), 0, limits) is None
+
+
+def test_the_problem_names_its_solver() -> None:
+    problem = replace(random_problem("chain", 0), solver="greedy")
+    assert dispatched(problem, "effect", Limits()) == greedy.solve(problem, "effect", Limits())
+    with pytest.raises(UsageError, match=r"--solver gredy: no such solver; did you mean greedy\?"):
+        require_solver("gredy")

@@ -66,7 +66,7 @@ def test_few_samples_say_nothing() -> None:
 
 def test_plans_that_change_nothing_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, effects, bench = posed(feeds_for(MODEL.proto, 16))
-    monkeypatch.setattr("onnxmpq.sensitivity.Referee.loss", lambda *_: 0.0)
+    monkeypatch.setattr("onnxmpq.sensitivity.Evaluator.loss", lambda *_: 0.0)
     assert at_unseen_level(problem, effects, bench, mixed(feeds_for(MODEL.proto, 64), 1.0), Context()) is effects
 
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import onnxmpq.allocate.milp as module
-from onnxmpq.allocate import Limits, Option, Problem, quantized_roots, solve
+from onnxmpq.allocate import Limits, Option, Problem, quantized_roots
+from onnxmpq.allocate.milp import solve
 from onnxmpq.cost.chains import legalize
 from onnxmpq.cost.table import CostTable
 from onnxmpq.schemes import SCHEMES
@@ -95,7 +96,7 @@ def test_solutions_are_what_the_runtime_executes(problem: Problem, goal: str) ->
     found = solve(problem, goal, Limits())
     assert found is not None
     menu = {r: tuple(o.scheme for o in options) for r, options in problem.options.items()}
-    assert legalize(problem.model, problem.table.layout, found.assignment, menu) == found.assignment
+    assert legalize(problem.model, problem.table.rules, found.assignment, menu) == found.assignment
 
 
 @few

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from onnxmpq.closed_loop.suspects import Group, culprits, judged, predicted_divergence, suspects, without
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.errors import ModelError
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, Perturbations, Referee, measure_effects
+from onnxmpq.sensitivity import Effects, Evaluator, Perturbations, measure_effects
 from onnxmpq.workbench import Workbench
 from tests.dialects.cases import NETWORKS, ORT
 
@@ -107,7 +107,7 @@ def damaging(*tensors: str, factor: float = 3.0) -> Dialect:
 
 def unfused_losses() -> Callable[[onnx.ModelProto], float]:
     """Without optimisation, so that no kernel of the machine has a say."""
-    return Referee.of(CASE.model, effects().pooled, CASE.feeds, SessionSettings(optimize=False)).loss
+    return Evaluator.of(CASE.model, effects().pooled, CASE.feeds, SessionSettings(optimize=False)).loss
 
 
 def test_a_sound_plan_has_no_suspects() -> None:

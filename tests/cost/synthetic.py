@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 
-from onnxmpq.cost.layout import layout_roles
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Formats, Transition, edges_of
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import tensor_shapes
 from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model
+from onnxmpq.runtimes import REFERENCE, KernelTimes, Rules
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 from onnxmpq.target.load import load_target
 from tests.graphs import feeds_for, graph, prepared, residual_cnn, token_model
@@ -52,7 +52,7 @@ class Setting:
 
     model: Model
     menu: Menu
-    layout: dict[str, str]
+    rules: Rules
 
 
 @cache
@@ -62,7 +62,7 @@ def setting(name: str) -> Setting:
     menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
     tensors = list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs)))
     shapes = tensor_shapes(model, feeds_for(proto), tensors)
-    return Setting(model, menu, layout_roles(model, {t: len(s) for t, s in shapes.items()}))
+    return Setting(model, menu, REFERENCE.rules(model, {t: len(s) for t, s in shapes.items()}))
 
 
 @st.composite
@@ -82,14 +82,14 @@ def random_table(case: Setting, seed: int, *, transitions: bool = True) -> CostT
     menu = case.menu
     node_s = {r: {k: some(1e-3, 0.2) for k in dict.fromkeys(s.kernel for s in menu[r])} for r in menu}
     if not transitions:
-        return CostTable(node_s, base_s=some(1e-3), layout=case.layout)
+        return CostTable(node_s, base_s=some(1e-3), rules=case.rules)
     edges = edges_of(case.model)
     return CostTable(
         node_s,
         {e.tensor: Transition(some(1e-4), some(1e-4)) for e in edges if generator.random() < 0.7},
         {e.key: Transition(*(some(2e-4, -0.5) for _ in range(4))) for e in edges},
         base_s=some(1e-3),
-        layout=case.layout,
+        rules=case.rules,
     )
 
 
@@ -105,7 +105,7 @@ def profile_of(model: Model, table: CostTable, assignment: Mapping[str, Scheme],
     ones = {r: 1 for r in region_s}
     total = sum(region_s.values()) + sum(tensor_s.values()) + table.base_s
     wall = total + overhead_s * (len(ones) + sum(kernels.values()) + 1)
-    return Profile(assignment, region_s, dict(tensor_s), table.base_s, ones, dict(kernels), 1, wall, {})
+    return Profile(assignment, KernelTimes(region_s, dict(tensor_s), table.base_s, ones, dict(kernels), 1), wall)
 
 
 def formats_on_edges(model: Model, assignment: Mapping[str, Scheme]) -> list[tuple[Format, Format]]:

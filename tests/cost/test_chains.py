@@ -5,9 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.cost.chains import is_chained, legalize, moves_maps
-from onnxmpq.cost.layout import CONVOLUTION, Layouts
+from onnxmpq.cost.chains import legalize
+from onnxmpq.cost.layout import Layouts
 from onnxmpq.cost.table import edges_of
+from onnxmpq.runtimes import STARTS
+from onnxmpq.runtimes.onnxruntime.rules import is_chained, moves_maps
 from onnxmpq.schemes import Format, writes
 from tests.cost.synthetic import INT8, assignments, names, setting
 
@@ -15,9 +17,9 @@ from tests.cost.synthetic import INT8, assignments, names, setting
 @given(names, st.data())
 def test_legal_plans_keep_the_rules(name: str, data: st.DataObject) -> None:
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
+    model, menu, rules = case.model, case.menu, case.rules
     wanted = data.draw(assignments(menu))
-    legal = legalize(model, layout, wanted, menu)
+    legal = legalize(model, rules, wanted, menu)
     producers = model.producers
     for region in model.regions:
         scheme = legal.get(region.name)
@@ -25,20 +27,20 @@ def test_legal_plans_keep_the_rules(name: str, data: st.DataObject) -> None:
             continue
         assert scheme in menu[region.name]
         before = [producers.get(t) for t in region.inputs]
-        if is_chained(region, layout):
+        if is_chained(region, rules.layout):
             written = [p and (s := legal.get(p.name)) and writes(s, p.op_type) is Format.INT8 for p in before]
             assert any(written), "a chained region starts a chain"
         for producer in before:
-            if producer is not None and moves_maps(producer, layout):
+            if producer is not None and moves_maps(producer, rules.layout):
                 assert producer.name in legal, "a chain starts behind a float region that only moves values"
 
 
 @given(names, st.data())
 def test_layers_keep_their_scheme_or_go_back_to_float(name: str, data: st.DataObject) -> None:
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
+    model, menu, rules = case.model, case.menu, case.rules
     wanted = data.draw(assignments(menu))
-    legal = legalize(model, layout, wanted, menu)
+    legal = legalize(model, rules, wanted, menu)
     for region in model.layers:
         assert legal.get(region.name) in (None, wanted.get(region.name))
 
@@ -46,36 +48,36 @@ def test_layers_keep_their_scheme_or_go_back_to_float(name: str, data: st.DataOb
 @given(names, st.data())
 def test_a_legal_plan_stays_as_it_is(name: str, data: st.DataObject) -> None:
     case = setting(name)
-    legal = legalize(case.model, case.layout, data.draw(assignments(case.menu)), case.menu)
-    assert legalize(case.model, case.layout, legal, case.menu) == legal
+    legal = legalize(case.model, case.rules, data.draw(assignments(case.menu)), case.menu)
+    assert legalize(case.model, case.rules, legal, case.menu) == legal
 
 
 @given(names)
 def test_everything_in_int8_is_legal_and_so_is_nothing(name: str) -> None:
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
+    model, menu, rules = case.model, case.menu, case.rules
     everything = {r: INT8 for r, schemes in menu.items() if INT8 in schemes}
-    legal = legalize(model, layout, everything, menu)
-    assert {r.name for r in model.regions if r.name in everything and not is_chained(r, layout)} <= legal.keys()
-    assert legalize(model, layout, {}, menu) == {}
+    legal = legalize(model, rules, everything, menu)
+    assert {r.name for r in model.regions if r.name in everything and not is_chained(r, rules.layout)} <= legal.keys()
+    assert legalize(model, rules, {}, menu) == {}
 
 
 def test_feature_maps_end_where_they_are_flattened() -> None:
     case = setting("residual")
-    chained = {r.op_type for r in case.model.regions if is_chained(r, case.layout)}
+    chained = {r.op_type for r in case.model.regions if is_chained(r, case.rules.layout)}
     assert {"MaxPool", "Add", "GlobalAveragePool", "Flatten"} == chained
-    assert not setting("tokens").layout
+    assert not setting("tokens").rules.layout
 
 
 @given(names, st.data())
 def test_layouts_follow_from_int8_convolutions(name: str, data: st.DataObject) -> None:
     """Without one nothing is reordered; a region that follows works in NHWC only where all its sources do."""
     case = setting(name)
-    plan = legalize(case.model, case.layout, data.draw(assignments(case.menu)), case.menu)
-    layouts = Layouts(case.model, case.layout, plan)
+    plan = legalize(case.model, case.rules, data.draw(assignments(case.menu)), case.menu)
+    layouts = Layouts(case.model, case.rules.layout, plan)
     changes = [layouts.change(e.producer, e.consumer) for e in edges_of(case.model)]
     convolutions = [r.name for r in case.model.layers if r.op_type == "Conv" and r.name in plan]
     if not any(plan[c].writes is Format.INT8 for c in convolutions):
         assert not any(changes)
-    into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "to_nhwc"}
-    assert all(case.layout[r] == CONVOLUTION for r in into if r)
+    into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "into_layout"}
+    assert all(case.rules.layout[r] == STARTS for r in into if r)

@@ -16,7 +16,7 @@ from onnxmpq.cost.exchange import describe, origin, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.errors import TargetError
 from onnxmpq.model import prepare
-from onnxmpq.runtime import CPU
+from onnxmpq.runtimes import CPU
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_model
 from tests.graphs import conv_relu, graph, residual_cnn
 
@@ -71,7 +71,7 @@ def test_another_cpu_is_told_with_its_features() -> None:
 @pytest.mark.parametrize("schema", ["onnxmpq.cost-table/1", None])
 def test_a_table_of_another_schema_is_refused_naming_both(schema: str | None, tmp_path: Path) -> None:
     path = written(tmp_path, lambda data: data.update(schema=schema))
-    with pytest.raises(TargetError, match=r"reads 'onnxmpq.cost-table/2'; profile again") as caught:
+    with pytest.raises(TargetError, match=r"reads 'onnxmpq.cost-table/3'; profile again") as caught:
         read_table(path, META)
     assert schema is None or schema in str(caught.value)
 
@@ -126,7 +126,7 @@ class Damage:
         Damage("nan", lambda d: d["node_s"]["Conv_0"].update(int8=float("nan")), "is nan, which is no number"),
         Damage("text", lambda d: d["node_s"]["Conv_0"].update(int8="fast"), "is 'fast', which is no number"),
         Damage("true", lambda d: d["node_s"]["Conv_0"].update(int8=True), "is True, which is no number"),
-        Damage("edge", lambda d: d["edges"]["x\tConv_0"].update(to_nhwc_s=None), "to_nhwc_s is None"),
+        Damage("edge", lambda d: d["edges"]["x\tConv_0"].update(into_layout_s=None), "into_layout_s is None"),
         Damage("base", lambda d: d.update(base_s=float("inf")), "base_s is inf"),
         Damage("nothing", lambda d: d["node_s"]["Conv_0"].update(fp32=0.0), "add up to nothing"),
         Damage("energy", lambda d: d.update(node_j={"Conv_0": {"fp32": -1}}), r"node_j\['Conv_0'\]\['fp32'\] is -1"),

@@ -19,12 +19,12 @@ every_graph = pytest.mark.parametrize("name", sorted(GRAPHS))
 def errors(name: str, seed: int, overhead_s: float = 0.0) -> tuple[np.ndarray, CostTable, CostTable]:
     """Relative errors of the predicted latency of plans that were not profiled."""
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
+    model, menu, rules = case.model, case.menu, case.rules
     truth = random_table(case, seed)
-    plans = plans_to_profile(model, menu, layout, seed)
+    plans = plans_to_profile(model, menu, rules, seed)
     profiles = [profile_of(model, truth, p, overhead_s=overhead_s) for p in plans]
-    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, layout))), {}, layout)
-    unseen = list(mixed_plans(model, menu, layout, 20, seed + 1))
+    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, rules))), {}, rules)
+    unseen = list(mixed_plans(model, menu, rules, 20, seed + 1))
     walls = np.array([profile_of(model, truth, p, overhead_s=overhead_s).wall_s for p in unseen])
     found = np.array([table.predict_s(model, p) for p in unseen])
     return np.abs(found / walls - 1), table, truth
@@ -48,9 +48,9 @@ def test_time_between_kernels_is_found_in_the_wall_clock(name: str) -> None:
 def test_kernels_cost_what_they_cost(name: str) -> None:
     """Without transitions the table itself is recovered, up to what all plans share."""
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
+    model, menu, rules = case.model, case.menu, case.rules
     truth = random_table(case, 7, transitions=False)
-    profiles = [profile_of(model, truth, p) for p in plans_to_profile(model, menu, layout, 0)]
+    profiles = [profile_of(model, truth, p) for p in plans_to_profile(model, menu, rules, 0)]
     table = fit(model, profiles, {"cpu": "none"})
     for region, costs in truth.node_s.items():
         for kernel in table.node_s[region]:
@@ -69,8 +69,8 @@ def test_one_profile_is_enough_for_a_table() -> None:
 @every_graph
 def test_profiled_plans_hold_every_kernel_of_the_menu(name: str) -> None:
     case = setting(name)
-    model, menu, layout = case.model, case.menu, case.layout
-    seen = {(r, s.kernel) for p in plans_to_profile(model, menu, layout, 0) for r, s in p.items()}
+    model, menu, rules = case.model, case.menu, case.rules
+    seen = {(r, s.kernel) for p in plans_to_profile(model, menu, rules, 0) for r, s in p.items()}
     for region in model.layers:
         for scheme in menu[region.name]:
             if scheme.kernel != "fp32":
@@ -80,17 +80,18 @@ def test_profiled_plans_hold_every_kernel_of_the_menu(name: str) -> None:
 def test_what_writing_int8_costs_counts_for_every_kernel_that_does() -> None:
     """Time at the mover of a tensor that its producer writes in int8, by whatever kernel, belongs to those kernels."""
     case = setting("residual")
-    model, layout, written = case.model, case.layout, 3e-4
+    model, rules, written = case.model, case.rules, 3e-4
     own = {"fp32": 1e-3, "int8": 5e-4, "u8u8": 8e-4}
     table = CostTable({r.name: {s.kernel: own.get(s.kernel, 1e-3) for s in case.menu[r.name]} for r in model.regions})
     menu = {r: tuple(s for s in row if s.name in own) for r, row in case.menu.items()}
-    plans = plans_to_profile(model, menu, layout, 0)
+    plans = plans_to_profile(model, menu, rules, 0)
     [tensor] = model.region("Conv_0").outputs
     profiles = []
     for plan in plans:
         profile = profile_of(model, table, plan)
         extra = written if "Conv_0" in plan else 0.0
-        profiles.append(replace(profile, tensor_s={tensor: extra}, wall_s=profile.wall_s + extra))
+        times = replace(profile.times, tensor_s={tensor: extra})
+        profiles.append(replace(profile, times=times, wall_s=profile.wall_s + extra))
     found = fit(model, profiles, {}).node_s["Conv_0"]
     assert found["fp32"] == pytest.approx(own["fp32"], rel=1e-3)
     for kernel in ("int8", "u8u8"):
@@ -103,7 +104,7 @@ def test_a_kernel_of_few_regions_is_profiled_among_others_of_its_format() -> Non
         name: tuple(s for s in row if s.name in ("fp32", "int8") or (s.name == "u8u8" and name == "Conv_3"))
         for name, row in case.menu.items()
     }
-    plans = list(uniform_plans(case.model, menu, case.layout))
+    plans = list(uniform_plans(case.model, menu, case.rules))
     everywhere = next(p for p in plans if all(s.kernel == "int8" for s in p.values()) and "Add_6" in p)
     [mixed] = [p for p in plans if any(s.kernel == "u8u8" for s in p.values())]
     assert mixed.keys() == everywhere.keys()

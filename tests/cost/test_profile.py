@@ -9,10 +9,10 @@ import pytest
 from onnxmpq.context import Context
 from onnxmpq.cost.measure import Effort, Profile, Profiler
 from onnxmpq.cost.table import Assignment
-from onnxmpq.errors import TargetError
+from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.profiling import profile
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings, run_error
+from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.workbench import Workbench
 from tests.cost.synthetic import Setting, setting
 from tests.dialects.cases import ORT, Case
@@ -30,7 +30,7 @@ class Provider(Profiler):
         for name, scheme in assignment.items():
             if name in self.lacks and scheme.kernel == "int8":
                 message = f"Non-zero status code returned while running QLinearConv node. Name:'{name}_quant'"
-                raise run_error(RuntimeError(message))
+                raise ModelError(message)
         return super().profile(assignment, proto)
 
 
@@ -50,7 +50,7 @@ def profiled(lacks: set[str]) -> tuple[Setting, list[Profile], int, Heard]:
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     provider = Provider(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
     provider.lacks = frozenset(lacks)
-    profiles, uniform = profile(provider, menu, case.layout, bench, Context(heard))
+    profiles, uniform = profile(provider, menu, case.rules, bench, Context(heard))
     return case, profiles, uniform, heard
 
 
@@ -68,7 +68,7 @@ def test_what_runs_is_kept_and_what_fails_is_named() -> None:
 
 def test_a_provider_that_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Profile:
-        raise run_error(RuntimeError("device lost"))
+        raise ModelError("device lost")
 
     monkeypatch.setattr(Profiler, "profile", fail)
     with pytest.raises(TargetError, match=r"runs none of the \d+ plans"):
@@ -81,7 +81,7 @@ def test_a_busy_first_second_does_not_set_the_scale() -> None:
     provider = Profiler(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
     provider.reference_s = 2e-3
     provider.reference_rounds_s = [2e-3, 2e-3, *np.linspace(1.0e-3, 1.1e-3, 40)]
-    before = Profile({}, {"a": 1e-3}, {"t": 2e-4}, 1e-4, {"a": 1}, {"t": 1}, 1, 4e-3, {})
+    before = Profile({}, KernelTimes({"a": 1e-3}, {"t": 2e-4}, 1e-4, {"a": 1}, {"t": 1}, 1), 4e-3)
     [after] = provider.settled([before])
     assert provider.reference_s == pytest.approx(1.01e-3, rel=0.01)
     assert after.wall_s / provider.reference_s == pytest.approx(2.0)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.dialects import DIALECTS, Rewrite
-from onnxmpq.runtime import open_session, run, widened
+from onnxmpq.runtimes import open_session, run, widened
 from onnxmpq.schemes import SCHEMES
 from tests.dialects.cases import CASES, Case
 from tests.dialects.test_explicit import EVERY, FLOAT_STEP, Spelling

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.cost.attribute import attribute
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.attribute import attribute
+from onnxmpq.runtimes.onnxruntime.fusions import fusions
 from onnxmpq.runtimes.onnxruntime.probe_graphs import blocks_name
-from onnxmpq.schemes import INT8_KERNELS, SCHEMES, Format, Scheme, writes
+from onnxmpq.schemes import SCHEMES, Format, Scheme, writes
 from tests.dialects.cases import CASES, LAYERS, NETWORKS, ORT, Case, half_of_its_codes, simulate
 from tests.graphs import graph, outputs_of
 
@@ -90,7 +91,7 @@ def test_default_session_fuses(case: Rewriting, tmp_path: Path) -> None:
     kernels = attribute(model, onnx.load(optimized_path)).operators
     for name, scheme in assignment.items():
         region = model.region(name)
-        wanted = scheme.fuses_to if region.layer else INT8_KERNELS.get(region.op_type, ())
+        wanted = fusions(region, scheme)
         if left := unfused_blocks(kernels[name], scheme):
             assert all(probes.holds(probe) is False for probe in left), f"{name}: {sorted(kernels[name])}"
         elif wanted:
@@ -101,7 +102,7 @@ def test_default_session_fuses(case: Rewriting, tmp_path: Path) -> None:
 
 def unfused_blocks(kernels: frozenset[str], scheme: Scheme) -> list[str]:
     """Probes that must say that this onnxruntime does not fuse such blocks (versions before 1.25 do not all)."""
-    if scheme.weight is None or scheme.fuses_to != ("MatMulNBits",):
+    if scheme.weight is None or not scheme.weight_only:
         return []
     return [blocks_name(op, f"int{scheme.weight.bits}") for op in sorted(kernels & {"Gemm", "MatMul"})]
 

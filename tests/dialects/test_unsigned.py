@@ -17,7 +17,7 @@ from onnxmpq.model import Model
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.overflow import overflowing_channels
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
 from tests.dialects.cases import NETWORKS, ORT
 from tests.graphs import graph, outputs_of, prepared

@@ -11,7 +11,7 @@ import pytest
 
 from onnxmpq.execution import Cutter, ForwardPass, MemoryBudget, with_outputs
 from onnxmpq.feeds import Feeds
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
 CHAIN = graph(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart, Part, with_outputs
 from onnxmpq.model import Spelling
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
 Array = NDArray[np.generic]

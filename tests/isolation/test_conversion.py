@@ -17,9 +17,9 @@ from onnxmpq.cost.profile import Crashing
 from onnxmpq.errors import CrashError
 from onnxmpq.isolation import isolated
 from onnxmpq.output import serialize
-from onnxmpq.profiling import judge_costs, profile
+from onnxmpq.profiling import plan_costs, profile
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
 from tests.conftest import QUICK, SAMPLES
@@ -99,7 +99,7 @@ def profiled(child: Faulty) -> tuple[list[Any], Crashing, Heard]:
     crashing: Crashing = {}
     with isolated(child):
         profiler = Profiler(case.model, feeds_for(residual_cnn()).batch([0]), SessionSettings(), QUICK)
-        profiles, _ = profile(profiler, menu, case.layout, bench, Context(heard), crashing)
+        profiles, _ = profile(profiler, menu, case.rules, bench, Context(heard), crashing)
     return profiles, crashing, heard
 
 
@@ -121,10 +121,10 @@ def test_what_crashes_is_not_on_the_menu_and_the_reason_is_given() -> None:
     weights = cnn.weights({name: row[-1] for name, row in menu.items()})
     bench = Workbench(case.model, ORT, cnn.activations, weights)
     target, feeds = load_target("cpu"), feeds_for(residual_cnn())
-    arguments = case.model, target, menu, case.layout, bench, feeds, SessionSettings(), QUICK, None, Context(heard)
+    arguments = case.model, target, menu, case.rules, bench, feeds, SessionSettings(), QUICK, None, Context(heard)
     with isolated(Faulty(CRASHING)):
-        judge, left = judge_costs(*arguments)
-    assert judge.measured
+        costs, left = plan_costs(*arguments)
+    assert costs.measured
     assert [s.name for s in left[CRASHING]] == ["fp32"] and "crashes with int8" in left.reasons[CRASHING]
     assert [s.name for s in left["Conv_3"]] == ["fp32", "int8"]
 

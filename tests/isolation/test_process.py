@@ -17,7 +17,7 @@ import pytest
 
 from onnxmpq.errors import CalibrationError, CrashError, ModelError, exit_codes
 from onnxmpq.isolation import Child, call, isolated, keep, kept, launch, messages
-from onnxmpq.runtime import SessionSettings, open_session, outputs_on, run
+from onnxmpq.runtimes import SessionSettings, open_session, outputs_on, run
 from tests.graphs import conv_relu, samples_for
 from tests.isolation import functions
 

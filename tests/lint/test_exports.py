@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onnxmpq.lint import lint
-from onnxmpq.model.kernel_order import kernel_columns, sums_neighbours
 from onnxmpq.rounding.overflow import overflowing_channels
 from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.kernel_order import kernel_columns, sums_neighbours
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
 from onnxmpq.schemes import Format
 from tests.dialects.test_explicit import EVERY as EXPLICIT
@@ -31,7 +31,7 @@ def test_onnxruntime(case: Rewriting) -> None:
     its own."""
     found = [f for f in lint(case.case.rewrite(case.assignment), "onnxruntime") if f.rule != "overflow"]
     unfused = any(probes.holds(n) is False for n in PROBES if " by blocks of " in n)
-    blocked = any(s.fuses_to == ("MatMulNBits",) for s in case.assignment.values())
+    blocked = any(s.weight_only for s in case.assignment.values())
     assert {f.rule for f in found} <= ({"weight-only-layout"} if unfused and blocked else set())
 
 

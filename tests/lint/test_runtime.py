@@ -12,7 +12,7 @@ from onnxruntime import InferenceSession
 
 from onnxmpq.errors import ModelError
 from onnxmpq.lint import lint
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
 from tests.graphs import samples_for
 from tests.lint.cases import (

@@ -14,6 +14,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.menu import Menu, candidates, matching_regions, needing_unsigned_weights, proven, worthwhile
 from onnxmpq.model import Model, RegionKind
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.runtimes import REFERENCE, KernelTimes
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound
@@ -73,7 +74,7 @@ def test_a_pattern_without_a_match() -> None:
 
 def profile(assignment: dict[str, str], operators: dict[str, set[str]]) -> Profile:
     chosen = {r: SCHEMES[s] for r, s in assignment.items()}
-    return Profile(chosen, {}, {}, 0.0, {}, {}, 0, 1.0, {r: frozenset(o) for r, o in operators.items()})
+    return Profile(chosen, KernelTimes(operators={r: frozenset(o) for r, o in operators.items()}), 1.0)
 
 
 def test_what_never_fused_is_taken_off_the_menu() -> None:
@@ -85,7 +86,7 @@ def test_what_never_fused_is_taken_off_the_menu() -> None:
         ),
         profile({"Conv_0": "w4a8"}, {"Conv_0": {"Conv"}}),
     ]
-    kept = proven(model, menu, profiles)
+    kept = proven(model, menu, profiles, REFERENCE)
     names = {r: {s.name for s in row} for r, row in kept.items()}
     assert names["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "w6a8", "w5a8", "w4a8"}
     assert names["Conv_3"] == {"fp32", "w8", "w6", "w5", "w4"}

@@ -12,13 +12,13 @@ import pytest
 
 from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
-from onnxmpq.cost.judge import MeasuringJudge
 from onnxmpq.cost.measure import Effort, Profile
+from onnxmpq.cost.plan_costs import MeasuredCosts
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import ModelError
 from onnxmpq.model import Model
 from onnxmpq.profiling import KEPT_S, RememberingProfiler, timings
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import SCHEMES, Scheme
 from tests.graphs import conv_relu, prepared, residual_cnn, samples_for
 
@@ -40,17 +40,9 @@ class Stopwatch:
         if self.broken:
             raise ModelError("no kernel")
         part_s = self.reference_s / 8
-        return Profile(
-            assignment,
-            {"Conv_0": part_s},
-            {"x": part_s},
-            part_s,
-            {"Conv_0": 2},
-            {"x": 1},
-            3,
-            self.reference_s / 2,
-            {"Conv_0": frozenset({"QLinearConv", "Relu"})},
-        )
+        operators = {"Conv_0": frozenset({"QLinearConv", "Relu"})}
+        times = KernelTimes({"Conv_0": part_s}, {"x": part_s}, part_s, {"Conv_0": 2}, {"x": 1}, 3, operators)
+        return Profile(assignment, times, self.reference_s / 2)
 
     def settled(self, profiles: Sequence[Profile]) -> list[Profile]:
         return list(profiles)
@@ -92,7 +84,8 @@ def test_a_timing_comes_back_on_the_scale_of_the_run_that_finds_it(setting: Sett
     assert slower.profiled == 0
     assert again.wall_s == pytest.approx(1.5e-3) and again.kernel_s == pytest.approx(first.kernel_s * 1.5)
     assert (again.assignment, again.operators) == (PLAN, first.operators)
-    assert (again.region_kernels, again.tensor_kernels, again.other_kernels) == ({"Conv_0": 2}, {"x": 1}, 3)
+    times = again.times
+    assert (times.region_kernels, times.tensor_kernels, times.other_kernels) == ({"Conv_0": 2}, {"x": 1}, 3)
     found = profiler.timings
     assert (found.reused, found.total, found.oldest_s) == (1, 1, 540.0)
     assert found.in_words() == "1 of 1 timings up to 9 minutes old, from this machine"
@@ -169,7 +162,7 @@ def test_what_does_not_run_is_tried_each_time_and_second_looks_are_taken(setting
 def test_the_closed_loop_finds_them_and_counts_them(setting: Setting) -> None:
     setting.profile(Stopwatch())
     watch = Stopwatch()
-    judge = MeasuringJudge(setting.run(watch), [], lambda profiles: CostTable({"n": {"fp32": len(profiles)}}))
-    assert judge.latency_s(PLAN, setting.model.proto) == pytest.approx(1e-3)
-    assert judge.table.node_s == {"n": {"fp32": 1}}
-    assert watch.profiled == 0 and judge.timings.reused == judge.timings.total == 1
+    costs = MeasuredCosts(setting.run(watch), [], lambda profiles: CostTable({"n": {"fp32": len(profiles)}}))
+    assert costs.latency_s(PLAN, setting.model.proto) == pytest.approx(1e-3)
+    assert costs.table.node_s == {"n": {"fp32": 1}}
+    assert watch.profiled == 0 and costs.timings.reused == costs.timings.total == 1

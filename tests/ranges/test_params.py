@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxmpq.ranges import ESTIMATORS, ActivationType, QuantParams, params_for, params_key
+from onnxmpq.elements import ActivationType
+from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for, params_key
 from onnxmpq.ranges.histogram import Histogram
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)

@@ -10,7 +10,7 @@ from onnxmpq.context import Context
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress
-from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.samples import gather_samples, misfit, recipe_by_batchnorm
 from tests.conftest import SAMPLES
 from tests.graphs import graph, prepared, residual_cnn, token_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.runtime import input_specs, open_session
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.sensitivity.effect_samples import effect_samples, mixed
 from tests.graphs import graph, prepared
 

@@ -9,7 +9,7 @@ import pytest
 
 from onnxmpq.comparison import OutputQuality, Validation
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.shipping.default_session import FUSED, SAMPLES, SATURATES, SUM, disagreement
 from onnxmpq.workbench import Workbench

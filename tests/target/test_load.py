@@ -9,6 +9,7 @@ import pytest
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.resources import data_folder
 from onnxmpq.rounding import PerChannel
+from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from onnxmpq.target import available_targets, load_target
 from onnxmpq.target.fields import ASSUMPTION
@@ -178,11 +179,22 @@ def test_bad_file(case: Bad, tmp_path: Path) -> None:
     assert caught.value.exit_code == 8
 
 
-def test_measured_target_needs_a_provider(tmp_path: Path) -> None:
+def test_measured_target_names_a_runtime(tmp_path: Path) -> None:
     cpu = (data_folder("cost_models") / "cpu.toml").read_text(encoding="utf-8")
-    (tmp_path / "cpu.toml").write_text(cpu.replace('provider = "CPUExecutionProvider"', ""))
-    with pytest.raises(TargetError, match="field 'provider' is missing; a measured target needs"):
-        load_target(tmp_path / "cpu.toml")
+    named, provider = 'runtime = "onnxruntime"', 'provider = "CPUExecutionProvider"'
+    assert load_target("cpu").runtime is RUNTIMES["onnxruntime"]
+    faults = [
+        ([named, provider], "", "field 'runtime' is missing; a measured target names its runtime, one of: onnxruntime"),
+        ([named], "", "field 'provider' is a runtime's; name the runtime as well"),
+        ([named], 'runtime = "tflite"', "field 'runtime'"),
+    ]
+    for old, new, message in faults:
+        text = cpu
+        for line in old:
+            text = text.replace(line, new)
+        (tmp_path / "cpu.toml").write_text(text)
+        with pytest.raises(TargetError, match=message):
+            load_target(tmp_path / "cpu.toml")
 
 
 def test_made_schemes() -> None:

@@ -14,9 +14,9 @@ from onnxmpq.errors import UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Referee
+from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.weights import TECHNIQUES, Techniques, compensate, round_weights, without
 from tests.graphs import feeds_for, prepared, residual_cnn
@@ -31,9 +31,9 @@ def build(model: Model, weights: Mapping[str, QuantizedWeight]) -> onnx.ModelPro
     return DIALECTS["onnxruntime"].rewrite(Rewrite(model, dict.fromkeys(weights, SCHEME), {}, stored, model.roots))
 
 
-def referee_of(model: Model, feeds: Feeds) -> Referee:
+def referee_of(model: Model, feeds: Feeds) -> Evaluator:
     divergence, _ = make_divergence(model, feeds, 1, threads=1, kinds={})
-    return Referee.of(model, divergence, feeds, SessionSettings())
+    return Evaluator.of(model, divergence, feeds, SessionSettings())
 
 
 def nearest(model: Model) -> dict[str, QuantizedWeight]:
@@ -43,8 +43,8 @@ def nearest(model: Model) -> dict[str, QuantizedWeight]:
 @pytest.mark.parametrize("samples", [2, 24], ids=["few_samples", "enough_samples"])
 def test_the_result_is_never_worse_on_the_samples_that_decide(samples: int) -> None:
     model = prepared(residual_cnn())
-    referee = referee_of(model, feeds_for(model.proto, 8, seed=5))
-    found = compensate(model, nearest(model), build, feeds_for(model.proto, samples), referee.loss, Techniques())
+    evaluator = referee_of(model, feeds_for(model.proto, 8, seed=5))
+    found = compensate(model, nearest(model), build, feeds_for(model.proto, samples), evaluator.loss, Techniques())
     best = min(found.losses[step] for step in ("first", *found.kept))
     assert best <= found.losses["first"]
     assert all(found.losses[step] > best for step in found.losses if step not in ("first", *found.kept))
@@ -62,12 +62,12 @@ def test_a_result_that_does_not_help_is_thrown_away() -> None:
 
 def test_rounding_for_the_inputs_and_in_sequence_helps() -> None:
     model = prepared(residual_cnn())
-    feeds, referee = feeds_for(model.proto, 32), referee_of(model, feeds_for(model.proto, 16, seed=9))
+    feeds, evaluator = feeds_for(model.proto, 32), referee_of(model, feeds_for(model.proto, 16, seed=9))
     start = nearest(model)
     formats = {(name, FORMAT.name): FORMAT for name in start}
     first = {name: w for (name, _), w in round_weights(model, formats, feeds, Techniques()).items()}
-    assert referee.loss(build(model, first)) < referee.loss(build(model, start))
-    found = compensate(model, first, build, feeds, referee.loss, Techniques())
+    assert evaluator.loss(build(model, first)) < evaluator.loss(build(model, start))
+    found = compensate(model, first, build, feeds, evaluator.loss, Techniques())
     assert min(found.losses.values()) <= found.losses["first"]
 
 

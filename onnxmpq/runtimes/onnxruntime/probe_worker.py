@@ -18,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.errors import ModelError
-from onnxmpq.runtime import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES, Probe
+from onnxmpq.runtimes.onnxruntime.session import SessionSettings, open_session, run
 
 STEP = 0.02  # scale of every quantizer of a probe, and so the least difference that is one
 UNFOLDED = frozenset({"Cast", "Mul", "DequantizeLinear"})

@@ -1,8 +1,8 @@
 """The bound of `rounding/overflow.py` against onnxruntime's own kernels, on whatever CPU runs this.
 
 Where the probe says that the CPU saturates, results beyond the bound are those of pairs (0, 1), (2, 3), ... in the
-order of `model/kernel_order.py`, to the integer; anywhere else they are exact. `python -m benchmarks.overflow` does the
-same for many more shapes, also under an emulator.
+order of `runtimes/onnxruntime/kernel_order.py`, to the integer; anywhere else they are exact. `python -m
+benchmarks.overflow` does the same for many more shapes, also under an emulator.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxmpq.model.kernel_order import kernel_rows
 from onnxmpq.runtimes.onnxruntime import probes
+from onnxmpq.runtimes.onnxruntime.kernel_order import kernel_rows
 from tests.kernels import Attention, Convolution, Product, Recurrence, Setting, Subject, least_beyond, within
 
 FILTERS = 3  # of a product; of a group of a convolution two

@@ -14,7 +14,7 @@ import pytest
 
 from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
 from onnxmpq.runtimes.onnxruntime.probe_worker import Answer, answer

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.model.layers import LayerWeight
+from onnxmpq.model import LayerWeight
 
 
 def kernel_columns(op_type: str, weight: LayerWeight) -> NDArray[np.intp]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxmpq.cost.attribute import MOVERS, Attribution, attribute
 from onnxmpq.cost.size import base_bytes, region_bytes
-from onnxmpq.runtime import SessionSettings, open_session
+from onnxmpq.runtimes import SessionSettings, open_session
+from onnxmpq.runtimes.onnxruntime.attribute import MOVERS, Attribution, attribute
 from onnxmpq.schemes import SCHEMES
 from tests.dialects.cases import CASES, Case
 

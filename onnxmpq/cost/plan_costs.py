@@ -1,4 +1,4 @@
-"""Who says how long a plan takes: the runtime here, which is measured and learned from, or a table, which is asked."""
+"""Latency of plans: measured on the runtime here and learned from, or asked of a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable
 from onnxmpq.model import Model
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 
 
@@ -72,7 +72,7 @@ class TimedProfiler(PlanProfiler, Protocol):
     def timings(self) -> Timings: ...
 
 
-class Judge(Protocol):
+class PlanCosts(Protocol):
     """table: the current costs. original_s: latency of the fp32 model. measured: False for modelled latencies.
 
     timings: how many plans had to be measured; None where none was.
@@ -95,7 +95,7 @@ class Judge(Protocol):
         ...
 
 
-class MeasuringJudge:
+class MeasuredCosts:
     """Measures each model and fits the table again with its profile."""
 
     measured = True
@@ -121,7 +121,7 @@ class MeasuringJudge:
         return self.profiler.again_s(proto)
 
 
-class TableJudge:
+class TableCosts:
     """Believes a modelled table, or one that was measured on another machine."""
 
     measured = False

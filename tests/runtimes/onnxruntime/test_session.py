@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 
 from onnxmpq.execution import with_outputs
-from onnxmpq.runtime import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 from tests.graphs import feeds_for, graph, residual_cnn
 
 

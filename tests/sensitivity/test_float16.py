@@ -14,10 +14,10 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
 from onnxmpq.ranges import Observation
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Effects, Referee, effects_of_menu
-from onnxmpq.sensitivity.halves import half_perturbations
+from onnxmpq.sensitivity import Effects, Evaluator, effects_of_menu
+from onnxmpq.sensitivity.float16 import half_perturbations
 from onnxmpq.workbench import Workbench
 from tests.graphs import feeds_for, graph, prepared, samples_for, token_model
 
@@ -39,9 +39,9 @@ def test_their_sum_is_about_what_the_whole_graph_loses() -> None:
     effects, menu = effects_of(model, "bf16"), menu_of(model, "bf16")
     plan = {name: SCHEMES["bf16"] for name, row in menu.items() if len(row) > 1}
     proto = Workbench(model, PORTABLE, {}, {}).build(plan)
-    referee = Referee.of(model, effects.divergence, feeds_for(model.proto, 16), SessionSettings())
+    evaluator = Evaluator.of(model, effects.divergence, feeds_for(model.proto, 16), SessionSettings())
     predicted = sum(effects.of_scheme(name, scheme) for name, scheme in plan.items())
-    assert predicted == pytest.approx(referee.loss(proto), rel=0.7)
+    assert predicted == pytest.approx(evaluator.loss(proto), rel=0.7)
 
 
 def test_fewer_bits_of_mantissa_lose_more() -> None:

@@ -15,7 +15,7 @@ from onnxmpq.allocate import Limits, Predictor, Problem, Solution, refine, solve
 from onnxmpq.context import Context
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity import Effects, Referee
+from onnxmpq.sensitivity import Effects, Evaluator
 from onnxmpq.workbench import Workbench
 
 FEWEST_DECIDING = 8  # samples, to tell two plans apart
@@ -23,14 +23,14 @@ MOST_PROPOSALS = 2  # each is built, measured and run
 
 
 @dataclass(frozen=True)
-class RunningRefiner:
-    """Proposes plans by superposed effects and prefers what does better on the referee's samples (`Refiner`).
+class SampledRefiner:
+    """Proposes plans by superposed effects and prefers what does better on the evaluator's samples (`Refiner`).
 
     score: the user's metric.
     """
 
     effects: Effects
-    referee: Referee
+    evaluator: Evaluator
     context: Context
     score: Callable[[onnx.ModelProto], float] | None = None
 
@@ -52,7 +52,7 @@ class RunningRefiner:
         by more than its standard error over the samples."""
         if self.score is not None and (better := self.score(challenger) - self.score(incumbent)):
             return better > 0
-        gain = self.referee.losses(incumbent) - self.referee.losses(challenger)
+        gain = self.evaluator.losses(incumbent) - self.evaluator.losses(challenger)
         return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
 
 
@@ -62,12 +62,12 @@ def make_refiner(
     data: Samples,
     context: Context,
     score: Callable[[onnx.ModelProto], float] | None = None,
-) -> RunningRefiner | None:
+) -> SampledRefiner | None:
     """None where too few samples are held back for it."""
     deciding = data.deciding
     if len(deciding) < FEWEST_DECIDING:
         return None
-    referee = Referee.of(
+    evaluator = Evaluator.of(
         bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
     )
-    return RunningRefiner(effects, referee, context, score)
+    return SampledRefiner(effects, evaluator, context, score)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxmpq.halves import HalfType, rounded
+from onnxmpq.elements import HalfType, rounded
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.ranges import QuantParams

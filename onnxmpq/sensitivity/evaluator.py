@@ -14,12 +14,12 @@ from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import Kept, call, kept, patience_s
 from onnxmpq.model import Model, WeightStore
-from onnxmpq.runtime import SessionSettings
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code, Divergence
 
 
 @dataclass(frozen=True)
-class Referee:
+class Evaluator:
     """Divergence of whole models from the fp32 one on a few samples, run in the child of `onnxmpq.isolation`.
 
     reference: codes of the fp32 outputs. settings: of the sessions, but for its threads: so many samples run side by
@@ -33,7 +33,7 @@ class Referee:
     limit_s: float | None = None
 
     @classmethod
-    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Referee:
+    def of(cls, model: Model, divergence: Divergence, feeds: Feeds, settings: SessionSettings) -> Evaluator:
         divergence = replace(divergence, scale=1.0)  # it is for the samples of the effects
         start = time.perf_counter()
         reference = call(_codes, model.store, divergence, feeds, settings, doing="running the original")

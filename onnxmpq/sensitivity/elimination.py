@@ -18,7 +18,7 @@ STANDARD_ERRORS = 2.0
 _WORST = 1e30  # where quantization makes the model compute NaN
 
 
-class Race:
+class Elimination:
     """changes: per candidate float32 [samples, width], filled in by the caller from the first sample on."""
 
     def __init__(self, divergence: Divergence, reference: Code, candidates: int) -> None:

@@ -1,4 +1,4 @@
-"""The 16-bit types of floating-point numbers: their names, and what NumPy and ONNX call them."""
+"""Element types of tensors: those of quantized activations, and the 16-bit floating-point types."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+ActivationType = Literal["uint8", "int8", "float8e4m3fn"]
 HalfType = Literal["float16", "bfloat16"]
 ELEMENTS: dict[HalfType, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 DTYPES: dict[HalfType, np.dtype[np.generic]] = {h: onnx.helper.tensor_dtype_to_np_dtype(e) for h, e in ELEMENTS.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from onnxmpq.elements import DTYPES
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds import InputSpec
-from onnxmpq.halves import DTYPES
 from onnxmpq.scratch import scratch_folder
 
 Array = NDArray[np.generic]
@@ -72,6 +73,10 @@ class SessionSettings:
     profile_prefix: str | None = None
     optimized_path: str | None = None
 
+    def on(self, provider: str | None) -> SessionSettings:
+        """The same on another provider; None for the default."""
+        return self if provider is None else replace(self, provider=provider)
+
 
 def require_provider(name: str) -> None:
     """Raises TargetError where this onnxruntime has no such execution provider."""
@@ -115,7 +120,7 @@ def open_session(
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
-        raise ModelError(f"onnxruntime cannot load the model: {_short(error)}") from error
+        raise ModelError(f"onnxruntime cannot load the model: {_short(error)}", _blamed(error)) from error
 
 
 def absolute(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | bytes | str:
@@ -184,21 +189,23 @@ class Call:
         return cls(session, names, given, owners, by_value)
 
     def __call__(self) -> list[Any]:
-        if self.by_value:
-            return list(self.session.run_with_ort_values(self.outputs, self.given))
-        return list(self.session.run(self.outputs, self.given))
+        """Raises ModelError with the runtime's message, and the nodes that it names."""
+        try:
+            if self.by_value:
+                return list(self.session.run_with_ort_values(self.outputs, self.given))
+            return list(self.session.run(self.outputs, self.given))
+        except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
+            message = f"onnxruntime cannot run the model on this input: {_short(error)}"
+            raise ModelError(message, _blamed(error)) from error
 
 
 def run(session: ort.InferenceSession, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
     """Run once on float32 feeds, or on those of the session's own types; float8 comes as bytes.
 
-    Raises ModelError with the runtime's message (which names the node).
+    Raises ModelError with the runtime's message, and the nodes that it names.
     """
     call = Call.of(session, feeds, outputs)
-    try:
-        found = [_array(value) for value in call()]
-    except Exception as error:
-        raise run_error(error) from error
+    found = [_array(value) for value in call()]
     names = call.outputs if call.outputs is not None else [o.name for o in session.get_outputs()]
     return [_own(value) if name in feeds else value for name, value in zip(names, found, strict=True)]
 
@@ -239,11 +246,6 @@ def widened(values: Array) -> Array:
     return values.astype(np.float32) if values.dtype in _HALVES.values() else values
 
 
-def run_error(error: Exception) -> ModelError:
-    """The runtime's message when a run fails; its message names the node."""
-    return ModelError(f"onnxruntime cannot run the model on this input: {_short(error)}")
-
-
 def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
     """The inputs a session asks for."""
     return tuple(
@@ -268,6 +270,11 @@ def profile_folder() -> Iterator[Path]:
     """A temporary folder for profiles and optimised graphs, gone afterwards. Raises OutputError where it is full."""
     with scratch_folder("profiles of onnxruntime") as folder:
         yield folder
+
+
+def _blamed(error: BaseException) -> tuple[str, ...]:
+    """Names in a message that may be nodes; onnxruntime may have added a suffix to one that it made itself."""
+    return tuple(re.findall(r"[('\"]([^()'\"]+)[)'\"]", _short(error)))
 
 
 def _short(error: BaseException) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
-from onnxmpq.model.layers import LayerWeight
+from onnxmpq.model import LayerWeight
+from onnxmpq.runtimes.onnxruntime.kernel_order import kernel_columns, kernel_rows, sums_neighbours
 from tests.graphs import conv_relu, prepared, token_model
 
 
