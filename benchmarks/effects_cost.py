@@ -89,7 +89,8 @@ def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     bench = prepare_bench(model, menu, observation, DIALECTS[device.dialect], Context())
     tensors = activation_tensors(model, menu)
     kind = activation_type(menu)
-    tries = Perturbations(bench.weights, {t: range_candidates(observation, t, kind) for t in tensors})
+    weights = {key: (weight,) for key, weight in bench.weights.items()}
+    tries = Perturbations(weights, {t: range_candidates(observation, t, kind) for t in tensors})
     passes, profiler = Passes(model, feeds, tries.count), cProfile.Profile()
     start = time.process_time()
     if profile:

@@ -137,7 +137,7 @@ def ablation(subject: Subject) -> None:
     layers = {
         r.name: r for r in subject.model.layers if r.op_type in ("MatMul", "Gemm") and r.params.fan_in % BLOCK == 0
     }
-    measured = measure_moments(subject.model, list(layers.values()), subject.feeds, threads=workers())
+    measured = measure_moments(subject.model, layers, subject.feeds, threads=workers())
     moments = {name: found.hessian for name, found in measured}
     plain, dual = PerBlock(4, BLOCK, negative_scales=False), Fp8Dual(BLOCK)
 

@@ -72,8 +72,9 @@ def effects_of(model: Model, menu: Menu, weights: Weights, feeds: Feeds, observa
     """Effects of all weights, of 8-bit activations, and of what layers read in fewer bits."""
     histograms, estimate = observation.histograms, ESTIMATORS["mse"]
     inputs = {key: estimate(histograms[t], key[1]) for key, t in narrow_inputs(model, menu).items()}
+    alone = {key: (weight,) for key, weight in weights.items()}
     return measure_effects(
-        model, feeds, Perturbations(weights, {t: [estimate(h)] for t, h in histograms.items()}, inputs)
+        model, feeds, Perturbations(alone, {t: [estimate(h)] for t, h in histograms.items()}, inputs)
     )
 
 

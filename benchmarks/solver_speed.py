@@ -22,7 +22,7 @@ from onnxmpq.allocate import Limits, Option, Problem
 from onnxmpq.allocate.problem import Goal, Solution
 from onnxmpq.allocate.solvers import SOLVERS
 from onnxmpq.cost.table import CostTable, Transition, edges_of
-from onnxmpq.model import Layer, Model, Region, RegionKind, WeightStore
+from onnxmpq.model import Layer, LayerWeight, Model, Region, RegionKind, WeightStore
 from onnxmpq.runtimes import REFERENCE
 from onnxmpq.schemes import SCHEMES, Scheme
 
@@ -55,7 +55,7 @@ def network(layers: int) -> Model:
 
 def _conv(regions: list[Region], source: str) -> str:
     name = f"conv{len(regions)}"
-    layer = Layer(f"{name}.w", None, (64, 64, 3, 3), 64, 576)
+    layer = Layer((LayerWeight(name, f"{name}.w", 1, (64, 64, 3, 3)),))
     regions.append(Region(name, "Conv", RegionKind.LAYER, (name,), (source,), (f"{name}.y",), layer))
     return f"{name}.y"
 

@@ -58,7 +58,7 @@ def full_range(model: Model) -> Weights:
 def within_bound(model: Model, region: Region) -> QuantizedWeight:
     """The weight rounded to nearest under the bound by which no pair of codes saturates."""
     bounded = scheme_for(region, INT8, DeployCpu.ANY).weight or INT8_WEIGHTS
-    return quantize_weight(model.weight(region), bounded, bound=pair_bound(region, bounded))
+    return quantize_weight(model.weight(region), bounded, bound=pair_bound(region, region.params.weights[0], bounded))
 
 
 @dataclass(frozen=True)

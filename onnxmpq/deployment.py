@@ -126,18 +126,22 @@ def unproven(
         scheme = assignment.get(region.name)
         if scheme is None or scheme.weight is None or not _adds_in_16_bits(region, scheme):
             continue
-        codes = weights[region.name, scheme.weight.name].int8_codes()
-        ordered = codes[:, kernel_columns(region.op_type, region.params)]
-        wrong = int(np.count_nonzero(overflowing_channels(ordered)))
+        wrong = channels = 0
+        for place in region.params.weights:
+            codes = weights[place.key, scheme.weight.name].int8_codes()
+            ordered = codes[:, kernel_columns(region.op_type, place)]
+            wrong, channels = wrong + int(np.count_nonzero(overflowing_channels(ordered))), channels + len(codes)
         if wrong:
-            found.append((region.name, wrong, len(codes)))
+            found.append((region.name, wrong, channels))
     return found
 
 
 def _adds_in_16_bits(region: Region, scheme: Scheme) -> bool:
     """True if some weights of the scheme's format, or of its unrestricted twin, saturate the region's x86 kernel."""
     weight, layer = scheme.weight, region.layer
-    if layer is None or weight is None or scheme.reads is not Format.INT8 or not weight.may_saturate:
+    if layer is None or weight is None or not weight.may_saturate:
+        return False
+    if scheme.reads is not Format.INT8 and not scheme.dynamic:
         return False
     if scheme.unsigned_weights:  # kernels of uint8 weights multiply in 32 bits
         return False

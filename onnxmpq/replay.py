@@ -98,9 +98,10 @@ def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.Mode
             raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
         scheme = assignment[name] = scheme_for(region, scheme, DeployCpu(plan.deploy_cpu))
         if region.layer is not None and scheme.weight is not None:
-            weights[name, scheme.weight.name] = restore_weight(
-                model, region, scheme.weight, plan.weights, plan.rounding
-            )
+            for place in region.layer.weights:
+                weights[place.key, scheme.weight.name] = restore_weight(
+                    model, region, place, scheme.weight, plan.weights, plan.rounding
+                )
     if cpu is not None and (wrong := unproven(model, assignment, weights, cpu)):
         raise PlanError(_beyond(wrong, plan, cpu))
     model = restore_biases(model, plan.biases)

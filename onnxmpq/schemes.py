@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from onnxmpq.elements import ActivationType, HalfType
 from onnxmpq.errors import UsageError
+from onnxmpq.model import OPERATORS
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 
 
@@ -53,6 +54,7 @@ class Scheme:
         computes in float32.
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
+    dynamic: its kernel quantizes what it reads itself, on a scale that it finds in each run.
     half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
         float32.
     """
@@ -66,6 +68,7 @@ class Scheme:
     activation_bits: int = 8
     half: HalfType | None = None
     unsigned_weights: bool = False
+    dynamic: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -76,7 +79,7 @@ class Scheme:
     def weight_only(self) -> bool:
         """True for a kernel of float32 activations that reads the narrow weights as they are stored."""
         computes_in_float32 = not self.reads.quantized and self.half is None
-        return self.weight is not None and computes_in_float32 and self.kernel != FP32
+        return self.weight is not None and computes_in_float32 and self.kernel != FP32 and not self.dynamic
 
     @property
     def simulated(self) -> bool:
@@ -120,6 +123,13 @@ _LAYER_SCHEMES = (
         unsigned_weights=True,
     ),
     *(scheme for bits in Dual.WIDTHS for scheme in _stored(bits)),
+    Scheme(
+        "int8-dynamic",
+        "int8 weights per channel x uint8 activations on a scale that the kernel finds in each run",
+        INT8_WEIGHTS,
+        kernel="int8-dynamic",
+        dynamic=True,
+    ),
     Scheme(
         "w4b32",
         "int4 weights in 32-blocks, weight-only",
@@ -195,10 +205,11 @@ def scheme_named(name: str) -> Scheme:
     raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
 
 
-# A MatMul or Gemm in int8 hands on float32 (its kernel rescales for free); a quantized reader quantizes then.
-FLOAT_RESULT_OPS = frozenset({"MatMul", "Gemm"})
+def hands_on_float(op_type: str) -> bool:
+    """True for an operator whose int8 kernel makes float32 (`LayerOperator.float_result`)."""
+    return op_type in OPERATORS and OPERATORS[op_type].float_result
 
 
 def writes(scheme: Scheme, op_type: str) -> Format:
     """Activation format of the results of a region whose first node is an `op_type`."""
-    return Format.FLOAT if op_type in FLOAT_RESULT_OPS else scheme.writes
+    return Format.FLOAT if hands_on_float(op_type) else scheme.writes

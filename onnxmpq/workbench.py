@@ -25,7 +25,8 @@ ROUNDING = "nearest"
 class Workbench:
     """Everything a rewritten model is built from, for any assignment.
 
-    keep_io: see `Rewrite`. exact_integers: of the sessions that measure the quality of what is built.
+    weights: by key of the weight and name of its format. keep_io: see `Rewrite`. exact_integers: of the sessions that
+    measure the quality of what is built.
     """
 
     model: Model
@@ -55,10 +56,11 @@ def prepare_bench(model: Model, menu: Menu, observation: Observation, dialect: D
     wanted = weight_formats(model, menu)
     weights: dict[tuple[str, str], QuantizedWeight] = {}
     with context.progress.stage("rounding weights", len(wanted)) as tick:
+        places = model.weights
         for key, weight_format in wanted.items():
-            region = model.region(key[0])
-            bound = pair_bound(region, weight_format)
-            weights[key] = quantize_weight(model.weight(region), weight_format, method=ROUNDING, bound=bound)
+            region, place = places[key[0]]
+            bound = pair_bound(region, place, weight_format)
+            weights[key] = quantize_weight(model.matrix(place), weight_format, method=ROUNDING, bound=bound)
             tick(1)
     kind, estimator = activation_type(menu), observation.estimators[0]
     activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}

@@ -42,7 +42,7 @@ def ignore(_: int) -> None:
 
 
 def perturbations(model: Model) -> Perturbations:
-    weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in FORMATS}
+    weights = {(r.name, f.name): (quantize_weight(model.weight(r), f),) for r in model.layers for f in FORMATS}
     return Perturbations(weights, {t: [params_for(-1.5, 2.0), params_for(0.0, 3.0)] for t in TENSORS})
 
 
@@ -174,7 +174,8 @@ def test_other_samples_weights_or_ranges_are_not_found(setting: Setting) -> None
     tries = perturbations(setting.model)
     setting.effects(setting.cache(), tries)
     key = next(iter(tries.weights))
-    moved = replace(tries.weights[key], scales=tries.weights[key].scales * np.float32(1.001))
+    [weight] = tries.weights[key]
+    moved = (replace(weight, scales=weight.scales * np.float32(1.001)),)
     changes = {
         "samples": (tries, feeds_for(residual_cnn(), 6, seed=2), 0),
         "a scale": (Perturbations({**tries.weights, key: moved}, tries.activations), setting.feeds, tries.count - 1),

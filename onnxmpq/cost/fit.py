@@ -19,7 +19,7 @@ from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.table import CostTable, Edge, Formats, Transition, edges_of
 from onnxmpq.model import Model
 from onnxmpq.runtimes import Rules
-from onnxmpq.schemes import FLOAT_RESULT_OPS, Format
+from onnxmpq.schemes import Format, hands_on_float
 
 _RIDGE = 0.2  # of one observation's weight: enough to decide between collinear terms
 _DISTURBED = 0.05  # a profile further off its own wall clock met other work on the machine
@@ -169,7 +169,7 @@ def _table(
             base_s += seconds
             continue
         for kernel in node_s[key]:
-            makes = Format.FLOAT if ops[key] in FLOAT_RESULT_OPS else writes.get(kernel, Format.FLOAT)
+            makes = Format.FLOAT if hands_on_float(ops[key]) else writes.get(kernel, Format.FLOAT)
             if makes == written:
                 node_s[key][kernel] += seconds
     return CostTable(

@@ -24,10 +24,11 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     if region.layer is not None:
         total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
         if scheme.weight is not None:
-            total = weights[region.name, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(region.name)
-            if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8):
-                total += ZERO_POINT_BYTES + len(region.name) + region.layer.out_channels
-            if scheme.reads is Format.INT8 and region.layer.bias is not None and region.op_type != "MatMul":
+            keys = [w.key for w in region.layer.weights]
+            total = sum(weights[k, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(k) for k in keys)
+            if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8) or scheme.dynamic:
+                total += sum(ZERO_POINT_BYTES + len(region.name) + w.out_channels for w in region.layer.weights)
+            if scheme.reads is Format.INT8 and region.layer.bias is not None and region.layer.bias_slot is not None:
                 total += BIAS_BYTES + FLOAT_BYTES * region.layer.out_channels
     if scheme.reads.quantized or scheme.half is not None:
         total += NODE_BYTES

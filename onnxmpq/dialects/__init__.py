@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from onnxmpq.dialects import onnxruntime, portable, tensorrt
+from onnxmpq.dialects import dynamic, onnxruntime, portable, tensorrt
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.model import Region
+from onnxmpq.model import Region, Spelling
+from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
 Supports = Callable[[Region, Scheme, int], bool]
 Forbids = Callable[[Region, Scheme], str]
+Spelled = Callable[[Region, Sequence[QuantizedWeight]], Spelling]
 
 
 def _nothing(region: Region, scheme: Scheme) -> str:
@@ -23,12 +25,14 @@ def _nothing(region: Region, scheme: Scheme) -> str:
 @dataclass(frozen=True)
 class Dialect:
     """rewrite: writes the graph. supports: (region, scheme, opset) -> True where the dialect can spell it.
-    forbids: the property of a region for which the runtime refuses a scheme, in words."""
+    forbids: the property of a region for which the runtime refuses a scheme, in words. spelled: the head node of a
+    region in a scheme whose kernel quantizes what it reads itself, with these weights."""
 
     name: str
     rewrite: Callable[[Rewrite], onnx.ModelProto]
     supports: Supports
     forbids: Forbids = _nothing
+    spelled: Spelled = dynamic.spelled
 
 
 DIALECTS: dict[str, Dialect] = {

@@ -22,7 +22,7 @@ from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import Writer
 from onnxmpq.elements import DTYPES, ELEMENTS, HalfType
-from onnxmpq.model import Region, RegionKind
+from onnxmpq.model import LayerWeight, Region, RegionKind
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Format, Scheme
@@ -61,9 +61,13 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
         if scheme.half is not None and scheme.weight is None:
             return region.pattern in HALF_OPS
         return scheme.reads.quantized and region.kind is RegionKind.ARITHMETIC and region.op_type == "MatMul"
-    if region.op_type in ("Gather", "ConvTranspose"):
-        return not scheme.reads.quantized and (scheme.weight is None or not scheme.weight.blocked)
-    return region.op_type in ("MatMul", "Gemm") or scheme.weight is None or not scheme.weight.blocked
+    layer = region.layer
+    if scheme.weight is not None and any(w.channel_axis is None for w in layer.weights):
+        return False  # scales per channel are along one axis
+    if scheme.reads.quantized and layer.storage_only:
+        return False
+    blocked = scheme.weight is not None and scheme.weight.blocked
+    return not blocked or (region.operator.multiplies_blocks and not layer.storage_only)
 
 
 class _Writer(Writer):
@@ -77,9 +81,9 @@ class _Writer(Writer):
         self._quantize_residuals({r.name for r, s in chosen if s.reads.quantized}, views)
         for region, scheme in chosen:
             if region.layer is not None and scheme.weight is not None:
-                weight = self.job.weights[region.name, scheme.weight.name]
-                slot = 0 if region.op_type == "Gather" else 1
-                self.nodes[region.nodes[0]].inputs[slot] = self._weight(region, weight)
+                for place in region.layer.weights:
+                    weight = self.job.weights[place.key, scheme.weight.name]
+                    self.nodes[region.nodes[0]].inputs[place.slot] = self._weight(place, weight)
         halves: dict[str, HalfType] = {r.name: s.half for r, s in chosen if s.half is not None}
         carried = self._carried(halves)
         self._compute_in_half(carried, {r.name for r, s in chosen if s.reads.quantized})
@@ -112,42 +116,40 @@ class _Writer(Writer):
 
     # ---- weights -------------------------------------------------------------------------------
 
-    def _weight(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def _weight(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """The layer's weight unfolded, in its stored shape."""
-        return _WEIGHTS[type(weight.format)](self, region, weight)
+        return _WEIGHTS[type(weight.format)](self, place, weight)
 
-    def per_channel(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def per_channel(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """Integer codes with a scale per output channel."""
-        return self.int8_weight(region, weight, self._int_codes(region, weight))
+        return self.int8_weight(place, weight, self._int_codes(place, weight))
 
-    def _int_codes(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
-        codes, name = region.params.stored(weight.codes), f"{region.name}/codes"
+    def _int_codes(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
+        codes, name = place.stored(weight.codes), f"{place.key}/codes"
         if weight.format.storage_bits == 4:
             return self.small_int(name, codes, TensorProto.INT4)
         return self.constant(name, np.ascontiguousarray(codes))
 
-    def fp8(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def fp8(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """E4M3FN codes with a scale per output channel."""
-        codes = region.params.stored(weight.codes)
-        stored = self.raw(f"{region.name}/codes", TensorProto.FLOAT8E4M3FN, codes.shape, codes.tobytes())
-        scales = self.constant(f"{region.name}/scale", weight.scales.astype(np.float32))
-        axis = 1 if region.params.transposed else 0
-        return self.node("DequantizeLinear", f"{region.name}/w", [stored, scales], np.float32, axis=axis)
+        codes = place.stored(weight.codes)
+        stored = self.raw(f"{place.key}/codes", TensorProto.FLOAT8E4M3FN, codes.shape, codes.tobytes())
+        scales = self.constant(f"{place.key}/scale", weight.scales.astype(np.float32))
+        return self.node("DequantizeLinear", f"{place.key}/w", [stored, scales], np.float32, axis=place.channel_axis)
 
-    def blocks(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def blocks(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """int4 codes with a scale per block of inputs; the result has the scales' type."""
-        transposed = region.params.transposed
         dtype = np.dtype(weight.format.scale_type).type
-        scales = np.ascontiguousarray(weight.scales.T if transposed else weight.scales).astype(dtype)
-        inputs = [self._int_codes(region, weight), self.constant(f"{region.name}/scale", scales)]
-        axis = 0 if transposed else 1
-        return self.node("DequantizeLinear", f"{region.name}/blocks", inputs, dtype, axis=axis, block_size=weight.block)
+        scales = np.ascontiguousarray(weight.scales.T if place.swapped else weight.scales).astype(dtype)
+        inputs = [self._int_codes(place, weight), self.constant(f"{place.key}/scale", scales)]
+        axis = 0 if place.swapped else 1
+        return self.node("DequantizeLinear", f"{place.key}/blocks", inputs, dtype, axis=axis, block_size=weight.block)
 
-    def fp8_dual(self, region: Region, weight: QuantizedWeight) -> gs.Tensor:
+    def fp8_dual(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """int4 -> float -> fp8 on the tensor's power-of-two scale -> float."""
-        blocks = self.blocks(region, weight)
-        unfolded = gs.Variable(self.new(f"{region.name}/w"), dtype=np.float32)
-        self.pair(blocks, unfolded, region.name, QuantParams(weight.tensor_scale, 0, type="float8e4m3fn"))
+        blocks = self.blocks(place, weight)
+        unfolded = gs.Variable(self.new(f"{place.key}/w"), dtype=np.float32)
+        self.pair(blocks, unfolded, place.key, QuantParams(weight.tensor_scale, 0, type="float8e4m3fn"))
         return unfolded
 
     # ---- 16 bits -------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ class _Writer(Writer):
         return wide
 
 
-_WEIGHTS: Mapping[type[WeightFormat], Callable[[_Writer, Region, QuantizedWeight], gs.Tensor]] = {
+_WEIGHTS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, QuantizedWeight], gs.Tensor]] = {
     PerChannel: _Writer.per_channel,
     PerBlock: _Writer.blocks,
     Fp8: _Writer.fp8,

@@ -21,12 +21,13 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxmpq import opsets
+from onnxmpq.dialects import dynamic
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
-from onnxmpq.model import Region, RegionKind
+from onnxmpq.model import LayerWeight, Region, RegionKind
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
-from onnxmpq.schemes import FLOAT_RESULT_OPS, Format, Scheme, writes
+from onnxmpq.schemes import Format, Scheme, writes
 
 _INT32_LIMIT = 2**31 - 1
 
@@ -60,8 +61,11 @@ class _Writer(Writer):
                         self.reconnect(region, self.tensors[tensor], views[tensor])
                 if region.pattern == "SiLU":
                     self._quantize_inside_silu(region)
-            if region.layer is not None and scheme.weight is not None:
-                self._store_weight(region, scheme)
+            if scheme.dynamic:
+                self._quantize_dynamically(region, scheme)
+            elif region.layer is not None and scheme.weight is not None:
+                for place in region.layer.weights:
+                    self._store_weight(region, place, scheme)
         return self.finish()
 
     # ---- activations ---------------------------------------------------------------------------
@@ -99,72 +103,77 @@ class _Writer(Writer):
 
     # ---- weights -------------------------------------------------------------------------------
 
-    def _store_weight(self, region: Region, scheme: Scheme) -> None:
+    def _quantize_dynamically(self, region: Region, scheme: Scheme) -> None:
         assert scheme.weight is not None
-        weight = self.job.weights[region.name, scheme.weight.name]
+        node, places = self.nodes[region.nodes[0]], region.params.weights
+        spelling = dynamic.spelled(region, [self.job.weights[place.key, scheme.weight.name] for place in places])
+        node.op, node.domain = spelling.op_type, spelling.domain
+        for slot, values in sorted(spelling.constants.items()):
+            while len(node.inputs) <= slot:
+                node.inputs.append(gs.Variable.empty())
+            node.inputs[slot] = self.constant(f"{self.stem(places[0])}/{slot}", values)
+
+    def _store_weight(self, region: Region, place: LayerWeight, scheme: Scheme) -> None:
+        assert scheme.weight is not None
+        weight = self.job.weights[place.key, scheme.weight.name]
         node = self.nodes[region.nodes[0]]
         codes = _INTEGERS.get(type(scheme.weight))
         if codes is None:
-            _FLOATS[type(scheme.weight)](self, region, node, weight)
+            _FLOATS[type(scheme.weight)](self, place, node, weight)
             return
-        slot = 0 if region.op_type == "Gather" else 1
         if scheme.reads is Format.INT8:
             element = TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8
-            stored = codes(self, region, weight, element)
-            node.inputs[slot] = self.int8_weight(region, weight, stored, unsigned=scheme.unsigned_weights)
-            self._int8_bias(region, node, weight, scheme.activation_bits)
+            stored = codes(self, place, weight, element)
+            node.inputs[place.slot] = self.int8_weight(place, weight, stored, unsigned=scheme.unsigned_weights)
+            self._int8_bias(region, place, weight, scheme.activation_bits)
         else:
-            node.inputs[slot] = self._float_weight(region, weight, codes(self, region, weight, TensorProto.FLOAT))
+            node.inputs[place.slot] = self._float_weight(place, weight, codes(self, place, weight, TensorProto.FLOAT))
 
-    def _float_weight(self, region: Region, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
+    def _float_weight(self, place: LayerWeight, weight: QuantizedWeight, codes: gs.Tensor) -> gs.Tensor:
         """Codes times scales by plain arithmetic, which the session folds to a float32 constant."""
-        layer = region.params
-        if layer.transposed:
-            shape: tuple[int, ...] = (1, layer.out_channels)
-        else:
-            shape = (layer.out_channels, *[1] * (len(layer.weight_shape) - 1))
-        scales = self.constant(f"{self.stem(region)}/scale", weight.scales.reshape(shape).astype(np.float32))
-        return self.node("Mul", f"{self.stem(region)}/w", [codes, scales], np.float32)
+        values = weight.scales.reshape(place.scale_shape).astype(np.float32)
+        scales = self.constant(f"{self.stem(place)}/scale", values)
+        return self.node("Mul", f"{self.stem(place)}/w", [codes, scales], np.float32)
 
-    def codes_per_channel(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
-        """The codes in the layer's stored shape, as int8 or float values, or as uint8 with 128 added."""
-        stored = region.params.stored(weight.codes)
+    def codes_per_channel(self, place: LayerWeight, weight: QuantizedWeight, element: int) -> gs.Tensor:
+        """The codes in the weight's stored shape, as int8 or float values, or as uint8 with 128 added."""
+        stored = place.stored(weight.codes)
         if element == TensorProto.UINT8:
             raised = stored.astype(np.int16) + UINT8_MIDDLE
-            return self.constant(f"{self.stem(region)}/codes", raised.astype(np.uint8))
+            return self.constant(f"{self.stem(place)}/codes", raised.astype(np.uint8))
         if weight.format.storage_bits == 8:
-            codes = self.constant(f"{self.stem(region)}/codes", stored.astype(np.int8))
-            return codes if element == TensorProto.INT8 else self._cast(region, codes, element)
-        return self._cast(region, self.small_int(f"{self.stem(region)}/codes", stored, TensorProto.INT4), element)
+            codes = self.constant(f"{self.stem(place)}/codes", stored.astype(np.int8))
+            return codes if element == TensorProto.INT8 else self._cast(place, codes, element)
+        return self._cast(place, self.small_int(f"{self.stem(place)}/codes", stored, TensorProto.INT4), element)
 
-    def codes_of_dual(self, region: Region, weight: QuantizedWeight, element: int) -> gs.Tensor:
-        """Codes times multipliers in the layer's stored shape, as int8 or float values."""
+    def codes_of_dual(self, place: LayerWeight, weight: QuantizedWeight, element: int) -> gs.Tensor:
+        """Codes times multipliers in the weight's stored shape, as int8 or float values."""
         assert weight.multipliers is not None
-        layer, (rows, blocks) = region.params, weight.multipliers.shape
+        rows, blocks = weight.multipliers.shape
         share = 8 // weight.format.low_bits if weight.format.low_bits else 1
-        shape = (share, rows // share, blocks, layer.fan_in // blocks)
-        unfolded = self._dual_codes(region, weight, shape)
+        shape = (share, rows // share, blocks, place.fan_in // blocks)
+        unfolded = self._dual_codes(place, weight, shape)
         if np.any(weight.multipliers != 1):
             multipliers = weight.multipliers.reshape(*shape[:-1], 1)
-            stored_ones = self.small_int(f"{self.stem(region)}/multipliers", multipliers, TensorProto.UINT4)
-            factor = self._wide(region, stored_ones, "multipliers32")
-            unfolded = self.node("Mul", f"{self.stem(region)}/unfolded", [unfolded, factor], np.int32)
-        return self._to_stored_shape(region, self._cast(region, unfolded, element))
+            stored_ones = self.small_int(f"{self.stem(place)}/multipliers", multipliers, TensorProto.UINT4)
+            factor = self._wide(place, stored_ones, "multipliers32")
+            unfolded = self.node("Mul", f"{self.stem(place)}/unfolded", [unfolded, factor], np.int32)
+        return self._to_stored_shape(place, self._cast(place, unfolded, element))
 
-    def _dual_codes(self, region: Region, weight: QuantizedWeight, shape: tuple[int, int, int, int]) -> gs.Tensor:
+    def _dual_codes(self, place: LayerWeight, weight: QuantizedWeight, shape: tuple[int, int, int, int]) -> gs.Tensor:
         """int32 codes [rows that share a byte, O / those, B, inputs of a block].
 
         An INT4 and, where codes are wider, their lowest bits: those of distant rows in one byte, so that one Div by
         powers of two takes them apart.
         """
-        stem, low_bits = self.stem(region), weight.format.low_bits
+        stem, low_bits = self.stem(place), weight.format.low_bits
         codes = weight.codes.reshape(shape)
-        high = self._wide(region, self.small_int(f"{stem}/codes", codes >> low_bits, TensorProto.INT4), "codes32")
+        high = self._wide(place, self.small_int(f"{stem}/codes", codes >> low_bits, TensorProto.INT4), "codes32")
         if low_bits == 0:
             return high
         places = low_bits * np.arange(shape[0]).reshape(-1, 1, 1, 1)
         packed = ((codes & (1 << low_bits) - 1) << places).sum(axis=0, keepdims=True).astype(np.uint8)
-        low = self._wide(region, self.constant(f"{stem}/low", packed), "low32")
+        low = self._wide(place, self.constant(f"{stem}/low", packed), "low32")
         powers = self.shared(f"mpq/powers/{low_bits}", (1 << places).astype(np.int32))
         radix = self.scalar(np.int32(1 << low_bits))
         moved = self.node("Div", f"{stem}/moved", [low, powers], np.int32)
@@ -172,43 +181,49 @@ class _Writer(Writer):
         raised = self.node("Mul", f"{stem}/raised", [high, radix], np.int32)
         return self.node("Add", f"{stem}/joined", [raised, lowest], np.int32)
 
-    def _wide(self, region: Region, tensor: gs.Tensor, name: str) -> gs.Tensor:
-        return self.node("Cast", f"{self.stem(region)}/{name}", [tensor], np.int32, to=TensorProto.INT32)
+    def _wide(self, place: LayerWeight, tensor: gs.Tensor, name: str) -> gs.Tensor:
+        return self.node("Cast", f"{self.stem(place)}/{name}", [tensor], np.int32, to=TensorProto.INT32)
 
-    def _to_stored_shape(self, region: Region, matrix: gs.Tensor) -> gs.Tensor:
-        layer = region.params
-        flat = (layer.out_channels, layer.fan_in) if layer.transposed else layer.weight_shape
+    def _to_stored_shape(self, place: LayerWeight, matrix: gs.Tensor) -> gs.Tensor:
+        flat = place.view_shape
         shape = self.shared(f"mpq/shape/{'x'.join(map(str, flat))}", np.array(flat, np.int64))
-        shaped = self.node("Reshape", f"{self.stem(region)}/shaped", [matrix, shape], matrix.dtype)
-        if not layer.transposed:
+        shaped = self.node("Reshape", f"{self.stem(place)}/shaped", [matrix, shape], matrix.dtype)
+        if not place.swapped:
             return shaped
-        return self.node("Transpose", f"{self.stem(region)}/transposed", [shaped], matrix.dtype, perm=[1, 0])
+        *kept, last, before = range(len(flat))
+        return self.node(
+            "Transpose", f"{self.stem(place)}/transposed", [shaped], matrix.dtype, perm=[*kept, before, last]
+        )
 
-    def _cast(self, region: Region, tensor: gs.Tensor, element: int) -> gs.Tensor:
+    def _cast(self, place: LayerWeight, tensor: gs.Tensor, element: int) -> gs.Tensor:
         dtype = np.int8 if element == TensorProto.INT8 else np.float32
-        return self.node("Cast", f"{self.stem(region)}/{dtype.__name__}", [tensor], dtype, to=element)
+        return self.node("Cast", f"{self.stem(place)}/{dtype.__name__}", [tensor], dtype, to=element)
 
-    def _int8_bias(self, region: Region, node: gs.Node, weight: QuantizedWeight, bits: int) -> None:
-        """int32 bias with scale input x weight, as QLinearConv and QGemm take it; a MatMul's Add stays float."""
-        if region.op_type == "MatMul" or len(node.inputs) < 3:
+    def _int8_bias(self, region: Region, place: LayerWeight, weight: QuantizedWeight, bits: int) -> None:
+        """int32 bias with scale input x weight, as QLinearConv and QGemm take it; one that is added later stays
+        float."""
+        node, slot = self.nodes[region.nodes[0]], region.params.bias_slot
+        if region.params.bias is None or slot is None:
             return
-        bias = node.inputs[2]
+        bias = node.inputs[slot]
         scales = self.params(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
         codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_INT32_LIMIT, _INT32_LIMIT)
-        quantized = self.constant(f"{self.stem(region)}/bias", codes.astype(np.int32))
-        scale = self.constant(f"{self.stem(region)}/bias_scale", scales.astype(np.float32))
-        node.inputs[2] = self.node("DequantizeLinear", f"{self.stem(region)}/b", [quantized, scale], np.float32, axis=0)
+        quantized = self.constant(f"{self.stem(place)}/bias", codes.astype(np.int32))
+        scale = self.constant(f"{self.stem(place)}/bias_scale", scales.astype(np.float32))
+        node.inputs[slot] = self.node(
+            "DequantizeLinear", f"{self.stem(place)}/b", [quantized, scale], np.float32, axis=0
+        )
 
-    def blocked_weight(self, region: Region, node: gs.Node, weight: QuantizedWeight) -> None:
+    def blocked_weight(self, place: LayerWeight, node: gs.Node, weight: QuantizedWeight) -> None:
         """Weight [K, N] in blocks along K, the one layout that becomes MatMulNBits; a Gemm becomes MatMul + Add."""
         codes = weight.codes.T
         if weight.format.storage_bits == 4:
-            stored = self.small_int(f"{self.stem(region)}/codes", codes, TensorProto.INT4)
+            stored = self.small_int(f"{self.stem(place)}/codes", codes, TensorProto.INT4)
         else:
-            stored = self.constant(f"{self.stem(region)}/codes", np.ascontiguousarray(codes).astype(np.int8))
-        scales = self.constant(f"{self.stem(region)}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
+            stored = self.constant(f"{self.stem(place)}/codes", np.ascontiguousarray(codes).astype(np.int8))
+        scales = self.constant(f"{self.stem(place)}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
         unfolded = self.node(
-            "DequantizeLinear", f"{self.stem(region)}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
+            "DequantizeLinear", f"{self.stem(place)}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
         )
         if node.op == "Gemm" and len(node.inputs) > 2:
             bias, result = node.inputs[2], node.outputs[0]
@@ -245,25 +260,28 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
         return False
     if opset < (opsets.PER_CHANNEL if weight is None else weight.lowest_opset):
         return False
+    if scheme.dynamic:
+        return dynamic.offers(region, scheme)
     layer = region.layer
     if layer is None:
         return region.kind is not RegionKind.FLOAT and bool(region.inputs) and bool(region.outputs)
-    if weight is not None and layer.out_channels * weight.low_bits % 8:
+    if weight is not None and any(w.out_channels * weight.low_bits % 8 for w in layer.weights):
         return False  # low bits would not fill their bytes
     if scheme.reads is Format.INT8:
-        return region.op_type not in ("ConvTranspose", "Gather")
+        return not layer.storage_only
     if weight is not None and weight.blocked:
-        return region.op_type in FLOAT_RESULT_OPS and layer.fan_in % weight.block_width(layer.fan_in) == 0
+        blocks = region.operator.multiplies_blocks and not layer.storage_only
+        return blocks and layer.fan_in % weight.block_width(layer.fan_in) == 0
     return True
 
 
-_INTEGERS: Mapping[type[WeightFormat], Callable[[_Writer, Region, QuantizedWeight, int], gs.Tensor]] = {
+_INTEGERS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, QuantizedWeight, int], gs.Tensor]] = {
     PerChannel: _Writer.codes_per_channel,
     Dual: _Writer.codes_of_dual,
 }
 """Weight format that computes in int8 or unfolds to float32 -> its int8 codes, as values of an element type."""
 
-_FLOATS: Mapping[type[WeightFormat], Callable[[_Writer, Region, gs.Node, QuantizedWeight], None]] = {
+_FLOATS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, gs.Node, QuantizedWeight], None]] = {
     PerBlock: _Writer.blocked_weight,
 }
 """Weight format for float activations only -> writes the weight of a node."""

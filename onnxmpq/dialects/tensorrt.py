@@ -31,7 +31,7 @@ def forbids(region: Region, scheme: Scheme) -> str:
     layer, weight = region.layer, scheme.weight
     if layer is None or scheme.is_float:
         return ""
-    if region.op_type in ("Conv", "ConvTranspose"):
+    if region.operator.convolves:
         if len(layer.weight_shape) not in CONV_RANKS:
             return "convolutions in other than 2 or 3 dimensions"
         channels = (layer.out_channels, layer.weight_shape[1])

@@ -18,7 +18,7 @@ class Rewrite:
     assignment: region name -> scheme; regions without one stay as they are.
     activations: `params_key` of a root tensor -> its parameters, for every tensor that a region reads or writes in a
         quantized format.
-    weights: (region name, weight format name) -> quantized weight, for every scheme used that stores one.
+    weights: (key of the weight, weight format name) -> quantized weight, for every scheme used that stores one.
     roots: tensor -> the tensor whose quantization parameters it shares (`Model.roots`).
     keep_io: inputs and outputs keep their types; else those that 16-bit regions read or write are 16 bits wide.
     """

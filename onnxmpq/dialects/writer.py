@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.model import Region, WeightStore, drop_values, keep_descriptions
+from onnxmpq.model import LayerWeight, Region, WeightStore, drop_values, keep_descriptions
 from onnxmpq.ranges import BITS, QuantParams, params_key
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
@@ -48,7 +48,7 @@ class Writer:
             self.tensors[name].data_location = None
         self.taken = {*self.nodes, *self.tensors}
         self.shared_constants: dict[str, gs.Constant] = {}
-        self.stems = {r.name: f"w{number}" for number, r in enumerate(job.model.layers)}
+        self.stems = {key: f"w{number}" for number, key in enumerate(job.model.weights)}
 
     def chosen(self) -> list[tuple[Region, Scheme]]:
         """Regions that are not left as they are, in graph order."""
@@ -75,9 +75,9 @@ class Writer:
         self.taken.add(free)
         return free
 
-    def stem(self, region: Region) -> str:
-        """Prefix for names of a layer's stored weight. It occurs six times, so in small files its length counts."""
-        return self.stems[region.name]
+    def stem(self, place: LayerWeight) -> str:
+        """Prefix for names of a stored weight. It occurs six times, so in small files its length counts."""
+        return self.stems[place.key]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
         return gs.Constant(self.new(name), values)
@@ -157,15 +157,15 @@ class Writer:
     # ---- weights -------------------------------------------------------------------------------
 
     def int8_weight(
-        self, region: Region, weight: QuantizedWeight, codes: gs.Tensor, *, unsigned: bool = False
+        self, place: LayerWeight, weight: QuantizedWeight, codes: gs.Tensor, *, unsigned: bool = False
     ) -> gs.Tensor:
-        """int8 codes in the layer's stored shape, dequantized per output channel. unsigned: uint8, larger by 128.
+        """int8 codes in the weight's stored shape, dequantized per output channel. unsigned: uint8, larger by 128.
 
         Zero points are the layer's own: with `session.x64quantprecision` onnxruntime 1.32 replaces them layer by layer,
         and refuses the model where two share them.
         """
-        axis, channels = 1 if region.params.transposed else 0, len(weight.scales)
-        scales = self.constant(f"{self.stem(region)}/scale", weight.scales.astype(np.float32))
+        axis, channels = place.channel_axis, len(weight.scales)
+        scales = self.constant(f"{self.stem(place)}/scale", weight.scales.astype(np.float32))
         middle = np.uint8(UINT8_MIDDLE) if unsigned else np.int8(0)
-        zeros = self.constant(f"{self.stem(region)}/zero", np.full(channels, middle))
-        return self.node("DequantizeLinear", f"{self.stem(region)}/w", [codes, scales, zeros], np.float32, axis=axis)
+        zeros = self.constant(f"{self.stem(place)}/zero", np.full(channels, middle))
+        return self.node("DequantizeLinear", f"{self.stem(place)}/w", [codes, scales, zeros], np.float32, axis=axis)

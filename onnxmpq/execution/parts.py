@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
-from onnxmpq.model import GraphIndex, Region, WeightStore, read_by
+from onnxmpq.model import GraphIndex, Region, Spelling, WeightStore, read_by
 from onnxmpq.runtimes import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -82,11 +82,12 @@ class Cutter:
                 if place >= checkpoint:
                     nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], set())
+        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], ())
 
-    def between(self, tensor: str, checkpoint: int, live: Iterable[str]) -> Part:
-        """The nodes before `checkpoint` that `tensor` reaches, up to the live tensors and graph outputs they make."""
-        affected = {tensor}
+    def between(self, tensors: Sequence[str], checkpoint: int, live: Iterable[str]) -> Part:
+        """The nodes before `checkpoint` that these tensors reach, up to the live tensors and graph outputs they
+        make."""
+        affected = set(tensors)
         nodes = []
         for node in self.index.nodes[:checkpoint]:
             if any(t in affected for t in read_by(node)):
@@ -94,7 +95,7 @@ class Cutter:
                 nodes.append(node)
         made = {t for n in nodes for t in n.output}
         wanted = dict.fromkeys((*live, *(o.name for o in self.structure.graph.output)))
-        return self._part(nodes, [t for t in wanted if t in made], {tensor} if nodes else set())
+        return self._part(nodes, [t for t in wanted if t in made], tuple(tensors) if nodes else ())
 
     def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:
         """The nodes from index `start` up to `stop`, as far as these tensors need them."""
@@ -104,7 +105,7 @@ class Cutter:
                 nodes.append(node)
                 needed.update(read_by(node))
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes[::-1], [t for t in outputs if t in made], set())
+        return self._part(nodes[::-1], [t for t in outputs if t in made], ())
 
     def live(self, checkpoint: int) -> list[str]:
         """Computed tensors from before index `checkpoint` that nodes from there on read."""
@@ -122,15 +123,15 @@ class Cutter:
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
-    def variants(self, region: Region, weights: Sequence[Array]) -> Part:
-        """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
-        wanted, weight, result = set(region.nodes), region.params.weight, region.outputs[0]
+    def variants(self, region: Region, spellings: Sequence[Spelling]) -> Part:
+        """A layer's nodes once for each spelling of the first, side by side on the same inputs; for each, all results
+        of the region."""
+        wanted = set(region.nodes)
         originals = [n for n in self.index.nodes if n.name in wanted]
-        own = {weight, *(t for n in originals for t in n.output if t)}
+        made = {t for n in originals for t in n.output if t}
         nodes, constants = [], {}
-        for number, values in enumerate(weights):
-            renamed = {t: f"{t}/variant{number}" for t in own}
-            constants[renamed[weight]] = onnx.numpy_helper.from_array(values, renamed[weight])
+        for number, spelling in enumerate(spellings):
+            renamed = {t: f"{t}/variant{number}" for t in made}
             for original in originals:
                 node = onnx.NodeProto()
                 node.CopyFrom(original)
@@ -138,22 +139,32 @@ class Cutter:
                 node.input[:] = [renamed.get(t, t) for t in original.input]
                 node.output[:] = [renamed.get(t, t) for t in original.output]
                 nodes.append(node)
-        return self._part(nodes, [f"{result}/variant{n}" for n in range(len(weights))], set(), constants)
+            head = nodes[-len(originals)]
+            head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
+            head.input.extend([""] * (1 + max(spelling.constants) - len(head.input)))
+            for slot, values in spelling.constants.items():
+                name = head.input[slot] = f"{head.name}/{slot}"
+                constants[name] = onnx.numpy_helper.from_array(values, name)
+        results = [f"{t}/variant{number}" for number in range(len(spellings)) for t in region.outputs]
+        return self._part(nodes, results, (), constants)
 
     def _part(
         self,
         nodes: list[onnx.NodeProto],
         outputs: list[str],
-        forced: set[str],
+        forced: Sequence[str],
         added: Mapping[str, onnx.TensorProto] | None = None,
     ) -> Part:
-        made = {t for n in nodes for t in n.output} - forced
+        made = {t for n in nodes for t in n.output} - set(forced)
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
         constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
         inputs = list(dict.fromkeys(inputs))
         part = onnx.ModelProto(ir_version=self.structure.ir_version, opset_import=self.structure.opset_import)
         part.graph.name = "part"
+        imported = {o.domain for o in part.opset_import}
+        for domain in sorted({n.domain for n in nodes} - imported - {"", "ai.onnx"}):
+            part.opset_import.add(domain=domain, version=1)
         part.graph.node.extend(nodes)
         part.graph.initializer.extend(constants[t] for t in read if t in constants and t not in forced)
         part.graph.input.extend(self._info(t) for t in inputs)

@@ -50,7 +50,7 @@ def candidates(
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
             forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
-            what = forbidden or f"{region.op_type} of this shape or opset"
+            what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
             reasons[region.name] = f"target {target.name} has no scheme for {what}"
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
@@ -82,7 +82,7 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
     listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
     if region.kind is RegionKind.FLOAT:
         return [s for s in listed if s.half is not None]
-    if target.unfolds_weights and region.layer is not None and region.layer.fan_in < FEWEST_INPUTS_FOR_BLOCKS:
+    if target.unfolds_weights and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:
         return [s for s in listed if s.weight is None or s.weight.bits == 8]
     return listed
 

@@ -46,7 +46,7 @@ def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
 
 def storage_only(menu: Menu) -> Menu:
     """The menu without quantized activations."""
-    return menu.where(lambda _, s: s.reads is Format.FLOAT)
+    return menu.where(lambda _, s: s.reads is Format.FLOAT and not s.dynamic)
 
 
 def widest_weights(menu: Menu) -> Menu:
@@ -82,12 +82,12 @@ def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str]
     kept = dict(menu)
     reasons: dict[str, str] = {}
     for region in model.layers:
-        channels = np.abs(model.weight(region)).max(axis=1, initial=0) > 0
         lost = {
             s.name
+            for place in region.params.weights
             for s in menu[region.name]
             if s.weight is not None and not s.weight.linear
-            if (channels & ~weights[region.name, s.weight.name].dequantize().any(axis=1)).any()
+            if (model.matrix(place).any(axis=1) & ~weights[place.key, s.weight.name].dequantize().any(axis=1)).any()
         }
         kept[region.name] = tuple(s for s in menu[region.name] if s.name not in lost)
         if lost and len(kept[region.name]) == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxmpq.errors import NothingToQuantizeError, UsageError
 from onnxmpq.menu.types import Menu
-from onnxmpq.model import Model
+from onnxmpq.model import OPERATORS, Model
 from onnxmpq.target import Target
 
 
@@ -16,7 +16,7 @@ def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None
         raise NothingToQuantizeError("--exclude leaves no layer to quantize; exclude fewer nodes")
     already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
     known = [f"{r.name}: {menu.reasons[r.name]}" for r in model.layers if r.name in menu.reasons]
-    why = known[0] if known else "Conv, MatMul, Gemm or Gather with a constant float32 weight, opset 13 or newer"
+    why = known[0] if known else f"{', '.join(OPERATORS)} with a constant float32 weight, opset 13 or newer"
     raise NothingToQuantizeError(
         f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}; use the model as it is"
     )

@@ -57,5 +57,11 @@ def narrow_inputs(model: Model, menu: Menu) -> dict[tuple[str, int], str]:
 
 
 def weight_formats(model: Model, menu: Menu) -> dict[tuple[str, str], WeightFormat]:
-    """(layer, name of the format) -> format, for every weight format on the menu."""
-    return {(r.name, s.weight.name): s.weight for r in model.layers for s in menu[r.name] if s.weight is not None}
+    """(key of the weight, name of the format) -> format, for every weight format on the menu."""
+    return {
+        (place.key, s.weight.name): s.weight
+        for region in model.layers
+        for s in menu[region.name]
+        if s.weight is not None
+        for place in region.params.weights
+    }

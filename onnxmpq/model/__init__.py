@@ -11,22 +11,30 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import drop_values, fold
+from onnxmpq.model.index import GraphIndex, read_by
+from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import is_quantized_op, load, opset_of, read
 from onnxmpq.model.lookups import table_rows
-from onnxmpq.model.regions import GraphIndex, find_regions, read_by
+from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
+from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import shell
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
-from onnxmpq.model.types import Layer, Model, Region, RegionKind
+from onnxmpq.model.types import Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
 
 __all__ = [
+    "OPERATORS",
     "WORTH_COLLECTING",
     "ChannelStatistics",
     "GraphIndex",
+    "InputView",
     "Layer",
+    "LayerOperator",
+    "LayerWeight",
     "Model",
     "Region",
     "RegionKind",
+    "Spelling",
     "WeightStore",
     "batchnorm_statistics",
     "drop_values",

@@ -11,12 +11,14 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.gemm import simplify_gemms
+from onnxmpq.model.operators import OPERATORS
 
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
 _NO_VALUES = np.empty(0, np.float32)
-_FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its weight
+_FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.affine_axis is not None}
 
 
 def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:
@@ -30,6 +32,7 @@ def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:
     graph.fold_constants(error_ok=True).cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
     _skip_identities(graph)
+    origin |= {new: (gemm,) for new, gemm in simplify_gemms(graph).items()}
     for node in list(graph.nodes):
         if node.op in _FOLDABLE and _has_constant_weight(node):
             while (affine := _following_affine(node, graph)) is not None:

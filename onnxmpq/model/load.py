@@ -22,7 +22,7 @@ PER_CHANNEL_OPSET = 13  # first with DequantizeLinear(axis)
 _IR_VERSIONS = ((21, 10), (19, 9), (0, 8))  # opset, the IR version that came with it
 QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-    | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm"}
+    | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeLSTM"}
 )
 
 

@@ -7,15 +7,15 @@ Patterns are entries of tables: operators that compute in int8 (`ARITHMETIC_OPS`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
-from onnxmpq.model.shell import shell
-from onnxmpq.model.types import Layer, Region, RegionKind
+from onnxmpq.model.index import GraphIndex
+from onnxmpq.model.layers import Layer
+from onnxmpq.model.operators import OPERATORS, LayerOperator
+from onnxmpq.model.types import Region, RegionKind
 
-LAYER_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 ARITHMETIC_OPS = frozenset(
     {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"}
 )
@@ -24,66 +24,6 @@ PASSTHROUGH_OPS = frozenset(
     | {"Expand", "DepthToSpace", "SpaceToDepth", "Identity", "Tile"}
 )
 ABSORBED_ACTIVATIONS = frozenset({"Relu", "Clip"})
-
-
-class GraphIndex:
-    """Read-only look-ups over a proto: who produces and who reads each tensor, constants, types and shapes.
-
-    infos: tensor -> its inferred type and shape, for computed tensors and inputs.
-    """
-
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        graph = proto.graph
-        self.nodes = list(graph.node)
-        self.producer = {t: n for n in self.nodes for t in n.output if t}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes:
-            for tensor in dict.fromkeys(read_by(node)):
-                if tensor:
-                    self.readers.setdefault(tensor, []).append(node)
-        self.constants = {t.name: t for t in graph.initializer}
-        self.outputs = {o.name for o in graph.output}
-        inferred = onnx.shape_inference.infer_shapes(shell(proto), data_prop=True).graph
-        stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
-        described = (*inferred.value_info, *inferred.input, *inferred.output)
-        self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
-
-    def is_float(self, tensor: str) -> bool:
-        return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-
-    def shape(self, tensor: str) -> tuple[int | None, ...] | None:
-        info = self.infos.get(tensor)
-        if info is None or not info.type.tensor_type.HasField("shape"):
-            return None
-        return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
-
-    def activations(self, node: onnx.NodeProto) -> list[str]:
-        """Float inputs of a node that are computed or fed, in order, each once."""
-        return [t for t in dict.fromkeys(read_by(node)) if t and t not in self.constants and self.is_float(t)]
-
-    def only_reader(self, tensor: str) -> onnx.NodeProto | None:
-        readers = self.readers.get(tensor, [])
-        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
-
-    def scalar(self, tensor: str) -> float | None:
-        if tensor not in self.constants:
-            return None
-        array = onnx.numpy_helper.to_array(self.constants[tensor])
-        return float(array.reshape(-1)[0]) if array.size == 1 else None
-
-
-def read_by(node: onnx.NodeProto) -> list[str]:
-    """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
-    return [*node.input, *_captured(node)]
-
-
-def _captured(node: onnx.NodeProto) -> Iterable[str]:
-    """Outer tensors that the subgraphs of a node read."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
 
 
 @dataclass(frozen=True)
@@ -144,87 +84,29 @@ def _region(group: _Group, index: GraphIndex) -> Region:
 
 
 def _layer(node: onnx.NodeProto, index: GraphIndex) -> _Group | None:
-    """Conv, ConvTranspose, Gemm or MatMul with a constant float32 weight, its bias and its activation."""
-    if node.op_type not in LAYER_OPS or len(node.input) < 2 or node.domain not in ("", "ai.onnx"):
+    """A node with constant weights, the bias and the activation that its kernel computes too."""
+    operator = OPERATORS.get(node.op_type)
+    layer = operator.describe(node, index) if operator is not None else None
+    if operator is None or layer is None:
         return None
-    weight = index.constants.get(node.input[1])
-    if weight is None or weight.data_type != onnx.TensorProto.FLOAT or not index.is_float(node.output[0]):
-        return None
-    if node.input[0] in index.constants:
-        return None
-    layer = _describe(node, weight, index)
-    if layer is None:
-        return None
-    nodes, layer = _with_bias(node, layer, index)
-    nodes = _with_activation(nodes, index)
+    nodes, layer = _with_bias(node, operator, layer, index)
+    if operator.absorbs_activation:
+        nodes = _with_activation(nodes, index)
     return _Group(RegionKind.LAYER, tuple(nodes), "+".join(n.op_type for n in nodes), layer)
 
 
-def _describe(node: onnx.NodeProto, weight: onnx.TensorProto, index: GraphIndex) -> Layer | None:
-    shape, attributes = tuple(weight.dims), {a.name: a for a in node.attribute}
-    bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-    if bias is not None and bias not in index.constants:
-        return None
-    groups = attributes["group"].i if "group" in attributes else 1
-    out_shape = index.shape(node.output[0])
-    if node.op_type == "Conv":
-        positions = _product(out_shape[2:]) if out_shape else 0
-        macs = positions * shape[0] * int(np.prod(shape[1:]))
-        return Layer(node.input[1], bias, shape, shape[0], int(np.prod(shape[1:])), groups, False, macs)
-    if node.op_type == "ConvTranspose":
-        if groups != 1:
-            return None
-        in_shape = index.shape(node.input[0])
-        positions = _product(in_shape[2:]) if in_shape else 0
-        # matrix view [in, out*kh*kw] would mix output channels: keep one row per input channel, float compute only
-        return Layer(
-            node.input[1], bias, shape, shape[0], int(np.prod(shape[1:])), 1, False, positions * int(np.prod(shape))
-        )
-    if len(shape) != 2:
-        return None
-    rows = _product(out_shape[1:-1]) if out_shape else 0
-    if node.op_type == "Gemm":
-        if any(name in attributes and attributes[name].f != 1.0 for name in ("alpha", "beta")):
-            return None
-        if "transA" in attributes and attributes["transA"].i:
-            return None
-        straight = bool("transB" in attributes and attributes["transB"].i)
-        out, fan_in = (shape[0], shape[1]) if straight else (shape[1], shape[0])
-        if bias is not None and tuple(index.constants[bias].dims) not in {(out,), (1, out)}:
-            return None
-        return Layer(node.input[1], bias, shape, out, fan_in, 1, not straight, out * fan_in)
-    return Layer(node.input[1], None, shape, shape[1], shape[0], 1, True, rows * shape[0] * shape[1])
-
-
-def _embedding(node: onnx.NodeProto, index: GraphIndex) -> _Group | None:
-    """Gather of rows from a constant float32 table: a layer that only stores."""
-    table = index.constants.get(node.input[0]) if node.op_type == "Gather" else None
-    if table is None or table.data_type != onnx.TensorProto.FLOAT or len(table.dims) != 2:
-        return None
-    if any(a.name == "axis" and a.i != 0 for a in node.attribute):
-        return None
-    shape = tuple(table.dims)
-    return _Group(RegionKind.LAYER, (node,), "Gather", Layer(node.input[0], None, shape, shape[0], shape[1]))
-
-
-def _product(dims: Iterable[int | None]) -> int:
-    """Product of the known dimensions; 0 where one is unknown."""
-    return int(np.prod([d or 0 for d in dims], initial=1))
-
-
-def _with_bias(node: onnx.NodeProto, layer: Layer, index: GraphIndex) -> tuple[list[onnx.NodeProto], Layer]:
-    """A MatMul and the Add of a constant row vector after it."""
+def _with_bias(
+    node: onnx.NodeProto, operator: LayerOperator, layer: Layer, index: GraphIndex
+) -> tuple[list[onnx.NodeProto], Layer]:
+    """A layer and the Add of a constant row vector after it."""
     follower = index.only_reader(node.output[0])
-    if node.op_type != "MatMul" or follower is None or follower.op_type != "Add":
+    if not operator.bias_follows or layer.storage_only or follower is None or follower.op_type != "Add":
         return [node], layer
     other = next((t for t in follower.input if t != node.output[0]), "")
     constant = index.constants.get(other)
     if constant is None or tuple(constant.dims) != (layer.out_channels,):
         return [node], layer
-    with_bias = Layer(
-        layer.weight, other, layer.weight_shape, layer.out_channels, layer.fan_in, 1, layer.transposed, layer.macs
-    )
-    return [node, follower], with_bias
+    return [node, follower], replace(layer, bias=other)
 
 
 def _with_activation(nodes: list[onnx.NodeProto], index: GraphIndex) -> list[onnx.NodeProto]:
@@ -285,4 +167,4 @@ def _passthrough(node: onnx.NodeProto, index: GraphIndex) -> _Group | None:
 
 
 Grouper = Callable[[onnx.NodeProto, GraphIndex], _Group | None]
-GROUPERS: tuple[Grouper, ...] = (_layer, _embedding, _silu, _gelu, _arithmetic, _passthrough)
+GROUPERS: tuple[Grouper, ...] = (_layer, _silu, _gelu, _arithmetic, _passthrough)

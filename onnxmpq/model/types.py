@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.model.batchnorm import ChannelStatistics
+from onnxmpq.model.layers import Layer, LayerWeight
+from onnxmpq.model.operators import OPERATORS, LayerOperator
 from onnxmpq.model.store import WeightStore
 
 Float32 = NDArray[np.float32]
@@ -28,40 +30,6 @@ class RegionKind(StrEnum):
     ARITHMETIC = "arithmetic"  # no weights, computes in int8 with output parameters of its own (Add, Concat, ...)
     PASSTHROUGH = "passthrough"  # moves values only: output has the input's scale (Reshape, MaxPool, ...)
     FLOAT = "float"  # float only
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of a layer region.
-
-    weight_shape: as stored in the graph. The matrix view used for quantization is [out_channels, fan_in].
-    macs: multiply-accumulates for one sample; 0 where shapes are unknown.
-    """
-
-    weight: str
-    bias: str | None
-    weight_shape: tuple[int, ...]
-    out_channels: int
-    fan_in: int
-    groups: int = 1
-    transposed: bool = False  # matrix view is the transpose of the stored array ([K, N] weights)
-    macs: int = 0
-
-    @property
-    def parameters(self) -> int:
-        return self.out_channels * self.fan_in
-
-    def matrix(self, weight: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Stored weight -> [out_channels, fan_in]."""
-        if self.transposed:
-            return np.ascontiguousarray(weight.T)
-        return weight.reshape(self.out_channels, self.fan_in)
-
-    def stored(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
-        """[out_channels, fan_in] -> the stored weight's shape."""
-        if self.transposed:
-            return np.ascontiguousarray(matrix.T)
-        return matrix.reshape(self.weight_shape)
 
 
 @dataclass(frozen=True)
@@ -88,6 +56,11 @@ class Region:
         if self.layer is None:
             raise ValueError(f"region {self.name} has no weights")
         return self.layer
+
+    @property
+    def operator(self) -> LayerOperator:
+        """The row of the head node's operator; only for layer regions."""
+        return OPERATORS[self.op_type]
 
 
 @dataclass(frozen=True)
@@ -160,9 +133,18 @@ class Model:
     def output_names(self) -> tuple[str, ...]:
         return tuple(o.name for o in self.structure.graph.output)
 
+    @property
+    def weights(self) -> dict[str, tuple[Region, LayerWeight]]:
+        """Key of a weight -> its region, and the weight; in graph order."""
+        return {w.key: (r, w) for r in self.layers for w in r.params.weights}
+
+    def matrix(self, weight: LayerWeight) -> Float32:
+        """A layer's fp32 weight as a matrix [out_channels, fan_in]."""
+        return np.asarray(weight.matrix(self.store.array(weight.tensor)), dtype=np.float32)
+
     def weight(self, region: Region) -> Float32:
-        """The layer's fp32 weight as a matrix [out_channels, fan_in]."""
-        return np.asarray(region.params.matrix(self.store.array(region.params.weight)), dtype=np.float32)
+        """The matrix of the first weight, which most layers have alone."""
+        return self.matrix(region.params.weights[0])
 
     def with_tensors(self, changes: Mapping[str, NDArray[np.generic]]) -> Model:
         """The model with other values of these constants; see `WeightStore.with_tensors`."""

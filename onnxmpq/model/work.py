@@ -9,13 +9,10 @@ from onnxmpq.model.types import Region
 
 
 def multiply_accumulates(region: Region, shape_of: Callable[[str], Sequence[int]]) -> int:
-    """Of one run at these shapes. Every output element of a layer sums over one row of the weight matrix."""
-    if region.op_type == "Gather":
-        return 0
+    """Of one run at these shapes."""
     if region.layer is not None:
-        transposed = region.op_type == "ConvTranspose"  # there every input element meets one row
-        counted = region.inputs[0] if transposed else region.outputs[0]
-        return math.prod(shape_of(counted)) * region.layer.fan_in
+        given, made = (shape_of(tensors[0]) if tensors else () for tensors in (region.inputs, region.outputs))
+        return region.operator.macs(region.layer, given, made)
     if region.op_type == "MatMul":
         return math.prod(shape_of(region.outputs[0])) * int(shape_of(region.inputs[0])[-1])
     return 0

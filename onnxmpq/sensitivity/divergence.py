@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from onnxmpq.model import GraphIndex
+from onnxmpq.model import OPERATORS, GraphIndex
 
 Code = NDArray[np.float32]
 OutputKind = Literal["logits", "probabilities", "values"]
@@ -140,7 +140,7 @@ def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32])
     head = _head(GraphIndex(proto), output)
     tokens = any(i.type.tensor_type.elem_type == onnx.TensorProto.INT64 for i in proto.graph.input)
     flat = int(np.prod(sample.shape[1:-1])) == 1
-    if head in ("Gemm", "MatMul", "Conv") and (flat or (sample.ndim == 3 and tokens)):
+    if head in OPERATORS and OPERATORS[head].may_make_logits and (flat or (sample.ndim == 3 and tokens)):
         return "logits"
     return "values"
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model
+from onnxmpq.model import Model, Spelling
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
@@ -32,16 +32,18 @@ _SMALLEST_SKETCH = 512
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
 HalfKey = tuple[str, str]  # region, scheme
+KernelKey = tuple[str, str]  # region, scheme
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
     """Change of the coded outputs for every quantized weight, activation tensor, and input read in few bits.
 
-    reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs: same shape, the
-    change. params: the activation parameters that each effect belongs to (of several candidates the one of least
-    effect). halves: divergence caused by a region's scheme for its 16 bits; so small that nothing is superposed.
-    pooling: whether they are judged with curvature pooled over samples.
+    reference: float32 [samples, width], codes of the fp32 outputs. weights, activations, inputs, kernels: same shape,
+    the change. params: the activation parameters that each effect belongs to (of several candidates the one of least
+    effect). kernels: of regions whose kernel quantizes what it reads, weights included. halves: divergence caused by a
+    region's scheme for its 16 bits; so small that nothing is superposed. pooling: whether they are judged with
+    curvature pooled over samples.
     """
 
     divergence: Divergence
@@ -50,6 +52,7 @@ class Effects:
     activations: dict[str, Code]
     params: dict[str, QuantParams]
     inputs: dict[InputKey, Code] = field(default_factory=dict)
+    kernels: dict[KernelKey, Code] = field(default_factory=dict)
     halves: dict[HalfKey, float] = field(default_factory=dict)
     pooling: bool = True
 
@@ -59,9 +62,13 @@ class Effects:
         self.activations.update(part.activations)
         self.params.update(part.params)
         self.inputs.update(part.inputs)
+        self.kernels.update(part.kernels)
 
     def own(self, region: str, scheme: Scheme) -> list[Code]:
-        """The changes that come with one region's scheme: of its weight, and of reading its input in few bits."""
+        """The changes that come with one region's scheme: of its kernel, or of its weights, and of reading its input in
+        few bits."""
+        if (region, scheme.name) in self.kernels:
+            return [self.kernels[region, scheme.name]]
         weight = self.weights.get((region, scheme.weight.name)) if scheme.weight else None
         narrow = self.inputs.get((region, scheme.activation_bits))
         return [change for change in (weight, narrow) if change is not None]
@@ -73,7 +80,7 @@ class Effects:
     @cached_property
     def pooled(self) -> PooledDivergence:
         """The measure of single effects and whole plans."""
-        changes = [*self.weights.values(), *self.activations.values(), *self.inputs.values()]
+        changes = [*self.weights.values(), *self.activations.values(), *self.inputs.values(), *self.kernels.values()]
         return PooledDivergence.fitted(self.divergence, self.reference, changes if self.pooling else [])
 
     def alone(self, change: Code) -> NDArray[np.float64]:
@@ -118,16 +125,18 @@ class Rounded(Protocol):
 
 @dataclass(frozen=True)
 class Perturbations:
-    """Changes to try: weights by (region, format), candidate parameters by activation tensor, parameters of fewer than
-    8 bits by (layer, bits) in which it reads."""
+    """Changes to try: all weights of a layer together by (region, format), candidate parameters by activation tensor,
+    parameters of fewer than 8 bits by (layer, bits) in which it reads, other kernels by (region, scheme)."""
 
-    weights: Mapping[WeightKey, Rounded]
+    weights: Mapping[WeightKey, Sequence[Rounded]]
     activations: Mapping[str, Sequence[QuantParams]]
     inputs: Mapping[InputKey, QuantParams] = field(default_factory=dict)
+    kernels: Mapping[KernelKey, Spelling] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
-        return len(self.weights) + sum(len(c) for c in self.activations.values()) + len(self.inputs)
+        alone = len(self.weights) + len(self.inputs) + len(self.kernels)
+        return alone + sum(len(c) for c in self.activations.values())
 
 
 def sketch_width(samples: int, entries: int) -> int:

@@ -33,14 +33,15 @@ class HalfWeight:
 
 def half_perturbations(model: Model, menu: Menu, half: HalfType) -> Perturbations:
     """Perturbations to try for one of the types; none where no scheme has it."""
-    weights: dict[tuple[str, str], HalfWeight] = {}
+    weights: dict[tuple[str, str], tuple[HalfWeight, ...]] = {}
     tensors: dict[str, tuple[QuantParams]] = {}
     given = _given(model)
     for region in model.regions:
         for scheme in (s for s in menu[region.name] if s.half == half):
             tensors |= {t: (QuantParams(1.0, 0, type=half),) for t in _rounded(region, scheme, given)}
             if region.layer is not None and scheme.weight is None:
-                weights[region.name, half] = HalfWeight(model.weight(region), half)
+                places = region.layer.weights
+                weights[region.name, half] = tuple(HalfWeight(model.matrix(place), half) for place in places)
     return Perturbations(weights, tensors)
 
 

@@ -92,7 +92,7 @@ class _Worker:
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
-        step = batch if feeds.batchable else 1
+        step = batch if self._stacks(feeds) else 1
         self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
 
     def run(self, keep: Keep) -> Effects:
@@ -125,7 +125,7 @@ class _Worker:
 
     @cached_property
     def _tried_layers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs))
+        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs, *self.tries.kernels))
 
     def _layer(self, tensor: str) -> Region | None:
         """The layer whose weights or inputs are tried at this tensor."""
@@ -140,6 +140,15 @@ class _Worker:
         inner = [t for t in self.targets if t not in one]
         values = {**one, **values_once(self.model.store, one, inner)}
         return {t: v.nbytes for t, v in values.items() if t in self.targets}
+
+    def _stacks(self, feeds: Feeds) -> bool:
+        """True where the outputs of samples that run together come one after the other along the first axis. The states
+        of a recurrent layer do not: their second axis is that of the batch."""
+        if not feeds.batchable or len(feeds) < 2:
+            return False
+        names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
+        one, two = (values_once(self.model.store, feeds.batch(rows), names) for rows in ([0], [0, 1]))
+        return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
 
     def _groups(self) -> list[list[str]]:
         """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
@@ -158,8 +167,9 @@ class _Worker:
 
     def _cut(self, targets: Sequence[str]) -> _Group:
         checkpoint = max(self.cutter.position(t) for t in targets) + 1
-        suffix = self.cutter.behind(targets, checkpoint)
-        middles = {t: self.cutter.between(t, checkpoint, suffix.inputs) for t in targets}
+        changed = {t: self._changed(t) for t in targets}
+        suffix = self.cutter.behind([t for row in changed.values() for t in row], checkpoint)
+        middles = {t: self.cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
         read = (*suffix.inputs, *(t for part in middles.values() for t in part.inputs))
         return _Group(
             tuple(targets),
@@ -198,7 +208,12 @@ class _Worker:
             trial.add_to(part)
         return part
 
+    def _changed(self, tensor: str) -> tuple[str, ...]:
+        """A target, with the other outputs of its layer where that has several: they change with it."""
+        region = self.targets[tensor]
+        return region.outputs if region is not None else (tensor,)
+
     def _reads(self, tensor: str) -> set[str]:
         """Tensors that must be known to perturb a target."""
         region = self.targets[tensor]
-        return {tensor} | (self.cutter.reads(region) if region is not None else set())
+        return {*self._changed(tensor)} | (self.cutter.reads(region) if region is not None else set())

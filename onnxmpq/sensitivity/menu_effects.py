@@ -47,7 +47,19 @@ def effects_of_menu(
     kind = activation_type(menu)
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
-    tries = Perturbations({k: bench.weights[k] for k in bench.weights if k in formats}, activations, inputs)
+    layers = {r.name: r.params.weights for r in model.layers}
+    weights = {
+        key: tuple(bench.weights[place.key, key[1]] for place in layers[key[0]])
+        for key in bench.weights
+        if key in formats and key[0] in layers  # not those of a layer's further weights, which change with the first
+    }
+    kernels = {
+        (r.name, s.name): bench.dialect.spelled(r, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
+        for r in model.layers
+        for s in menu[r.name]
+        if s.dynamic and s.weight is not None
+    }
+    tries = Perturbations(weights, activations, inputs, kernels)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
     count = affordable(forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
     numbers, share = effect_samples(model, feeds, count, kinds or {}, threads=context.threads)

@@ -41,6 +41,7 @@ def reused_effects(
         **{("weight", k): w for k, w in tries.weights.items()},
         **{("activation", t): row for t, row in tries.activations.items()},
         **{("input", k): params for k, params in tries.inputs.items()},
+        **{("kernel", k): spelling for k, spelling in tries.kernels.items()},
     }
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
     found = {what: entry for what, key in keys.items() if (entry := context.cache.get(key)) is not None}
@@ -48,6 +49,7 @@ def reused_effects(
         {k: w for k, w in tries.weights.items() if ("weight", k) not in found},
         {t: row for t, row in tries.activations.items() if ("activation", t) not in found},
         {k: params for k, params in tries.inputs.items() if ("input", k) not in found},
+        {k: spelling for k, spelling in tries.kernels.items() if ("kernel", k) not in found},
     )
     tick(tries.count - missing.count)
 
@@ -62,7 +64,7 @@ def reused_effects(
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
 
 
-_Try = tuple[Literal["weight", "activation", "input"], Any]  # what is perturbed, and its key
+_Try = tuple[Literal["weight", "activation", "input", "kernel"], Any]  # what is perturbed, and its key
 
 
 def _of_effects(effects: Effects) -> dict[_Try, Archive]:
@@ -73,6 +75,7 @@ def _of_effects(effects: Effects) -> dict[_Try, Archive]:
             ("activation", t): Archive({"change": c}, asdict(effects.params[t])) for t, c in effects.activations.items()
         },
         **{("input", k): Archive({"change": change}) for k, change in effects.inputs.items()},
+        **{("kernel", k): Archive({"change": change}) for k, change in effects.kernels.items()},
     }
 
 
@@ -83,6 +86,7 @@ def _to_effects(frame: Frame, entries: Mapping[_Try, Archive]) -> Effects:
         "weight": effects.weights,
         "activation": effects.activations,
         "input": effects.inputs,
+        "kernel": effects.kernels,
     }
     for (kind, key), entry in entries.items():
         into[kind][key] = np.asarray(entry.arrays["change"], np.float32)

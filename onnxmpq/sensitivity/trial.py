@@ -9,18 +9,18 @@ import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.model import Region
+from onnxmpq.model import Region, Spelling
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, Perturbations, WeightKey
+from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.elimination import Elimination
 
 
 class Trial:
     """Perturbs one tensor: as a layer's result with other weights or a narrow input, and by quantizing its values.
 
-    region: the layer whose first output the tensor is, where its weights or inputs are tried. route: the parts of the
-    graph behind the tensor, one after the other.
+    region: the layer whose first output the tensor is, where its weights or inputs are tried; its other outputs then
+    change too. route: the parts of the graph behind these tensors, one after the other.
     """
 
     def __init__(
@@ -36,34 +36,43 @@ class Trial:
         self.tensor, self.region, self.route, self.frame = tensor, region, route, frame
         name = region.name if region is not None else None
         self.weights: dict[WeightKey, Code] = {k: self._unchanged() for k in tries.weights if k[0] == name}
+        self.kernels: dict[KernelKey, Code] = {k: self._unchanged() for k in tries.kernels if k[0] == name}
         self.inputs: dict[InputKey, Code] = {k: self._unchanged() for k in tries.inputs if k[0] == name}
         self.narrow = tries.inputs
         self.candidates = tries.activations.get(tensor, ())
         self.elimination = Elimination(frame.divergence, frame.reference, len(self.candidates))
-        self.rounded = self.exact = OpenPart(NOTHING, settings)
+        self.rounded = self.computed = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
-            rounded = [region.params.stored(tries.weights[k].dequantize()) for k in self.weights]
-            exact = onnx.numpy_helper.to_array(cutter.constants[region.params.weight])
+            places = region.params.weights
+            rounded = [
+                Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
+                for k in self.weights
+            ]
+            exact = Spelling({p.slot: onnx.numpy_helper.to_array(cutter.constants[p.tensor]) for p in places})
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
+            self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
 
     @property
     def count(self) -> int:
-        return len(self.weights) + len(self.inputs) + len(self.candidates)
+        return len(self.weights) + len(self.kernels) + len(self.inputs) + len(self.candidates)
 
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
         """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
-        for change, result in zip(self.weights.values(), self.rounded.run(given).values(), strict=True):
-            self._fill(change, rows, result, given)
+        for part, changes in ((self.rounded, self.weights), (self.computed, self.kernels)):
+            results = list(part.run(given).values())
+            for number, change in enumerate(changes.values()):
+                self._fill(change, rows, self._made(results, number), given)
         for key, change in self.inputs.items():
             assert self.region is not None
             source = self.region.inputs[0]
             narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
-            [result] = self.exact.run({**given, source: narrow}).values()
-            self._fill(change, rows, result, given)
+            results = list(self.exact.run({**given, source: narrow}).values())
+            self._fill(change, rows, self._made(results, 0), given)
         for number in self.elimination.running:
             params = self.candidates[number]
-            self._fill(self.elimination.changes[number], rows, params.simulate(np.asarray(given[self.tensor])), given)
+            rounded = params.simulate(np.asarray(given[self.tensor]))
+            self._fill(self.elimination.changes[number], rows, {self.tensor: rounded}, given)
 
     def look(self, done: int) -> None:
         """The first `done` samples have been run."""
@@ -73,6 +82,7 @@ class Trial:
         """Hand over what has been measured, once all samples were run."""
         effects.weights.update(self.weights)
         effects.inputs.update(self.inputs)
+        effects.kernels.update(self.kernels)
         for number in self.elimination.running:
             effects.activations[self.tensor] = self.elimination.changes[number]
             effects.params[self.tensor] = self.candidates[number]
@@ -80,9 +90,15 @@ class Trial:
     def _unchanged(self) -> Code:
         return np.zeros_like(self.frame.reference)
 
-    def _fill(self, change: Code, rows: slice, instead: Array, given: Mapping[str, Array]) -> None:
-        """Codes of these samples with the tensor replaced, less the reference; outputs out of reach do not change."""
-        made: dict[str, Array] = {self.tensor: instead}
+    def _made(self, results: Sequence[Array], variant: int) -> dict[str, Array]:
+        """Results of a variant of the layer, by tensor."""
+        assert self.region is not None
+        outputs = self.region.outputs
+        return dict(zip(outputs, results[variant * len(outputs) :], strict=False))
+
+    def _fill(self, change: Code, rows: slice, instead: Mapping[str, Array], given: Mapping[str, Array]) -> None:
+        """Codes of these samples with tensors replaced, less the reference; outputs out of reach do not change."""
+        made = dict(instead)
         for part in self.route:
             made |= part.run({**given, **made})
         start = 0

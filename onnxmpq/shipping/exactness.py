@@ -50,7 +50,7 @@ class Exactness:
         chosen = [s for r in model.layers if (s := assignment.get(r.name)) is not None and s.weight is not None]
         return cls(
             cpu,
-            sum(s.reads is Format.INT8 for s in chosen),
+            sum(s.reads is Format.INT8 or s.dynamic for s in chosen),
             tuple(node for graph in parts for node, _ in overflow(graph)),
             tuple(node for graph in parts for node in _nodes_with_lowest(graph)),
             sum(s.weight_only for s in chosen),

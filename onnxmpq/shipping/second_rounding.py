@@ -75,9 +75,13 @@ def compensate_plan(
 
 
 def plain_weights(bench: Workbench, outcome: Outcome) -> dict[str, QuantizedWeight]:
-    """The weights of a plan as its model was measured with them, by region."""
-    formats = {name: s.weight.name for name, s in outcome.assignment.items() if s.weight is not None}
-    return {n: bench.weights[n, f] for n, f in formats.items() if bench.model.region(n).layer is not None}
+    """The weights of a plan as its model was measured with them, by key."""
+    found: dict[str, QuantizedWeight] = {}
+    for name, scheme in outcome.assignment.items():
+        layer = bench.model.region(name).layer
+        if layer is not None and scheme.weight is not None:
+            found |= {w.key: bench.weights[w.key, scheme.weight.name] for w in layer.weights}
+    return found
 
 
 def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Outcome:

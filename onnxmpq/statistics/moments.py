@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import MEMORY, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
-from onnxmpq.model import Model, Region
-from onnxmpq.statistics.inputs import FloatArray, InputView, view_of
+from onnxmpq.model import InputView, Model
 
 ROWS_IN_ALL = 32768
 FEWEST_ROWS_PER_SAMPLE = 1024
+FloatArray = NDArray[np.float32]
 Tick = Callable[[int], None]
 Key = tuple[str, InputView]  # the tensor that a layer reads, and how
 
@@ -99,22 +99,23 @@ class MomentSum:
 
 def measure_moments(
     model: Model,
-    regions: Sequence[Region],
+    weights: Collection[str],
     feeds: Feeds,
     *,
     threads: int = 1,
     memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
 ) -> Iterator[tuple[str, Moments]]:
-    """Moments in the fp32 model with the region's name, layer by layer; layers without rows are left out.
+    """Moments in the fp32 model with the key of the weight, weight by weight; those without rows are left out.
 
-    Layers are measured in chunks, each of which runs the samples once more, `threads` of them side by side on one
-    thread each. Chunks follow from the model, not from `regions`: a session fuses what it need not show, which has
-    part in the last bits. What is handed over is not held any longer. `tick` counts samples.
+    weights: keys. They are measured in chunks, each of which runs the samples once more, `threads` of them side by
+    side on one thread each. Chunks follow from the model, not from `weights`: a session fuses what it need not show,
+    which has part in the last bits. What is handed over is not held any longer. `tick` counts samples.
     """
-    wanted, layers = _readers(model, regions), _readers(model, model.layers)
+    readers = _readers(model)
+    wanted = {key: found for key, names in readers.items() if (found := [n for n in names if n in weights])}
     limit = rows_per_sample(len(feeds))
-    for chunk in _chunks(model, feeds, list(layers), memory):
+    for chunk in _chunks(model, feeds, list(readers), memory):
         keys = [key for key in chunk if key in wanted]
         if not keys:
             continue
@@ -125,15 +126,15 @@ def measure_moments(
                 yield name, moments
 
 
-def _readers(model: Model, regions: Sequence[Region]) -> dict[Key, list[str]]:
-    """Names of the layers that read a tensor in the same way, by that; layers without rows are left out."""
+def _readers(model: Model) -> dict[Key, list[str]]:
+    """Keys of the weights that are multiplied with the same rows of a tensor, by that."""
     nodes = {n.name: n for n in model.structure.graph.node}
     found: dict[Key, list[str]] = {}
-    for region in regions:
+    for key, (region, place) in model.weights.items():
         node = nodes[region.nodes[0]]
-        view = view_of(node, region.params)
+        view = region.operator.input_view(node, region.params, place)
         if view is not None:
-            found.setdefault((node.input[0], view), []).append(region.name)
+            found.setdefault((node.input[0], view), []).append(key)
     return found
 
 

@@ -4,8 +4,8 @@
 MobileNetV2 table is [53, 8, 8] with 1 to 8 bits (its code reads table[layer, weight_bits - 1, activation_bits - 1]).
 `.csv`: a header `layer,weight_bits,activation_bits,cost` and a row per entry, layers counted from 0.
 
-Layers are the Conv, ConvTranspose, Gemm and MatMul layers of the model in graph order. Regions that are not in the
-table, and changes of format between layers, cost nothing: published tables leave them out.
+Layers are those of the model in graph order, without look-ups in tables of weights (Gather). Regions that are not in
+the table, and changes of format between layers, cost nothing: published tables leave them out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def lookup_table(model: Model, target: Target, menu: Menu) -> CostTable:
     lookup = target.lookup
     if lookup is None:
         raise TargetError(f"target '{target.name}' has no lookup table; its costs are {target.cost}")
-    layers = [region for region in model.layers if region.op_type != "Gather"]
+    layers = [region for region in model.layers if not region.operator.looks_up]
     latency = read_table(lookup.latency, lookup.first_bits).for_layers(len(layers))
     energy = read_table(lookup.energy, lookup.first_bits).for_layers(len(layers)) if lookup.energy else None
     return CostTable(

@@ -146,7 +146,7 @@ class _Machine:
         """
         stored = weight_bits(layer, kernel, scheme, self.roofline.float_bits)
         unfolded = 0.0 if kernel.unfolds_to is None else 2.0 * layer.parameters * kernel.unfolds_to
-        share = self._elements(region.outputs) / layer.parameters if region.op_type == "Gather" else 1.0
+        share = self._elements(region.outputs) / layer.parameters if region.operator.looks_up else 1.0
         return (stored + unfolded) * share
 
     def _elements(self, tensors: Sequence[str]) -> int:
@@ -163,4 +163,4 @@ def weight_bits(layer: Layer, kernel: Kernel, scheme: Scheme, float_bits: int) -
     if scheme.weight is None:
         return layer.parameters * (kernel.weight_bits or float_bits)
     codes = layer.parameters * (kernel.weight_bits or scheme.weight.bits)
-    return codes + scheme.weight.side_bits(layer.out_channels, layer.fan_in)
+    return codes + sum(scheme.weight.side_bits(w.out_channels, w.fan_in) for w in layer.weights)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from onnxmpq.errors import PlanError
-from onnxmpq.model import Model, Region
+from onnxmpq.model import LayerWeight, Model, Region
 from onnxmpq.rounding import MultiplierArray, QuantizedWeight, WeightFormat, quantize_weight
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.simulate import correctable, with_biases
@@ -84,23 +84,30 @@ def unpack_array(text: str, dtype: DTypeLike, count: int, where: str) -> NDArray
 
 
 def restore_weight(
-    model: Model, region: Region, weight_format: WeightFormat, stored: Mapping[str, PackedWeight], method: str
+    model: Model,
+    region: Region,
+    place: LayerWeight,
+    weight_format: WeightFormat,
+    stored: Mapping[str, PackedWeight],
+    method: str,
 ) -> QuantizedWeight:
-    """A layer's weight from a plan: as stored, or rounded by the named method where the plan has none in this format.
+    """One of a layer's weights from a plan: as stored, or rounded by the named method where the plan has none in this
+    format.
 
     Raises PlanError.
     """
-    packed = stored.get(region.name)
+    packed = stored.get(place.key)
     if packed is None or packed.format != weight_format.name:
         try:
-            bound = pair_bound(region, weight_format)
-            return quantize_weight(model.weight(region), weight_format, method=method, bound=bound)
+            bound = pair_bound(region, place, weight_format)
+            return quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
         except ValueError as error:
             raise PlanError(f"rounding: {error}; convert again instead of editing") from None
-    shape = (region.params.out_channels, region.params.fan_in)
-    weight, bound = unpack(packed, weight_format, shape, f"weights: {region.name}"), pair_bound(region, weight_format)
+    shape = (place.out_channels, place.fan_in)
+    weight = unpack(packed, weight_format, shape, f"weights: {place.key}")
+    bound = pair_bound(region, place, weight_format)
     if bound is not None and not bound.obeyed(weight.int8_codes()).all():
-        raise PlanError(f"weights: {region.name}.codes: pairs that saturate in x86 kernels; convert again")
+        raise PlanError(f"weights: {place.key}.codes: pairs that saturate in x86 kernels; convert again")
     return weight
 
 

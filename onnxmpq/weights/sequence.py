@@ -19,10 +19,10 @@ from onnxmpq.errors import CrashError
 from onnxmpq.execution import Cutter, ForwardPass
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
-from onnxmpq.model import Model, Region, WeightStore
+from onnxmpq.model import InputView, Model, Region, WeightStore
 from onnxmpq.rounding import DoubleArray, FloatArray, QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import SessionSettings
-from onnxmpq.statistics import InputView, Moments, MomentSum, rows_per_sample, view_of
+from onnxmpq.statistics import Moments, MomentSum, rows_per_sample
 from onnxmpq.trials import run_all, single
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
@@ -30,7 +30,7 @@ from onnxmpq.weights.simulate import correctable, simulated, stored_as, weight_n
 from onnxmpq.weights.techniques import Techniques
 
 Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
-"""(model, weight by region) -> the mixed-precision graph of the plan."""
+"""(model, weight by key) -> the mixed-precision graph of the plan."""
 Loss = Callable[[onnx.ModelProto], float]
 Tick = Callable[[int], None]
 
@@ -40,7 +40,7 @@ CHECK_EVERY = 4
 
 @dataclass(frozen=True)
 class Compensated:
-    """weights: by region. biases: float32 [O] by region, only those that changed.
+    """weights: by key. biases: float32 [O] by region, only those that changed.
 
     losses: divergence on the samples that decided, by step: "first" (as handed in), then each technique tried.
     kept: the techniques whose result was kept.
@@ -67,7 +67,7 @@ def compensate(
 
     A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
 
-    weights: by region, as built into the plan so far. feeds: samples for the moments. loss: of a model, least wins;
+    weights: by key, as built into the plan so far. feeds: samples for the moments. loss: of a model, least wins;
     measured on other samples.
     """
     state = Compensated(dict(weights), {}, {"first": loss(build(model, weights))}, ())
@@ -102,35 +102,37 @@ class _Pass:
     ) -> None:
         self.model, self.state, self.techniques, self.tick = model, state, techniques, tick
         self.samples = len(feeds)
-        self.regions = {r.name: r for r in model.layers}
+        self.weights = model.weights
         self.fp32 = _walk(model.store, feeds, threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
         call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
         self.quantized = _walk(changed, feeds, threads)
 
-    def head(self, region: str) -> str:
-        return self.regions[region].nodes[0]
+    def head(self, key: str) -> str:
+        return self.weights[key][0].nodes[0]
 
-    def view(self, region: str) -> InputView | None:
-        """The view in which the layer reads its input."""
-        return view_of(self.fp32.cutter.nodes[self.head(region)], self.regions[region].params)
+    def view(self, key: str) -> InputView | None:
+        """The rows of its layer's input that a weight is multiplied with."""
+        region, place = self.weights[key]
+        return region.operator.input_view(self.fp32.cutter.nodes[self.head(key)], region.params, place)
 
     def ordered(self) -> list[str]:
-        """Regions whose weights are quantized, in the order in which the quantized model computes them."""
-        seen = [r for r in self.state.weights if self.view(r) is not None]
-        return sorted(seen, key=lambda r: self.quantized.cutter.place(self.head(r)))
+        """Weights that are quantized, in the order in which the quantized model computes with them."""
+        seen = [key for key in self.state.weights if self.view(key) is not None]
+        return sorted(seen, key=lambda key: self.quantized.cutter.place(self.head(key)))
 
     def groups(self) -> list[list[str]]:
-        """The same, those that read the same tensor together."""
+        """The same, those of layers that read the same tensor together."""
         groups: dict[str, list[str]] = {}
-        for region in self.ordered():
-            groups.setdefault(self.quantized.cutter.nodes[self.head(region)].input[0], []).append(region)
+        for key in self.ordered():
+            groups.setdefault(self.quantized.cutter.nodes[self.head(key)].input[0], []).append(key)
         return list(groups.values())
 
     def moments(self, group: Sequence[str]) -> dict[str, Moments]:
-        """Crossed moments of layers that read the same tensor, by region; `cross` as far as it can be believed."""
-        views = {r: view for r in group if (view := self.view(r)) is not None}
+        """Crossed moments for weights of layers that read the same tensor, by key; `cross` as far as it can be
+        believed."""
+        views = {key: view for key in group if (view := self.view(key)) is not None}
         limit = rows_per_sample(self.samples)
         parts = {v: [MomentSum(v, limit, crossed=True) for _ in range(2)] for v in views.values()}
         first = self.head(group[0])
@@ -140,41 +142,41 @@ class _Pass:
                 sums[number % CHECK_EVERY == CHECK_EVERY - 1].add(values, fp32)
         found: dict[str, Moments] = {}
         for view, (first_part, second_part) in parts.items():
-            found |= self._believable([r for r in views if views[r] == view], first_part, second_part)
+            found |= self._believable([key for key in views if views[key] == view], first_part, second_part)
         return found
 
-    def _believable(self, regions: Sequence[str], fitting: MomentSum, checking: MomentSum) -> dict[str, Moments]:
+    def _believable(self, keys: Sequence[str], fitting: MomentSum, checking: MomentSum) -> dict[str, Moments]:
         """Moments of all samples, `cross` shrunk by what the second part of them makes of the first part's."""
         shares: dict[str, DoubleArray] = {}
         if self.samples >= CHECK_EVERY:
-            weights = {r: self.model.weight(self.regions[r]) for r in regions}
+            weights = {key: self.model.matrix(self.weights[key][1]) for key in keys}
             fitted = fitting.result()
-            wanted = {r: wanted_by(fitted, w) for r, w in weights.items()}
+            wanted = {key: wanted_by(fitted, w) for key, w in weights.items()}
             del fitted  # they are large
             checked = checking.result()
-            shares = {r: trust(w, wanted[r], checked) for r, w in weights.items()}
+            shares = {key: trust(w, wanted[key], checked) for key, w in weights.items()}
             del checked
         fitting.merge(checking)
         together = fitting.result()
-        return {r: replace(together, cross=shrunk(together, shares[r])) if shares else together for r in regions}
+        return {k: replace(together, cross=shrunk(together, shares[k])) if shares else together for k in keys}
 
 
 def _round_again(walk: _Pass) -> Compensated:
     """All weights rounded for the inputs that they get, with the fp32 layer's outputs as the target."""
     weights = dict(walk.state.weights)
     for group in walk.groups():
-        for name, moments in walk.moments(group).items():
-            region = walk.regions[name]
-            weights[name] = quantize_weight(
-                walk.model.weight(region),
-                weights[name].format,
+        for key, moments in walk.moments(group).items():
+            region, place = walk.weights[key]
+            weights[key] = quantize_weight(
+                walk.model.matrix(place),
+                weights[key].format,
                 method=walk.techniques.method,
                 hessian=moments.hessian,
                 cross=moments.cross,
-                bound=pair_bound(region, weights[name].format),
+                bound=pair_bound(region, place, weights[key].format),
             )
             node = walk.quantized.cutter.nodes[region.nodes[0]]
-            walk.quantized.set_constant(weight_name(name), stored_as(node, region, weights[name].dequantize()))
+            walk.quantized.set_constant(weight_name(key), stored_as(node, region, place, weights[key].dequantize()))
         walk.tick(len(group))
     return replace(walk.state, weights=weights)
 
@@ -182,11 +184,12 @@ def _round_again(walk: _Pass) -> Compensated:
 def _correct(walk: _Pass) -> Compensated:
     """Biases shifted by the mean error of their layer's outputs, layer by layer."""
     biases = dict(walk.state.biases)
-    correctable_ones = set(correctable(walk.model, walk.state.weights))
-    for name in walk.ordered():
+    ordered = list(dict.fromkeys(walk.weights[key][0].name for key in walk.ordered()))
+    correctable_ones = set(correctable(walk.model, ordered))
+    for name in ordered:
         if name not in correctable_ones:
             continue
-        region = walk.regions[name]
+        region = walk.weights[name][0]
         head, bias = region.nodes[0], str(region.params.bias)
         outputs = zip(walk.fp32.outputs_of(head), walk.quantized.outputs_of(head), strict=True)
         error = np.mean([_channel_means(a, region) - _channel_means(b, region) for a, b in outputs], axis=0)
@@ -201,8 +204,8 @@ STEPS: Mapping[str, Callable[[_Pass], Compensated]] = {"cross": _round_again, "b
 
 
 def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.float64]:
-    """float64 [O]: mean over everything but the channels (axis 1 of a Conv, else the last)."""
-    axis = 1 if region.op_type == "Conv" else output.ndim - 1
+    """float64 [O]: mean over everything but the channels."""
+    axis = region.operator.result_axis(output.ndim)
     means: NDArray[np.float64] = output.mean(axis=tuple(a for a in range(output.ndim) if a != axis), dtype=np.float64)
     return means
 

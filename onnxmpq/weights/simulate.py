@@ -8,32 +8,35 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.model import Model, Region, read_by, without_initializers
+from onnxmpq.model import LayerWeight, Model, Region, read_by, without_initializers
 from onnxmpq.rounding import FloatArray, QuantizedWeight
 
 
 def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
-    """A copy of `shipped` whose layers in `weights` (by region) read plain float32 weights and biases.
+    """A copy of `shipped` whose layers read plain float32 values for `weights` (by key), and float32 biases.
 
     Stored weights, which are most of `shipped`, are not copied.
     """
     proto = without_initializers(shipped)
     nodes = {n.name: n for n in proto.graph.node}
     constants = {t.name: t for t in shipped.graph.initializer}
-    for name, weight in weights.items():
-        region = model.region(name)
-        node = nodes[region.nodes[0]]
-        node.input[0 if region.op_type == "Gather" else 1] = weight_name(name)
-        values = stored_as(node, region, weight.dequantize())
-        constants[weight_name(name)] = onnx.numpy_helper.from_array(values, weight_name(name))
+    places, originals = model.weights, {n.name: n for n in model.structure.graph.node}
+    for key, weight in weights.items():
+        region, place = places[key]
+        node, name = nodes[region.nodes[0]], weight_name(key)
+        if node.domain != originals[node.name].domain:  # a kernel of the runtime that takes no float weights
+            node.CopyFrom(originals[node.name])
+        node.input[place.slot] = name
+        values = stored_as(node, region, place, weight.dequantize())
+        constants[name] = onnx.numpy_helper.from_array(values, name)
         if weight.format.scale_type == "float16":  # the layer computes in float16, weights that change are float32
-            narrow = f"{weight_name(name)}/float16"
-            cast = onnx.helper.make_node("Cast", [weight_name(name)], [narrow], f"{narrow}/cast", to=_FLOAT16)
-            node.input[1] = narrow
+            narrow = f"{name}/float16"
+            cast = onnx.helper.make_node("Cast", [name], [narrow], f"{narrow}/cast", to=_FLOAT16)
+            node.input[place.slot] = narrow
             proto.graph.node.insert(0, cast)
-        bias = region.params.bias
-        if bias is not None and len(node.input) > 2 and weight.format.scale_type != "float16":
-            node.input[2] = bias
+        bias, slot = region.params.bias, region.params.bias_slot
+        if bias is not None and slot is not None and slot < len(node.input) and weight.format.scale_type != "float16":
+            node.input[slot] = bias
             constants.setdefault(bias, model.store[bias])
     needed = _drop_unused(proto.graph)
     proto.graph.initializer.extend(t for name, t in constants.items() if name in needed)
@@ -43,14 +46,14 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
 _FLOAT16 = onnx.TensorProto.FLOAT16
 
 
-def weight_name(region: str) -> str:
-    """Initializer of a layer's simulated weight."""
-    return f"{region}/simulated"
+def weight_name(key: str) -> str:
+    """Initializer of a simulated weight."""
+    return f"{key}/simulated"
 
 
-def stored_as(node: onnx.NodeProto, region: Region, matrix: FloatArray) -> FloatArray:
-    """Matrix [O, K] as this node takes it; a dialect may have turned a Gemm into a MatMul."""
-    values = matrix.T if node.op_type == "MatMul" else region.params.stored(matrix)
+def stored_as(node: onnx.NodeProto, region: Region, place: LayerWeight, matrix: FloatArray) -> FloatArray:
+    """Matrix [O, K] as this node takes it; a dialect may have turned a Gemm into a MatMul, which takes [K, O]."""
+    values = place.stored(matrix) if node.op_type == region.op_type else matrix.T
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

@@ -80,7 +80,7 @@ def test_what_cannot_run_at_all_is_a_culprit() -> None:
 
 @cache
 def effects() -> Effects:
-    weights = CASE.weights(PLAN)
+    weights = {key: (weight,) for key, weight in CASE.weights(PLAN).items()}
     roots = CASE.model.roots
     tensors = dict.fromkeys(t for r in CASE.model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     tries = Perturbations(weights, {t: [CASE.activations[t]] for t in tensors})

@@ -49,9 +49,9 @@ class Case:
         """halved: those of int8 arithmetic use half of their codes (`half_of_its_codes`)."""
         change = half_of_its_codes if halved else lambda weight: weight
         return {
-            (r.name, s.weight.name): change(quantize_weight(self.model.weight(r), s.weight))
-            for r in self.model.layers
-            if (s := assignment.get(r.name)) is not None and s.weight is not None
+            (key, s.weight.name): change(quantize_weight(self.model.matrix(place), s.weight))
+            for key, (region, place) in self.model.weights.items()
+            if (s := assignment.get(region.name)) is not None and s.weight is not None
         }
 
     def rewrite(self, assignment: Mapping[str, Scheme], *, halved: bool = False) -> onnx.ModelProto:
@@ -69,6 +69,12 @@ def conv(attributes: str, weight: str, inputs: str = "float[N, 16, 6, 6] x") -> 
     return graph(
         f"c = Conv <{attributes}> (x, w, b)  y = Relu (c)", inputs, "float[N, C, H, W] y", f"{weight} w, float[16] b"
     )
+
+
+def recurrent(made: str, gates: int, outputs: str) -> onnx.ModelProto:
+    """An operator of 16 states in one direction, in which every sample is a step of one sequence."""
+    weights = f"float[1, {gates}, 24] w, float[1, {gates}, 16] r, float[1, {2 * gates}] b"
+    return graph(f"{made} <hidden_size = 16> (x, w, r, b)", "float[N, 1, 24] x", outputs, weights)
 
 
 LAYERS = {
@@ -106,6 +112,15 @@ LAYERS = {
         ),
         Case("gemm_plain", graph("y = Gemm (x, w)", "float[N, 128] x", "float[N, 24] y", "float[128, 24] w")),
         Case("embedding", graph("y = Gather (w, x)", "int64[N, 5] x", "float[N, 5, 64] y", "float[8, 64] w")),
+        Case(
+            "stacked_matmul",
+            graph("y = MatMul (x, w)", "float[N, 4, 3, 32] x", "float[N, 4, 3, 24] y", "float[4, 32, 24] w"),
+        ),
+        Case("left_matmul", graph("y = MatMul (w, x)", "float[N, 32, 3] x", "float[N, 24, 3] y", "float[24, 32] w")),
+        Case("vector", graph("y = MatMul (x, w)", "float[N, 3, 64] x", "float[N, 3] y", "float[64] w")),
+        Case("lstm", recurrent("y, h, c = LSTM", 64, "float[N, 1, 1, 16] y, float[1, 1, 16] h, float[1, 1, 16] c")),
+        Case("gru", recurrent("y, h = GRU", 48, "float[N, 1, 1, 16] y, float[1, 1, 16] h")),
+        Case("rnn", recurrent("y, h = RNN", 16, "float[N, 1, 1, 16] y, float[1, 1, 16] h")),
     )
 }
 NETWORKS = {
@@ -200,12 +215,15 @@ def simulate(
                     inner = region_inner(region, model)
                     given[inner] = round_to(QuantParams(1 / 255, 0), values[inner])
             if region.layer is not None and scheme.weight is not None and node.name == region.nodes[0]:
-                weight = weights[region.name, scheme.weight.name]
-                given[region.layer.weight] = np.asarray(region.layer.stored(real_weight(weight)), np.float64)
+                for place in region.layer.weights:
+                    weight = weights[place.key, scheme.weight.name]
+                    given[place.tensor] = np.asarray(place.stored(real_weight(weight)), np.float64)
                 if scheme.reads is Format.INT8 and region.layer.bias in node.input:
                     step = read(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
                     given[region.layer.bias] = np.rint(given[region.layer.bias] / step) * step
-        for name, value in zip(node.output, _run(node, given, model.opset), strict=True):
+        dynamic = scheme is not None and scheme.dynamic
+        made = dynamic_lstm(node, given) if dynamic else _run(node, given, model.opset)
+        for name, value in zip(node.output, made, strict=True):
             computed[name] = value
             rounds = region is not None and scheme is not None and name in region.outputs
             if rounds and writes(scheme, region.op_type) is Format.INT8:
@@ -216,6 +234,31 @@ def simulate(
 
 def region_inner(region: Region, model: Model) -> str:
     return next(n.output[0] for n in model.proto.graph.node if n.name == region.nodes[0])
+
+
+def dynamic_lstm(node: onnx.NodeProto, given: Mapping[str, Float]) -> list[Float]:
+    """DynamicQuantizeLSTM in one direction for one sequence, from its definition: the whole input is rounded on one
+    uint8 grid, the state on one of its own in each step."""
+    x, w, r, bias = (given[t] for t in node.input[:4])
+    h = c = np.zeros((1, r.shape[2]))
+    rows = []
+    for step in on_its_own_grid(x[:, 0]):
+        both = np.split(bias[0], 2)
+        gates = step @ w[0].T + on_its_own_grid(h) @ r[0].T + both[0] + both[1]
+        i, o, f, g = np.split(gates, 4, axis=1)
+        i, o, f = (1 / (1 + np.exp(-v)) for v in (i, o, f))
+        c = f * c + i * np.tanh(g)
+        h = o * np.tanh(c)
+        rows.append(h)
+    return [np.stack(rows)[:, None], h[None], c[None]]
+
+
+def on_its_own_grid(values: Float) -> Float:
+    """Rounded to 256 steps from the least to the largest value, 0 included and exact."""
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    scale = (high - low) / 255 or 1.0
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
 
 
 def _double(array: np.ndarray) -> np.ndarray:

@@ -274,7 +274,8 @@ def test_old_opsets_offer_no_int4() -> None:
 
 def test_blocks_must_divide_the_rows() -> None:
     [region] = CASES["matmul"].model.layers
-    odd = replace(region, layer=replace(region.params, fan_in=100))
+    [weight] = region.params.weights
+    odd = replace(region, layer=replace(region.params, weights=(replace(weight, shape=(100, weight.shape[1])),)))
     assert not ORT.supports(odd, SCHEMES["w4b32"], 21)
     assert ORT.supports(odd, SCHEMES["w4"], 21)
 

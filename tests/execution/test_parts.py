@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart, Part, with_outputs
+from onnxmpq.model import Spelling
 from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
@@ -46,7 +47,7 @@ def test_from_a_changed_tensor_to_a_checkpoint_and_behind_it(place: int) -> None
     tensor, checkpoint = cutter.index.nodes[place].output[0], place + 2
     suffix = cutter.behind([tensor], checkpoint)
     changed = {**values, tensor: values[tensor] + np.float32(0.1)}
-    made = {**changed, **ran(cutter.between(tensor, checkpoint, suffix.inputs), changed)}
+    made = {**changed, **ran(cutter.between([tensor], checkpoint, suffix.inputs), changed)}
     expected = outputs_of(overridden(MODEL.proto, tensor), {"x": values["x"], tensor: changed[tensor]})["y"]
     np.testing.assert_allclose(ran(suffix, made)["y"], expected, atol=1e-4)
 
@@ -64,7 +65,7 @@ def overridden(proto: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
 def test_variants_are_the_layer_with_other_weights_side_by_side() -> None:
     cutter, values, layer = Cutter(MODEL.proto), all_values(MODEL.proto), MODEL.layers[1]
     weights = [np.full(layer.params.weight_shape, v, np.float32) for v in (0.0, 0.5)]
-    part = cutter.variants(layer, weights)
+    part = cutter.variants(layer, [Spelling({layer.params.weights[0].slot: w}) for w in weights])
     assert set(part.inputs) == cutter.reads(layer)
     for weight, found in zip(weights, ran(part, values).values(), strict=True):
         other = Cutter(MODEL.proto)

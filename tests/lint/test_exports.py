@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from onnxmpq.lint import lint
@@ -41,10 +42,18 @@ def test_overflow_is_seen_through_unfolding(case: Rewriting) -> None:
     for name, scheme in case.assignment.items():
         region = case.case.model.region(name)
         layer = region.layer
-        if layer is None or scheme.weight is None or scheme.reads is not Format.INT8 or scheme.unsigned_weights:
+        integer = scheme.reads is Format.INT8 or scheme.dynamic
+        if layer is None or scheme.weight is None or not integer or scheme.unsigned_weights:
             continue
-        codes = weights[name, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, layer)]
-        wrong = overflowing_channels(codes, 2**scheme.activation_bits - 1)
+        wrong = np.concatenate(
+            [
+                overflowing_channels(
+                    weights[w.key, scheme.weight.name].int8_codes()[:, kernel_columns(region.op_type, w)],
+                    2**scheme.activation_bits - 1,
+                )
+                for w in layer.weights
+            ]
+        )
         if wrong.any() and sums_neighbours(region.op_type, layer.weight_shape, layer.groups):
             expected[name] = f"{wrong.sum()} of {len(wrong)}"
     found = [f for f in lint(case.case.rewrite(case.assignment), "onnxruntime") if f.rule == "overflow"]

@@ -165,7 +165,10 @@ def conv_with(weight: np.ndarray, group: int = 1) -> tuple[Model, Menu, dict[tup
     return (
         model,
         menu,
-        {(region.name, name): quantize_weight(w, f, bound=pair_bound(region, f)) for name, f in formats.items()},
+        {
+            (region.name, name): quantize_weight(w, f, bound=pair_bound(region, region.params.weights[0], f))
+            for name, f in formats.items()
+        },
     )
 
 

@@ -77,7 +77,37 @@ CUTS = [
         (("MatMul", LAYER), ("Add", FLOAT)),
     ),
     Cut("Gemm", vector("y = Gemm <transB = 1> (x, w, b)", "float[4,16] w, float[4] b"), (("Gemm", LAYER),)),
-    Cut("Gemm with alpha", vector("y = Gemm <alpha = 0.5> (x, w)", "float[16,4] w"), (("Gemm", FLOAT),)),
+    Cut("Gemm with alpha", vector("y = Gemm <alpha = 0.5> (x, w)", "float[16,4] w"), (("Gemm", LAYER),)),
+    Cut(
+        "constant on the left",
+        vector("t = Transpose (x)  y = MatMul (w, t)", "float[16,16] w"),
+        (("Transpose", PASSTHROUGH), ("MatMul", LAYER)),
+    ),
+    Cut(
+        "constant on the left and a row, which is no bias of its channels",
+        vector("t = Transpose (x)  m = MatMul (w, t)  y = Add (m, b)", "float[4,16] w, float[4] b"),
+        (("Transpose", PASSTHROUGH), ("MatMul", LAYER), ("Add", FLOAT)),
+    ),
+    Cut("vector", vector("y = MatMul (x, w)", "float[16] w", "float[N] y"), (("MatMul", LAYER),)),
+    Cut(
+        "recurrent, and what its states are made into",
+        graph(
+            "y, h = GRU <hidden_size = 8> (x, w, r)  z = Relu (y)",
+            "float[T, N, 16] x",
+            "float[T, 1, N, 8] z, float[1, N, 8] h",
+            "float[1, 24, 16] w, float[1, 24, 8] r",
+        ),
+        (("GRU", LAYER), ("Relu", FLOAT)),
+    ),
+    Cut(
+        "recurrent with computed weights",
+        graph(
+            "v = Relu (w)  y = RNN <hidden_size = 8> (x, v, v)",
+            "float[T, N, 8] x, float[1, 8, 8] w",
+            "float[T, 1, N, 8] y",
+        ),
+        (("Relu", FLOAT), ("RNN", FLOAT)),
+    ),
     Cut(
         "GELU spelled out",
         token_model(),
@@ -165,6 +195,20 @@ WEIGHTS = [
     Weights("MatMul", vector("y = MatMul (x, w)", "float[16,4] w"), (4, 16), 64),
     Weights("Gemm", vector("y = Gemm (x, w)", "float[16,4] w"), (4, 16), 64),
     Weights("transposed Gemm", vector("y = Gemm <transB = 1> (x, w)", "float[4,16] w"), (4, 16), 64),
+    Weights("stack", image("y = MatMul (x, w)", "float[8,8,3] w"), (24, 8), 8 * 8 * 3 * 8),
+    Weights("vector", image("y = MatMul (x, w)", "float[8] w", "float[N, C, H] y"), (1, 8), 8 * 8 * 8),
+    Weights("left", image("y = MatMul (w, x)", "float[3, 8] w"), (3, 8), 8 * 3 * 8 * 8),
+    Weights(
+        "recurrent",
+        graph(
+            't = Transpose <perm = [1, 0, 2]> (x)  y = LSTM <hidden_size = 8, direction = "bidirectional"> (t, w, r)',
+            "float[N, 5, 16] x",
+            "float[5, 2, N, 8] y",
+            "float[2, 32, 16] w, float[2, 32, 8] r",
+        ),
+        (64, 16),
+        5 * 64 * (16 + 8),
+    ),
 ]
 
 

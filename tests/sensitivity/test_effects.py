@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.model import Model
+from onnxmpq.model import Model, Spelling
 from onnxmpq.ranges import QuantParams, params_for
-from onnxmpq.rounding import QuantizedWeight, quantize_weight
+from onnxmpq.rounding import quantize_weight
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects
+from onnxmpq.sensitivity.effects import Rounded
 from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
+
+ORT, DYNAMIC = DIALECTS["onnxruntime"], SCHEMES["int8-dynamic"]
 
 
 def two_outputs() -> onnx.ModelProto:
@@ -79,6 +84,21 @@ def branches() -> onnx.ModelProto:
     )
 
 
+def recurrent() -> onnx.ModelProto:
+    """All results of a layer with two weights are read or handed out, the batch in the second axis of one of them."""
+    return graph(
+        """a = MatMul (x, w)
+           t = Transpose <perm = [1, 0, 2]> (a)
+           s, h, c = LSTM <hidden_size = 8, direction = "bidirectional"> (t, v, r, b)
+           u = Transpose <perm = [2, 0, 1, 3]> (s)
+           y = Tanh (u)
+           z = MatMul (c, o)""",
+        "float[N, 5, 6] x",
+        "float[N, 5, 2, 8] y, float[2, N, 8] h, float[2, N, 4] z",
+        "float[6, 12] w, float[2, 32, 12] v, float[2, 32, 8] r, float[2, 64] b, float[8, 4] o",
+    )
+
+
 CASES = [
     Case("residual network", residual_cnn()),
     Case("tokens, several inputs and outputs", token_model()),
@@ -87,28 +107,55 @@ CASES = [
     Case("one sample", residual_cnn(), 1),
     Case("shared weight", shared_weight()),
     Case("two branches", branches()),
+    Case("layer of two weights and three outputs", recurrent()),
 ]
 
 
 def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     formats = [s.weight for s in (SCHEMES["int8"], SCHEMES["w4a8"]) if s.weight]
-    weights = {(r.name, f.name): quantize_weight(model.weight(r), f) for r in model.layers for f in formats}
+    weights = {
+        (r.name, f.name): tuple(quantize_weight(model.matrix(place), f) for place in r.params.weights)
+        for r in model.layers
+        for f in formats
+    }
     roots = model.roots
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
-    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs)
+    kernels = {
+        (r.name, DYNAMIC.name): ORT.spelled(r, [quantize_weight(model.matrix(w), DYNAMIC.weight) for w in places])
+        for r in model.layers
+        if (places := r.params.weights) and DYNAMIC.weight is not None and ORT.supports(r, DYNAMIC, model.opset)
+    }
+    return Perturbations(weights, {t: [params_for(-1.5, 2.0)] for t in tensors}, inputs, kernels)
 
 
-def with_weight(model: Model, region_name: str, weight: QuantizedWeight) -> onnx.ModelProto:
-    """The model with one region's weight replaced, for this region only."""
+def with_kernel(model: Model, region_name: str, spelling: Spelling) -> onnx.ModelProto:
+    """The model with another operator for the head of a region."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    proto.opset_import.add(domain=spelling.domain, version=1)
+    node = next(n for n in proto.graph.node if n.name == region_name)
+    node.op_type, node.domain = spelling.op_type, spelling.domain
+    for slot in range(max(spelling.constants) + 1):
+        if slot == len(node.input):
+            node.input.append("")
+        if slot in spelling.constants:
+            node.input[slot] = f"{region_name}/slot{slot}"
+            tensor = onnx.numpy_helper.from_array(spelling.constants[slot], node.input[slot])
+            proto.graph.initializer.append(tensor)
+    return proto
+
+
+def with_weight(model: Model, region_name: str, weights: Sequence[Rounded]) -> onnx.ModelProto:
+    """The model with the weights of one region replaced, for this region only."""
     region = model.region(region_name)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     node = next(n for n in proto.graph.node if n.name == region.nodes[0])
-    stored = np.ascontiguousarray(region.params.stored(weight.dequantize()))
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, "replaced"))
-    slot = list(node.input).index(region.params.weight)
-    node.input[slot] = "replaced"
+    for place, weight in zip(region.params.weights, weights, strict=True):
+        stored, name = np.ascontiguousarray(place.stored(weight.dequantize())), f"{region_name}/replaced{place.slot}"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, name))
+        node.input[place.slot] = name
     return proto
 
 
@@ -184,6 +231,11 @@ def test_effects_are_those_of_a_full_run(case: Case) -> None:
         expected = codes(effects, with_narrow_input(model, reader[0], tries.inputs[reader]), feeds) - reference
         assert np.isclose(change, expected, atol=2e-4).mean() > 0.97, reader
         assert np.abs(change - expected).max() < 0.2, reader
+    assert effects.kernels.keys() == tries.kernels.keys()
+    for kernel, change in effects.kernels.items():
+        expected = codes(effects, with_kernel(model, kernel[0], tries.kernels[kernel]), feeds) - reference
+        np.testing.assert_allclose(change, expected, atol=2e-4, err_msg=str(kernel))
+        assert effects.own(kernel[0], DYNAMIC) == [change]
     for tensor, change in effects.activations.items():
         params = effects.params[tensor]
         expected = codes(effects, with_rounded(model, tensor, params), feeds) - reference
@@ -254,14 +306,7 @@ def test_effects_add_up_in_a_linear_model() -> None:
     tries = perturbations(model, feeds)
     effects = measure_effects(model, feeds, Perturbations(tries.weights, {}))
     one, two = (key for key in tries.weights if key[1].startswith("int4"))
-    both = with_weight(model, one[0], tries.weights[one])
-    changed = next(t for t in both.graph.initializer if t.name == "replaced")
-    changed.name = "first"
-    next(n for n in both.graph.node if "replaced" in n.input).input[1] = "first"
-    other = next(n for n in both.graph.node if n.name == two[0])
-    stored = model.region(two[0]).params.stored(tries.weights[two].dequantize())
-    both.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(stored), "second"))
-    other.input[1] = "second"
+    both = with_weight(prepared(with_weight(model, one[0], tries.weights[one])), two[0], tries.weights[two])
     expected = codes(effects, both, feeds) - effects.reference
     np.testing.assert_allclose(effects.weights[one] + effects.weights[two], expected, atol=1e-4)
 

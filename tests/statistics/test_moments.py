@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxmpq.execution import MemoryBudget
-from onnxmpq.statistics import MomentSum, measure_moments, view_of
+from onnxmpq.statistics import MomentSum, measure_moments
 from tests.graphs import feeds_for, graph, outputs_of, prepared
 
 
@@ -74,7 +74,7 @@ def reference(case: Case, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_conv_moments_are_those_of_every_position(case: Case) -> None:
     proto = conv(case)
     model, feeds = prepared(proto), feeds_for(proto)
-    found = dict(measure_moments(model, model.layers, feeds))
+    found = dict(measure_moments(model, model.weights, feeds))
     hessian, mean = reference(case, np.asarray(feeds.arrays["x"]))
     np.testing.assert_allclose(found[model.layers[0].name].hessian, hessian, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[model.layers[0].name].mean, mean, rtol=1e-4, atol=1e-5)
@@ -85,7 +85,7 @@ def test_rows_times_weight_are_the_outputs(case: Case) -> None:
     proto = conv(case)
     model, feeds = prepared(proto), feeds_for(proto)
     region = model.layers[0]
-    view = view_of(model.proto.graph.node[0], region.params)
+    view = region.operator.input_view(model.proto.graph.node[0], region.params, region.params.weights[0])
     assert view is not None
     rows = view.rows(np.asarray(feeds.arrays["x"], np.float32), 10**6)
     weight = model.weight(region).reshape(case.groups, -1, region.params.fan_in)
@@ -106,7 +106,7 @@ def two_products() -> onnx.ModelProto:
 def test_matmul_rows_are_tokens_and_readers_of_one_tensor_share_moments() -> None:
     proto = two_products()
     model, feeds = prepared(proto), feeds_for(proto)
-    found = dict(measure_moments(model, model.layers, feeds))
+    found = dict(measure_moments(model, model.weights, feeds))
     first, second = (found[r.name] for r in model.layers)
     rows = np.asarray(feeds.arrays["x"], np.float64).reshape(-1, 6)
     np.testing.assert_allclose(first.hessian[0], rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
@@ -123,8 +123,8 @@ def test_moments_do_not_depend_on_how_layers_are_chunked() -> None:
         "float[8, 3, 3, 3] v, float[4, 8, 1, 1] w",
     )
     model, feeds = prepared(proto), feeds_for(proto, 7)
-    together, ran = dict(measure_moments(model, model.layers, feeds)), []
-    apart = dict(measure_moments(model, model.layers, feeds, memory=MemoryBudget(sums=1), tick=ran.append))
+    together, ran = dict(measure_moments(model, model.weights, feeds)), []
+    apart = dict(measure_moments(model, model.weights, feeds, memory=MemoryBudget(sums=1), tick=ran.append))
     assert sum(ran) == 2 * len(feeds)
     for name, moments in apart.items():
         np.testing.assert_array_equal(moments.hessian, together[name].hessian)
@@ -133,9 +133,9 @@ def test_moments_do_not_depend_on_how_layers_are_chunked() -> None:
 def test_a_layer_has_the_same_moments_alone_as_with_others_on_any_number_of_threads() -> None:
     proto = two_products()
     model, feeds = prepared(proto), feeds_for(proto, 7)
-    together = dict(measure_moments(model, model.layers, feeds))
+    together = dict(measure_moments(model, model.weights, feeds))
     last = model.layers[-1]
-    [(name, alone)] = measure_moments(model, [last], feeds, threads=3)
+    [(name, alone)] = measure_moments(model, [last.name], feeds, threads=3)
     assert name == last.name
     np.testing.assert_array_equal(alone.hessian, together[name].hessian)
 
@@ -143,7 +143,8 @@ def test_a_layer_has_the_same_moments_alone_as_with_others_on_any_number_of_thre
 def test_chosen_positions_are_the_same_in_both_models_and_few() -> None:
     case = CASES[0]
     model = prepared(conv(case))
-    view = view_of(model.proto.graph.node[0], model.layers[0].params)
+    [region] = model.layers
+    view = region.operator.input_view(model.proto.graph.node[0], region.params, region.params.weights[0])
     assert view is not None
     x = np.random.default_rng(0).normal(size=(1, 3, 9, 8)).astype(np.float32)
     assert view.rows(x, 10).shape == (1, 10, 27)
@@ -163,7 +164,7 @@ def test_moments_that_were_handed_over_are_freed() -> None:
         "float[6, 5] v, float[5, 4] w",
     )
     model = prepared(proto)
-    measured = measure_moments(model, model.layers, feeds_for(proto))
+    measured = measure_moments(model, model.weights, feeds_for(proto))
     first = weakref.ref(next(measured)[1])
     _name, second = next(measured)
     assert second.hessian.shape == (1, 5, 5) and first() is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxmpq.statistics import InputView, Moments, MomentSum
+from onnxmpq.model import InputView
+from onnxmpq.statistics import Moments, MomentSum
 from onnxmpq.weights.shrink import shrunk, trust, wanted_by
 
 W = np.random.default_rng(1).normal(size=(6, 12)).astype(np.float32)

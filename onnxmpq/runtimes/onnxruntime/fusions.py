@@ -7,6 +7,7 @@ from onnxmpq.schemes import FP32, Format, Scheme
 
 LAYERS_IN_INT8 = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
 WEIGHT_ONLY = ("MatMulNBits",)
+DYNAMIC = ("DynamicQuantizeLSTM",)
 OTHERS_IN_INT8: dict[str, tuple[str, ...]] = {
     "Add": ("QLinearAdd",),
     "Mul": ("QLinearMul",),
@@ -27,6 +28,8 @@ def fusions(region: Region, scheme: Scheme) -> tuple[str, ...]:
         return ()
     if region.layer is None:
         return OTHERS_IN_INT8.get(region.op_type, ())
+    if scheme.dynamic:
+        return DYNAMIC
     if scheme.reads is Format.INT8:
         return LAYERS_IN_INT8
     return WEIGHT_ONLY if scheme.weight_only else ()

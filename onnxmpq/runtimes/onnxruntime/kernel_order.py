@@ -15,16 +15,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.model import Layer
+from onnxmpq.model import LayerWeight
 
 
-def kernel_columns(op_type: str, layer: Layer) -> NDArray[np.intp]:
-    """Columns of the matrix view [O, K] (`Layer.matrix`) in the kernel's order: intp [K].
+def kernel_columns(op_type: str, weight: LayerWeight) -> NDArray[np.intp]:
+    """Columns of the matrix view [O, K] (`LayerWeight.matrix`) in the kernel's order: intp [K].
 
     `matrix[:, kernel_columns(...)]` has neighbours of the kernel side by side.
     """
-    order = np.arange(layer.fan_in)
-    return order.reshape(layer.weight_shape[1], -1).T.ravel() if op_type == "Conv" else order
+    order = np.arange(weight.fan_in)
+    return order.reshape(weight.shape[1], -1).T.ravel() if op_type == "Conv" else order
 
 
 def kernel_rows(op_type: str, weight: NDArray[np.generic], *, trans_b: bool = False) -> NDArray[np.generic] | None:

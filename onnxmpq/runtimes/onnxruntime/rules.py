@@ -28,7 +28,6 @@ from onnxmpq.runtimes.rules import (
     surrounded,
 )
 
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _FLOAT_FOLLOWERS = frozenset(
     {"Pad", "Relu", "Clip", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu", "LeakyRelu", "Mish", "Sigmoid"}
     | {"Add", "Sub", "Mul", "Div", "Sqrt", "Exp", "Erf", "Pow", "Neg", "Abs", "Min", "Max"}
@@ -47,7 +46,7 @@ def layout_roles(model: Model, ranks: Mapping[str, int]) -> dict[str, str]:
     roles: dict[str, str] = {}
     for region in model.regions:
         sources = [maps[t] for t in region.inputs if t in maps]
-        if region.op_type in _CONVOLUTIONS and region.kind is RegionKind.LAYER:
+        if region.layer is not None and region.operator.convolves:
             roles[region.name] = STARTS
             maps.update({t: ranks.get(t, 0) for t in region.outputs})
         elif sources and _may_follow(region):

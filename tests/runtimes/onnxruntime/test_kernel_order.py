@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxmpq.model.types import Layer
+from onnxmpq.model import LayerWeight
 from onnxmpq.runtimes.onnxruntime.kernel_order import kernel_columns, kernel_rows, sums_neighbours
 from tests.graphs import conv_relu, prepared, token_model
 
@@ -18,8 +18,8 @@ def test_a_convolution_walks_window_positions_first(window: tuple[int, ...], cha
     assert rows is not None
     expected = [[o[(c, *at)] for at in np.ndindex(*window) for c in range(channels)] for o in weight]
     assert rows.tolist() == expected
-    layer = Layer("w", None, weight.shape, 2, channels * int(np.prod(window)))
-    assert np.array_equal(layer.matrix(weight)[:, kernel_columns("Conv", layer)], rows)
+    place = LayerWeight("conv", "w", 1, weight.shape)
+    assert np.array_equal(place.matrix(weight)[:, kernel_columns("Conv", place)], rows)
 
 
 def test_products_walk_what_they_sum_over() -> None:
@@ -48,9 +48,9 @@ def test_the_matrix_view_has_the_same_columns(proto: object) -> None:
     assert layers
     for region in layers:
         matrix = model.weight(region)
-        trans_b = region.op_type == "Gemm" and not region.params.transposed
+        trans_b = region.op_type == "Gemm" and not region.params.weights[0].swapped
         expected = kernel_rows(region.op_type, region.params.stored(matrix), trans_b=trans_b)
-        assert np.array_equal(matrix[:, kernel_columns(region.op_type, region.params)], expected)
+        assert np.array_equal(matrix[:, kernel_columns(region.op_type, region.params.weights[0])], expected)
 
 
 def test_depthwise_convolutions_sum_no_neighbours() -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-
-from onnxmpq.model import Layer
 
 FloatArray = NDArray[np.float32]
 
@@ -20,7 +16,8 @@ FloatArray = NDArray[np.float32]
 class InputView:
     """The view in which a layer reads its input tensor.
 
-    inputs: K, the length of a row. groups: of a Conv, else 1. kernel: spatial extent, () for MatMul and Gemm.
+    inputs: K, the length of a row. groups: of a convolution, else 1. kernel: spatial extent; () where rows are the last
+    axis.
     strides, dilations: per spatial axis. pads: (before, after) per spatial axis, None where `auto_pad` decides.
     """
 
@@ -66,34 +63,6 @@ class InputView:
             before = total // 2 if self.auto_pad == "SAME_UPPER" else total - total // 2
             found.append((before, total - before))
         return tuple(found)
-
-
-def view_of(node: onnx.NodeProto, layer: Layer) -> InputView | None:
-    """The view of a layer's head node; None for operators whose weights see no such rows (Gather, ConvTranspose)."""
-    if node.op_type in ("MatMul", "Gemm"):
-        return InputView(layer.fan_in)
-    if node.op_type != "Conv":
-        return None
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    kernel = layer.weight_shape[2:]
-    ones = (1,) * len(kernel)
-    return InputView(
-        layer.fan_in,
-        layer.groups,
-        kernel,
-        tuple(attributes.get("strides", ones)),
-        tuple(attributes.get("dilations", ones)),
-        *_pads(attributes, len(kernel)),
-    )
-
-
-def _pads(attributes: Mapping[str, Any], axes: int) -> tuple[tuple[tuple[int, int], ...] | None, str]:
-    """(pads or None, auto_pad)."""
-    auto = attributes.get("auto_pad", b"NOTSET").decode()
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        return None, auto
-    given = attributes.get("pads", [0] * 2 * axes) if auto == "NOTSET" else [0] * 2 * axes
-    return tuple(zip(given[:axes], given[axes:], strict=True)), auto
 
 
 def _chosen(count: int, limit: int) -> NDArray[np.intp]:

@@ -1,0 +1,69 @@
+"""Look-ups over a graph: who makes and who reads each tensor, constants, types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from onnxmpq.model.shell import shell
+
+
+class GraphIndex:
+    """Read-only look-ups over a proto: who produces and who reads each tensor, constants, types and shapes.
+
+    infos: tensor -> its inferred type and shape, for computed tensors and inputs.
+    """
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        graph = proto.graph
+        self.nodes = list(graph.node)
+        self.producer = {t: n for n in self.nodes for t in n.output if t}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(read_by(node)):
+                if tensor:
+                    self.readers.setdefault(tensor, []).append(node)
+        self.constants = {t.name: t for t in graph.initializer}
+        self.outputs = {o.name for o in graph.output}
+        inferred = onnx.shape_inference.infer_shapes(shell(proto), data_prop=True).graph
+        stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
+        described = (*inferred.value_info, *inferred.input, *inferred.output)
+        self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
+
+    def is_float(self, tensor: str) -> bool:
+        return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+    def shape(self, tensor: str) -> tuple[int | None, ...] | None:
+        info = self.infos.get(tensor)
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            return None
+        return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)
+
+    def activations(self, node: onnx.NodeProto) -> list[str]:
+        """Float inputs of a node that are computed or fed, in order, each once."""
+        return [t for t in dict.fromkeys(read_by(node)) if t and t not in self.constants and self.is_float(t)]
+
+    def only_reader(self, tensor: str) -> onnx.NodeProto | None:
+        readers = self.readers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def scalar(self, tensor: str) -> float | None:
+        if tensor not in self.constants:
+            return None
+        array = onnx.numpy_helper.to_array(self.constants[tensor])
+        return float(array.reshape(-1)[0]) if array.size == 1 else None
+
+
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
+    return [*node.input, *_captured(node)]
+
+
+def _captured(node: onnx.NodeProto) -> Iterable[str]:
+    """Outer tensors that the subgraphs of a node read."""
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from inner.input
+                yield from _captured(inner)

@@ -1,0 +1,50 @@
+"""LSTM, GRU and RNN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from onnxmpq.model.index import GraphIndex
+from onnxmpq.model.layers import Layer, LayerWeight
+from onnxmpq.model.operators.input_view import InputView
+from onnxmpq.model.operators.types import (
+    Dimensions,
+    LayerOperator,
+    computes_floats,
+    constant_weight,
+    further_key,
+)
+
+_INPUT, _STATE = 1, 2  # slots of W [directions, gates·H, I] and R [directions, gates·H, H]
+
+
+class Recurrent(LayerOperator):
+    """W multiplies what is read at each step, R the state of the step before. Biases and peepholes stay float.
+
+    Every gate of every direction is an output channel. The kernels unfold both weights; they multiply nothing as
+    stored.
+    """
+
+    def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
+        if not computes_floats(node, index):
+            return None
+        found = [(slot, shape) for slot in (_INPUT, _STATE) if (shape := constant_weight(node, slot, index))]
+        weights = [
+            LayerWeight(further_key(node, slot, index), node.input[slot], slot, shape, channel_axes=2)
+            for slot, shape in found
+            if len(shape) == 3
+        ]
+        if not weights:
+            return None
+        layer = Layer((replace(weights[0], key=node.name), *weights[1:]), storage_only=True)
+        return replace(layer, macs=self.sample_macs(layer, node, index))
+
+    def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
+        """States are inside the kernel."""
+        return InputView(weight.fan_in) if weight.slot == _INPUT else None
+
+    def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
+        """The input is [steps, batch, I], or [batch, steps, I] with layout 1."""
+        return (None, None) if given is None else (given[1], given[0])
