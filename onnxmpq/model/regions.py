@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxmpq.model.shell import shell
+from onnxmpq.model.shell import inferable
+from onnxmpq.model.tidy import captured
 from onnxmpq.model.types import Layer, Region, RegionKind
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
@@ -43,7 +44,7 @@ class GraphIndex:
                     self.readers.setdefault(tensor, []).append(node)
         self.constants = {t.name: t for t in graph.initializer}
         self.outputs = {o.name for o in graph.output}
-        inferred = onnx.shape_inference.infer_shapes(shell(proto), data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(inferable(proto), data_prop=True).graph
         stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
         described = (*inferred.value_info, *inferred.input, *inferred.output)
         self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
@@ -74,16 +75,7 @@ class GraphIndex:
 
 def read_by(node: onnx.NodeProto) -> list[str]:
     """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
-    return [*node.input, *_captured(node)]
-
-
-def _captured(node: onnx.NodeProto) -> Iterable[str]:
-    """Outer tensors that the subgraphs of a node read."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
+    return [*node.input, *captured(node)]
 
 
 @dataclass(frozen=True)
