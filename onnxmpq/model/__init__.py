@@ -11,15 +11,17 @@ import onnx
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
-from onnxmpq.model.fold import drop_values
 from onnxmpq.model.kernel_order import kernel_columns, kernel_rows, sums_neighbours
 from onnxmpq.model.load import Loaded, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.opset import opset_of
+from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import GraphIndex, find_regions, read_by
 from onnxmpq.model.shell import shell
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
+from onnxmpq.model.surgeon import constants_of, drop_values, export
+from onnxmpq.model.tidy import subgraphs
 from onnxmpq.model.types import Layer, Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
 
@@ -34,7 +36,9 @@ __all__ = [
     "Step",
     "WeightStore",
     "batchnorm_statistics",
+    "constants_of",
     "drop_values",
+    "export",
     "find_regions",
     "is_quantized_op",
     "keep_descriptions",
@@ -44,10 +48,12 @@ __all__ = [
     "multiply_accumulates",
     "opset_of",
     "prepare",
+    "random_tensors",
     "read",
     "read_by",
     "serialized_bytes",
     "shell",
+    "subgraphs",
     "sums_neighbours",
     "table_rows",
     "without_initializers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,13 @@ from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.random import draws
 from onnxmpq.model.regions import GraphIndex
 from onnxmpq.model.shell import LARGEST_KEPT
+from onnxmpq.model.surgeon import export
 
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
 _STANDARD = (None, "", "ai.onnx")
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pad", "Resize", "Upsample"})
-_NO_VALUES = np.empty(0, np.float32)
 _FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its weight
 
 
@@ -57,7 +57,7 @@ def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]
             while (affine := _following_affine(node, graph)) is not None and _absorb(node, *affine, origin, taken):
                 pass
     graph.cleanup().toposort(mode="nodes")
-    folded = gs.export_onnx(graph, do_type_check=False)
+    folded = export(graph, proto)
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
     return folded, {node.name: origin[node.name] for node in graph.nodes}
@@ -111,14 +111,6 @@ def _grows(node: gs.Node, index: GraphIndex) -> bool:
     read = max((int(np.prod(t.shape)) for t in node.inputs if isinstance(t, gs.Constant)), default=0)
     elements = math.prod(d or 1 for d in shape) if shape is not None else 0
     return elements > max(LARGEST_KEPT, read)
-
-
-def drop_values(tensors: Iterable[gs.Tensor]) -> None:
-    """End the use of constants. All that onnx-graphsurgeon makes refers to itself, so values would stay in memory until
-    the garbage collector comes by, which does not know how large they are."""
-    for tensor in tensors:
-        if isinstance(tensor, gs.Constant):
-            tensor.values = _NO_VALUES
 
 
 def _has_constant_weight(node: gs.Node) -> bool:

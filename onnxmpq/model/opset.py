@@ -111,7 +111,7 @@ def _values(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
         found |= {t.name: onnx.numpy_helper.to_array(t) for t in inner.initializer}
         for node in inner.node:
             given = [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
-            found |= {node.output[0]: onnx.numpy_helper.to_array(t) for t in given}
+            found.update((node.output[0], onnx.numpy_helper.to_array(t)) for t in given)
     return found
 
 
