@@ -24,6 +24,7 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
+    bounded_activations,
     in_table,
     needing_unsigned_weights,
     observed_tensors,
@@ -48,6 +49,7 @@ from onnxmpq.report import (
     foreign_latency_note,
     narrow_ends_note,
     source_name,
+    unjudged_note,
     with_factors,
     with_stored_weights,
 )
@@ -108,7 +110,8 @@ def convert(model: Source, request: Request) -> Result:
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
     observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
-    representable = within_float16(prepared, offered, observation.histograms)
+    bounded = bounded_activations(prepared, offered, observation.histograms)
+    representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(
         prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
@@ -261,6 +264,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
+            *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
@@ -311,6 +315,7 @@ def profile_model(
     menu = opened.menu()
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
+    menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     settings = SessionSettings(threads=threads, provider=provider or device.provider or CPU)
     layout = _layout(prepared, feeds)

@@ -28,7 +28,7 @@ _FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its 
 
 @dataclass(frozen=True)
 class Folds:
-    """What is folded. constants: nodes that only read constants. identities: Identity and idle Dropout nodes. factors:
+    """Kinds of folding. constants: nodes that only read constants. identities: Identity and idle Dropout nodes. factors:
     BatchNormalization, Mul and Add per channel."""
 
     constants: bool = True

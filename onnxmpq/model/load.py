@@ -129,7 +129,7 @@ def _require_known(proto: onnx.ModelProto, where: str) -> None:
 
 
 def _doubt(proto: onnx.ModelProto, where: str) -> str:
-    """What onnx.checker has against a model, in its first line. It asks for more than a runtime does, so only what no
+    """Objection of onnx.checker to a model, in its first line. It asks for more than a runtime does, so only what no
     runtime can do raises ModelError: reading a value that nothing makes."""
     try:
         onnx.checker.check_model(shell(proto))

@@ -14,7 +14,7 @@ import onnx
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, Step, prepare, random_tensors
-from onnxmpq.ranges import explain_nonfinite
+from onnxmpq.ranges import explain_nonfinite, none_finite
 from onnxmpq.runtime import SessionSettings, absolute, open_session, run
 from onnxmpq.samples.first import RUNNING, first
 from onnxmpq.trials import OWN_THREADS
@@ -77,7 +77,7 @@ class _Judge:
         return max(self._worst(a, b) for a, b in zip(self.reference, found, strict=True))
 
     def noise(self) -> float:
-        """How far the source is from itself: fused and unfused, run again, and with other last bits in its inputs."""
+        """Deviation of the source from itself: fused and unfused, run again, and with other last bits in its inputs."""
         generator = np.random.default_rng(0)
         nearby = [{name: _nudged(values, generator) for name, values in i.items()} for i in self.samples]
         again, moved = (first(outputs_of, self.source, s, doing=RUNNING) for s in (self.samples, nearby))
@@ -125,15 +125,12 @@ def _nudged(values: Array, generator: np.random.Generator) -> Array:
 
 def _require_finite(model: Model, sample: Values, feeds: Feeds) -> None:
     """Some output must have a finite value. Raises ModelError."""
-    made = {n: v for n, v in zip(model.output_names, sample, strict=True) if isinstance(v, np.ndarray)}
-    floats = {n: v for n, v in made.items() if v.size and np.issubdtype(v.dtype, np.floating)}
-    broken = [n for n, v in floats.items() if not np.isfinite(v).any()]
-    if not broken or len(broken) < len(made):
+    if not none_finite(sample):
         return
     where = explain_nonfinite(model.proto, feeds.batch([0])) or "its prepared graph computes neither"
     raise ModelError(
-        f"the model computes NaN or infinity at output {broken[0]!r} for calibration sample {feeds.label(0)}: {where}; "
-        "check the preprocessing of the samples, or the model there"
+        f"the model computes NaN or infinity at output {model.output_names[0]!r} for calibration sample "
+        f"{feeds.label(0)}: {where}; check the preprocessing of the samples, or the model there"
     )
 
 
