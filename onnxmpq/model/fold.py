@@ -28,8 +28,8 @@ _FOLDABLE = {"Conv": 0, "ConvTranspose": 1}  # op -> output channel axis of its 
 
 @dataclass(frozen=True)
 class Folds:
-    """Kinds of folding. constants: nodes that only read constants. identities: Identity and idle Dropout nodes. factors:
-    BatchNormalization, Mul and Add per channel."""
+    """Kinds of folding. constants: nodes that only read constants. identities: Identity and idle Dropout nodes.
+    factors: BatchNormalization, Mul and Add per channel."""
 
     constants: bool = True
     identities: bool = True
