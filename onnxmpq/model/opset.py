@@ -56,6 +56,8 @@ def _put_back(proto: onnx.ModelProto, small: onnx.ModelProto, made: onnx.ModelPr
     """The constants that the converter did not see, and the model's own inputs and outputs."""
     seen = {t.name for t in small.graph.initializer}
     own = {i.name for i in proto.graph.input}
+    if proto.ir_version < 4:  # constants had to be inputs too; later that means that a caller may give other values
+        own -= {t.name for t in proto.graph.initializer}
     inputs = [i for i in made.graph.input if i.name in own]
     del made.graph.input[:]
     made.graph.input.extend(inputs)

@@ -16,23 +16,18 @@ def draws(op_type: str, domain: str = "") -> bool:
     return op_type in _DRAWING and domain in ("", "ai.onnx")
 
 
-def drawing_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Nodes of a graph that draw random numbers, or whose bodies do; a Dropout that is or may be in training too."""
-    constants = {t.name: t for t in graph.initializer}
-    return [n for n in graph.node if _draws(n, constants) or any(drawing_nodes(b) for b in bodies(n))]
-
-
 def random_tensors(graph: onnx.GraphProto) -> set[str]:
     """Tensors whose values depend on random numbers. Nodes are in order."""
-    drawing = {id(n) for n in drawing_nodes(graph)}
-    found: set[str] = set()
+    constants, found = {t.name: t for t in graph.initializer}, set[str]()
     for node in graph.node:
-        if id(node) in drawing or any(t in found for t in (*node.input, *captured(node))):
+        drawn = _draws(node, constants) or any(random_tensors(body) for body in bodies(node))
+        if drawn or any(t in found for t in (*node.input, *captured(node))):
             found.update(t for t in node.output if t)
     return found
 
 
 def _draws(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """A Dropout does in training, which an input says from opset 12 on."""
     if draws(node.op_type, node.domain):
         return True
     if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
