@@ -348,7 +348,7 @@ def _quality(
     dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
     power = sum(float(np.square(b).sum()) for b in after)
     kl = agreement = None
-    if kind != "values":
+    if kind in ("logits", "probabilities"):
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:

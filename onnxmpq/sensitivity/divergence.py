@@ -37,10 +37,11 @@ class OutputView:
     """One output of the model, seen as codes float32 [samples, width].
 
     kind: "logits" and "probabilities" (log-probabilities are coded) compare by KL over the last axis, "values" by
-    mean squared error relative to each channel's variance. rows: which rows of a logits output are kept.
-    width: 0 for outputs whose shape depends on the data (lists of detections), which cannot be compared by position,
-    and for those that depend on random numbers. padded: True for the former where there is nothing else to compare;
-    their values are then laid out in a row as long as the longest one, one sample a run.
+    mean squared error relative to each channel's variance, and so do "random" ones where there are no others.
+    rows: which rows of a logits output are kept. width: 0 for outputs whose shape depends on the data (lists of
+    detections), which cannot be compared by position, and for those that depend on random numbers. padded: True for the
+    former where there is nothing else to compare; their values are then laid out in a row as long as the longest one,
+    one sample a run.
     scale: "values": 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
     """
 
@@ -62,7 +63,7 @@ class OutputView:
         output = finite(output)
         if output.size != samples * self.elements:  # in one sample as it was in none of those that the view was made of
             output = _laid_out(output, samples * self.elements)
-        if self.kind != "values":
+        if self.classes:
             scores = output.reshape(samples, -1, self.classes)[:, self.rows]
             if self.kind == "probabilities":
                 scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
@@ -82,7 +83,7 @@ class OutputView:
 
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
-        if self.kind == "values":
+        if not self.classes:
             return np.asarray(np.square(change.astype(np.float64)).sum(axis=1) / self.elements)
         before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
         after = before + change.reshape(before.shape)
@@ -181,13 +182,13 @@ def make_view(
     generator = np.random.default_rng(seed)
     if padded:
         longest = max(s.size for s in samples)
-        samples, kind = [_laid_out(s, longest) for s in samples], "values"
+        samples = [_laid_out(s, longest) for s in samples]
+        kind = "random" if kind == "random" else "values"
     first = samples[0]
     elements = int(first.size)
-    if kind == "random" or not elements or any(s.shape != first.shape for s in samples):
-        kind = kind if kind == "random" else "values"
-        return OutputView(name, kind, 0, np.zeros(0, np.int64), width=0, elements=1)
-    if kind != "values":
+    if not elements or any(s.shape != first.shape for s in samples):
+        return hidden(name, "random" if kind == "random" else "values")
+    if kind in ("logits", "probabilities"):
         classes = first.shape[-1]
         rows = elements // classes
         kept = np.sort(generator.permutation(rows)[: max(width_limit // classes, 1)])
@@ -200,6 +201,11 @@ def make_view(
     sign = generator.choice(np.array([-1.0, 1.0], np.float32), elements)
     none = np.zeros(0, np.int64)
     return OutputView(name, kind, 0, none, scale, bucket, sign, width_limit, elements, padded)
+
+
+def hidden(name: str, kind: OutputKind) -> OutputView:
+    """The view of an output that is not compared."""
+    return OutputView(name, kind, 0, np.zeros(0, np.int64), width=0, elements=1)
 
 
 def _laid_out(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:

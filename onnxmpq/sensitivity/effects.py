@@ -26,7 +26,7 @@ from onnxmpq.model import Model, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView, guess_kind, make_view
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView, guess_kind, hidden, make_view
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
 _SMALLEST_SKETCH = 512
@@ -157,8 +157,11 @@ def make_divergence(
         found = []
         for name, samples in outputs.items():
             kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
-            kind = "random" if name in drawn and not random else kind
-            odd = padded and kind != "random" and any(s.shape != samples[0].shape for s in samples)
+            kind = "random" if name in drawn else kind
+            if kind == "random" and not random:
+                found.append(hidden(name, kind))
+                continue
+            odd = padded and any(s.shape != samples[0].shape for s in samples)
             found.append(make_view(name, kind, samples, limit, seed, padded=odd))
         return tuple(found)
 
