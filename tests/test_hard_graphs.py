@@ -208,7 +208,7 @@ def test_hard_graphs(case: Hard, goal: str, tmp_path: Path) -> None:
         effort=QUICK,
         without=FAST,
         cost_table=int8_pays(proto, tmp_path),
-        guard="off",
+        guard=False,
         **asked,
     )
     assert any(r.scheme != "fp32" for r in result.plan.layers)

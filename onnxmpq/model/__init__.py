@@ -102,6 +102,7 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         already_quantized=quantized,
         batchnorm={t: s for t, s in batchnorm_statistics(unfolded.proto).items() if t in computed},
         left_out=left_out,
+        from_halves=draft.from_halves,
     )
 
 

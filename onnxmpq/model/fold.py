@@ -17,6 +17,7 @@ from onnxmpq.model.random import draws
 from onnxmpq.model.regions import GraphIndex
 from onnxmpq.model.shell import LARGEST_KEPT
 from onnxmpq.model.surgeon import export
+from onnxmpq.model.tidy import free_name
 
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
@@ -213,7 +214,7 @@ def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin, ta
         new_weight, new_bias = scaled.astype(np.float32), shifted.astype(np.float32)
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
         return False
-    weight_name, bias_name = (_free(f"{node.name}/{part}_folded", taken) for part in ("weight", "bias"))
+    weight_name, bias_name = (free_name(f"{node.name}/{part}_folded", taken) for part in ("weight", "bias"))
     node.inputs = [node.inputs[0], gs.Constant(weight_name, new_weight), gs.Constant(bias_name, new_bias)]
     result = follower.outputs[0]
     follower.outputs.clear()
@@ -221,12 +222,3 @@ def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin, ta
     node.outputs[0] = result
     origin[node.name] = (*origin[node.name], follower.name)
     return True
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name for a tensor that takes the place of one which may have it; other tensors may not."""
-    free, number = name, 1
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    taken.add(free)
-    return free

@@ -15,12 +15,14 @@ from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.tidy import tidy
+from onnxmpq.model.widen import HALVES, other_floats, widened
 
 
 class Step(StrEnum):
     """Steps in the order in which they are taken, in words for notes."""
 
     INLINE = "inlining local functions"
+    WIDEN = "computing in float32 instead of float16, bfloat16 or double"
     RAISE_TO_CHANNELS = f"raising the opset to {PER_CHANNEL_OPSET}"
     RAISE_TO_INT4 = f"raising the opset to {TARGET_OPSET}"
     FOLD_CONSTANTS = "folding constants"
@@ -30,11 +32,13 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Draft:
-    """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done."""
+    """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
+    from_halves: what was computed in 16 bits is computed in float32."""
 
     proto: onnx.ModelProto
     origin: Origin
     notes: tuple[str, ...] = ()
+    from_halves: bool = False
 
     def noted(self, note: str) -> Draft:
         return replace(self, notes=(*self.notes, note))
@@ -49,6 +53,8 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
     draft = Draft(loaded.proto, {})
     if Step.INLINE not in left_out and loaded.proto.functions:
         draft = _try(draft, Step.INLINE, _inline)
+    if Step.WIDEN not in left_out:
+        draft = _try(draft, Step.WIDEN, _widen)
     draft = _raise_opset(draft, left_out) if opset is None else _convert_opset(draft, opset)
     if draft.proto is not loaded.proto:
         tidy(draft.proto.graph)
@@ -68,6 +74,15 @@ def _inline(draft: Draft) -> Draft:
     if inlined.functions:  # written for another opset
         inlined = onnx.inliner.inline_local_functions(draft.proto, convert_version=True)
     return replace(draft, proto=inlined).noted("local functions were inlined")
+
+
+def _widen(draft: Draft) -> Draft:
+    types = other_floats(draft.proto)
+    if not types:
+        return draft
+    names = " and ".join(sorted(onnx.TensorProto.DataType.Name(t).lower() for t in types))
+    wide = replace(draft, proto=widened(draft.proto, types), from_halves=bool(types & HALVES))
+    return wide.noted(f"{names} became float32, but for inputs and outputs")
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:

@@ -117,6 +117,11 @@ def unique_inner_values(graph: onnx.GraphProto) -> None:
             _rename(body, {}, taken, names)
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken; it counts as taken from now on."""
+    return _FreeNames().new(name, taken)
+
+
 class _FreeNames:
     """Names with the lowest number that is free. Counting goes on where it ended, so many like names take no time."""
 

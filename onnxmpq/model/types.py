@@ -100,7 +100,8 @@ class Model:
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
     batchnorm: tensor -> what a BatchNorm, now folded, remembers of it. left_out: steps of preparing that were left out
-    on purpose, since they changed an output.
+    on purpose, since they changed an output. from_halves: True where the original computes in 16 bits what this graph
+    computes in float32.
     """
 
     store: WeightStore
@@ -114,6 +115,7 @@ class Model:
     already_quantized: tuple[str, ...] = ()
     batchnorm: dict[str, ChannelStatistics] = field(default_factory=dict, repr=False, compare=False)
     left_out: tuple[str, ...] = ()
+    from_halves: bool = False
 
     @property
     def structure(self) -> onnx.ModelProto:

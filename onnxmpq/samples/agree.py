@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
@@ -21,7 +22,7 @@ from onnxmpq.trials import OWN_THREADS
 
 TOLERANCE = 1e-3  # of an output's largest value
 OWN_NOISE = 10.0  # times what the original changes by when its kernels and the last bits of its inputs change
-LAST_BITS = 2.0**-22  # relative
+HALF_TOLERANCE = 0.03  # where the original computes in 16 bits, with some 50 roundings to 2**-11 one after the other
 WAYS = (SessionSettings(threads=OWN_THREADS), SessionSettings(threads=OWN_THREADS, optimize=False))
 """Settings of the first runs: with the kernels, fused and not, that later steps run in this process."""
 Values = list[Any]  # per output: an array, or what sequences and maps are in Python
@@ -41,8 +42,9 @@ def agreeing(source: str | Path | onnx.ModelProto, model: Model, feeds: Feeds, o
     judge = _Judge(absolute(source), samples, skipped, first(outputs_of, absolute(source), samples, doing=RUNNING))
     _require_finite(model, judge.reference[0][0], feeds)
     found, worst = model, judge.deviation(model)
-    if worst > TOLERANCE and worst > (noise := OWN_NOISE * judge.noise()):
-        found = _without_culprits(source, model, opset, judge, max(TOLERANCE, noise))
+    tolerance = HALF_TOLERANCE if model.from_halves else TOLERANCE
+    if worst > tolerance and worst > (noise := OWN_NOISE * judge.noise()):
+        found = _without_culprits(source, model, opset, judge, max(tolerance, noise))
     if drawn:
         names = ", ".join(map(repr, sorted(drawn)))
         note = f"output {names} depends on random numbers: it was not compared, and no quality is known of it"
@@ -116,10 +118,10 @@ def deviation(before: Any, after: Any) -> float:
     return float(np.abs(a - b).max(initial=0.0)) / reach
 
 
-def _nudged(values: Array, generator: np.random.Generator) -> Array:
+def _nudged(values: NDArray[Any], generator: np.random.Generator) -> Array:
     if not np.issubdtype(values.dtype, np.floating):
         return values
-    factors = 1.0 + LAST_BITS * generator.choice([-1.0, 1.0], values.shape)
+    factors = 1.0 + 2.0 * float(np.finfo(values.dtype).eps) * generator.choice([-1.0, 1.0], values.shape)
     return np.asarray(np.asarray(values, np.float64) * factors, values.dtype)
 
 

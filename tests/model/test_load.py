@@ -186,14 +186,6 @@ def test_quantized_nodes_are_left_alone() -> None:
     assert [r.kind for r in touching] == [RegionKind.FLOAT]
 
 
-def test_half_precision_models_have_no_layers() -> None:
-    text = """<ir_version: 10, opset_import: ["" : 21]>
-    g (float16[N, 8] x) => (float16[N, 4] y) { y = MatMul (x, w) }"""
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 4), np.float16), "w"))
-    assert not prepare(proto).layers
-
-
 @pytest.mark.parametrize("as_path", [True, False], ids=["path", "proto"])
 def test_too_large_for_protobuf(as_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnx's own tools end at 2 GB; it is said before they are asked."""
