@@ -179,7 +179,7 @@ def make_view(
 ) -> OutputView:
     """A view fitted to reference outputs (one array per sample, without a batch axis of more than one). padded: of an
     output without a shape of its own, by the values laid out in a row."""
-    generator = np.random.default_rng(seed)
+    generator, samples = np.random.default_rng(seed), [finite(s) for s in samples]
     if padded:
         longest = max(s.size for s in samples)
         samples = [_laid_out(s, longest) for s in samples]
