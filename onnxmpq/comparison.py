@@ -133,20 +133,24 @@ class Validation:
     metric: MetricScores | None = None
 
     @property
+    def deciding(self) -> tuple[OutputQuality, ...]:
+        """Outputs that quality is judged by: all but LABELS, which a list of indices in another order is too; those
+        where there are no others."""
+        return tuple(o for o in self.outputs if o.kind != LABELS) or self.outputs
+
+    @property
     def worst_sqnr_db(self) -> float:
-        """Of outputs that are no labels; of those where there are no others."""
-        measured = [o for o in self.outputs if o.kind != LABELS] or self.outputs
-        return min((o.sqnr_db for o in measured), default=float("inf"))
+        return min((o.sqnr_db for o in self.deciding), default=float("inf"))
 
     @property
     def divergence(self) -> float:
         """Summed over outputs: KL in nats where they are class scores, else error over variance."""
-        return sum(o.relative_mse if o.kl_nats is None else o.kl_nats for o in self.outputs)
+        return sum(o.relative_mse if o.kl_nats is None else o.kl_nats for o in self.deciding)
 
     @property
     def agreement(self) -> float | None:
         """Top-1 agreement of the worst classifier-like output."""
-        return min((o.top1_agreement for o in self.outputs if o.top1_agreement is not None), default=None)
+        return min((o.top1_agreement for o in self.deciding if o.top1_agreement is not None), default=None)
 
 
 def compare(

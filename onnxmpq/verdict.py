@@ -73,8 +73,8 @@ def judge(quality: Validation, *, int8: Validation | None = None, synthetic: boo
     found = list(_by_metric(quality))
     if not found and not quality.outputs and _most_fall(quality) > FALL.bad:
         return Verdict("unknown", (_nothing_to_compare(quality),))
-    base = {} if int8 is None else {o.name: o for o in int8.outputs}
-    for output in quality.outputs:
+    base = {} if int8 is None else {o.name: o for o in int8.deciding}
+    for output in quality.deciding:
         found += _not_ruled_out(_by_output(output, quality), quality)
         if output.name in base:
             found += _not_ruled_out(_by_int8(output, base[output.name], quality), quality)

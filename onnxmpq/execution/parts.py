@@ -118,14 +118,14 @@ class Cutter:
 
     def reads(self, region: Region) -> set[str]:
         """Tensors that a region's nodes read and that is computed by others or fed."""
-        nodes = [n for n in self.index.nodes if n.name in region.nodes]
+        nodes = [self.nodes[name] for name in region.nodes]
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
     def variants(self, region: Region, weights: Sequence[Array]) -> Part:
         """A layer's nodes once for each weight, side by side on the same inputs; outputs in that order."""
-        wanted, weight, result = set(region.nodes), region.params.weight, region.outputs[0]
-        originals = [n for n in self.index.nodes if n.name in wanted]
+        weight, result = region.params.weight, region.outputs[0]
+        originals = [self.nodes[name] for name in region.nodes]
         own = {weight, *(t for n in originals for t in n.output if t)}
         nodes, constants = [], {}
         for number, values in enumerate(weights):

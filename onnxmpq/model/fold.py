@@ -12,8 +12,9 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.model.branches import take_branches
 from onnxmpq.model.descriptions import keep_descriptions
-from onnxmpq.model.random import draws
+from onnxmpq.model.random import draws, random_tensors
 from onnxmpq.model.regions import GraphIndex
 from onnxmpq.model.shell import LARGEST_KEPT
 from onnxmpq.model.surgeon import export
@@ -38,16 +39,24 @@ class Folds:
 
 
 def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
-    """Fold constants and per-channel affine nodes.
+    """Fold constants, branches that are always taken, and per-channel affine nodes.
 
     Returns the folded proto and, for every remaining node, the names of the original nodes it stands for.
     """
+    folded, origin = _folded(proto, folds)
+    while folds.constants and take_branches(folded):
+        folded, more = _folded(folded, folds)
+        origin = {n: tuple(o for part in parts for o in origin.get(part, (part,))) for n, parts in more.items()}
+    return folded, origin
+
+
+def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     index = GraphIndex(proto)
     graph = gs.import_onnx(proto)
     if folds.constants:
-        _fold_constants(graph, index)
+        _fold_constants(graph, index, random_tensors(proto.graph))
     graph.cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
     if folds.identities:
@@ -64,22 +73,29 @@ def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]
     return folded, {node.name: origin[node.name] for node in graph.nodes}
 
 
-def _fold_constants(graph: gs.Graph, index: GraphIndex) -> None:
+def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None:
     """Replace what does not depend on the inputs by constants.
 
     Not by onnx-graphsurgeon's own folding of shapes: that also turns Cast(int to float), Mul(0.5), Cast(int) into a
     product of integers, with 0.5 as 0. Nodes that draw random numbers, and those that make much out of little, stay.
+    drawn: tensors that depend on random numbers.
     """
     for node in graph.nodes:
         if node.op == "Shape" and node.domain in _STANDARD:
             _fold_shape(node, index)
 
     def stays(node: gs.Node) -> bool:
-        return draws(node.op, node.domain or "") or (node.op in _GROWING and _grows(node, index))
+        random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
+        return random or (node.op in _GROWING and _grows(node, index))
 
     graph.cleanup()
     graph.fold_constants(
-        fold_shapes=False, error_ok=True, partitioning="recursive", should_exclude_node=stays, recurse_functions=False
+        fold_shapes=False,
+        error_ok=True,
+        partitioning="recursive",
+        should_exclude_node=stays,
+        flatten_subgraphs=False,  # see take_branches; nested ones come out broken
+        recurse_functions=False,
     )
 
 
