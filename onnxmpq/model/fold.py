@@ -86,7 +86,8 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None
 
     def stays(node: gs.Node) -> bool:
         random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
-        return random or (node.op in _GROWING and _grows(node, index))
+        growing = node.op in _GROWING and _grows(node, index)
+        return random or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
 
     graph.cleanup()
     graph.fold_constants(
@@ -120,6 +121,11 @@ def _fold_shape(node: gs.Node, index: GraphIndex) -> None:
                 picked_out = reader.outputs[0]
                 reader.outputs.clear()
                 picked_out.to_constant(np.array(picked, np.int64).reshape(places.shape))
+
+
+def _is_tensor(name: str, index: GraphIndex) -> bool:
+    """False for sequences and optionals, which cannot be constants."""
+    return name not in index.infos or index.infos[name].type.WhichOneof("value") in (None, "tensor_type")
 
 
 def _grows(node: gs.Node, index: GraphIndex) -> bool:
