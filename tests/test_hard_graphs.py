@@ -13,6 +13,9 @@ from onnx import TensorProto, helper
 
 import onnxmpq
 from onnxmpq.cost.measure import Effort
+from onnxmpq.model import Step, steps
+from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.plan import Plan
 from tests.graphs import Array, feeds_for, graph, outputs_of, samples_for
 from tests.tables import int8_pays
 
@@ -225,3 +228,23 @@ def test_hard_graphs(case: Hard, goal: str, tmp_path: Path) -> None:
         assert 10 * np.log10(signal / max(noise, 1e-30)) > 15
     for words in case.says.values():
         assert any(words in note for note in (*result.report.notes, *result.plan.notes))
+
+
+def test_a_plan_knows_which_step_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folding that turns Relu into Neg is found out; `apply` leaves it out as well."""
+
+    def wrong(given: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+        made, origin = fold(given, folds)
+        for node in made.graph.node if folds.factors else ():
+            node.op_type = "Neg" if node.op_type == "Relu" else node.op_type
+        return made, origin
+
+    body = "h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, v)"
+    proto = graph(body, "float[N, 32] x", "float[N, 32] y", "float[32,32] w, float[32,32] v")
+    table = int8_pays(proto, tmp_path)
+    monkeypatch.setattr(steps, "fold", wrong)
+    result = onnxmpq.convert(proto, calibration=samples_for(proto, 8), effort=QUICK, without=FAST, cost_table=table)
+    assert result.plan.steps_left_out == (Step.FOLD_FACTORS,)
+    assert Plan.from_json(result.plan.to_json()) == result.plan
+    assert onnxmpq.apply(proto, Plan.from_json(result.plan.to_json())) == result.model
+    assert any(Step.FOLD_FACTORS in note for note in result.report.notes)
