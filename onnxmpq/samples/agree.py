@@ -147,7 +147,9 @@ def _without_culprits(source: Any, model: Model, opset: int | None, judge: _Judg
         made = prepare(source, opset, [s for s in steps if s not in taken or s in culprits])
         return made, judge.deviation(made) <= tolerance
 
-    if not attempt(())[1]:
+    bare, fine = attempt(())
+    if not fine:
+        first(outputs_of, bare.proto, judge.samples, doing=RUNNING)  # which says so where it does not even run
         what = "" if opset is None else f" at opset {opset}; leave the opset out, or"
         raise ModelError(
             f"the prepared model computes something else than the original{what}; please report this model"

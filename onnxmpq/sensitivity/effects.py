@@ -147,7 +147,7 @@ def make_divergence(
 
     Outputs whose shape depends on the data are laid out in a row where no other output can be compared, and random ones
     taken as they come where there is nothing else. threads: samples that run side by side, one thread each. Raises
-    ModelError for a model without a numeric output.
+    ModelError where no output holds a number for any sample.
     """
     singles = list(run_samples(model.store, feeds, threads=threads))
     limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
@@ -169,7 +169,10 @@ def make_divergence(
         found = views(padded=padded, random=random)
         if any(v.width for v in found):
             return Divergence(found), singles
-    raise ModelError("no output holds numbers, so there is nothing to compare; give the model a numeric output")
+    raise ModelError(
+        "no output holds a number for any sample, so there is nothing to compare; give samples for which the model "
+        "finds something, or the model a numeric output"
+    )
 
 
 def fit_frame(model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind]) -> Frame:
