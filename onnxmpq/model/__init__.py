@@ -89,10 +89,13 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         notes.append(f"onnx.checker has a doubt about the model: {loaded.doubt}")
     if quantized:
         notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
+    frozen = _touching_quantized(proto) if draft.writable else [n.name for n in proto.graph.node]
+    if not draft.writable:
+        notes.append("some type of value in the graph is not known to onnx-graphsurgeon: the graph is left as it is")
     computed = {t for n in proto.graph.node for t in n.output}
     return Model(
         store=WeightStore.of(proto),
-        regions=find_regions(proto, frozen=_touching_quantized(proto)),
+        regions=find_regions(proto, frozen=frozen),
         origin=draft.origin,
         source_sha256=loaded.sha256,
         source_bytes=loaded.size_bytes,

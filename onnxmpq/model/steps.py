@@ -33,12 +33,13 @@ class Step(StrEnum):
 @dataclass(frozen=True)
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
-    from_halves: what was computed in 16 bits is computed in float32."""
+    from_halves: what was computed in 16 bits is computed in float32. writable: False where no dialect can change it."""
 
     proto: onnx.ModelProto
     origin: Origin
     notes: tuple[str, ...] = ()
     from_halves: bool = False
+    writable: bool = True
 
     def noted(self, note: str) -> Draft:
         return replace(self, notes=(*self.notes, note))
@@ -59,7 +60,8 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
     if draft.proto is not loaded.proto:
         tidy(draft.proto.graph)
         keep_descriptions(loaded.proto, draft.proto)
-    return draft, _fold(draft, left_out)
+    folded = _fold(draft, left_out)
+    return draft, folded if folded.proto is not draft.proto else replace(folded, writable=_writable(draft))
 
 
 def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
@@ -139,3 +141,12 @@ def _fold(draft: Draft, left_out: Collection[Step]) -> Draft:
         return folded if failed is None else folded.noted(f"left out: {given_up} ({first_line(failed)})")
     assert failed is not None
     return unfolded.noted(f"left out: {', '.join(wanted)} ({first_line(failed)})")
+
+
+def _writable(draft: Draft) -> bool:
+    """True unless onnx-graphsurgeon, by which dialects write, does not know some type of value in the graph."""
+    try:
+        fold(draft.proto, Folds(constants=False, identities=False, factors=False))
+    except Exception:  # as above
+        return False
+    return True

@@ -147,3 +147,17 @@ def test_factors_beyond_float32_are_not_folded() -> None:
         "float[1, 1, 1, 1] w = {1e30}, float m = {1e30}",
     )
     assert [n.op_type for n in prepare(proto).structure.graph.node] == ["Conv", "Mul"]
+
+
+def test_a_graph_with_optional_ends_is_left_as_it_is() -> None:
+    """onnx-graphsurgeon cannot write it: it has no layers, rather than an error when it is written."""
+    proto = graph(
+        "e = Identity (o)  y = MatMul (x, w)",
+        "optional(seq(float[5])) o, float[N, 4] x",
+        "optional(seq(float[5])) e, float[N, 4] y",
+        "float[4, 4] w",
+    )
+    model = prepare(proto)
+    assert not model.layers
+    assert any("not known to onnx-graphsurgeon" in note for note in model.notes)
+    assert [n.op_type for n in model.structure.graph.node] == ["Identity", "MatMul"]
