@@ -155,6 +155,28 @@ HARD = [
         inputs="float[1, 6, 32] x",
     ),
     Hard(
+        "a Loop that reads a weight of the graph",
+        """h = MatMul (x, w)
+           o = Loop (three, , h) <body = b (int64 i, bool c, float[a, b, c] s) => (bool d, float[a, b, c] r) {
+               d = Identity (c)  m = MatMul (s, v)  r = Tanh (m) }>
+           y = MatMul (o, w)""",
+        "float[32, 32] w, float[32, 32] v, int64 three = {3}",
+    ),
+    Hard(
+        "a Scan with a body inside its body",
+        """h = MatMul (x, w)
+           z, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
+               body = b (float[a, c] s, float[a, c] e) => (float[a, c] t, float[a, c] u) {
+                   n = Add (s, e)
+                   t = If (flag) <
+                       then_branch = f () => (float[a, c] p) { k = MatMul (n, v) p = Tanh (k) },
+                       else_branch = g () => (float[a, c] p) { k = MatMul (n, v) p = Neg (k) }
+                   >
+                   u = Identity (t) }> (start, h)""",
+        "float[32, 32] w, float[32, 32] v, bool flag = {1}, float[1, 32] start",
+        inputs="float[1, 6, 32] x",
+    ),
+    Hard(
         "Upsample of opset 9",
         """c = Conv <kernel_shape = [1, 1]> (x, w)  u = Upsample <mode = "linear"> (c, s)
            y = Conv <kernel_shape = [1, 1]> (u, v)""",
