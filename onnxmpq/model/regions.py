@@ -6,7 +6,7 @@ Patterns are entries of tables: operators that compute in int8 (`ARITHMETIC_OPS`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx
 from onnxmpq.model.shell import inferable
 from onnxmpq.model.tidy import captured
 from onnxmpq.model.types import Layer, Region, RegionKind
+from onnxmpq.model.unknown import described, float_by_use
 
 LAYER_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 ARITHMETIC_OPS = frozenset(
@@ -44,10 +45,14 @@ class GraphIndex:
                     self.readers.setdefault(tensor, []).append(node)
         self.constants = {t.name: t for t in graph.initializer}
         self.outputs = {o.name for o in graph.output}
-        inferred = onnx.shape_inference.infer_shapes(inferable(proto), data_prop=True).graph
         stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
-        described = (*inferred.value_info, *inferred.input, *inferred.output)
-        self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
+        bare = inferable(proto)
+        self.infos = _inferred(bare, stored)
+        if any(t and t not in self.infos for n in self.nodes for t in n.output):
+            types = {t: i.type.tensor_type.elem_type for t, i in self.infos.items()}
+            known = types | {t: c.data_type for t, c in self.constants.items()}
+            bare.graph.value_info.extend(described(sorted(float_by_use(self.nodes, known))))
+            self.infos = _inferred(bare, stored)
 
     def is_float(self, tensor: str) -> bool:
         return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
@@ -73,6 +78,13 @@ class GraphIndex:
         return float(array.reshape(-1)[0]) if array.size == 1 else None
 
 
+def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
+    """Types and shapes by tensor, without those of constants."""
+    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    found = (*graph.value_info, *graph.input, *graph.output)
+    return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
+
+
 def read_by(node: onnx.NodeProto) -> list[str]:
     """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
     return [*node.input, *captured(node)]
@@ -94,12 +106,19 @@ def find_regions(proto: onnx.ModelProto, frozen: Iterable[str] = ()) -> tuple[Re
         if node.name in done:
             continue
         group = None if node.name in left_alone else _first_group(node, index, done)
+        if group is not None and group.kind is RegionKind.LAYER and not _reads_activations(group, index):
+            group = None
         group = group or _Group(RegionKind.FLOAT, (node,), node.op_type)
         done.update(n.name for n in group.nodes)
         region = _region(group, index)
         if region.inputs or region.outputs:
             regions.append(region)
     return tuple(regions)
+
+
+def _reads_activations(group: _Group, index: GraphIndex) -> bool:
+    """False for a layer whose input is of a type that is not known; a table is looked up by integers."""
+    return group.nodes[0].op_type == "Gather" or bool(index.activations(group.nodes[0]))
 
 
 def _first_group(node: onnx.NodeProto, index: GraphIndex, done: set[str]) -> _Group | None:
