@@ -11,6 +11,8 @@ from onnx import TensorProto, numpy_helper
 
 import onnxmpq
 from onnxmpq.cost.measure import Effort
+from onnxmpq.errors import NothingToQuantizeError
+from onnxmpq.menu import Menu, require_candidates
 from onnxmpq.model import Step, prepare
 from onnxmpq.samples import agreeing
 from tests.graphs import Array, feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
@@ -90,7 +92,10 @@ def test_constants_alone_are_no_reason() -> None:
 
 
 def test_it_is_a_step_that_can_be_left_out() -> None:
-    assert not prepare(stored_as(residual_cnn(), HALF), left_out=[Step.WIDEN]).layers
+    model = prepare(stored_as(residual_cnn(), HALF), left_out=[Step.WIDEN])
+    assert not model.layers
+    with pytest.raises(NothingToQuantizeError, match="float16 constants could not be made float32: export"):
+        require_candidates(model, Menu({r.name: () for r in model.regions}))
 
 
 def test_a_float16_model_is_converted() -> None:
