@@ -24,7 +24,8 @@ def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None
     halves = any(t.data_type in _HALVES for t in model.structure.graph.initializer)
     wide = "; its float16 constants could not be made float32: export the model in float32" if halves else ""
     raise NothingToQuantizeError(
-        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}{wide}; use the model as it is"
+        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}{wide}; "
+        "use the model as it is"
     )
 
 
