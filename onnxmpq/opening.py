@@ -51,8 +51,9 @@ class Opened:
         """
         data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
         model = agreeing(self.source, self.model, data.calibration, self.opset)
-        for note in model.notes[len(self.model.notes) :] if model is not self.model else ():
-            context.progress.warn(note)
+        for note in model.notes:
+            if note not in self.model.notes:
+                context.progress.warn(note)
         return replace(self, model=model), data
 
 
