@@ -42,8 +42,8 @@ def calibrate(
     """
     heard = progress or Progress()
     context = Context(heard, Cache.of(cache, heard), seed)
-    opened = open_model(model, open_target(target))
-    data = opened.samples(calibration, recipe, samples, context).calibration
+    opened, gathered = open_model(model, open_target(target)).with_samples(calibration, recipe, samples, context)
+    data = gathered.calibration
     menu = opened.menu()
     require_candidates(opened.model, menu)
     observation = observe_ranges(opened.model, observed_tensors(opened.model, menu), data, context)

@@ -29,6 +29,8 @@ EMULATED = (
     "time was taken"
 )
 Float = NDArray[np.float64]
+LABELS = "labels"
+"""Kind of outputs that are integers or truth values."""
 _FLOAT, _HALVES = "tensor(float)", ("tensor(float16)", "tensor(bfloat16)")
 
 
@@ -36,8 +38,9 @@ _FLOAT, _HALVES = "tensor(float)", ("tensor(float16)", "tensor(bfloat16)")
 class OutputQuality:
     """One output. sqnr_db: 10 log10(Σ reference² / Σ error²); relative_mse: error over variance, per channel.
 
-    kl_nats, top1_agreement: only for classifier-like outputs. sqnr_unfused_db: the same graph without the runtime's
-    graph optimisations.
+    kind: an `OutputKind`, or LABELS for integers. kl_nats: only for classifier-like outputs; top1_agreement: for those,
+    and the share of equal values of LABELS, whose relative_mse is 1 less that. sqnr_unfused_db: the
+    same graph without the runtime's graph optimisations.
     """
 
     name: str
@@ -129,18 +132,24 @@ class Validation:
     metric: MetricScores | None = None
 
     @property
+    def deciding(self) -> tuple[OutputQuality, ...]:
+        """Outputs that quality is judged by: all but LABELS, which a list of indices in another order is too; those
+        where there are no others."""
+        return tuple(o for o in self.outputs if o.kind != LABELS) or self.outputs
+
+    @property
     def worst_sqnr_db(self) -> float:
-        return min((o.sqnr_db for o in self.outputs), default=float("inf"))
+        return min((o.sqnr_db for o in self.deciding), default=float("inf"))
 
     @property
     def divergence(self) -> float:
         """Summed over outputs: KL in nats where they are class scores, else error over variance."""
-        return sum(o.relative_mse if o.kl_nats is None else o.kl_nats for o in self.outputs)
+        return sum(o.relative_mse if o.kl_nats is None else o.kl_nats for o in self.deciding)
 
     @property
     def agreement(self) -> float | None:
         """Top-1 agreement of the worst classifier-like output."""
-        return min((o.top1_agreement for o in self.outputs if o.top1_agreement is not None), default=None)
+        return min((o.top1_agreement for o in self.deciding if o.top1_agreement is not None), default=None)
 
 
 def compare(
@@ -289,14 +298,40 @@ def _qualities(
         plain = list(runs_of(open_session(result, level), feeds))
     qualities = []
     for position, (name, _) in enumerate(original.interface.outputs):
-        if not np.issubdtype(reference[0][position].dtype, np.floating):
-            continue
         a, b = [r[position] for r in reference], [o[position] for o in outputs]
         c = [p[position] for p in plain] if plain else None
+        if kinds.get(name) == "random" or not all(isinstance(x, np.ndarray) for x in (*a, *b, *(c or ()))):
+            continue
         if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
             continue  # a list whose length depends on the data cannot be compared by position
-        qualities.append(_quality(name, kinds.get(name, "values"), a, b, c))
+        if np.issubdtype(a[0].dtype, np.floating):
+            qualities.append(_quality(name, kinds.get(name, "values"), *_comparable(a, b, c)))
+        elif a[0].dtype.kind in "iub":
+            qualities.append(_labels(name, a, b))
     return tuple(qualities), emulated
+
+
+def _comparable(
+    reference: Sequence[Array], result: Sequence[Array], plain: Sequence[Array] | None
+) -> tuple[list[Array], list[Array], list[Array] | None]:
+    """The same, with 0 in all of them where the reference is NaN or infinite, as masks make it."""
+    masks = [np.isfinite(np.asarray(a, np.float64)) for a in reference]
+    if all(m.all() for m in masks):
+        return list(reference), list(result), None if plain is None else list(plain)
+    cleared = [[np.where(m, v, 0) for m, v in zip(masks, side, strict=True)] for side in (reference, result)]
+    rest = None if plain is None else [np.where(m, v, 0) for m, v in zip(masks, plain, strict=True)]
+    return cleared[0], cleared[1], rest
+
+
+def _labels(name: str, reference: Sequence[Array], result: Sequence[Array]) -> OutputQuality:
+    """Of an output of integers or truth values, such as classes: the share of equal ones. Its error is 1 less that."""
+    before, after = (np.concatenate([np.asarray(x, np.float64).ravel() for x in side]) for side in (reference, result))
+    share = float((before == after).mean())
+    noise = float(np.square(before - after).sum())
+    size = float(np.linalg.norm(before) * np.linalg.norm(after))
+    cosine = 1.0 if noise == 0 else float(before @ after) / max(size, 1e-300)
+    sqnr = _decibel(float(np.square(before).sum()), noise)
+    return OutputQuality(name, LABELS, sqnr, cosine, 1.0 - share, top1_agreement=share)
 
 
 def _side_by_side(before: Session, after: Session, inputs: dict[str, Array], effort: Effort) -> Float:
@@ -314,7 +349,7 @@ def _quality(
     dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
     power = sum(float(np.square(b).sum()) for b in after)
     kl = agreement = None
-    if kind != "values":
+    if kind in ("logits", "probabilities"):
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:

@@ -62,7 +62,7 @@ class Floors:
 
     def require_classes(self, kinds: Iterable[str]) -> None:
         """Raises UsageError where classes have to agree and no output (of these kinds) has any."""
-        if self.min_agreement is not None and all(kind == "values" for kind in kinds):
+        if self.min_agreement is not None and all(kind in ("values", "random") for kind in kinds):
             raise UsageError("--min-agreement needs an output of class scores, and this model has none")
 
     def asked(self) -> dict[str, str]:

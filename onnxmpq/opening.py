@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import SessionSettings, require_provider
-from onnxmpq.samples import Samples, gather_samples
+from onnxmpq.samples import Samples, agreeing, gather_samples
 from onnxmpq.target import Target, load_target
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model, prepared, and the target it is for."""
+    """A model, prepared, and the target it is for. opset: that the model was to be converted to, if any."""
 
     source: Source
     model: Model
     device: Target
+    opset: int | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -41,9 +42,19 @@ class Opened:
         """See `onnxmpq.menu.candidates`."""
         return candidates(self.model, self.device, self.dialect, excluded, requested, cpu)
 
-    def samples(self, calibration: Any, recipe: str | None, limit: int, context: Context) -> Samples:
-        """See `onnxmpq.samples.gather_samples`."""
-        return gather_samples(self.model, calibration, recipe, limit, context)
+    def with_samples(
+        self, calibration: Any, recipe: str | None, limit: int, context: Context
+    ) -> tuple[Opened, Samples]:
+        """The samples, and the model without steps of preparing that change an output on them.
+
+        See `onnxmpq.samples.gather_samples` and `agreeing`.
+        """
+        data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
+        model = agreeing(self.source, self.model, data.calibration, self.opset)
+        for note in model.notes:
+            if note not in self.model.notes:
+                context.progress.warn(note)
+        return replace(self, model=model), data
 
 
 def open_target(name: str, batch: int | None = None) -> Target:
@@ -57,7 +68,7 @@ def open_target(name: str, batch: int | None = None) -> Target:
 
 def open_model(source: Source, device: Target, opset: int | None = None) -> Opened:
     """The model, folded and cut into regions. Raises ModelError."""
-    return Opened(source, prepare(source, opset), device)
+    return Opened(source, prepare(source, opset), device, opset)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
+    bounded_activations,
     in_table,
     needing_unsigned_weights,
     observed_tensors,
@@ -48,6 +49,7 @@ from onnxmpq.report import (
     foreign_latency_note,
     narrow_ends_note,
     source_name,
+    unjudged_note,
     with_factors,
     with_stored_weights,
 )
@@ -55,7 +57,7 @@ from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
 from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
-from onnxmpq.samples import Samples, check_prepared
+from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (
     RULE,
@@ -98,17 +100,18 @@ def convert(model: Source, request: Request) -> Result:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    opened = open_model(model, asked.device, request.opset)
+    read = open_model(model, asked.device, request.opset)
     probes.keep_in(context.cache)
-    known = known_ranges(request.ranges, opened.model, source_name(model), context)
+    known = known_ranges(request.ranges, read.model, source_name(model), context)
     labelled = Labelled.of(request.labels, request.metric)
-    data = _samples(opened, asked, labelled, context)
+    opened, data = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
     observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
-    representable = within_float16(prepared, offered, observation.histograms)
+    bounded = bounded_activations(prepared, offered, observation.histograms)
+    representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(
         prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
@@ -151,20 +154,21 @@ def _absolute(model: Source) -> Any:
     return model if isinstance(model, onnx.ModelProto) else str(model)
 
 
-def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: Context) -> Samples:
-    """The samples, after the checks that need little time: outputs, labels, and whether there is anything to do."""
-    request, model, source = asked.request, opened.model, _absolute(opened.source)
-    for name in set(request.outputs or ()) - set(model.output_names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(model.output_names)}")
-    data = opened.samples(request.calibration, request.recipe, request.samples, context)
+def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: Context) -> tuple[Opened, Samples]:
+    """The samples, and the model as it computes what its source does on them, after the checks that need little time:
+    outputs, labels, and whether there is anything to do."""
+    request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
+    for name in set(request.outputs or ()) - set(names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
+    model = opened.model
     remember(samples=data.calibration.arrays)
-    check_prepared(opened.source, model, data.calibration)
     if labelled is not None:
         labelled.try_out(source, data)
     if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
-    return data
+    return opened, data
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
@@ -254,11 +258,13 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     plan = replace(
         with_factors(with_stored_weights(made, shipped.compensated), rescaling),
         opset=request.opset,
+        steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
+            *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
@@ -304,11 +310,12 @@ def profile_model(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    opened = open_model(model, device)
-    prepared, feeds = opened.model, opened.samples(calibration, recipe, PROFILE_SAMPLES, context).calibration
+    opened, data = open_model(model, device).with_samples(calibration, recipe, PROFILE_SAMPLES, context)
+    prepared, feeds = opened.model, data.calibration
     menu = opened.menu()
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
+    menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, feeds)

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.elements import ActivationType
 from onnxmpq.errors import PlanError
+from onnxmpq.model import Step
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.weights import PackedWeight
@@ -49,6 +50,7 @@ class Plan:
     met: False where a budget is missed and the closest plan was asked for (--best-effort). quality: level of the
     verdict, and its reasons. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
+    steps_left_out: steps of preparing that changed an output.
     keep_io: False where inputs and outputs may be 16 bits wide.
     deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
     int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
@@ -76,6 +78,7 @@ class Plan:
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
     opset: int | None = None
+    steps_left_out: tuple[str, ...] = ()
     keep_io: bool = True
     deploy_cpu: str = DeployCpu.ANY.value
     exactness: str = ""
@@ -108,6 +111,7 @@ class Plan:
             raise PlanError(f"{where}: {error}; convert the model again") from None
         try:
             data["layers"] = _regions(data["layers"])
+            data["steps_left_out"] = tuple(Step(s) for s in data.get("steps_left_out", ()))
             data["notes"] = tuple(_text(note) for note in data.get("notes", ()))
             data["activations"] = {t: _params(t, p) for t, p in data["activations"].items()}
             data["weights"] = {r: _packed(p) for r, p in data.get("weights", {}).items()}

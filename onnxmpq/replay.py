@@ -47,7 +47,7 @@ def apply(
     plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     if output is not None:
         check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
-    prepared = prepare(model, plan.opset)
+    prepared = prepare(model, plan.opset, plan.steps_left_out)
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     if asked is not None and plan.deploy_cpu == DeployCpu.NONE:

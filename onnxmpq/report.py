@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
-from onnxmpq.sensitivity import Effects
+from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.shipping import Disagreement, Shipped
 from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
@@ -173,6 +173,18 @@ def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
         "int4 or int8, activations uint8), with codes that keep to the bits of the scheme; its size and its latency "
         "here are not the target's",
     )
+
+
+def unjudged_note(outputs: Sequence[str], kinds: Mapping[str, OutputKind], validation: Validation) -> list[str]:
+    """Outputs whose quality is not known, but for random ones, of which the model's own notes tell."""
+    judged = {o.name for o in validation.outputs}
+    names = [name for name in outputs if name not in judged and kinds.get(name) != "random"]
+    if not names:
+        return []
+    what = f"output{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+    return [
+        f"{what} could not be compared: the shape depends on the data, or it holds no numbers; quality is not known"
+    ]
 
 
 def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
@@ -337,6 +349,8 @@ def _summary(report: Report) -> Table:
         if output.kl_nats is not None and output.top1_agreement is not None:
             table.add_row(f"{output.name}: KL to fp32", "", f"{output.kl_nats:.4g} nats", "")
             table.add_row(f"{output.name}: top-1 agreement", "", f"{output.top1_agreement:.1%}", "")
+        elif output.top1_agreement is not None:
+            table.add_row(f"{output.name}: equal values", "", f"{output.top1_agreement:.1%}", "")
         else:
             table.add_row(f"{output.name}: relative error", "", f"{output.relative_mse:.3g}", "")
     if (metric := report.validation.metric) is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxmpq.comparison import MetricScores, OutputQuality, Validation
+from onnxmpq.comparison import LABELS, MetricScores, OutputQuality, Validation
 
 Level = Literal["good", "noticeable", "bad", "unknown"]
 Found = tuple[Level, str]
@@ -73,8 +73,8 @@ def judge(quality: Validation, *, int8: Validation | None = None, synthetic: boo
     found = list(_by_metric(quality))
     if not found and not quality.outputs and _most_fall(quality) > FALL.bad:
         return Verdict("unknown", (_nothing_to_compare(quality),))
-    base = {} if int8 is None else {o.name: o for o in int8.outputs}
-    for output in quality.outputs:
+    base = {} if int8 is None else {o.name: o for o in int8.deciding}
+    for output in quality.deciding:
         found += _not_ruled_out(_by_output(output, quality), quality)
         if output.name in base:
             found += _not_ruled_out(_by_int8(output, base[output.name], quality), quality)
@@ -154,6 +154,9 @@ def _scaled_fall(metric: MetricScores) -> tuple[float, float]:
 def _by_output(output: OutputQuality, quality: Validation) -> Iterator[Found]:
     """Each figure of one output that is beyond a limit."""
     where, kl, agreement = f"of output {output.name} on {_samples(quality)}", output.kl_nats, output.top1_agreement
+    if output.kind == LABELS and agreement is not None:
+        yield from _by_labels(agreement, where, quality)
+        return
     if kl is None or agreement is None:
         for level, limit in RELATIVE_ERROR.worst(lambda most: output.relative_mse > most):
             text = f"relative error {output.relative_mse:.3g} (SQNR {output.sqnr_db:.1f} dB)"
@@ -167,6 +170,12 @@ def _by_output(output: OutputQuality, quality: Validation) -> Iterator[Found]:
         yield level, f"top-1 agreement {agreement:.0%} {where} ({level} below {limit:.0%}, {error})"
 
 
+def _by_labels(agreement: float, where: str, quality: Validation) -> Iterator[Found]:
+    """Integers, of which as many must be equal as classes of a classifier."""
+    for level, limit in AGREEMENT.worst(lambda least: agreement < least - _error(least, quality)):
+        yield level, f"{agreement:.0%} of the values {where} are equal ({level} below {limit:.0%})"
+
+
 def _error(share: float, quality: Validation) -> float:
     """One-sided sampling error of a share of the samples."""
     return DEVIATIONS * math.sqrt(share * (1.0 - share) / max(quality.samples, 1))
@@ -174,6 +183,8 @@ def _error(share: float, quality: Validation) -> float:
 
 def _by_int8(output: OutputQuality, base: OutputQuality, quality: Validation) -> Iterator[Found]:
     """A plan that may leave layers in float32 should not lose much more than int8 everywhere."""
+    if output.kind == LABELS:
+        return
     classes = output.kl_nats is not None and base.kl_nats is not None
     mine, other = (o.kl_nats if classes and o.kl_nats is not None else o.relative_mse for o in (output, base))
     least = WORTH_COMPARING * (DIVERGENCE_NATS if classes else RELATIVE_ERROR).noticeable

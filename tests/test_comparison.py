@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,20 @@ from hypothesis import strategies as st
 
 import onnxmpq
 from onnxmpq import comparison
-from onnxmpq.comparison import MOST_PASSES, OutputQuality, Validation, compare, median_interval, time_side_by_side
+from onnxmpq.comparison import (
+    LABELS,
+    MOST_PASSES,
+    OutputQuality,
+    Validation,
+    compare,
+    median_interval,
+    time_side_by_side,
+)
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import ValidationError
-from onnxmpq.runtimes import SessionSettings
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session
+from onnxmpq.verdict import judge
 from tests.graphs import feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
 
 
@@ -122,3 +133,47 @@ def test_an_unsteady_measurement_goes_on(calm: int, passes: int, monkeypatch: py
     timing = time_side_by_side(proto, proto, feeds_for(proto, 1), SessionSettings(), Effort(seconds=0.01, runs=1))
     assert len(done) == passes
     assert timing.unsteady == (passes == MOST_PASSES)
+
+
+def test_infinity_in_both_is_no_error_and_in_the_result_alone_is() -> None:
+    proto = graph("m = Where (k, x, inf)  y = Add (m, b)", "bool[N, 4] k, float[N, 4] x", "float[N, 4] y", "float[4] b")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "inf"))
+    other = onnx.ModelProto()
+    other.CopyFrom(proto)
+    bias = onnx.numpy_helper.to_array(proto.graph.initializer[0])
+    other.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(bias * np.float32(1.01), "b"))
+    mask = np.arange(24).reshape(6, 4) % 3 > 0
+    arrays = {"k": mask, "x": np.ones((6, 4), np.float32)}
+    specs = input_specs(open_session(proto))
+    [found] = compare(
+        proto, other, Feeds(arrays, specs, "made up"), {}, settings=SessionSettings(), held_out=True
+    ).outputs
+    signal, noise = (float(np.square(np.where(mask, v, 0)).sum()) for v in (1 + bias, np.float32(0.01) * bias))
+    assert found.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.1)
+    other.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(bias * np.float32(np.inf), "b"))
+    [found] = compare(
+        proto, other, Feeds(arrays, specs, "made up"), {}, settings=SessionSettings(), held_out=True
+    ).outputs
+    assert not np.isfinite(found.relative_mse)
+    assert judge(Validation((found,), 6, True)).level == "bad"
+
+
+def test_integers_are_judged_by_the_share_that_is_equal() -> None:
+    body = "s = MatMul (x, w)  c = ArgMax <axis = 1, keepdims = 0> (s)  y = Softmax (s)"
+    proto = graph(body, "float[N, 8] x", "int64[N] c, float[N, 4] y", "float[8, 4] w")
+    same, other = (quality(proto, noisy(proto, size), {"y": "probabilities"}, 40) for size in (0.0, 0.5))
+    assert [o.kind for o in same.outputs] == [LABELS, "probabilities"]
+    labels, scores = other.outputs
+    assert same.outputs[0].top1_agreement == 1.0 and same.outputs[0].relative_mse == 0.0
+    assert labels.top1_agreement == scores.top1_agreement == pytest.approx(1.0 - labels.relative_mse)
+    assert other.worst_sqnr_db == scores.sqnr_db
+    verdict = judge(Validation((replace(labels, top1_agreement=0.2),), 40, True))
+    assert verdict.level == "bad" and "20% of the values of output c on 40 held-out samples" in verdict.reasons[0]
+    assert judge(Validation((same.outputs[0],), 40, True)).level == "good"
+
+
+def test_random_outputs_are_left_out() -> None:
+    proto = graph(
+        "n = RandomNormalLike (x)  y = Add (x, n)  z = Relu (x)", "float[N, 4] x", "float[N, 4] y, float[N, 4] z"
+    )
+    assert [o.name for o in quality(proto, proto, {"y": "random"}).outputs] == ["z"]

@@ -18,6 +18,7 @@ from onnxmpq.workbench import Workbench
 
 ROUNDS = 5
 FLOOR_ROUNDS = 9
+LEAST_S = 1e-9  # that a plan can be predicted to take
 QUALITY_PRICE = 0.01  # of latency that `fastest` pays for an effect that is e times less: 2.3 % for ten times less
 SLACKS = (NOISE, 3 * NOISE)  # shares of latency among which that is weighed; it never pays more than the last
 CONTENDERS = 3  # fastest plans that are measured once more, and longer, before one of them is kept
@@ -148,8 +149,11 @@ def _fastest(loop: Loop) -> Outcome:
 
 
 def _price(latency_s: float, effect: float) -> float:
-    """The objective of the plan that `fastest` gives, to be least: log latency, and a little of log effect."""
-    return math.log(latency_s) + QUALITY_PRICE * math.log(max(effect, NO_EFFECT))
+    """The objective of the plan that `fastest` gives, to be least: log latency, and a little of log effect.
+
+    The prediction for a model of some microseconds may be 0 or less, as a sum of costs with more error than that.
+    """
+    return math.log(max(latency_s, LEAST_S)) + QUALITY_PRICE * math.log(max(effect, NO_EFFECT))
 
 
 def _faster(loop: Loop, best: Round) -> Round:

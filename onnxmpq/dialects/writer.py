@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from onnxmpq.dialects.types import Rewrite
-from onnxmpq.model import LayerWeight, Region, WeightStore, drop_values, keep_descriptions
+from onnxmpq.model import (
+    LayerWeight,
+    Region,
+    WeightStore,
+    constants_of,
+    drop_values,
+    export,
+    keep_descriptions,
+    subgraphs,
+)
 from onnxmpq.ranges import BITS, QuantParams, params_key
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
@@ -43,10 +52,11 @@ class Writer:
         self.graph = gs.import_onnx(job.model.structure)
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.tensors = self.graph.tensors()
-        for name in job.model.store.large & self.tensors.keys():
-            self.tensors[name].values = _Stored(self.tensors[name], job.model.store)
-            self.tensors[name].data_location = None
-        self.taken = {*self.nodes, *self.tensors}
+        for tensor in {id(c): c for c in constants_of(self.graph) if c.name in job.model.store.large}.values():
+            tensor.values = _Stored(tensor, job.model.store)
+            tensor.data_location = None
+        inner = {t for g in subgraphs(job.model.structure.graph) for n in g.node for t in (n.name, *n.output)}
+        self.taken = {*self.nodes, *self.tensors, *inner, *job.model.store}
         self.shared_constants: dict[str, gs.Constant] = {}
         self.stems = {key: f"w{number}" for number, key in enumerate(job.model.weights)}
 
@@ -58,8 +68,8 @@ class Writer:
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
-        proto: onnx.ModelProto = gs.export_onnx(self.graph, do_type_check=False)
-        drop_values((*self.tensors.values(), *self.graph.tensors().values()))
+        proto = export(self.graph, self.job.model.structure)
+        drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]
         keep_descriptions(self.job.model.structure, proto)

@@ -119,15 +119,14 @@ class Cutter:
 
     def reads(self, region: Region) -> set[str]:
         """Tensors that a region's nodes read and that is computed by others or fed."""
-        nodes = [n for n in self.index.nodes if n.name in region.nodes]
+        nodes = [self.nodes[name] for name in region.nodes]
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
     def variants(self, region: Region, spellings: Sequence[Spelling]) -> Part:
         """A layer's nodes once for each spelling of the first, side by side on the same inputs; for each, all results
         of the region."""
-        wanted = set(region.nodes)
-        originals = [n for n in self.index.nodes if n.name in wanted]
+        originals = [self.nodes[name] for name in region.nodes]
         made = {t for n in originals for t in n.output if t}
         nodes, constants = [], {}
         for number, spelling in enumerate(spellings):

@@ -4,6 +4,7 @@ from onnxmpq.menu.candidates import candidates, check_requested, matching_region
 from onnxmpq.menu.filters import (
     BOUND_LOSS_DB,
     bound_loss_db,
+    bounded_activations,
     for_goal,
     needing_unsigned_weights,
     one_activation_format,
@@ -31,6 +32,7 @@ __all__ = [
     "activation_tensors",
     "activation_type",
     "bound_loss_db",
+    "bounded_activations",
     "candidates",
     "check_requested",
     "for_goal",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.menu.filters import finite_weights
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
@@ -55,7 +56,7 @@ def candidates(
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
         raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
-    return Menu(menu, reasons)
+    return finite_weights(model, Menu(menu, reasons))
 
 
 def _why_nowhere(scheme: Scheme, model: Model, target: Target, dialect: Dialect) -> str:

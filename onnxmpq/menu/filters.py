@@ -77,6 +77,33 @@ def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]
     return Menu(kept, {**menu.reasons, **reasons})
 
 
+def bounded_activations(model: Model, menu: Menu, histograms: Mapping[str, Histogram]) -> Menu:
+    """The menu without quantized activations where a tensor of the region held NaN or infinity on some sample: a mask
+    of -inf would become the lowest code, which is any number."""
+    roots, kept, reasons = model.roots, dict[str, tuple[Scheme, ...]](), dict[str, str]()
+    for region in model.regions:
+        seen = {t: histograms.get(roots.get(t, t)) for t in (*region.inputs, *region.outputs)}
+        broken = next((t for t, h in seen.items() if h is not None and h.unbounded), None)
+        row = menu[region.name]
+        kept[region.name] = row if broken is None else tuple(s for s in row if not s.reads.quantized)
+        if len(kept[region.name]) == 1 < len(row):
+            reasons[region.name] = f"tensor {broken!r} holds NaN or infinity on some samples"
+    return Menu(kept, {**menu.reasons, **reasons})
+
+
+def finite_weights(model: Model, menu: Menu) -> Menu:
+    """The menu without schemes for layers whose weight or bias holds NaN or infinity, as tables of masks do."""
+    kept, reasons = dict(menu), dict[str, str]()
+    for region in model.layers:
+        layer = region.params
+        stored = [t for t in (layer.weight, layer.bias) if t]
+        broken = next((t for t in stored if not np.isfinite(np.asarray(model.store.array(t), np.float32)).all()), None)
+        if broken is not None:
+            kept[region.name] = kept[region.name][:1]
+            reasons[region.name] = f"its constant {broken!r} holds NaN or infinity"
+    return Menu(kept, {**menu.reasons, **reasons})
+
+
 def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Menu:
     """The menu without formats in which a channel that is not zero becomes zero, as on a scale that is too small."""
     kept = dict(menu)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import onnx
+
 from onnxmpq.errors import NothingToQuantizeError, UsageError
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import OPERATORS, Model
 from onnxmpq.target import Target
+
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
@@ -17,8 +21,11 @@ def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None
     already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
     known = [f"{r.name}: {menu.reasons[r.name]}" for r in model.layers if r.name in menu.reasons]
     why = known[0] if known else f"{', '.join(OPERATORS)} with a constant float32 weight, opset 13 or newer"
+    halves = any(t.data_type in _HALVES for t in model.structure.graph.initializer)
+    wide = "; its float16 constants could not be made float32: export the model in float32" if halves else ""
     raise NothingToQuantizeError(
-        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}; use the model as it is"
+        f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}{wide}; "
+        "use the model as it is"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -10,15 +11,19 @@ import onnx
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
-from onnxmpq.model.fold import drop_values, fold
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
-from onnxmpq.model.load import is_quantized_op, load, opset_of, read
+from onnxmpq.model.load import Loaded, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
+from onnxmpq.model.opset import opset_of
+from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import shell
+from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
+from onnxmpq.model.surgeon import constants_of, drop_values, export
+from onnxmpq.model.tidy import subgraphs
 from onnxmpq.model.types import Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
 
@@ -35,21 +40,25 @@ __all__ = [
     "Region",
     "RegionKind",
     "Spelling",
+    "Step",
     "WeightStore",
     "batchnorm_statistics",
+    "constants_of",
     "drop_values",
+    "export",
     "find_regions",
-    "fold",
     "is_quantized_op",
     "keep_descriptions",
     "load",
     "multiply_accumulates",
     "opset_of",
     "prepare",
+    "random_tensors",
     "read",
     "read_by",
     "serialized_bytes",
     "shell",
+    "subgraphs",
     "table_rows",
     "without_initializers",
 ]
@@ -58,35 +67,49 @@ __all__ = [
 WORTH_COLLECTING = 4 * 2**20  # bytes; collecting takes 20 to 200 ms
 
 
-def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None) -> Model:
+def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None, left_out: Collection[str] = ()) -> Model:
     """Read a model and prepare it for planning. Raises ModelError; the source is never modified.
 
-    opset: convert the graph to this version of ONNX, not only up to the first that has int4.
+    opset: convert the graph to this version of ONNX, not only up to the first that has int4. left_out: steps that are
+    not taken, such as a model's `left_out`.
     """
-    loaded = load(source, opset)
-    quantized = tuple(n.name for n in loaded.proto.graph.node if is_quantized_op(n.op_type))
-    notes = list(loaded.notes)
-    try:
-        proto, origin = fold(loaded.proto)
-    except Exception as error:
-        where = "the given model" if isinstance(source, onnx.ModelProto) else source
-        raise ModelError(f"{where}: the graph cannot be folded ({error}); check it with onnx.checker") from error
+    loaded, steps = load(source), tuple(Step(s) for s in left_out)
+    unfolded, draft = take_steps(loaded, opset, steps)
     if loaded.size_bytes > WORTH_COLLECTING:
         gc.collect()  # copies that folding made refer to themselves and to all constants, as read and as folded
+    try:
+        return _model(loaded, unfolded, draft, steps)
+    except Exception as error:
+        if not loaded.doubt:
+            raise
+        raise ModelError(f"{loaded.where}: not a valid ONNX model ({loaded.doubt}); export it again") from error
+
+
+def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, ...]) -> Model:
+    proto = draft.proto
+    quantized = tuple(n.name for n in unfolded.proto.graph.node if is_quantized_op(n.op_type))
+    notes = [*draft.notes, *(f"left out, since it changed an output: {step}" for step in left_out)]
+    if loaded.doubt:
+        notes.append(f"onnx.checker has a doubt about the model: {loaded.doubt}")
     if quantized:
         notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
+    frozen = _touching_quantized(proto) if draft.writable else [n.name for n in proto.graph.node]
+    if not draft.writable:
+        notes.append("some type of value in the graph is not known to onnx-graphsurgeon: the graph is left as it is")
     computed = {t for n in proto.graph.node for t in n.output}
     return Model(
         store=WeightStore.of(proto),
-        regions=find_regions(proto, frozen=_touching_quantized(proto)),
-        origin=origin,
+        regions=find_regions(proto, frozen=frozen),
+        origin=draft.origin,
         source_sha256=loaded.sha256,
         source_bytes=loaded.size_bytes,
         opset=opset_of(proto),
         prepared_bytes=serialized_bytes(proto),
         notes=tuple(notes),
         already_quantized=quantized,
-        batchnorm={t: s for t, s in batchnorm_statistics(loaded.proto).items() if t in computed},
+        batchnorm={t: s for t, s in batchnorm_statistics(unfolded.proto).items() if t in computed},
+        left_out=left_out,
+        from_halves=draft.from_halves,
     )
 
 

@@ -3,53 +3,142 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.model.branches import take_branches
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.gemm import simplify_gemms
+from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.operators import OPERATORS
+from onnxmpq.model.random import draws, random_tensors
+from onnxmpq.model.shell import LARGEST_KEPT
+from onnxmpq.model.surgeon import export
+from onnxmpq.model.tidy import free_name
 
 Origin = dict[str, tuple[str, ...]]
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor and offset
 
-_NO_VALUES = np.empty(0, np.float32)
+_STANDARD = (None, "", "ai.onnx")
+_GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pad", "Resize", "Upsample"})
 _FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.affine_axis is not None}
 
 
-def fold(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Origin]:
-    """Fold constants and per-channel affine nodes.
+@dataclass(frozen=True)
+class Folds:
+    """Kinds of folding. constants: nodes that only read constants. identities: Identity and idle Dropout nodes.
+    factors: BatchNormalization, Mul and Add per channel. gemms: Gemm in every form, to its simplest."""
+
+    constants: bool = True
+    identities: bool = True
+    factors: bool = True
+    gemms: bool = True
+
+
+def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+    """Fold constants, branches that are always taken, and per-channel affine nodes.
 
     Returns the folded proto and, for every remaining node, the names of the original nodes it stands for.
     """
+    folded, origin = _folded(proto, folds)
+    while folds.constants and take_branches(folded):
+        folded, more = _folded(folded, folds)
+        origin = {n: tuple(o for part in parts for o in origin.get(part, (part,))) for n, parts in more.items()}
+    return folded, origin
+
+
+def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+    index = GraphIndex(proto)
     graph = gs.import_onnx(proto)
-    graph.fold_constants(error_ok=True).cleanup()
+    if folds.constants:
+        _fold_constants(graph, index, random_tensors(proto.graph))
+    graph.cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
-    _skip_identities(graph)
-    origin |= {new: (gemm,) for new, gemm in simplify_gemms(graph).items()}
-    for node in list(graph.nodes):
-        if node.op in _FOLDABLE and _has_constant_weight(node):
-            while (affine := _following_affine(node, graph)) is not None:
-                _absorb(node, *affine, origin)
-    graph.cleanup().toposort()
-    folded = gs.export_onnx(graph, do_type_check=False)
+    if folds.identities:
+        _skip_identities(graph)
+    if folds.gemms:
+        origin |= {new: (gemm,) for new, gemm in simplify_gemms(graph).items()}
+    taken = {*graph.tensors()}
+    for node in list(graph.nodes) if folds.factors else ():
+        if node.op in _FOLDABLE and node.domain in _STANDARD and _has_constant_weight(node):
+            while (affine := _following_affine(node, graph)) is not None and _absorb(node, *affine, origin, taken):
+                pass
+    graph.cleanup().toposort(mode="nodes")
+    folded = export(graph, proto)
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
     return folded, {node.name: origin[node.name] for node in graph.nodes}
 
 
-def drop_values(tensors: Iterable[gs.Tensor]) -> None:
-    """End the use of constants. All that onnx-graphsurgeon makes refers to itself, so values would stay in memory until
-    the garbage collector comes by, which does not know how large they are."""
-    for tensor in tensors:
-        if isinstance(tensor, gs.Constant):
-            tensor.values = _NO_VALUES
+def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None:
+    """Replace what does not depend on the inputs by constants.
+
+    Not by onnx-graphsurgeon's own folding of shapes: that also turns Cast(int to float), Mul(0.5), Cast(int) into a
+    product of integers, with 0.5 as 0. Nodes that draw random numbers, and those that make much out of little, stay.
+    drawn: tensors that depend on random numbers.
+    """
+    for node in graph.nodes:
+        if node.op == "Shape" and node.domain in _STANDARD:
+            _fold_shape(node, index)
+
+    def stays(node: gs.Node) -> bool:
+        random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
+        growing = node.op in _GROWING and _grows(node, index)
+        return random or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
+
+    graph.cleanup()
+    graph.fold_constants(
+        fold_shapes=False,
+        error_ok=True,
+        partitioning="recursive",
+        should_exclude_node=stays,
+        flatten_subgraphs=False,  # see take_branches; nested ones come out broken
+        recurse_functions=False,
+    )
+
+
+def _fold_shape(node: gs.Node, index: GraphIndex) -> None:
+    """A Shape of known sizes as a constant; of those that are not, the sizes that are picked out of it by a Gather."""
+    shape, result = index.shape(node.inputs[0].name), node.outputs[0]
+    if shape is None or result.name in index.outputs:
+        return
+    sizes = shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    if all(s is not None for s in sizes):
+        node.outputs.clear()
+        result.to_constant(np.array(sizes, np.int64))
+        return
+    for reader in list(result.outputs):
+        place = reader.inputs[1] if reader.op == "Gather" and reader.domain in _STANDARD else None
+        if not isinstance(place, gs.Constant) or reader.outputs[0].name in index.outputs:
+            continue
+        places = np.asarray(place.values)
+        if ((-len(sizes) <= places) & (places < len(sizes))).all():
+            picked = [sizes[int(p)] for p in places.ravel()]
+            if all(p is not None for p in picked):
+                picked_out = reader.outputs[0]
+                reader.outputs.clear()
+                picked_out.to_constant(np.array(picked, np.int64).reshape(places.shape))
+
+
+def _is_tensor(name: str, index: GraphIndex) -> bool:
+    """False for sequences and optionals, which cannot be constants."""
+    return name not in index.infos or index.infos[name].type.WhichOneof("value") in (None, "tensor_type")
+
+
+def _grows(node: gs.Node, index: GraphIndex) -> bool:
+    """True if the result would take more than LARGEST_KEPT elements, and more than there are in the node's inputs."""
+    shape = index.shape(node.outputs[0].name)
+    read = max((int(np.prod(t.shape)) for t in node.inputs if isinstance(t, gs.Constant)), default=0)
+    elements = math.prod(d or 1 for d in shape) if shape is not None else 0
+    return elements > max(LARGEST_KEPT, read)
 
 
 def _has_constant_weight(node: gs.Node) -> bool:
@@ -61,8 +150,8 @@ def _has_constant_weight(node: gs.Node) -> bool:
 def _skip_identities(graph: gs.Graph) -> None:
     outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
-        removable = node.op == "Identity" or (node.op == "Dropout" and len(node.outputs) == 1)
-        if not removable or not node.inputs[0].inputs:
+        removable = node.op == "Identity" or (node.op == "Dropout" and len(node.outputs) == 1 and _idle(node))
+        if not removable or node.domain not in _STANDARD or not node.inputs[0].inputs:
             continue
         source, result = node.inputs[0], node.outputs[0]
         if id(result) in outputs:
@@ -73,6 +162,12 @@ def _skip_identities(graph: gs.Graph) -> None:
             for consumer in list(result.outputs):
                 consumer.inputs = [source if t is result else t for t in consumer.inputs]
         node.outputs.clear()
+
+
+def _idle(dropout: gs.Node) -> bool:
+    """True unless it may be in training, which an input says from opset 12 on."""
+    training = dropout.inputs[2] if len(dropout.inputs) > 2 else None
+    return training is None or (isinstance(training, gs.Constant) and not np.any(training.values))
 
 
 def _following_affine(node: gs.Node, graph: gs.Graph) -> tuple[gs.Node, Affine] | None:
@@ -130,7 +225,8 @@ _READERS: dict[str, Callable[[gs.Node, int, int], Affine | None]] = {
 }
 
 
-def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin) -> None:
+def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin, taken: set[str]) -> bool:
+    """Multiply the map into the layer before it. False, with nothing done, where float32 cannot hold the result."""
     factor, offset = affine
     axis, groups = _FOLDABLE[node.op], node.attrs.get("group", 1)
     weight = node.inputs[1].values.astype(np.float64)
@@ -140,11 +236,16 @@ def _absorb(node: gs.Node, follower: gs.Node, affine: Affine, origin: Origin) ->
         per_group = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
         scaled = (weight.reshape(groups, -1, *weight.shape[1:]) * per_group).reshape(weight.shape)
     bias = node.inputs[2].values.astype(np.float64) if len(node.inputs) > 2 else np.zeros(len(factor))
-    node.inputs[1] = gs.Constant(f"{node.name}/weight_folded", scaled.astype(np.float32))
-    new_bias = gs.Constant(f"{node.name}/bias_folded", (bias * factor + offset).astype(np.float32))
-    node.inputs = [node.inputs[0], node.inputs[1], new_bias]
+    shifted = bias * factor + offset
+    with np.errstate(over="ignore"):
+        new_weight, new_bias = scaled.astype(np.float32), shifted.astype(np.float32)
+    if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
+        return False
+    weight_name, bias_name = (free_name(f"{node.name}/{part}_folded", taken) for part in ("weight", "bias"))
+    node.inputs = [node.inputs[0], gs.Constant(weight_name, new_weight), gs.Constant(bias_name, new_bias)]
     result = follower.outputs[0]
     follower.outputs.clear()
     follower.inputs.clear()
     node.outputs[0] = result
     origin[node.name] = (*origin[node.name], follower.name)
+    return True

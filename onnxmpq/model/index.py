@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 import onnx
 
-from onnxmpq.model.shell import shell
+from onnxmpq.model.shell import inferable
+from onnxmpq.model.tidy import captured
+from onnxmpq.model.unknown import described, float_by_use
 
 
 class GraphIndex:
@@ -26,10 +28,14 @@ class GraphIndex:
                     self.readers.setdefault(tensor, []).append(node)
         self.constants = {t.name: t for t in graph.initializer}
         self.outputs = {o.name for o in graph.output}
-        inferred = onnx.shape_inference.infer_shapes(shell(proto), data_prop=True).graph
         stored = self.constants.keys() - {i.name for i in graph.input}  # large ones are inputs of the shell
-        described = (*inferred.value_info, *inferred.input, *inferred.output)
-        self.infos: dict[str, onnx.ValueInfoProto] = {v.name: v for v in described if v.name not in stored}
+        bare = inferable(proto)
+        self.infos = _inferred(bare, stored)
+        if any(t and t not in self.infos for n in self.nodes for t in n.output):
+            types = {t: i.type.tensor_type.elem_type for t, i in self.infos.items()}
+            known = types | {t: c.data_type for t, c in self.constants.items()}
+            bare.graph.value_info.extend(described(sorted(float_by_use(self.nodes, known))))
+            self.infos = _inferred(bare, stored)
 
     def is_float(self, tensor: str) -> bool:
         return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
@@ -55,15 +61,13 @@ class GraphIndex:
         return float(array.reshape(-1)[0]) if array.size == 1 else None
 
 
+def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
+    """Types and shapes by tensor, without those of constants."""
+    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    found = (*graph.value_info, *graph.input, *graph.output)
+    return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
+
+
 def read_by(node: onnx.NodeProto) -> list[str]:
     """Tensors that a node reads, "" for an input that is left out; those that its subgraphs read come last."""
-    return [*node.input, *_captured(node)]
-
-
-def _captured(node: onnx.NodeProto) -> Iterable[str]:
-    """Outer tensors that the subgraphs of a node read."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
+    return [*node.input, *captured(node)]

@@ -42,12 +42,20 @@ def find_regions(proto: onnx.ModelProto, frozen: Iterable[str] = ()) -> tuple[Re
         if node.name in done:
             continue
         group = None if node.name in left_alone else _first_group(node, index, done)
+        if group is not None and group.kind is RegionKind.LAYER and not _reads_activations(group, index):
+            group = None
         group = group or _Group(RegionKind.FLOAT, (node,), node.op_type)
         done.update(n.name for n in group.nodes)
         region = _region(group, index)
         if region.inputs or region.outputs:
             regions.append(region)
     return tuple(regions)
+
+
+def _reads_activations(group: _Group, index: GraphIndex) -> bool:
+    """False for a layer whose input is of a type that is not known; a table is looked up by integers."""
+    head = group.nodes[0]
+    return OPERATORS[head.op_type].looks_up or bool(index.activations(head))
 
 
 def _first_group(node: onnx.NodeProto, index: GraphIndex, done: set[str]) -> _Group | None:

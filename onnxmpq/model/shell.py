@@ -10,7 +10,7 @@ LARGEST_KEPT = 4096  # elements; operators that read values while shapes are inf
 def shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model with each large initializer turned into an input of its type and shape.
 
-    onnx.checker and shape inference serialize what they are given, and protobuf ends at 2 GB.
+    onnx.checker, the opset converter and shape inference serialize what they are given, and protobuf ends at 2 GB.
     """
     small = onnx.ModelProto(ir_version=proto.ir_version)
     small.opset_import.extend(proto.opset_import)
@@ -28,6 +28,15 @@ def shell(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return small
+
+
+def inferable(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The shell without declared shapes of outputs: exporters often write wrong ones, and runtimes only warn of it."""
+    small = shell(proto)
+    for info in small.graph.output:
+        if info.type.WhichOneof("value") == "tensor_type":
+            info.type.tensor_type.ClearField("shape")
     return small
 
 

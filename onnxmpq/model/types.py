@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -71,7 +72,9 @@ class Model:
     source_sha256: of the file (or bytes) it came from.
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
-    batchnorm: tensor -> what a BatchNorm, now folded, remembers of it.
+    batchnorm: tensor -> what a BatchNorm, now folded, remembers of it. left_out: steps of preparing that were left out
+    on purpose, since they changed an output. from_halves: True where the original computes in 16 bits what this graph
+    computes in float32.
     """
 
     store: WeightStore
@@ -84,6 +87,8 @@ class Model:
     notes: tuple[str, ...] = ()
     already_quantized: tuple[str, ...] = ()
     batchnorm: dict[str, ChannelStatistics] = field(default_factory=dict, repr=False, compare=False)
+    left_out: tuple[str, ...] = ()
+    from_halves: bool = False
 
     @property
     def structure(self) -> onnx.ModelProto:
@@ -95,22 +100,24 @@ class Model:
         """The whole prepared graph, put together anew: for a session or a file, not to look at nodes."""
         return self.store.assembled()
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Region, ...]:
         return tuple(r for r in self.regions if r.kind is RegionKind.LAYER)
 
     def region(self, name: str) -> Region:
-        for region in self.regions:
-            if region.name == name:
-                return region
-        raise KeyError(name)
+        """Raises KeyError where there is none."""
+        return self._by_name[name]
 
-    @property
+    @cached_property
+    def _by_name(self) -> dict[str, Region]:
+        return {r.name: r for r in self.regions}
+
+    @cached_property
     def producers(self) -> dict[str, Region]:
         """Tensor -> the region that computes it."""
         return {t: r for r in self.regions for t in r.outputs}
 
-    @property
+    @cached_property
     def consumers(self) -> dict[str, list[Region]]:
         """Tensor -> regions that read it, in graph order."""
         found: dict[str, list[Region]] = {}
@@ -119,7 +126,7 @@ class Model:
                 found.setdefault(tensor, []).append(region)
         return found
 
-    @property
+    @cached_property
     def roots(self) -> dict[str, str]:
         """Tensor -> the tensor whose values it merely moves: passthrough regions followed back to their source."""
         found: dict[str, str] = {}

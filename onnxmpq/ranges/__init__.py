@@ -5,7 +5,7 @@ from onnxmpq.ranges.estimators import CHOICES, ESTIMATORS, require_estimator
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.histogram import Histogram
-from onnxmpq.ranges.nonfinite import explain_nonfinite
+from onnxmpq.ranges.nonfinite import explain_nonfinite, none_finite
 from onnxmpq.ranges.observe import Observation, observe
 from onnxmpq.ranges.params import BITS, QuantParams, params_for, params_key
 
@@ -20,6 +20,7 @@ __all__ = [
     "explain_nonfinite",
     "headroom",
     "known_ranges",
+    "none_finite",
     "observe",
     "observe_ranges",
     "params_for",

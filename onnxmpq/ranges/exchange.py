@@ -78,6 +78,7 @@ class Calibration:
                     "low": h.low,
                     "high": h.high,
                     "headroom": found.headroom.get(t, 1.0),
+                    "unbounded": h.unbounded,
                 }
                 for t, h in found.histograms.items()
             ],
@@ -118,11 +119,13 @@ def _calibration(archive: Archive) -> Calibration:
     names = [row["name"] for row in meta["tensors"]]
     if counts.dtype != np.int64 or counts.shape != (len(names), BINS) or ends.shape != (len(names), 3):
         raise ValueError(f"{len(names)} tensors with counts {counts.dtype} {counts.shape} and ends {ends.shape}")
+    unbounded = {str(row["name"]) for row in meta["tensors"] if row.get("unbounded")}
     histograms = {}
     for name, row, (limit, low, high) in zip(names, counts, np.asarray(ends, np.float64).tolist(), strict=True):
         if np.less(row, 0).any() or not 0 <= limit < np.inf or (np.any(row) and not -limit <= low <= high <= limit):
             raise ValueError(f"tensor {name!r}: impossible histogram")
-        histograms[str(name)] = Histogram.of(np.asarray(row, np.int64), limit, low, high)
+        kept = np.asarray(row, np.int64)
+        histograms[str(name)] = Histogram.of(kept, limit, low, high, unbounded=str(name) in unbounded)
     shapes = {str(row["name"]): tuple(map(int, row["shape"])) for row in meta["tensors"]}
     headroom = {str(row["name"]): float(row["headroom"]) for row in meta["tensors"]}
     if not all(1.0 <= factor < np.inf for factor in headroom.values()):

@@ -13,23 +13,30 @@ class Histogram:
     """Counts of a tensor's values over [-limit, limit] in 4096 equal bins; the limit doubles as values require.
 
     Doubling merges neighbouring bins exactly, so the result does not depend on the order of the batches up to the
-    resolution of one bin. Also keeps the exact minimum and maximum.
+    resolution of one bin. Also keeps the exact minimum and maximum. NaN and infinity are not counted; `unbounded` tells
+    that there were some.
     """
 
     def __init__(self) -> None:
+        self.unbounded = False
         self.counts = np.zeros(BINS, np.int64)
         self.limit = 0.0
         self.low, self.high = np.inf, -np.inf
 
     @classmethod
-    def of(cls, counts: NDArray[np.int64], limit: float, low: float, high: float) -> Histogram:
+    def of(
+        cls, counts: NDArray[np.int64], limit: float, low: float, high: float, *, unbounded: bool = False
+    ) -> Histogram:
         """One that was kept: int64 [BINS] counts over [-limit, limit], exact minimum and maximum."""
         histogram = cls()
+        histogram.unbounded = unbounded
         histogram.counts, histogram.limit, histogram.low, histogram.high = counts, limit, low, high
         return histogram
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count one batch of any shape. Values must be finite."""
+        """Count one batch of any shape."""
+        if not (mask := np.isfinite(values)).all():
+            self.unbounded, values = True, values[mask]
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -54,9 +54,11 @@ def explain_nonfinite(proto: onnx.ModelProto, inputs: Mapping[str, Array]) -> st
     return "; ".join(str(found[what]) for what in _KINDS if what in found)
 
 
-def all_finite(value: object) -> bool:
-    """True for everything but float arrays with NaN or infinity."""
-    return not (_has_nan(value) or _has_infinity(value))
+def none_finite(values: Sequence[object]) -> bool:
+    """True where all outputs of a run are float arrays, and none of those that have elements has a finite one."""
+    floats = [v for v in values if _is_float(v)]
+    filled = [v for v in floats if v.size]
+    return len(floats) == len(values) and bool(filled) and not any(np.isfinite(v).any() for v in filled)
 
 
 def _has_nan(value: object) -> bool:

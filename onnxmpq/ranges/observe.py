@@ -15,7 +15,7 @@ from onnxmpq.model import Model
 from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
-from onnxmpq.ranges.nonfinite import all_finite, explain_nonfinite
+from onnxmpq.ranges.nonfinite import explain_nonfinite, none_finite
 from onnxmpq.ranges.params import BITS, QuantParams
 
 Tick = Callable[[int], None]
@@ -54,8 +54,8 @@ def observe(
     for one sample; the model runs once more for every further part. Which tensors are shown together follows from the
     model, not from `tensors`: what is shown is not fused, and so has part in the last bits of all values.
 
-    The model's own outputs are looked at too. Raises CalibrationError naming the sample for which any of them is not
-    finite, and the first node that makes it so.
+    The model's own outputs are looked at too. Raises CalibrationError naming the sample for which none of them has a
+    finite value, and the first node that makes it so.
     """
     between = (t for r in model.regions for t in (*r.inputs, *r.outputs))
     shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))))
@@ -82,9 +82,10 @@ def _observe_chunk(
     at_once = at_a_time(threads, sum(_float_bytes(shapes.get(t, ())) for t in wanted), memory)
     runs = run_samples(model.store, feeds, wanted, shown=shown, threads=at_once)
     for sample, found in enumerate(runs):
-        for tensor, values in zip(wanted, found, strict=True):
-            if not all_finite(values):
-                raise CalibrationError(_not_finite(model, feeds, sample, tensor))
+        made = dict(zip(wanted, found, strict=True))
+        if none_finite([made[t] for t in model.output_names]):
+            raise CalibrationError(_not_finite(model, feeds, sample, model.output_names[0]))
+        for tensor, values in made.items():
             if tensor in histograms and tensor in chunk:
                 histograms[tensor].add(np.asarray(values, dtype=np.float32))
         tick(1)

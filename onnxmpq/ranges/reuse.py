@@ -39,10 +39,11 @@ def observed(context: Context, model: Model, feeds: Feeds, tensors: Sequence[str
 
 
 def _of_histogram(histogram: Histogram, shape: tuple[int, ...]) -> Archive:
-    ends = np.array([histogram.limit, histogram.low, histogram.high])
+    ends = np.array([histogram.limit, histogram.low, histogram.high, histogram.unbounded])
     return Archive({"counts": histogram.counts, "ends": ends}, list(shape))
 
 
 def _to_histogram(entry: Archive) -> tuple[Histogram, tuple[int, ...]]:
-    limit, low, high = map(float, entry.arrays["ends"])
-    return Histogram.of(np.asarray(entry.arrays["counts"], np.int64), limit, low, high), tuple(entry.meta)
+    limit, low, high, unbounded = map(float, entry.arrays["ends"])
+    counts = np.asarray(entry.arrays["counts"], np.int64)
+    return Histogram.of(counts, limit, low, high, unbounded=bool(unbounded)), tuple(entry.meta)

@@ -13,7 +13,7 @@ from onnxmpq.context import Context
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import CrashError
 from onnxmpq.keys import feeds_hash, model_hash, programs
-from onnxmpq.menu import Menu, observed_tensors, weight_formats, within_float16
+from onnxmpq.menu import Menu, bounded_activations, observed_tensors, weight_formats, within_float16
 from onnxmpq.model import Model
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
@@ -141,7 +141,8 @@ class _QuickModels:
         model = rescaled(self.model, self.channels, factors)
         wanted = Menu({r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions})
         observation = observe_ranges(model, observed_tensors(model, wanted), self.data.deciding, self.context)
-        menu = within_float16(model, wanted, observation.histograms)
+        bounded = bounded_activations(model, wanted, observation.histograms)
+        menu = within_float16(model, bounded, observation.histograms)
         bench = prepare_bench(model, menu, observation, self.dialect, self.context)
         if as_shipped:
             formats = weight_formats(model, menu)

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
+from onnxmpq.finite import finite
 from onnxmpq.model import Model
 from onnxmpq.rescale.channels import Channels
 from onnxmpq.rounding import DoubleArray, FloatArray, cross_layer_factors, smoothing_factors
@@ -42,10 +43,10 @@ def measure_extent(model: Model, channels: Channels, feeds: Feeds, *, threads: i
     tensors = {heads[name].input[0]: carried for name, carried in channels.reads.items()}
     for outputs in run_samples(model.store, feeds, list(tensors), threads=threads):
         for carried, values in zip(tensors.values(), outputs, strict=True):
-            found = np.asarray(values, np.float32)
+            found = finite(values)
             rest = tuple(a for a in range(found.ndim) if a not in carried.axes)
-            np.maximum.at(high, carried.ids, found.max(axis=rest).ravel())
-            np.minimum.at(low, carried.ids, found.min(axis=rest).ravel())
+            np.maximum.at(high, carried.ids, found.max(axis=rest, initial=0).ravel())
+            np.minimum.at(low, carried.ids, found.min(axis=rest, initial=0).ravel())
     weights = {consumes: np.zeros(count + 1, np.float32) for consumes in (True, False)}
     for role in channels.roles:
         values = np.abs(model.store.array(role.constant))

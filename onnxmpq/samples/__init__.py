@@ -1,11 +1,11 @@
 """The samples of a conversion: read, divided, and used to check that the prepared model computes what it should."""
 
+from onnxmpq.samples.agree import agreeing
 from onnxmpq.samples.data_free import misfit, recipe_by_batchnorm
 from onnxmpq.samples.gather import (
     FEWEST_DECIDING,
     FEWEST_FOR_EFFECTS,
     Samples,
-    check_prepared,
     gather_samples,
 )
 
@@ -13,7 +13,7 @@ __all__ = [
     "FEWEST_DECIDING",
     "FEWEST_FOR_EFFECTS",
     "Samples",
-    "check_prepared",
+    "agreeing",
     "gather_samples",
     "misfit",
     "recipe_by_batchnorm",

@@ -18,11 +18,13 @@ import onnx
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from onnxmpq.finite import finite, numbers
 from onnxmpq.model import OPERATORS, GraphIndex
 
 Code = NDArray[np.float32]
-OutputKind = Literal["logits", "probabilities", "values"]
+OutputKind = Literal["logits", "probabilities", "values", "random"]
 KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "values")
+"""That a user can ask for. "random" is an output that depends on random numbers."""
 _SMALLEST_PROBABILITY = 1e-9
 _TRANSPARENT = frozenset(
     {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Add", "Transpose", "Slice", "Gather"}
@@ -35,8 +37,11 @@ class OutputView:
     """One output of the model, seen as codes float32 [samples, width].
 
     kind: "logits" and "probabilities" (log-probabilities are coded) compare by KL over the last axis, "values" by
-    mean squared error relative to each channel's variance. rows: which rows of a logits output are kept.
-    width: 0 for outputs whose shape depends on the data (lists of detections): they cannot be compared by position.
+    mean squared error relative to each channel's variance, and so do "random" ones where there are no others.
+    rows: which rows of a logits output are kept. width: 0 for outputs whose shape depends on the data (lists of
+    detections), which cannot be compared by position, and for those that depend on random numbers. padded: True for the
+    former where there is nothing else to compare; their values are then laid out in a row as long as the longest one,
+    one sample a run.
     scale: "values": 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
     """
 
@@ -49,12 +54,16 @@ class OutputView:
     sign: NDArray[np.float32] | None = None
     width: int = 0
     elements: int = 0
+    padded: bool = False
 
     def encode(self, output: NDArray[np.float32], samples: int) -> Code:
         """Output of a run of `samples` samples -> float32 [samples, width]."""
         if not self.width:
             return np.zeros((samples, 0), np.float32)
-        if self.kind != "values":
+        output = finite(output)
+        if output.size != samples * self.elements:  # in one sample as it was in none of those that the view was made of
+            output = _laid_out(output, samples * self.elements)
+        if self.classes:
             scores = output.reshape(samples, -1, self.classes)[:, self.rows]
             if self.kind == "probabilities":
                 scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
@@ -74,7 +83,7 @@ class OutputView:
 
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
-        if self.kind == "values":
+        if not self.classes:
             return np.asarray(np.square(change.astype(np.float64)).sum(axis=1) / self.elements)
         before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
         after = before + change.reshape(before.shape)
@@ -100,9 +109,7 @@ class Divergence:
 
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
         """Outputs of a run of `samples` samples -> float32 [samples, width]."""
-        return np.concatenate(
-            [v.encode(np.asarray(o, np.float32), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1
-        )
+        return np.concatenate([v.encode(numbers(o), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
 
     def parts(self, code: Code) -> list[Code]:
         """A code cut into those of the views."""
@@ -126,6 +133,11 @@ class Divergence:
         return {v.name: v.kind for v in self.views}
 
     @property
+    def one_at_a_time(self) -> bool:
+        """True where an output's samples cannot be told apart in a run of several."""
+        return any(v.padded for v in self.views)
+
+    @property
     def width(self) -> int:
         return sum(v.width for v in self.views)
 
@@ -134,6 +146,8 @@ def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32])
     """The kind of an output, from the graph behind it and one run: probabilities, logits, or plain values."""
     last = sample.shape[-1] if sample.ndim else 1
     if sample.ndim < 2 or last < 2 or not sample.size:
+        return "values"
+    if not np.isfinite(sample).all():
         return "values"
     if sample.min() >= 0 and np.allclose(sample.sum(axis=-1), 1.0, atol=1e-3):
         return "probabilities"
@@ -155,25 +169,50 @@ def _head(index: GraphIndex, tensor: str) -> str:
 
 
 def make_view(
-    name: str, kind: OutputKind, samples: Sequence[NDArray[np.float32]], width_limit: int, seed: int
+    name: str,
+    kind: OutputKind,
+    samples: Sequence[NDArray[np.float32]],
+    width_limit: int,
+    seed: int,
+    *,
+    padded: bool = False,
 ) -> OutputView:
-    """A view fitted to reference outputs (one array per sample, without a batch axis of more than one)."""
-    generator = np.random.default_rng(seed)
+    """A view fitted to reference outputs (one array per sample, without a batch axis of more than one). padded: of an
+    output without a shape of its own, by the values laid out in a row."""
+    generator, samples = np.random.default_rng(seed), [finite(s) for s in samples]
+    if padded:
+        longest = max(s.size for s in samples)
+        samples = [_laid_out(s, longest) for s in samples]
+        kind = "random" if kind == "random" else "values"
     first = samples[0]
     elements = int(first.size)
     if not elements or any(s.shape != first.shape for s in samples):
-        return OutputView(name, "values", 0, np.zeros(0, np.int64), width=0, elements=1)
-    if kind != "values":
+        return hidden(name, "random" if kind == "random" else "values")
+    if kind in ("logits", "probabilities"):
         classes = first.shape[-1]
         rows = elements // classes
         kept = np.sort(generator.permutation(rows)[: max(width_limit // classes, 1)])
         return OutputView(name, kind, classes, kept, width=len(kept) * classes, elements=elements)
     scale = _inverse_spread(samples)
     if elements <= width_limit:
-        return OutputView(name, kind, 0, np.zeros(0, np.int64), scale, width=elements, elements=elements)
+        none = np.zeros(0, np.int64)
+        return OutputView(name, kind, 0, none, scale, width=elements, elements=elements, padded=padded)
     bucket = generator.integers(0, width_limit, elements)
     sign = generator.choice(np.array([-1.0, 1.0], np.float32), elements)
-    return OutputView(name, kind, 0, np.zeros(0, np.int64), scale, bucket, sign, width_limit, elements)
+    none = np.zeros(0, np.int64)
+    return OutputView(name, kind, 0, none, scale, bucket, sign, width_limit, elements, padded)
+
+
+def hidden(name: str, kind: OutputKind) -> OutputView:
+    """The view of an output that is not compared."""
+    return OutputView(name, kind, 0, np.zeros(0, np.int64), width=0, elements=1)
+
+
+def _laid_out(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """float32 [length]: the first of the values, then zeros."""
+    row = np.zeros(length, np.float32)
+    row[: values.size] = values.ravel()[:length]
+    return row
 
 
 def _inverse_spread(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model, Spelling
+from onnxmpq.finite import numbers
+from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, guess_kind, make_view
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView, guess_kind, hidden, make_view
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
 _SMALLEST_SKETCH = 512
@@ -153,21 +154,34 @@ def make_divergence(
 ) -> tuple[Divergence, list[list[Array]]]:
     """Views fitted to the fp32 outputs on these samples, and those outputs (one list per batch).
 
-    threads: samples that run side by side, one thread each.
+    Outputs whose shape depends on the data are laid out in a row where no other output can be compared, and random ones
+    taken as they come where there is nothing else. threads: samples that run side by side, one thread each. Raises
+    ModelError where no output holds a number for any sample.
     """
     singles = list(run_samples(model.store, feeds, threads=threads))
-    limit = sketch_width(len(feeds), entries)
-    views = []
-    for position, name in enumerate(model.output_names):
-        samples = [np.asarray(s[position], dtype=np.float32) for s in singles]
-        kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
-        views.append(make_view(name, kind, samples, limit, seed))
-    if not any(v.width for v in views):
-        raise ModelError(
-            "no output has the same shape for all samples, so there is nothing to compare; cut the model before the "
-            "nodes that select results, such as NonMaxSuppression"
-        )
-    return Divergence(tuple(views)), singles
+    limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
+    outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(model.output_names)}
+
+    def views(*, padded: bool, random: bool) -> tuple[OutputView, ...]:
+        found = []
+        for name, samples in outputs.items():
+            kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
+            kind = "random" if name in drawn else kind
+            if kind == "random" and not random:
+                found.append(hidden(name, kind))
+                continue
+            odd = padded and any(s.shape != samples[0].shape for s in samples)
+            found.append(make_view(name, kind, samples, limit, seed, padded=odd))
+        return tuple(found)
+
+    for padded, random in ((False, False), (True, False), (True, True)):
+        found = views(padded=padded, random=random)
+        if any(v.width for v in found):
+            return Divergence(found), singles
+    raise ModelError(
+        "no output holds a number for any sample, so there is nothing to compare; give samples for which the model "
+        "finds something, or the model a numeric output"
+    )
 
 
 def fit_frame(model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind]) -> Frame:

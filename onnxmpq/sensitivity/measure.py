@@ -92,7 +92,7 @@ class _Worker:
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
-        step = batch if self._stacks(feeds) else 1
+        step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
         self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
 
     def run(self, keep: Keep) -> Effects:

@@ -73,7 +73,7 @@ class PooledDivergence(Divergence):
 
 def _fitted(view: OutputView, reference: Code, changes: Sequence[Code]) -> tuple[Curvature | None, float, float]:
     """Curvature, level and trust of one output."""
-    if view.kind == "values" or not view.width or not changes:
+    if not view.classes or not view.width or not changes:
         return None, 1.0, 1.0
     curvature = Curvature.of(view, reference)
     pooled = np.stack([curvature.per_sample(change) for change in changes])

@@ -9,6 +9,7 @@ import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
+from onnxmpq.finite import numbers
 from onnxmpq.model import Region, Spelling
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
@@ -105,6 +106,6 @@ class Trial:
         for view in self.frame.divergence.views:
             columns = slice(start, start + view.width)
             if view.name in made:
-                code = view.encode(np.asarray(made[view.name], np.float32), rows.stop - rows.start)
+                code = view.encode(numbers(made[view.name]), rows.stop - rows.start)
                 change[rows, columns] = code - self.frame.reference[rows, columns]
             start = columns.stop

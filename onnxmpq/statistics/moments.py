@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import MEMORY, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
+from onnxmpq.finite import squarable
 from onnxmpq.model import InputView, Model
 
 ROWS_IN_ALL = 32768
@@ -56,9 +57,11 @@ class MomentSum:
         return 16 * view.groups * view.inputs**2
 
     def add(self, values: NDArray[np.generic], fp32: NDArray[np.generic] | None = None) -> None:
-        """The layer's input in one run, and for crossed sums the same in the fp32 model."""
-        rows = self.view.rows(np.asarray(values, np.float32), self.limit)
-        other = rows if fp32 is None else self.view.rows(np.asarray(fp32, np.float32), self.limit)
+        """The layer's input in one run, which may be empty, and for crossed sums the same in the fp32 model."""
+        if not np.size(values):
+            return
+        rows = self.view.rows(squarable(values), self.limit)
+        other = rows if fp32 is None else self.view.rows(squarable(fp32), self.limit)
         self._held.append((rows, other))
         self._rows += rows.shape[1]
         if self._rows >= self.view.inputs:

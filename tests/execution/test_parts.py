@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart, Part, with_outputs
-from onnxmpq.model import Spelling
+from onnxmpq.model import Spelling, Step, prepare
 from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn
 
@@ -92,3 +92,36 @@ def test_what_a_subgraph_reads_at_any_depth_is_live() -> None:
     part = cutter.segment(1, 2, ["y"])
     assert set(part.inputs) >= {"a", "c"}
     np.testing.assert_array_equal(ran(part, {"a": x, "c": c})["y"], x)
+
+
+def with_branches() -> onnx.ModelProto:
+    """A body inside a body, both of which read tensors of the graph around them."""
+    return graph(
+        """h = MatMul (x, w)  g = Relu (h)
+           o = If (flag) <
+               then_branch = t () => (float[a, b] u) { m = Neg (g)
+                   u = If (flag) <
+                       then_branch = tt () => (float[c, d] v) { v = MatMul (m, w) },
+                       else_branch = te () => (float[c, d] v) { v = Add (m, h) }
+                   > },
+               else_branch = e () => (float[a, b] u) { m = Neg (h) u = Add (m, g) }
+           >
+           y = MatMul (o, w)""",
+        "float[N, 8] x",
+        "float[N, 8] y",
+        "float[8, 8] w, bool flag = {1}",
+    )
+
+
+@pytest.mark.parametrize("tensor", ["x", "h", "g"])
+@pytest.mark.parametrize("checkpoint", [2, 3])
+def test_nodes_with_bodies_are_cut_like_others(tensor: str, checkpoint: int) -> None:
+    model = prepare(with_branches(), left_out=[Step.FOLD_CONSTANTS])  # which takes the branch that is always taken
+    cutter = Cutter(model.store)
+    assert [n.op_type for n in cutter.index.nodes] == ["MatMul", "Relu", "If", "MatMul"]
+    x = feeds_for(with_branches(), 3).arrays["x"]
+    tensors = ["h", "g", "o", "y"]
+    values = {"x": x, **outputs_of(with_outputs(model.proto, tensors), {"x": x}, optimize=False)}
+    suffix = cutter.behind([tensor], checkpoint)
+    made = {**values, **ran(cutter.between(tensor, checkpoint, suffix.inputs), values)}
+    np.testing.assert_allclose(ran(suffix, made)["y"], values["y"], atol=1e-5)

@@ -11,8 +11,17 @@ import pytest
 from onnxmpq.cost.measure import Profile
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import UsageError
-from onnxmpq.menu import Menu, candidates, matching_regions, needing_unsigned_weights, proven, worthwhile
-from onnxmpq.model import Model, RegionKind
+from onnxmpq.menu import (
+    Menu,
+    bounded_activations,
+    candidates,
+    matching_regions,
+    needing_unsigned_weights,
+    proven,
+    worthwhile,
+)
+from onnxmpq.model import Model, RegionKind, prepare
+from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import REFERENCE, KernelTimes
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
@@ -225,3 +234,39 @@ def test_regions_without_weights_keep_their_menu() -> None:
     kept = needing_unsigned_weights(model, menu, weights, bounded=False)
     assert kept.keys() == menu.keys()
     assert all(kept[n] == tuple(s for s in row if s.name != U8) for n, row in menu.items())
+
+
+def layers_beside_a_mask() -> onnx.ModelProto:
+    return graph(
+        "h = MatMul (x, w)  m = Log (h)  y = MatMul (m, v)",
+        "float[N, 8] x",
+        "float[N, 32] y",
+        "float[8, 32] w, float[32, 32] v",
+    )
+
+
+def test_tensors_that_hold_infinity_are_not_quantized() -> None:
+    model = prepared(layers_beside_a_mask())
+    menu, before = candidates(model, CPU, ORT), np.array([[-np.inf, 0.0]], np.float32)
+    histograms = {t: Histogram() for t in ("x", "h", "m", "y")}
+    histograms["m"].add(before)
+    found = bounded_activations(model, menu, histograms)
+    first, second = (r.name for r in model.layers)
+    assert found[first] == menu[first]
+    assert {s.reads.quantized for s in menu[second]} == {False, True}
+    assert found[second] == tuple(s for s in menu[second] if not s.reads.quantized)
+    int8 = menu.where(lambda _, s: s.is_float or s.reads.quantized)
+    assert "'m' holds NaN or infinity" in bounded_activations(model, int8, histograms).reasons[second]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_layers_whose_weights_hold_infinity_stay_float(value: float) -> None:
+    proto = layers_beside_a_mask()
+    weight = onnx.numpy_helper.to_array(proto.graph.initializer[1]).copy()
+    weight[3, 4] = value
+    proto.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(weight, "v"))
+    model = prepare(proto)
+    menu = candidates(model, CPU, ORT)
+    first, second = (r.name for r in model.layers)
+    assert len(menu[first]) > 1 and [s.is_float for s in menu[second]] == [True]
+    assert menu.reasons[second] == "its constant 'v' holds NaN or infinity"

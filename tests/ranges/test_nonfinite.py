@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.model.load import name_nodes
+from onnxmpq.model.tidy import name_nodes
 from onnxmpq.ranges import explain_nonfinite
 from onnxmpq.ranges.nonfinite import NODES_AT_ONCE
 from tests.graphs import graph
@@ -45,13 +45,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_first_node(case: Case) -> None:
     proto = graph(case.body, "float[N, 2] x", "float[N, 2] y")
-    name_nodes(proto)
+    name_nodes(proto.graph)
     assert explain_nonfinite(proto, {"x": np.full((1, 2), case.value, np.float32)}) == case.message
 
 
 def test_weights_that_hold_it() -> None:
     proto = graph("a = Relu (x)  y = MatMul (a, w)", "float[N, 2] x", "float[N, 2] y", "float[2, 2] w")
-    name_nodes(proto)
+    name_nodes(proto.graph)
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((2, 2), np.nan, np.float32), "w"))
     found = explain_nonfinite(proto, {"x": np.ones((1, 2), np.float32)})
     assert found == "NaN first appears at node 'MatMul_1' (MatMul), whose weights 'w' hold it"

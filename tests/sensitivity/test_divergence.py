@@ -170,3 +170,39 @@ GUESSES = [
 def test_guessed_kinds(case: Guess) -> None:
     found = outputs_of(case.proto, samples_for(case.proto, 1))
     assert tuple(guess_kind(case.proto, name, value) for name, value in found.items()) == case.kinds
+
+
+def rows(*lengths: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal((n, 3)).astype(np.float32) for n in lengths]
+
+
+def test_lists_of_any_length_are_laid_out_where_there_is_nothing_else() -> None:
+    lists = rows(2, 0, 4)
+    assert make_view("y", "values", lists, 1000, 0).width == 0
+    view = make_view("y", "values", lists, 1000, 0, padded=True)
+    assert (view.width, view.elements) == (12, 12)
+    for values in (*lists, *rows(1, 9)):
+        code = view.encode(values, 1)
+        assert code.shape == (1, 12) and np.isfinite(code).all()
+        assert np.count_nonzero(code) == min(values.size, 12)
+    same = view.encode(lists[0], 1)
+    assert view.divergence(same, view.encode(lists[0], 1) - same) == 0.0
+
+
+@given(seeds)
+def test_values_that_are_not_finite_count_for_nothing(seed: int) -> None:
+    before = outputs(seed, 3, 5)
+    for sample in before:
+        sample[0, 2] = -np.inf
+    view = make_view("y", "values", before, 1000, 0)
+    reference = np.concatenate([view.encode(b, 1) for b in before])
+    assert np.isfinite(reference).all() and not reference[:, 2].any()
+    changed = np.concatenate([view.encode(b + np.float32(0.1), 1) for b in before])
+    assert np.isfinite(view.divergence(reference, changed - reference)).all()
+
+
+def test_outputs_that_are_no_numbers_have_no_part() -> None:
+    numbers, texts = make_view("y", "values", rows(2, 2), 1000, 0), make_view("t", "values", [np.zeros(0)] * 2, 1000, 0)
+    divergence = Divergence((numbers, texts))
+    assert divergence.encode([rows(2)[0], np.array(["a"], object)], 1).shape == (1, 6)

@@ -168,3 +168,18 @@ def test_moments_that_were_handed_over_are_freed() -> None:
     first = weakref.ref(next(measured)[1])
     _name, second = next(measured)
     assert second.hessian.shape == (1, 5, 5) and first() is None
+
+
+@pytest.mark.parametrize("values", [np.zeros((0, 8)), np.full((2, 8), np.inf), np.full((2, 8), 3e38)], ids=str)
+def test_empty_and_infinite_inputs_have_no_part(values: np.ndarray) -> None:
+    proto = graph("y = MatMul (x, w)", "float[N, 8] x", "float[N, 4] y", "float[8, 4] w")
+    model = prepared(proto)
+    [region] = model.layers
+    view = region.operator.input_view(model.structure.graph.node[0], region.params, region.params.weights[0])
+    assert view is not None
+    total = MomentSum(view, 100, crossed=True)
+    total.add(values, values)
+    found = total.result()
+    assert found.cross is not None and found.mean_fp is not None
+    for part in (found.hessian, found.mean, found.cross, found.mean_fp):
+        assert not part.any()

@@ -1,0 +1,157 @@
+"""Preparing, step by step. Each step keeps what the graph computes, and can be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import onnx
+import onnx.inliner
+
+from onnxmpq.errors import ModelError, UsageError
+from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.model.load import Loaded, first_line
+from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
+from onnxmpq.model.tidy import tidy
+from onnxmpq.model.widen import HALVES, other_floats, widened
+
+
+class Step(StrEnum):
+    """Steps in the order in which they are taken, in words for notes."""
+
+    INLINE = "inlining local functions"
+    WIDEN = "computing in float32 instead of float16, bfloat16 or double"
+    RAISE_TO_CHANNELS = f"raising the opset to {PER_CHANNEL_OPSET}"
+    RAISE_TO_INT4 = f"raising the opset to {TARGET_OPSET}"
+    FOLD_CONSTANTS = "folding constants"
+    SKIP_IDENTITIES = "removing Identity and Dropout nodes"
+    FOLD_FACTORS = "folding BatchNormalization, Mul and Add into convolutions"
+    SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
+
+
+_FOLDING = Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS, Step.SIMPLIFY_GEMMS
+"""In the order of the fields of `Folds`."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
+    from_halves: what was computed in 16 bits is computed in float32. writable: False where no dialect can change it."""
+
+    proto: onnx.ModelProto
+    origin: Origin
+    notes: tuple[str, ...] = ()
+    from_halves: bool = False
+    writable: bool = True
+
+    def noted(self, note: str) -> Draft:
+        return replace(self, notes=(*self.notes, note))
+
+
+def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) -> tuple[Draft, Draft]:
+    """All steps but those left out: the graph before anything was folded, and after.
+
+    A step that cannot be taken is left out too, with a note. Raises UsageError and ModelError for an `opset` that the
+    model cannot have.
+    """
+    draft = Draft(loaded.proto, {})
+    if Step.INLINE not in left_out and loaded.proto.functions:
+        draft = _try(draft, Step.INLINE, _inline)
+    if Step.WIDEN not in left_out:
+        draft = _try(draft, Step.WIDEN, _widen)
+    draft = _raise_opset(draft, left_out) if opset is None else _convert_opset(draft, opset)
+    if draft.proto is not loaded.proto:
+        tidy(draft.proto.graph)
+        keep_descriptions(loaded.proto, draft.proto)
+    folded = _fold(draft, left_out)
+    return draft, folded if folded.proto is not draft.proto else replace(folded, writable=_writable(draft))
+
+
+def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
+    try:
+        return take(draft)
+    except Exception as error:  # onnx's tools raise bare RuntimeError, ValueError and types of their own
+        return draft.noted(f"left out: {step} ({first_line(error)})")
+
+
+def _inline(draft: Draft) -> Draft:
+    inlined = onnx.inliner.inline_local_functions(draft.proto)
+    if inlined.functions:  # written for another opset
+        inlined = onnx.inliner.inline_local_functions(draft.proto, convert_version=True)
+    return replace(draft, proto=inlined).noted("local functions were inlined")
+
+
+def _widen(draft: Draft) -> Draft:
+    types = other_floats(draft.proto)
+    if not types:
+        return draft
+    names = " and ".join(sorted(onnx.TensorProto.DataType.Name(t).lower() for t in types))
+    wide = replace(draft, proto=widened(draft.proto, types), from_halves=bool(types & HALVES))
+    return wide.noted(f"{names} became float32, but for inputs and outputs")
+
+
+def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:
+    """The model at TARGET_OPSET, or where that cannot be at PER_CHANNEL_OPSET, or as it is."""
+    version, why = opset_of(draft.proto), ""
+    for step, wanted in ((Step.RAISE_TO_INT4, TARGET_OPSET), (Step.RAISE_TO_CHANNELS, PER_CHANNEL_OPSET)):
+        if version == 0 or version >= wanted or step in left_out or draft.proto.functions:
+            continue
+        try:
+            raised = replace(draft, proto=converted(draft.proto, wanted))
+        except Exception as error:  # as above
+            why = why or f" ({first_line(error)})"
+            continue
+        return raised.noted(f"opset raised from {version} to {wanted}{why}")
+    if 0 < version < TARGET_OPSET:
+        lost = "without int4" if version >= PER_CHANNEL_OPSET else "without int8 and int4"
+        return draft.noted(f"kept at opset {version}, {lost}{why}")
+    return draft
+
+
+def _convert_opset(draft: Draft, wanted: int) -> Draft:
+    """The model at exactly this opset. Raises UsageError or ModelError."""
+    version, newest = opset_of(draft.proto), onnx.defs.onnx_opset_version()
+    if not PER_CHANNEL_OPSET <= wanted <= newest:
+        raise UsageError(f"opset {wanted} is not in {PER_CHANNEL_OPSET}..{newest}, which can hold quantized models")
+    if version == wanted:
+        return draft
+    try:
+        made = converted(draft.proto, wanted)
+    except Exception as error:  # as above
+        raise ModelError(
+            f"the model cannot be converted from opset {version} to {wanted} ({first_line(error)}); "
+            "leave the opset out, or export the model again"
+        ) from None
+    return replace(draft, proto=made).noted(f"opset converted from {version} to {wanted}")
+
+
+def _fold(draft: Draft, left_out: Collection[Step]) -> Draft:
+    """Folded as far as the graph allows; a part that fails is left out alone."""
+    wanted = [s for s in _FOLDING if s not in left_out]
+    unfolded = replace(draft, origin={n.name: (n.name,) for n in draft.proto.graph.node})
+    if not wanted:
+        return unfolded
+    failed: Exception | None = None
+    for given_up in (None, *wanted):
+        kept = [s for s in wanted if s is not given_up]
+        folds = Folds(*(s in kept for s in _FOLDING))
+        try:
+            proto, origin = fold(draft.proto, folds)
+        except Exception as error:  # onnx-graphsurgeon knows few kinds of graphs, and raises anything
+            failed = failed or error
+            continue
+        folded = replace(draft, proto=proto, origin=origin)
+        return folded if failed is None else folded.noted(f"left out: {given_up} ({first_line(failed)})")
+    assert failed is not None
+    return unfolded.noted(f"left out: {', '.join(wanted)} ({first_line(failed)})")
+
+
+def _writable(draft: Draft) -> bool:
+    """True unless onnx-graphsurgeon, by which dialects write, does not know some type of value in the graph."""
+    try:
+        fold(draft.proto, Folds(*(False for _ in _FOLDING)))
+    except Exception:  # as above
+        return False
+    return True

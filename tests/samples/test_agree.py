@@ -1,0 +1,176 @@
+"""The prepared model computes what its source does; the step that is to blame where it does not is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.errors import ModelError
+from onnxmpq.feeds.types import Feeds
+from onnxmpq.model import Step, prepare
+from onnxmpq.model import steps as steps_module
+from onnxmpq.model.fold import Folds, fold
+from onnxmpq.model.opset import converted
+from onnxmpq.samples import agreeing
+from onnxmpq.samples.agree import deviation
+from tests.graphs import feeds_for, graph, outputs_of
+
+GUILTY = [
+    Step.RAISE_TO_CHANNELS,
+    Step.RAISE_TO_INT4,
+    Step.FOLD_CONSTANTS,
+    Step.SKIP_IDENTITIES,
+    Step.FOLD_FACTORS,
+]
+
+
+def several() -> onnx.ModelProto:
+    return graph(
+        """one = Constant <value = float {1}> ()  v = Add (w, one)
+           i = Identity (r)  r = Relu (x)
+           c = Conv <kernel_shape = [1, 1]> (i, v)  y = Mul (c, m)""",
+        "float[N, 3, 4, 4] x",
+        "float[N, 2, 4, 4] y",
+        "float[2, 3, 1, 1] w, float[1, 2, 1, 1] m",
+        opset=9,
+    )
+
+
+def spoil(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Turn every Relu into a Neg."""
+    for node in proto.graph.node:
+        if node.op_type == "Relu":
+            node.op_type = "Neg"
+    return proto
+
+
+def break_steps(monkeypatch: pytest.MonkeyPatch, guilty: Collection[Step]) -> None:
+    def wrong_fold(proto: onnx.ModelProto, folds: Folds) -> Any:
+        taken = {
+            Step.FOLD_CONSTANTS: folds.constants,
+            Step.SKIP_IDENTITIES: folds.identities,
+            Step.FOLD_FACTORS: folds.factors,
+        }
+        made, origin = fold(proto, folds)
+        return (spoil(made) if any(taken.get(s, False) for s in guilty) else made), origin
+
+    def wrong_opset(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+        step = Step.RAISE_TO_INT4 if wanted == 21 else Step.RAISE_TO_CHANNELS
+        return spoil(converted(proto, wanted)) if step in guilty else converted(proto, wanted)
+
+    monkeypatch.setattr(steps_module, "fold", wrong_fold)
+    monkeypatch.setattr(steps_module, "converted", wrong_opset)
+
+
+@pytest.mark.parametrize("guilty", [*([s] for s in GUILTY[1:]), GUILTY[:2], [GUILTY[1], GUILTY[4]], GUILTY], ids=str)
+def test_the_steps_that_change_an_output_are_left_out(guilty: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = several()
+    feeds = feeds_for(proto)
+    break_steps(monkeypatch, guilty)
+    model = agreeing(proto, prepare(proto), feeds)
+    assert set(model.left_out) == set(guilty)
+    assert all(any(step in note for note in model.notes) for step in guilty)
+    inputs = feeds.batch([1])
+    np.testing.assert_allclose(outputs_of(model.proto, inputs)["y"], outputs_of(proto, inputs)["y"], atol=1e-5)
+
+
+def test_a_model_that_agrees_is_handed_back_as_it_is(tmp_path: Path) -> None:
+    proto = several()
+    onnx.save(proto, tmp_path / "model.onnx")
+    model = prepare(proto)
+    assert agreeing(tmp_path / "model.onnx", model, feeds_for(proto)) is model
+
+
+def test_an_opset_that_was_asked_for_is_no_step_to_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = several()
+    break_steps(monkeypatch, [Step.RAISE_TO_INT4])
+    with pytest.raises(ModelError, match="at opset 21; leave the opset out"):
+        agreeing(proto, prepare(proto, 21), feeds_for(proto), 21)
+
+
+def test_a_source_that_does_not_run_is_refused_in_the_words_of_the_runtime() -> None:
+    proto = graph("y = Reshape (x, s)", "float[N, 4] x", "float[N, 3] y", "int64[2] s = {5, 3}")
+    with pytest.raises(ModelError, match="onnxruntime cannot run the model"):
+        agreeing(proto, prepare(proto), feeds_for(graph("y = Relu (x)", "float[N, 4] x", "float[N, 4] y")))
+
+
+def test_random_outputs_are_not_compared_and_it_is_said() -> None:
+    proto = graph(
+        "n = RandomNormalLike (x)  y = Add (x, n)  z = MatMul (x, w)",
+        "float[N, 4] x",
+        "float[N, 4] y, float[N, 4] z",
+        "float[4, 4] w",
+    )
+    found = agreeing(proto, prepare(proto), feeds_for(proto))
+    assert not found.left_out
+    assert [n for n in found.notes if "'y' depends on random numbers" in n and "'z'" not in n]
+
+
+def test_an_output_that_rounding_decides_is_no_reason_to_leave_a_step_out() -> None:
+    """1e6 times the difference of two ways to sum: every change of the last bits is an error of more than 0.1 %."""
+    body = "a = Conv <kernel_shape = [1, 1]> (x, w)  b = Mul (a, m)  c = Sub (b, x2)  d = Mul (c, big)  y = Sin (d)"
+    proto = graph(
+        body, "float[N, 8, 4, 4] x, float[N, 2, 4, 4] x2", "float[N, 2, 4, 4] y",
+        "float[2, 8, 1, 1] w, float[1, 2, 1, 1] m, float big = {10000000.0}",
+    )  # fmt: skip
+    assert not agreeing(proto, prepare(proto), feeds_for(proto)).left_out
+
+
+def test_no_finite_value_at_all_is_an_error_and_some_are_not() -> None:
+    proto = graph("a = Relu (x)  y = Log (a)", "float[N, 2] x", "float[N, 2] y")
+    feeds = feeds_for(proto, 2)
+
+    def filled(*rows: list[float]) -> Feeds:
+        feeds.arrays["x"][:] = rows
+        return feeds
+
+    assert agreeing(proto, prepare(proto), filled([1, 0], [0, 1])).notes == ()
+    with pytest.raises(ModelError, match=r"output 'y' for calibration sample 0: infinity first .* \(Log\)"):
+        agreeing(proto, prepare(proto), filled([0, 0], [1, 1]))
+
+
+F = np.float32
+NAN, INF = float("nan"), float("inf")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two values of an output, and their deviation."""
+
+    id: str
+    before: Any
+    after: Any
+    deviation: float
+
+
+def row(*values: float) -> np.ndarray:
+    return np.array(values, F)
+
+
+PAIRS = [
+    Pair("equal", row(1, 2), row(1, 2), 0.0),
+    Pair("relative to the largest", row(1, 4), row(3, 4), 0.5),
+    Pair("NaN in both", row(NAN, 4), row(NAN, 4), 0.0),
+    Pair("NaN only before", row(NAN, 4), row(1, 4), 0.0),
+    Pair("NaN only after", row(1, 4), row(NAN, 4), INF),
+    Pair("infinite in both", row(-INF, 4), row(-INF, 2), 0.5),
+    Pair("empty", row(), row(), 0.0),
+    Pair("another shape", row(1), row(1, 1), INF),
+    Pair("another type", row(1), np.array([1]), INF),
+    Pair("integers", np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), 0.25),
+    Pair("strings", np.array(["a", "b"], object), np.array(["a", "c"], object), 0.5),
+    Pair("sequences", [row(1), row(2)], [row(1), row(1)], 0.5),
+    Pair("sequences of other lengths", [row(1)], [], INF),
+    Pair("absent", None, None, 0.0),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.id)
+def test_deviation(pair: Pair) -> None:
+    assert deviation(pair.before, pair.after) == pair.deviation
