@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxmpq.dialects.sharing import share_constants
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import (
     LayerWeight,
@@ -69,6 +70,7 @@ class Writer:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
         proto = export(self.graph, self.job.model.structure)
+        share_constants(proto, self.new)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]

@@ -7,6 +7,7 @@ that touches a float tensor is in exactly one region.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -22,6 +23,8 @@ from onnxmpq.model.operators import OPERATORS, LayerOperator
 from onnxmpq.model.store import WeightStore
 
 Float32 = NDArray[np.float32]
+FEWEST_SHARED = 1024
+"""Parameters of weights that are looked at for `Model.shared_weights`."""
 
 
 class RegionKind(StrEnum):
@@ -144,6 +147,25 @@ class Model:
     def weights(self) -> dict[str, tuple[Region, LayerWeight]]:
         """Key of a weight -> its region, and the weight; in graph order."""
         return {w.key: (r, w) for r in self.layers for w in r.params.weights}
+
+    @cached_property
+    def shared_weights(self) -> dict[str, str]:
+        """Key of a weight that other layers have as well -> key of the first of them.
+
+        Weights are the same where their matrix views are, whatever way they took through Identity, Transpose or
+        Reshape. Small ones (fewer than `FEWEST_SHARED` parameters) are not looked at.
+        """
+        alike: dict[tuple[int, int], list[LayerWeight]] = {}
+        for _, place in self.weights.values():
+            if place.parameters >= FEWEST_SHARED:
+                alike.setdefault((place.out_channels, place.fan_in), []).append(place)
+        found: dict[str, str] = {}
+        for places in (p for p in alike.values() if len(p) > 1):
+            groups: dict[str, list[str]] = {}
+            for place in places:
+                groups.setdefault(hashlib.sha256(self.matrix(place).tobytes()).hexdigest(), []).append(place.key)
+            found |= {key: keys[0] for keys in groups.values() if len(keys) > 1 for key in keys}
+        return found
 
     def matrix(self, weight: LayerWeight) -> Float32:
         """A layer's fp32 weight as a matrix [out_channels, fan_in]."""

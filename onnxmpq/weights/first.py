@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds import Feeds
@@ -15,6 +18,7 @@ from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.techniques import Techniques
 
 WeightKey = tuple[str, str]  # key of the weight, its format
+FloatArray = NDArray[np.float32]
 WORTH_PROCESSES = 500_000  # parameters to round, over all formats: about a second
 Done = Callable[[WeightKey, QuantizedWeight], None]
 
@@ -38,21 +42,63 @@ def round_weights(
     by_key: dict[str, list[WeightFormat]] = {}
     for (key, _), weight_format in formats.items():
         by_key.setdefault(key, []).append(weight_format)
-    places = model.weights
+    places, shared = model.weights, _Shared.of(model, by_key)
     work = sum(places[key][1].parameters for key, _ in formats)
 
     def layers() -> Iterator[LayerToRound]:
-        for key, moments in measure_moments(model, by_key, feeds, threads=threads):
-            (region, place), wanted = places[key], by_key[key]
-            bounds = [pair_bound(region, place, f) for f in wanted]
-            yield LayerToRound(key, model.matrix(place), wanted, techniques.method, moments.hessian, bounds)
+        for key, moments in measure_moments(model, {*by_key, *shared.first}, feeds, threads=threads):
+            if key in shared.first:
+                shared.add(key, moments.hessian)
+            else:
+                yield layer(key, by_key[key], moments.hessian)
+        for first, hessian in shared.hessians.items():
+            yield layer(first, shared.formats[first], hessian)
+
+    def layer(key: str, wanted: list[WeightFormat], hessian: FloatArray) -> LayerToRound:
+        users = [places[k] for k in shared.members(key)]
+        bounds = [next((b for user in users if (b := pair_bound(*user, f)) is not None), None) for f in wanted]
+        return LayerToRound(key, model.matrix(places[key][1]), wanted, techniques.method, hessian, bounds)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}
     workers = threads if work > WORTH_PROCESSES else 1
     # beside the runtime's own threads BLAS is 6 times slower with two
     with threadpool_limits(1, user_api="blas"), closing(rounded_layers(layers(), workers)) as results:
         for name, found in results:
-            for weight_format, weight in zip(by_key[name], found, strict=True):
-                rounded[name, weight_format.name] = weight
-                done((name, weight_format.name), weight)
+            wanted = shared.formats.get(name) or by_key[name]
+            for weight_format, weight in zip(wanted, found, strict=True):
+                for key in shared.members(name):
+                    if (key, weight_format.name) in formats:
+                        rounded[key, weight_format.name] = weight
+                        done((key, weight_format.name), weight)
     return {key: rounded[key] for key in formats if key in rounded}
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Weights that several layers have: rounded once, for what all of these layers read.
+
+    first: key -> that of the first with the same weight, for all that share one that is to be rounded. formats: by
+    first, every format that one of them needs. hessians: by first, summed over those that have any.
+    """
+
+    first: Mapping[str, str]
+    formats: Mapping[str, list[WeightFormat]]
+    hessians: dict[str, FloatArray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model, by_key: Mapping[str, Sequence[WeightFormat]]) -> _Shared:
+        wanted: dict[str, dict[str, WeightFormat]] = {}
+        for key, formats in by_key.items():
+            if (first := model.shared_weights.get(key)) is not None:
+                wanted.setdefault(first, {}).update({f.name: f for f in formats})
+        members = {key: first for key, first in model.shared_weights.items() if first in wanted}
+        return cls(members, {first: list(formats.values()) for first, formats in wanted.items()})
+
+    def add(self, key: str, hessian: FloatArray) -> None:
+        first = self.first[key]
+        before = self.hessians.get(first)
+        if before is None or before.shape == hessian.shape:
+            self.hessians[first] = hessian if before is None else before + hessian
+
+    def members(self, name: str) -> list[str]:
+        return [key for key, first in self.first.items() if first == name] or [name]

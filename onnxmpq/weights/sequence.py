@@ -166,6 +166,8 @@ def _round_again(walk: _Pass) -> Compensated:
     weights = dict(walk.state.weights)
     for group in walk.groups():
         for key, moments in walk.moments(group).items():
+            if key in walk.model.shared_weights:  # rounded for all its layers together
+                continue
             region, place = walk.weights[key]
             weights[key] = quantize_weight(
                 walk.model.matrix(place),

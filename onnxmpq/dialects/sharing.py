@@ -1,0 +1,83 @@
+"""Equal constants once in the file: weights that several layers have, also where one of them has it transposed.
+
+Sessions unfold a Transpose of a constant when they are created, so that this changes the file alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxmpq.model import subgraphs
+
+FEWEST_BYTES = 4096
+_BLOCKS = "block_size"
+_TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8})
+"""Types of matrices that may be written as the transpose of another one."""
+
+
+def share_constants(proto: onnx.ModelProto, new: Callable[[str], str]) -> None:
+    """Keep the first of equal initializers of `FEWEST_BYTES` or more; changes the proto.
+
+    new: makes a name for a node. Initializers that are inputs or outputs of the graph stay as they are, and so do
+    blocked weights: onnxruntime (1.32) fuses a kernel that reads them only where no other node does.
+    """
+    graph = proto.graph
+    fixed = {v.name for v in (*graph.input, *graph.output)}
+    blocked = (n for n in graph.node if n.op_type == "DequantizeLinear" and any(a.name == _BLOCKS for a in n.attribute))
+    fixed.update(t for n in blocked for t in n.input)
+    alike: dict[tuple[int, tuple[int, ...]], list[TensorProto]] = defaultdict(list)
+    for tensor in graph.initializer:
+        if tensor.name not in fixed and _bytes(tensor) >= FEWEST_BYTES:
+            alike[tensor.data_type, tuple(sorted(tensor.dims))].append(tensor)
+    renamed: dict[str, str] = {}
+    transposes: list[onnx.NodeProto] = []
+    for group in alike.values():
+        _share(group, renamed, transposes, new)
+    if not renamed and not transposes:
+        return
+    gone = {*renamed, *(n.output[0] for n in transposes)}
+    kept = [t for t in graph.initializer if t.name not in gone]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for inner in subgraphs(graph):
+        for node in inner.node:
+            node.input[:] = [renamed.get(t, t) for t in node.input]
+    nodes = [*transposes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _share(
+    group: list[TensorProto], renamed: dict[str, str], transposes: list[onnx.NodeProto], new: Callable[[str], str]
+) -> None:
+    """Sort out a group of initializers of one type and about one shape."""
+    if len(group) < 2:
+        return
+    kept: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for tensor in group:
+        shape, content = tuple(tensor.dims), _content(tensor)
+        if (same := kept.get((shape, content))) is not None:
+            renamed[tensor.name] = same
+            continue
+        if len(shape) == 2 and tensor.data_type in _TRANSPOSED:
+            turned = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
+            if (other := kept.get((turned.shape, turned.tobytes()))) is not None:
+                name = new(f"{tensor.name}/transposed")
+                transposes.append(helper.make_node("Transpose", [other], [tensor.name], name, perm=[1, 0]))
+                continue
+        kept[shape, content] = tensor.name
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return (
+        len(tensor.raw_data) or int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    )
+
+
+def _content(tensor: TensorProto) -> bytes:
+    return bytes(tensor.raw_data) or numpy_helper.to_array(tensor).tobytes()
