@@ -133,13 +133,13 @@ def build_plan(
         rounding=rounding,
         runtime={**describe_runtime(), "threads": str(threads)},
         prediction={
-            "latency_ms": problem.latency_s(outcome.assignment) * 1e3,
-            "size_bytes": problem.size_bytes(outcome.assignment),
+            **_predicted(problem, outcome.assignment, modelled=False),
             "effect": problem.effect(outcome.assignment),
             "solver_bound": outcome.solution.bound,
             "solver_gap": outcome.solution.gap,
             "original_latency_ms": problem.latency_s({}) * 1e3,
-            **_predicted(problem, outcome.assignment),
+            **_predicted(problem, outcome.assignment, modelled=True),
+            **_predicted(problem, {}, modelled=True, whose="original_"),
         },
         measured=_measured(outcome, shipped.validation.timing),
         met=outcome.met,
@@ -149,14 +149,15 @@ def build_plan(
     )
 
 
-def _predicted(problem: Problem, assignment: Mapping[str, Scheme]) -> dict[str, float]:
-    """Figures of quantities that are only modelled, of the plan and of the original, where the original takes any."""
-    found: dict[str, float] = {}
-    for name, quantity in QUANTITIES.items():
-        if quantity.modelled and (original := problem.total(name, {})):
-            found[quantity.figure] = quantity.in_figures(problem.total(name, assignment))
-            found[f"original_{quantity.figure}"] = quantity.in_figures(original)
-    return found
+def _predicted(
+    problem: Problem, assignment: Mapping[str, Scheme], *, modelled: bool, whose: str = ""
+) -> dict[str, float]:
+    """Figures of a plan, of quantities that are only modelled or of the others; of those that the original has."""
+    return {
+        f"{whose}{quantity.figure}": quantity.in_figures(problem.total(name, assignment))
+        for name, quantity in QUANTITIES.items()
+        if quantity.modelled is modelled and problem.total(name, {})
+    }
 
 
 def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:

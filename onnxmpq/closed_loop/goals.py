@@ -116,7 +116,7 @@ def _second_look(loop: Loop, first: Round) -> Round:
     limits = loop.limits(loop.limit_s() or loop.targets.latency_s)
     if loop.budgets.smallest:
         return first
-    solution = solve(loop.problem, "effect", limits)
+    solution = solve(loop.problem, EFFECT, limits)
     if solution is None or loop.problem.effect(solution.assignment) >= first.effect * 0.98:
         return first
     second = loop.attempt(solution)
@@ -179,7 +179,7 @@ def _gentlest_faster(loop: Loop, keeps: Keeps, best: Round) -> Round:
     best: of those that keep the floor so far. Raises NothingFasterError where no faster one keeps it.
     """
     for share in JUST_FASTER:
-        solution = solve(loop.problem, "effect", loop.limits(loop.faster_s * share))
+        solution = solve(loop.problem, EFFECT, loop.limits(loop.faster_s * share))
         turn = loop.attempt(solution) if solution is not None else None
         if turn is not None and loop.fits(turn) and turn.measured_s < loop.faster_s and not keeps(loop.proto_of(turn)):
             return turn
@@ -225,15 +225,15 @@ def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Soluti
     """The smallest plan of at most so much effect, or the fastest, but for what much less effect is worth."""
     limits = loop.limits(loop.targets.limits.get(LATENCY)).but(effect=most_effect)
     if loop.budgets.smallest:
-        return solve(problem, "size", limits)
-    least = solve(problem, "latency", limits)
+        return solve(problem, SIZE, limits)
+    least = solve(problem, LATENCY, limits)
     if least is None:
         return None
     least_s, found = problem.latency_s(least.assignment), [least]
     for slack in SLACKS:
         allowed_s = least_s * (1.0 + slack)
         if not least_s < loop.faster_s < allowed_s:  # quality may not cost all that there is to gain
-            solution = solve(problem, "effect", limits.but(latency=allowed_s))
+            solution = solve(problem, EFFECT, limits.but(latency=allowed_s))
             found += [solution] if solution is not None else []
     return min(found, key=lambda s: _price(problem.latency_s(s.assignment), problem.effect(s.assignment)))
 
