@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 import pytest
 
-from onnxmpq.allocate import Budgets, Limit, Option, Problem, Solution, parse_budgets
+from onnxmpq.allocate import QUANTITIES, Budgets, Limit, Option, Problem, Solution, parse_budgets
 from onnxmpq.closed_loop import Loop, Outcome, close_the_loop, reach
 from onnxmpq.closed_loop.loop import GRAPHS_HELD
 from onnxmpq.cost.table import CostTable
@@ -20,6 +20,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
+from tests.allocate.test_quantities import MEMORY, with_memory
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
@@ -238,6 +239,21 @@ def test_what_cannot_be_met_names_the_best(budgets: Budgets, words: tuple[str, .
         loop(budgets, Machine(table(), ORIGINAL_S))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_row_that_is_added_is_held_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUANTITIES, "memory", MEMORY)  # type: ignore[arg-type]
+    bench, machine = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), Machine(table(), ORIGINAL_S)
+    posed, original = with_memory(problem(table())), 64.0 + 400.0 * len(CASE.model.regions)
+    kept = close_the_loop(posed, parse_budgets(memory="70%"), bench, machine, Progress()).kept
+    assert 0 < kept.taken["memory"] <= 0.7 * original
+    with pytest.raises(
+        BudgetError, match=r"memory 5e-05 MB cannot be met: the leanest plan takes .*modelled"
+    ) as caught:
+        close_the_loop(posed, parse_budgets(memory="50b"), bench, machine, Progress())
+    proposed = str(caught.value).split("--memory ")[1].split(" can be met")[0]
+    again = close_the_loop(posed, parse_budgets(memory=proposed), bench, machine, Progress()).kept
+    assert again.taken["memory"] <= parse_budgets(memory=proposed).limits["memory"].value
 
 
 def test_a_plan_met_while_profiling_counts() -> None:

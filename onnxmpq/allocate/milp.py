@@ -24,7 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.allocate.quantities import EFFECT, GOALS, QUANTITIES
+from onnxmpq.allocate.quantities import EFFECT, QUANTITIES, goals
 from onnxmpq.cost import Edge, Transition
 from onnxmpq.runtimes import FOLLOWS, STARTS, Requires, State
 from onnxmpq.schemes import Scheme, writes
@@ -94,7 +94,7 @@ class _Program:
         self.choice: dict[tuple[str, int], int] = {}
         self.reads: dict[str, _Sum] = {}
         self.writes: dict[str, _Sum] = {}
-        self.totals: dict[Goal, _Sum] = {goal: _Sum() for goal in GOALS}
+        self.totals: dict[Goal, _Sum] = {goal: _Sum() for goal in goals()}
         self._choices()
         self.laid_out = self._layouts()
         self._edges()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnxmpq.allocate.quantities import EFFECT, GOALS, LATENCY, QUANTITIES, SIZE
+from onnxmpq.allocate.quantities import EFFECT, LATENCY, QUANTITIES, SIZE, goals
 from onnxmpq.cost import CostTable, Edge, edges_of
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import Scheme, writes
@@ -14,7 +14,7 @@ from onnxmpq.schemes import Scheme, writes
 DEFAULT = "milp"
 """Solver."""
 Goal = str
-"""One of `GOALS`."""
+"""One of `quantities.goals()`."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Option:
 class Limits:
     """Upper limits by goal, in its unit: `Limits(latency=5e-3, effect=None)`; no limit where it is None or left out.
 
-    Raises TypeError for a name that is not in `GOALS`.
+    Raises TypeError for a name that is none of `goals()`.
     """
 
     upper: Mapping[Goal, float]
 
     def __init__(self, **upper: float | None) -> None:
-        if unknown := upper.keys() - set(GOALS):
-            raise TypeError(f"no such limit: {', '.join(sorted(unknown))}; the limits are {', '.join(GOALS)}")
+        if unknown := upper.keys() - set(goals()):
+            raise TypeError(f"no such limit: {', '.join(sorted(unknown))}; the limits are {', '.join(goals())}")
         given = {goal: upper.get(goal) for goal in (*QUANTITIES, EFFECT)}
         object.__setattr__(self, "upper", {goal: limit for goal, limit in given.items() if limit is not None})
 

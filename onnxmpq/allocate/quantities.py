@@ -164,5 +164,8 @@ _ROWS = (
 )
 QUANTITIES: Mapping[str, Quantity] = {row.name: row for row in _ROWS}
 """By name, in the order of reports."""
-GOALS = (EFFECT, *QUANTITIES)
-"""What can be least, or limited: also the effect on the outputs, in nats or relative squared error."""
+
+
+def goals() -> tuple[str, ...]:
+    """Names of all that can be least, or limited: the effect on the outputs (nats or relative squared error) first."""
+    return (EFFECT, *QUANTITIES)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
-from onnxmpq.allocate.quantities import GOALS, QUANTITIES
+from onnxmpq.allocate.quantities import QUANTITIES, goals
 from onnxmpq.cost import legalize
 from onnxmpq.schemes import Scheme, writes
 
@@ -38,7 +38,7 @@ class Separable:
 
 Picked = NDArray[np.int64]  # option number per region
 Choose = Callable[[Separable, int, Vector], Picked | None]
-"""(problem, position of the goal in GOALS, limits net of `base` with inf for none) -> choice or None."""
+"""(problem, position of the goal in `goals()`, limits net of `base` with inf for none) -> choice or None."""
 
 
 def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose, transitions: bool) -> Solution | None:
@@ -46,7 +46,7 @@ def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose
 
     transitions=False leaves them out of those costs too.
     """
-    view, position = separable(problem), GOALS.index(goal)
+    view, position = separable(problem), goals().index(goal)
     asked = _vector(limits)
     allowed = asked.copy()
     for _ in range(_TRIES):
@@ -79,7 +79,7 @@ def separable(problem: Problem) -> Separable:
         )
         for name in regions
     ]
-    base = np.array([problem.base(goal) for goal in GOALS])
+    base = np.array([problem.base(goal) for goal in goals()])
     return Separable(regions, tuple(problem.options[r] for r in regions), tuple(rows), base)
 
 
@@ -95,7 +95,7 @@ def costs_of(problem: Problem, view: Separable, assignment: Mapping[str, Scheme]
     if len(chosen) < len(view.regions):
         return None
     if transitions:
-        return np.array([problem.total(goal, assignment) for goal in GOALS])
+        return np.array([problem.total(goal, assignment) for goal in goals()])
     plain = {name: problem.base(name) + sum(o.cost(name) for o in chosen) for name in QUANTITIES}
     return np.array([problem.effect(assignment), *plain.values()])
 
@@ -131,7 +131,7 @@ def _legal(problem: Problem, view: Separable, picked: Picked) -> dict[str, Schem
 
 
 def _vector(limits: Limits) -> Vector:
-    return np.array([limits.upper.get(goal, np.inf) for goal in GOALS])
+    return np.array([limits.upper.get(goal, np.inf) for goal in goals()])
 
 
 def _holds(values: Vector, limits: Vector) -> bool:
