@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnxmpq.allocate import QUANTITIES, Budgets, Limit, Option, Problem, Solution, parse_budgets
-from onnxmpq.closed_loop import Loop, Outcome, close_the_loop, reach
+from onnxmpq.closed_loop import Loop, Outcome, Round, close_the_loop, out_of_reach, reach
 from onnxmpq.closed_loop.loop import GRAPHS_HELD
 from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu
@@ -239,6 +239,17 @@ def test_what_cannot_be_met_names_the_best(budgets: Budgets, words: tuple[str, .
         loop(budgets, Machine(table(), ORIGINAL_S))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_budgets_that_can_only_be_met_apart_are_said_to_be() -> None:
+    bench, machine = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), Machine(table(), ORIGINAL_S)
+    budgets = Budgets({"latency": Limit(2e-3), "size": Limit(2e6)})
+    turns = Loop(problem(table()), budgets, bench, machine, Progress())
+    turns.rounds = [Round({}, 1e-3, 1e-3, 3_000_000, 0.0), Round({}, 3e-3, 3e-3, 1_000_000, 0.0)]
+    assert (
+        "cannot be met together, though each alone can: the fastest plan takes 1.000 ms at 3.000 MB, "
+        "the smallest 3.000 ms at 1.000 MB. --latency "
+    ) in out_of_reach(turns)
 
 
 def test_a_row_that_is_added_is_held_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

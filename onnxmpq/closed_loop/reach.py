@@ -13,14 +13,14 @@ from onnxmpq.closed_loop.types import Round
 def out_of_reach(loop: Loop) -> str:
     """The limits that no plan holds, each with the plan that comes nearest, and the budgets that one does hold."""
     ran = [r for r in loop.rounds if math.isfinite(r.measured_s)]
-    best = {name: min(ran, key=lambda r: r.taken[name]) for name in QUANTITIES}
+    names = [name for name in QUANTITIES if name == LATENCY or name in loop.targets.limits]
+    best = {name: min(ran, key=lambda r: r.taken[name]) for name in names}
     missed = [
         _missed(loop, name, limit, best[name])
         for name, limit in loop.targets.limits.items()
         if best[name].taken[name] > limit
     ]
     if not missed:
-        names = [name for name in QUANTITIES if name == LATENCY or name in loop.targets.limits]
         plans = ", the ".join(
             f"{QUANTITIES[name].best}{' plan takes' if name == names[0] else ''} {_figures(best[name], names)}"
             for name in names
