@@ -77,7 +77,7 @@ def instance(layers: int, seed: int) -> Problem:
     move = {t: Transition(*generator.lognormal(np.log(8e-6), 0.7, 2)) for t in tensors}
     own = {e.key: Transition(*generator.normal(2e-6, 3e-6, 2), **_reorders(generator)) for e in edges}
     activations = {t: float(generator.lognormal(np.log(1e-4), 1.5)) for t in tensors}
-    return Problem(model, options, activations, CostTable(node_s, move, own, 1e-5, rules=rules), 1e4)
+    return Problem(model, options, activations, CostTable(node_s, move, own, 1e-5, rules=rules), {"size": 1e4})
 
 
 def _reorders(generator: np.random.Generator) -> dict[str, float]:
@@ -87,12 +87,14 @@ def _reorders(generator: np.random.Generator) -> dict[str, float]:
 def _options(region: Region, generator: np.random.Generator) -> tuple[Option, ...]:
     if region.layer is None:
         seconds = generator.lognormal(np.log(1e-5), 0.5)
-        return tuple(Option(SCHEMES[s], seconds * f, 100.0) for s, f in (("fp32", 1.0), ("int8", 0.4)))
+        return tuple(
+            Option(SCHEMES[s], {"latency": seconds * f, "size": 100.0}) for s, f in (("fp32", 1.0), ("int8", 0.4))
+        )
     seconds, parameters = generator.lognormal(np.log(3e-5), 0.8), generator.lognormal(np.log(4e4), 1.2)
     harm = generator.lognormal(np.log(1e-4), 1.5)
     speed = {kernel: seconds * factor * generator.lognormal(0.0, 0.3) for kernel, factor in KERNEL_SPEED.items()}
     return tuple(
-        Option(s, speed[s.kernel], parameters * _bits(s) / 8, harm * _noise(s, generator))
+        Option(s, {"latency": speed[s.kernel], "size": parameters * _bits(s) / 8}, harm * _noise(s, generator))
         for s in (SCHEMES[name] for name in EIGHT)
     )
 
@@ -117,8 +119,8 @@ def run(label: str, solver: str, problem: Problem, transitions: bool) -> tuple[S
     """A solution (empty where there is none) and the seconds it took."""
     goal, latency, size = CASES[label]
     limits = Limits(
-        None if latency is None else latency * problem.latency_s({}),
-        None if size is None else size * problem.size_bytes({}),
+        latency=None if latency is None else latency * problem.latency_s({}),
+        size=None if size is None else size * problem.size_bytes({}),
     )
     start = time.perf_counter()
     found = SOLVERS[solver](problem, goal, limits, transitions=transitions)

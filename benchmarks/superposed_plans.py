@@ -49,7 +49,7 @@ def rows(name: str, samples: int, test: int) -> list[tuple[str, NDArray[np.float
     )
     found = []
     for share in SHARES:
-        limits = Limits(size_bytes=smallest + share * (problem.base_size_bytes + eight - smallest))
+        limits = Limits(size=smallest + share * (problem.base("size") + eight - smallest))
         separable = solve(prepared.plain, "effect", limits)
         pooled = solve(problem, "effect", limits)
         assert separable is not None and pooled is not None
@@ -58,7 +58,7 @@ def rows(name: str, samples: int, test: int) -> list[tuple[str, NDArray[np.float
         protos = [prepared.bench.build(s.assignment) for s in (pooled, refined)]
         chosen = (pooled, refined, refined if better and refiner.prefers(protos[1], protos[0]) else pooled)
         losses = np.array([unseen.losses(prepared.bench.build(s.assignment)) for s in (separable, *chosen)])
-        found.append((f"{(limits.size_bytes or 0) / 1e6:.3f}", losses))
+        found.append((f"{limits.upper['size'] / 1e6:.3f}", losses))
     return found
 
 

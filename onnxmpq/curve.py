@@ -9,13 +9,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from rich.table import Table
 
-from onnxmpq.allocate import Limits, Problem, solve
+from onnxmpq.allocate import EFFECT, QUANTITIES, Limits, Problem, solve
 from onnxmpq.schemes import FP32, Scheme
 
 POINTS = 12
@@ -26,14 +26,21 @@ Axis = Literal["latency", "size"]
 class Point:
     """One plan, as predicted. effect: divergence from fp32 (nats, or error over variance), summed over decisions.
 
-    energy_mj: 0 where the target has no energies. schemes: layers per scheme, as "9 int8, 1 fp32".
+    taken: by quantity, in its own unit; energy 0 where the target has no energies. schemes: layers per scheme, as
+    "9 int8, 1 fp32".
     """
 
-    latency_ms: float
-    size_bytes: int
+    taken: Mapping[str, float]
     effect: float
-    energy_mj: float
     schemes: str
+
+    def figures(self) -> dict[str, float | str]:
+        """By the names that reports and .csv files have: what is measured in the end first, then the effect."""
+        measured, modelled = (
+            {q.figure: q.in_figures(self.taken[n]) for n, q in QUANTITIES.items() if q.modelled is modelled}
+            for modelled in (False, True)
+        )
+        return {**measured, "effect": self.effect, **modelled, "schemes": self.schemes}
 
 
 def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point, ...]:
@@ -41,13 +48,11 @@ def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point
     cheapest = solve(problem, axis, Limits())
     if cheapest is None:
         return ()
-    measure = problem.latency_s if axis == "latency" else problem.size_bytes
-    least, most = measure(cheapest.assignment), measure({})
+    least, most = problem.total(axis, cheapest.assignment), problem.total(axis, {})
     found: list[Point] = []
     for limit in np.geomspace(least, max(most, least), points):
         allowed = float(limit) * (1.0 + 1e-9)
-        limits = Limits(latency_s=allowed) if axis == "latency" else Limits(size_bytes=allowed)
-        solution = solve(problem, "effect", limits)
+        solution = solve(problem, EFFECT, Limits(**{axis: allowed}))
         if solution is None:
             continue
         effect = problem.effect(solution.assignment)
@@ -59,10 +64,8 @@ def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point
 def _point(problem: Problem, plan: Mapping[str, Scheme], effect: float) -> Point:
     names = Counter(plan[r.name].name if r.name in plan else FP32 for r in problem.model.layers)
     return Point(
-        problem.latency_s(plan) * 1e3,
-        round(problem.size_bytes(plan)),
+        {name: problem.total(name, plan) for name in QUANTITIES},
         effect,
-        problem.energy_j(plan) * 1e3,
         ", ".join(f"{count} {name}" for name, count in names.most_common()),
     )
 
@@ -70,19 +73,20 @@ def _point(problem: Problem, plan: Mapping[str, Scheme], effect: float) -> Point
 def to_csv(curve: Sequence[Point]) -> str:
     """One line per point under a header of the fields' names."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(Point.__dataclass_fields__), lineterminator="\n")
+    rows = [point.figures() for point in curve]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(point) for point in curve)
+    writer.writerows(rows)
     return text.getvalue()
 
 
 def draw(curve: Sequence[Point]) -> Table:
     """A row per point."""
     table = Table(title="what else can be had, as predicted", title_justify="left")
-    energies = any(point.energy_mj for point in curve)
-    for column in ("latency", "size", "divergence", *(["energy"] if energies else []), "layers"):
+    shown = [q for name, q in QUANTITIES.items() if any(point.taken[name] for point in curve)]
+    for column in (*(q.name for q in shown), "divergence", "layers"):
         table.add_column(column, justify="left" if column == "layers" else "right")
     for point in curve:
-        cells = [f"{point.latency_ms:.3g} ms", f"{point.size_bytes / 1e6:.3f} MB", f"{point.effect:.2g}"]
-        table.add_row(*cells, *([f"{point.energy_mj:.3g} mJ"] if energies else []), point.schemes)
+        cells = (q.unit.show(point.taken[q.name]) for q in shown)
+        table.add_row(*cells, f"{point.effect:.2g}", point.schemes)
     return table

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnxmpq.allocate import Budgets
+from onnxmpq.allocate import QUANTITIES, Budgets
 from onnxmpq.context import Context
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
@@ -93,8 +93,8 @@ class Asked:
             what = "no budget" if request.floors.empty else "a quality floor and no budget"
             context.progress.say(f"{what} given: converting for the lowest latency (as --latency fastest)")
         device = open_target(request.target, request.batch)
-        if budgets.energy:
-            device.require_energy()
+        for name in budgets.limits:
+            QUANTITIES[name].require(device)
         settings = SessionSettings(threads=request.threads).on(device.runs_on(request.provider))
         cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
         require_provider(settings.provider)
@@ -112,13 +112,13 @@ class Asked:
 
     @property
     def small(self) -> bool:
-        """A size is asked for."""
-        return bool(self.budgets.size or self.budgets.smallest)
+        """A quantity is asked for that follows from what is stored."""
+        return any(QUANTITIES[name].of_storage for name in self.budgets.asked)
 
     @property
     def fast(self) -> bool:
-        """A latency or an energy is asked for."""
-        return bool(self.budgets.latency or self.budgets.fastest or self.budgets.energy)
+        """A quantity is asked for that follows from the kernels that run."""
+        return any(not QUANTITIES[name].of_storage for name in self.budgets.asked)
 
     def menu(self, opened: Opened) -> Menu:
         """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""

@@ -167,7 +167,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         labelled.try_out(source, data)
     if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
-        require_unmet(asked.budgets, model.source_bytes, first_s, latency_share=CLEARLY)
+        require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
 
 
@@ -195,8 +195,7 @@ def _costs(
     costs, fused = plan_costs(
         model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
     )
-    original_j = costs.table.predict_j(model, {}) if costs.table.node_j else None
-    require_unmet(asked.budgets, model.source_bytes, costs.original_s, original_j)
+    require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
 
 

@@ -13,7 +13,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.allocate import Budgets, Limit, Option
+from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
 from onnxmpq.cost import Timings
@@ -88,7 +88,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the stored weights stay in the plan's own file."""
-        return {"schema": SCHEMA, **asdict(replace(self, plan=replace(self.plan, weights={}, biases={})))}
+        held = asdict(replace(self, plan=replace(self.plan, weights={}, biases={}), curve=()))
+        return {"schema": SCHEMA, **held, "curve": [point.figures() for point in self.curve]}
 
     def render(self, console: Console) -> None:
         """Draw it on a console."""
@@ -132,14 +133,13 @@ def build_plan(
         rounding=rounding,
         runtime={**describe_runtime(), "threads": str(threads)},
         prediction={
-            "latency_ms": problem.latency_s(outcome.assignment) * 1e3,
-            "size_bytes": problem.size_bytes(outcome.assignment),
+            **_predicted(problem, outcome.assignment, modelled=False),
             "effect": problem.effect(outcome.assignment),
             "solver_bound": outcome.solution.bound,
             "solver_gap": outcome.solution.gap,
             "original_latency_ms": problem.latency_s({}) * 1e3,
-            **({"energy_mj": outcome.kept.energy_j * 1e3} if problem.table.node_j else {}),
-            **({"original_energy_mj": problem.energy_j({}) * 1e3} if problem.table.node_j else {}),
+            **_predicted(problem, outcome.assignment, modelled=True),
+            **_predicted(problem, {}, modelled=True, whose="original_"),
         },
         measured=_measured(outcome, shipped.validation.timing),
         met=outcome.met,
@@ -147,6 +147,17 @@ def build_plan(
         notes=_simulated(outcome.assignment.values()),
         output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
     )
+
+
+def _predicted(
+    problem: Problem, assignment: Mapping[str, Scheme], *, modelled: bool, whose: str = ""
+) -> dict[str, float]:
+    """Figures of a plan, of quantities that are only modelled or of the others; of those that the original has."""
+    return {
+        f"{whose}{quantity.figure}": quantity.in_figures(problem.total(name, assignment))
+        for name, quantity in QUANTITIES.items()
+        if quantity.modelled is modelled and problem.total(name, {})
+    }
 
 
 def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
@@ -251,21 +262,14 @@ def source_name(source: Any) -> str:
 
 
 def _spell(budgets: Budgets) -> dict[str, str]:
-    def spell(limit: Limit, unit: str, factor: float) -> str:
-        return f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / factor:.6g}{unit}"
-
     spelled = {}
     if budgets.fastest:
         spelled["latency"] = "fastest"
     if budgets.smallest:
         spelled["size"] = "smallest"
-    for name, limit, unit, factor in (
-        ("latency", budgets.latency, "ms", 1e-3),
-        ("size", budgets.size, "MB", 1e6),
-        ("energy", budgets.energy, "mJ", 1e-3),
-    ):
-        if limit is not None:
-            spelled[name] = spell(limit, unit, factor)
+    for name, limit in budgets.limits.items():
+        unit = QUANTITIES[name].unit
+        spelled[name] = f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / unit.value:.6g}{unit.symbol}"
     return spelled
 
 
@@ -336,9 +340,8 @@ def _summary(report: Report) -> Table:
             f"{timing.result_s * 1e3:.3f} ms",
             speed,
         )
-    if "latency_ms" not in report.plan.measured:
-        for row in _modelled(report.plan.prediction):
-            table.add_row(*row)
+    for row in _modelled(report.plan):
+        table.add_row(*row)
     share = report.result_bytes / report.original_bytes
     table.add_row(
         "size", f"{report.original_bytes / 1e6:.3f} MB", f"{report.result_bytes / 1e6:.3f} MB", f"{share:.2f}x"
@@ -366,15 +369,14 @@ def _speed(ratio: float) -> str:
     return f"{1 / ratio:.2f}x faster" if ratio < 1 else f"{ratio:.2f}x slower"
 
 
-def _modelled(prediction: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
-    """Rows of latency and energy as the target's table has them."""
+def _modelled(plan: Plan) -> list[tuple[str, ...]]:
+    """Rows of what was not measured, such as energy, as the target's table has it."""
     rows = []
-    for name, unit in (("latency", "ms"), ("energy", "mj")):
-        before, after = prediction.get(f"original_{name}_{unit}"), prediction.get(f"{name}_{unit}")
-        if before and after is not None:
-            shown = unit.replace("mj", "mJ")
-            ratio = f"{after / before:.2f}x"
-            rows.append((f"{name} on the target, modelled", f"{before:.3g} {shown}", f"{after:.3g} {shown}", ratio))
+    for name, quantity in QUANTITIES.items():
+        before, after = (plan.prediction.get(f"{whose}{quantity.figure}") for whose in ("original_", ""))
+        if before and after is not None and quantity.figure not in plan.measured:
+            shown = (quantity.unit.show(value / quantity.per_unit, ".3g") for value in (before, after))
+            rows.append((f"{name} on the target, modelled", *shown, f"{after / before:.2f}x"))
     return rows
 
 
@@ -442,6 +444,9 @@ def verdict_lines(report: Report) -> list[tuple[str, str]]:
     elif plan.budgets.get("latency"):
         before, after = (plan.prediction[f"{which}latency_ms"] for which in ("original_", ""))
         taken = f"latency {after:.3g} ms by the cost table, {after / before:.1%} of fp32's; {taken}"
+    for name, quantity in QUANTITIES.items():
+        if quantity.modelled and name in plan.budgets and quantity.figure in plan.prediction:
+            taken += f"; {name} {quantity.unit.show(plan.prediction[quantity.figure] / quantity.per_unit)}, modelled"
     met = "met" if plan.met else "NOT met, this is the closest plan"
     first = f"budget: {asked}; {met}; {taken}", "green" if plan.met else "bold red"
     level, samples = report.verdict.level, report.validation.samples

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import onnx
 import pytest
 
-from onnxmpq.allocate import Budgets, Limit, Option, Problem, Solution, parse_budgets
-from onnxmpq.closed_loop import Loop, Outcome, close_the_loop, reach
+from onnxmpq.allocate import QUANTITIES, Budgets, Limit, Option, Problem, Solution, parse_budgets
+from onnxmpq.closed_loop import Loop, Outcome, Round, close_the_loop, out_of_reach, reach
 from onnxmpq.closed_loop.loop import GRAPHS_HELD
 from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu
@@ -20,6 +20,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
+from tests.allocate.test_quantities import MEMORY, with_memory
 from tests.dialects.cases import NETWORKS, ORT
 
 CASE = NETWORKS["residual_cnn"]
@@ -99,15 +100,17 @@ def problem(costs: CostTable, *, storage_only: bool = False) -> Problem:
         options[region.name] = tuple(
             Option(
                 s,
-                costs.scheme_s(region.name, s),
-                weight if s.is_float or s.weight is None else weight * s.weight.bits / 32 + 500,
+                {
+                    "latency": costs.scheme_s(region.name, s),
+                    "size": weight if s.is_float or s.weight is None else weight * s.weight.bits / 32 + 500,
+                },
                 0.0 if s.is_float or s.weight is None else 1.0 / s.weight.bits,
             )
             for s in row
         )
     activations = {t: 0.05 for t in CASE.activations}
     base = CASE.model.prepared_bytes - sum(4.0 * r.params.parameters for r in CASE.model.layers)
-    return Problem(CASE.model, options, activations, costs, base)
+    return Problem(CASE.model, options, activations, costs, {"size": base})
 
 
 WEIGHTS = {k: w for name in ("w8", "w6", "w5", "w4") for k, w in CASE.weights(CASE.everywhere(name)).items()}
@@ -116,7 +119,7 @@ WEIGHTS = {k: w for name in ("w8", "w6", "w5", "w4") for k, w in CASE.weights(CA
 def loop(budgets: Budgets, machine: Machine, *, storage_only: bool = False, heard: Progress | None = None) -> Outcome:
     bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table, storage_only=storage_only)
-    return close_the_loop(posed, budgets, bench, machine, CASE.proto.ByteSize(), heard or Progress())
+    return close_the_loop(posed, budgets, bench, machine, heard or Progress())
 
 
 ORIGINAL_S = table().predict_s(CASE.model, {})
@@ -124,7 +127,7 @@ ORIGINAL_S = table().predict_s(CASE.model, {})
 
 def test_budget_is_held_as_measured_not_as_predicted() -> None:
     """int8 is much slower than the table said: the first plan misses, a later one does not."""
-    outcome = loop(parse_budgets("75%"), Machine(table(), ORIGINAL_S, factor=1.4))
+    outcome = loop(parse_budgets(latency="75%"), Machine(table(), ORIGINAL_S, factor=1.4))
     first, last = outcome.rounds[0], outcome.kept
     assert first.predicted_s <= 0.75 * ORIGINAL_S < first.measured_s
     assert last.measured_s <= 0.75 * ORIGINAL_S
@@ -134,7 +137,7 @@ def test_budget_is_held_as_measured_not_as_predicted() -> None:
 def test_a_round_is_its_assignment_and_few_graphs_are_held() -> None:
     bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     machine = Machine(table(), ORIGINAL_S)
-    turns = Loop(problem(table()), parse_budgets("75%"), bench, machine, CASE.proto.ByteSize(), Progress())
+    turns = Loop(problem(table()), parse_budgets(latency="75%"), bench, machine, Progress())
     plans = [CASE.everywhere(name) for name in ("w8", "w6", "w5", "w4")]
     rounds = [turns.attempt(Solution(dict(plan), 0.0, 0.0, 0.0, False)) for plan in plans]
     for turn in (*rounds, *rounds[::-1]):
@@ -145,7 +148,7 @@ def test_a_round_is_its_assignment_and_few_graphs_are_held() -> None:
 
 
 def test_least_effect_among_plans_that_hold() -> None:
-    tight, loose = (loop(parse_budgets(share), Machine(table(), ORIGINAL_S)) for share in ("60%", "90%"))
+    tight, loose = (loop(parse_budgets(latency=share), Machine(table(), ORIGINAL_S)) for share in ("60%", "90%"))
     assert tight.kept.effect > loose.kept.effect > 0
     assert tight.kept.measured_s <= 0.6 * ORIGINAL_S and loose.kept.measured_s <= 0.9 * ORIGINAL_S
 
@@ -168,7 +171,7 @@ def test_kernels_that_turn_out_slow_do_not_cost_the_size(noise: float) -> None:
 
 
 def test_size_and_latency_together() -> None:
-    outcome = loop(parse_budgets("75%", "50%"), Machine(table(), ORIGINAL_S))
+    outcome = loop(parse_budgets(latency="75%", size="50%"), Machine(table(), ORIGINAL_S))
     assert outcome.kept.measured_s <= 0.75 * ORIGINAL_S
     assert outcome.kept.size_bytes <= 0.5 * CASE.proto.ByteSize()
 
@@ -199,15 +202,15 @@ def test_fastest_pays_a_little_for_much_less_effect(gain: float, harm: float, sp
     row = [replace(o, effect=harm * least.effect if o.scheme.kernel == "int8" else 0.0) for o in posed.options[name]]
     posed = replace(posed, options={**posed.options, name: tuple(row)})
     machine = Machine(costs, ORIGINAL_S, truth=costs)
-    kept = close_the_loop(posed, Budgets(fastest=True), bench, machine, CASE.proto.ByteSize(), Progress()).kept
+    kept = close_the_loop(posed, Budgets(fastest=True), bench, machine, Progress()).kept
     assert (kept.assignment[name].kernel != "int8") == spared
 
 
 def test_after_a_closing_measurement_that_missed_the_next_plan_aims_lower() -> None:
     machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
-    limit_s = 1.001 * loop(parse_budgets("75%"), machine).kept.measured_s
-    budgets = Budgets(latency=Limit(limit_s))
-    state = Loop(problem(table()), budgets, bench, machine, CASE.proto.ByteSize(), Progress())
+    limit_s = 1.001 * loop(parse_budgets(latency="75%"), machine).kept.measured_s
+    budgets = Budgets({"latency": Limit(limit_s)})
+    state = Loop(problem(table()), budgets, bench, machine, Progress())
     first = reach(state).kept
     missed_s = 1.005 * limit_s
     state.revised(first, missed_s)
@@ -225,9 +228,9 @@ def test_nothing_slower_is_handed_back() -> None:
 @pytest.mark.parametrize(
     ("budgets", "words"),
     [
-        (Budgets(latency=Limit(1e-9)), ("the fastest plan measures", "most of it is in")),
-        (Budgets(size=Limit(100)), ("the smallest plan takes", "most of it is in Conv_")),
-        (Budgets(latency=Limit(1e-9), size=Limit(100)), ("latency", "size", "cannot be met")),
+        (Budgets({"latency": Limit(1e-9)}), ("the fastest plan measures", "most of it is in")),
+        (Budgets({"size": Limit(100)}), ("the smallest plan takes", "most of it is in Conv_")),
+        (Budgets({"latency": Limit(1e-9), "size": Limit(100)}), ("latency", "size", "cannot be met")),
     ],
     ids=["latency", "size", "both"],
 )
@@ -236,6 +239,32 @@ def test_what_cannot_be_met_names_the_best(budgets: Budgets, words: tuple[str, .
         loop(budgets, Machine(table(), ORIGINAL_S))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_budgets_that_can_only_be_met_apart_are_said_to_be() -> None:
+    bench, machine = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), Machine(table(), ORIGINAL_S)
+    budgets = Budgets({"latency": Limit(2e-3), "size": Limit(2e6)})
+    turns = Loop(problem(table()), budgets, bench, machine, Progress())
+    turns.rounds = [Round({}, 1e-3, 1e-3, 3_000_000, 0.0), Round({}, 3e-3, 3e-3, 1_000_000, 0.0)]
+    assert (
+        "cannot be met together, though each alone can: the fastest plan takes 1.000 ms at 3.000 MB, "
+        "the smallest 3.000 ms at 1.000 MB. --latency "
+    ) in out_of_reach(turns)
+
+
+def test_a_row_that_is_added_is_held_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(QUANTITIES, "memory", MEMORY)  # type: ignore[arg-type]
+    bench, machine = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), Machine(table(), ORIGINAL_S)
+    posed, original = with_memory(problem(table())), 64.0 + 400.0 * len(CASE.model.regions)
+    kept = close_the_loop(posed, parse_budgets(memory="70%"), bench, machine, Progress()).kept
+    assert 0 < kept.taken["memory"] <= 0.7 * original
+    with pytest.raises(
+        BudgetError, match=r"memory 5e-05 MB cannot be met: the leanest plan takes .*modelled"
+    ) as caught:
+        close_the_loop(posed, parse_budgets(memory="50b"), bench, machine, Progress())
+    proposed = str(caught.value).split("--memory ")[1].split(" can be met")[0]
+    again = close_the_loop(posed, parse_budgets(memory=proposed), bench, machine, Progress()).kept
+    assert again.taken["memory"] <= parse_budgets(memory=proposed).limits["memory"].value
 
 
 def test_a_plan_met_while_profiling_counts() -> None:
@@ -262,7 +291,7 @@ class Heard(Progress):
 def test_a_kernel_that_the_provider_lacks_is_left_out(latency: str) -> None:
     """The plan that uses it fails; what can be had without it is kept, and the node is named."""
     machine, heard = Machine(table(), ORIGINAL_S, cannot="Conv_3"), Heard()
-    outcome = loop(parse_budgets(latency), machine, heard=heard)
+    outcome = loop(parse_budgets(latency=latency), machine, heard=heard)
     assert outcome.kept.measured_s <= 0.7 * ORIGINAL_S
     assert outcome.assignment.get("Conv_3") is None or outcome.assignment["Conv_3"].kernel == "fp32"
     assert any(s.kernel == "int8" for s in outcome.assignment.values())
@@ -274,15 +303,15 @@ def test_nothing_runs_at_all() -> None:
     machine = Machine(table(), ORIGINAL_S)
     machine.latency_s = lambda *_: (_ for _ in ()).throw(ModelError("device lost"))  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="device lost"):
-        loop(parse_budgets("60%"), machine)
+        loop(parse_budgets(latency="60%"), machine)
 
 
 def test_bad_luck_near_the_limit_is_measured_again() -> None:
     """The plan holds the budget; its first measurement says that it misses it by 3 %."""
-    calm = loop(parse_budgets("56%"), Machine(table(), ORIGINAL_S))
-    outcome = loop(parse_budgets("56%"), Machine(table(), ORIGINAL_S, luck=1.03, steady=True))
+    calm = loop(parse_budgets(latency="56%"), Machine(table(), ORIGINAL_S))
+    outcome = loop(parse_budgets(latency="56%"), Machine(table(), ORIGINAL_S, luck=1.03, steady=True))
     assert outcome.assignment == calm.assignment and len(outcome.rounds) == 1
-    assert loop(parse_budgets("56%"), Machine(table(), ORIGINAL_S, luck=1.03)).assignment != calm.assignment
+    assert loop(parse_budgets(latency="56%"), Machine(table(), ORIGINAL_S, luck=1.03)).assignment != calm.assignment
 
 
 @pytest.mark.parametrize("luck", [1.08, 1.14])
@@ -291,15 +320,15 @@ def test_a_limit_just_above_the_fastest_plan_survives_bad_luck(luck: float) -> N
     machine = Machine(table(), ORIGINAL_S)
     fastest_s = loop(Budgets(fastest=True), machine).kept.measured_s
     limit = f"{fastest_s / ORIGINAL_S * 1.01:.2%}"
-    outcome = loop(parse_budgets(limit), Unlucky(table(), ORIGINAL_S, first=luck))
+    outcome = loop(parse_budgets(latency=limit), Unlucky(table(), ORIGINAL_S, first=luck))
     assert outcome.met and outcome.kept.measured_s == pytest.approx(fastest_s)
     with pytest.raises(BudgetError):
-        loop(parse_budgets(limit), Machine(table(), ORIGINAL_S, luck=luck))
+        loop(parse_budgets(latency=limit), Machine(table(), ORIGINAL_S, luck=luck))
 
 
 def test_good_luck_near_the_limit_is_measured_again() -> None:
     """The plan misses the budget by 2 %; its first measurement says that it holds it."""
-    outcome = loop(parse_budgets("56%"), Machine(table(), ORIGINAL_S, factor=1.05, luck=0.96, steady=True))
+    outcome = loop(parse_budgets(latency="56%"), Machine(table(), ORIGINAL_S, factor=1.05, luck=0.96, steady=True))
     assert len(outcome.rounds) > 1
     truth = table(1.05)
     assert truth.predict_s(CASE.model, outcome.assignment) <= 0.56 * truth.predict_s(CASE.model, {})
@@ -323,11 +352,11 @@ class Quality:
 def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
     """The kept plan keeps the floor, a lower floor gives a cheaper one, and the cheapest of all is tried first."""
     smallest = goal == "smallest"
-    budgets = parse_budgets(None if smallest else goal, goal if smallest else None)
+    budgets = parse_budgets(**{"size" if smallest else "latency": goal})
     machine, quality = Machine(table(), ORIGINAL_S), Quality(floor)
     bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table, storage_only=smallest)
-    outcome = close_the_loop(posed, budgets, bench, machine, CASE.proto.ByteSize(), Progress(), keeps=quality)
+    outcome = close_the_loop(posed, budgets, bench, machine, Progress(), keeps=quality)
     assert quality(outcome.proto) == []
     free = loop(budgets, Machine(table(), ORIGINAL_S), storage_only=smallest)
     if floor == 99:
@@ -345,7 +374,7 @@ def test_smallest_above_the_floor_where_other_kernels_are_slow(floor: int) -> No
     bench = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     size = CASE.proto.ByteSize()
     budgets = parse_budgets(size="smallest")
-    outcome = close_the_loop(problem(machine.table), budgets, bench, machine, size, Progress(), keeps=quality)
+    outcome = close_the_loop(problem(machine.table), budgets, bench, machine, Progress(), keeps=quality)
     assert quality(outcome.proto) == [] and outcome.kept.size_bytes < size
     assert all(s.kernel == "fp32" for s in outcome.assignment.values())
 
@@ -354,6 +383,4 @@ def test_floor_that_no_plan_keeps() -> None:
     machine, bench = Machine(table(), ORIGINAL_S), Workbench(CASE.model, ORT, CASE.activations, WEIGHTS)
     posed = problem(machine.table)
     with pytest.raises((BudgetError, NothingFasterError)):
-        close_the_loop(
-            posed, parse_budgets("fastest"), bench, machine, CASE.proto.ByteSize(), Progress(), keeps=Quality(-1)
-        )
+        close_the_loop(posed, parse_budgets(latency="fastest"), bench, machine, Progress(), keeps=Quality(-1))

@@ -20,20 +20,21 @@ from tests.conftest import QUICK, SAMPLES
 def test_curve(axis: Axis, seed: int) -> None:
     problem = random_problem("residual", seed)
     curve = trade_off(problem, axis)
-    costs = [p.latency_ms if axis == "latency" else p.size_bytes for p in curve]
+    costs = [p.taken[axis] for p in curve]
     effects = [p.effect for p in curve]
     assert costs == sorted(costs) and effects == sorted(effects, reverse=True) and len(set(effects)) == len(effects)
     least = solve(problem, axis, Limits())
     assert least is not None
-    cheapest = problem.latency_s(least.assignment) * 1e3 if axis == "latency" else problem.size_bytes(least.assignment)
-    assert costs[0] == pytest.approx(cheapest, rel=1e-2, abs=1.0)
+    assert costs[0] == pytest.approx(problem.total(axis, least.assignment), rel=1e-2)
     assert effects[-1] == pytest.approx(problem.effect({}), abs=max(effects) * 1e-3)
 
 
 def test_csv_reads_back() -> None:
-    points = (Point(1.5, 1000, 0.25, 0.0, "2 int8, 1 fp32"), Point(2.0, 900, 0.1, 0.0, "3 fp32"))
+    taken = ({"latency": 1.5e-3, "size": 1000.4, "energy": 0.0}, {"latency": 2e-3, "size": 900, "energy": 0.0})
+    points = (Point(taken[0], 0.25, "2 int8, 1 fp32"), Point(taken[1], 0.1, "3 fp32"))
     rows = list(csv.DictReader(to_csv(points).splitlines()))
     assert [float(r["latency_ms"]) for r in rows] == [1.5, 2.0]
+    assert [r["size_bytes"] for r in rows] == ["1000", "900"]
     assert rows[0]["schemes"] == "2 int8, 1 fp32"
 
 

@@ -6,12 +6,17 @@ from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.level import at_unseen_level, modest_plans
 from onnxmpq.allocate.pose import pose
 from onnxmpq.allocate.problem import DEFAULT, Limits, Option, Problem, Solution, quantized_roots
+from onnxmpq.allocate.quantities import EFFECT, LATENCY, QUANTITIES, SIZE, Quantity
 from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.solvers import SOLVERS, require_solver, solve
 from onnxmpq.allocate.superpose import Predictor
 
 __all__ = [
     "DEFAULT",
+    "EFFECT",
+    "LATENCY",
+    "QUANTITIES",
+    "SIZE",
     "SOLVERS",
     "Budgets",
     "Limit",
@@ -19,6 +24,7 @@ __all__ = [
     "Option",
     "Predictor",
     "Problem",
+    "Quantity",
     "Solution",
     "at_unseen_level",
     "int8_everywhere",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
 from onnxmpq.allocate.separable import Picked, Separable, Vector, solve_separable
 
-_UNITS = {0: 1, 1: 4096, 2: 256, 3: 40, 4: 16}  # per limit, by how many limits there are
+_CELLS = 2**16  # of the grid
+_MOST_UNITS = 4096  # of one limit
 _TOLERANCE = 1e-9  # of a limit
 
 
@@ -29,7 +30,7 @@ def choose(view: Separable, goal: int, limits: Vector) -> Picked | None:
     left = limits[limited] - cheapest.sum(axis=0)
     if np.any(left < -_TOLERANCE * np.abs(limits[limited])):
         return None
-    units = _UNITS[len(limited)]
+    units = min(_MOST_UNITS, int(_CELLS ** (1.0 / max(len(limited), 1))))
     size = np.maximum(left, _TOLERANCE * np.abs(limits[limited]) + np.finfo(float).tiny) / units
     taken = [
         np.rint(np.minimum((costs[:, limited] - least) / size, 2.0 * units)).astype(np.int64)

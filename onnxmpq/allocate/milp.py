@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
+from onnxmpq.allocate.quantities import EFFECT, QUANTITIES, SIZE, goals
 from onnxmpq.cost import Edge, Transition
 from onnxmpq.runtimes import FOLLOWS, STARTS, Requires, State
 from onnxmpq.schemes import Scheme, writes
@@ -48,8 +49,9 @@ class _Sum:
     constant: float = 0.0
 
     def put(self, variable: int, value: float) -> None:
-        """Add value · variable."""
-        self.terms[variable] = self.terms.get(variable, 0.0) + value
+        """Add value · variable; a value of 0 adds no term."""
+        if value:
+            self.terms[variable] = self.terms.get(variable, 0.0) + value
 
     def add(self, other: _Sum, factor: float = 1.0) -> _Sum:
         for variable, value in other.terms.items():
@@ -92,14 +94,15 @@ class _Program:
         self.choice: dict[tuple[str, int], int] = {}
         self.reads: dict[str, _Sum] = {}
         self.writes: dict[str, _Sum] = {}
-        self.totals: dict[Goal, _Sum] = {g: _Sum() for g in ("effect", "latency", "size", "energy")}
+        self.totals: dict[Goal, _Sum] = {goal: _Sum() for goal in goals()}
         self._choices()
+        self._stored_once()
         self.laid_out = self._layouts()
         self._edges()
         self._activations()
         self._chains()
-        self.totals["latency"].constant += problem.table.base_s
-        self.totals["size"].constant += problem.base_size_bytes
+        for goal, total in self.totals.items():
+            total.constant += problem.base(goal)
 
     def _variable(self, integral: bool = False) -> int:
         if integral:
@@ -130,15 +133,29 @@ class _Program:
         def put(expression: _Sum, value: float) -> None:
             if variable is None:
                 expression.constant += value
-            elif value:
+            else:
                 expression.put(variable, value)
 
-        put(self.totals["effect"], option.effect)
-        put(self.totals["latency"], option.latency_s)
-        put(self.totals["size"], option.size_bytes)
-        put(self.totals["energy"], option.energy_j)
+        for goal, total in self.totals.items():
+            put(total, option.cost(goal))
         put(self.reads[region], float(option.scheme.reads.quantized))
         put(self.writes[region], float(writes(option.scheme, op_type).quantized))
+
+    def _stored_once(self) -> None:
+        """What several regions store in the same way counts once: a variable that is 1 where one of them does."""
+        users: dict[str, list[tuple[_Sum, float]]] = defaultdict(list)
+        for region, options in self.problem.options.items():
+            for number, option in enumerate(options):
+                uses = _Sum({self.choice[region, number]: 1.0}) if len(options) > 1 else _Sum(constant=1.0)
+                for stored, size in option.common.items():
+                    users[stored].append((uses, size))
+        total = self.totals[SIZE]
+        for found in (f for f in users.values() if len(f) > 1):
+            once = self._variable()
+            total.put(once, found[0][1])
+            for uses, size in found:
+                total.add(uses, -size)
+                self._at_most(uses, [_Sum({once: 1.0})])
 
     def _written(self, edge: Edge) -> _Sum:
         return self.writes[edge.producer] if edge.producer else _Sum()
@@ -153,29 +170,29 @@ class _Program:
         by_tensor: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for edge in self.problem.edges:
             cost = table.edges.get(edge.key, _NO_TRANSITION)
-            needed = edge.tensor in table.shared or bool(cost.quantize_j or cost.dequantize_j)
-            pair = self._change(self._written(edge), self._read(edge), cost.quantize_s, cost.dequantize_s, needed)
+            written, read, shared = self._written(edge), self._read(edge), edge.tensor in table.shared
+            pair = self._change(written, read, {n: q.on_format(cost) for n, q in QUANTITIES.items()}, shared)
             if pair is not None:
                 by_tensor[edge.tensor].append(pair)
-                self.totals["energy"].put(pair[0], cost.quantize_j)
-                self.totals["energy"].put(pair[1], cost.dequantize_j)
             before, after = (laid_out.get(end or "", _Sum()) for end in (edge.producer, edge.consumer))
-            self._change(before, after, cost.into_layout_s, cost.out_of_layout_s)
+            self._change(before, after, {n: q.on_layout(cost) for n, q in QUANTITIES.items()})
         for tensor, pairs in by_tensor.items():
             self._shared(table.shared.get(tensor, _NO_TRANSITION), pairs)
 
     def _change(
-        self, before: _Sum, after: _Sum, up_s: float, down_s: float, needed: bool = False
+        self, before: _Sum, after: _Sum, costs: Mapping[str, tuple[float, float]], needed: bool = False
     ) -> tuple[int, int] | None:
         """Variables (0 to 1, and 1 to 0) of a 0/1 state that may change from `before` to `after`, with their costs."""
+        values = [value for pair in costs.values() for value in pair]
         constant = not before.terms and not after.terms and before.constant == after.constant
-        if constant or not (up_s or down_s or needed):
+        if constant or not (any(values) or needed):
             return None
         up, down = self._variable(), self._variable()
-        self.totals["latency"].put(up, up_s)
-        self.totals["latency"].put(down, down_s)
+        for name, (on_up, on_down) in costs.items():
+            self.totals[name].put(up, on_up)
+            self.totals[name].put(down, on_down)
         self._row(_Sum({up: 1.0, down: -1.0}).add(after, -1.0).add(before), 0.0, 0.0)
-        if up_s < 0 or down_s < 0:  # else the solver keeps both at their least by itself
+        if any(value < 0 for value in values):  # else the solver keeps both at their least by itself
             self._row(_Sum({up: 1.0}).add(after, -1.0), -np.inf, 0.0)
             self._row(_Sum({up: 1.0}).add(before), -np.inf, 1.0)
             self._row(_Sum({down: 1.0}).add(before, -1.0), -np.inf, 0.0)
@@ -183,12 +200,12 @@ class _Program:
         return up, down
 
     def _shared(self, shared: Transition, pairs: list[tuple[int, int]]) -> None:
-        costs = (shared.quantize_s, shared.quantize_j), (shared.dequantize_s, shared.dequantize_j)
-        for column, (cost_s, cost_j) in enumerate(costs):
-            if cost_s > 0 or cost_j > 0:
+        costs = {name: quantity.on_format(shared) for name, quantity in QUANTITIES.items()}
+        for column in range(2):
+            if any(cost[column] > 0 for cost in costs.values()):
                 once = self._variable()
-                self.totals["latency"].put(once, cost_s)
-                self.totals["energy"].put(once, cost_j)
+                for name, cost in costs.items():
+                    self.totals[name].put(once, cost[column])
                 for pair in pairs:
                     self._row(_Sum({once: 1.0, pair[column]: -1.0}), 0.0, np.inf)
 
@@ -224,7 +241,7 @@ class _Program:
                 touching[roots.get(tensor, tensor)].append(self.writes[region.name])
         for tensor, effect in self.problem.activations.items():
             rounded = self._variable()
-            self.totals["effect"].put(rounded, effect)
+            self.totals[EFFECT].put(rounded, effect)
             for expression in touching.get(tensor, []):
                 if expression.terms or expression.constant:
                     self._row(_Sum({rounded: 1.0}).add(expression, -1.0), 0.0, np.inf)
@@ -261,7 +278,7 @@ class _Program:
             for variable, value in total.terms.items():
                 objective[variable] += weight * value / scale[name]
         rows = list(self.rows)
-        for name, limit in self._limited(limits):
+        for name, limit in limits.upper.items():
             total = self.totals[name]
             scaled = _Sum({v: c / scale[name] for v, c in total.terms.items()}, total.constant / scale[name])
             rows.append((scaled, -np.inf, limit / scale[name]))
@@ -280,16 +297,6 @@ class _Program:
         if result.x is None:
             return None
         return self._solution(goal, result, scale[goal])
-
-    @staticmethod
-    def _limited(limits: Limits) -> list[tuple[Goal, float]]:
-        given: list[tuple[Goal, float | None]] = [
-            ("latency", limits.latency_s),
-            ("size", limits.size_bytes),
-            ("energy", limits.energy_j),
-            ("effect", limits.effect),
-        ]
-        return [(name, limit) for name, limit in given if limit is not None]
 
     def _scale(self, goal: Goal) -> float:
         return max((abs(v) for v in self.totals[goal].terms.values()), default=1.0) or 1.0

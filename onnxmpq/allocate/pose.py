@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnxmpq.allocate.problem import DEFAULT, Option, Problem
-from onnxmpq.cost import CostTable, base_bytes, region_bytes
+from onnxmpq.allocate.quantities import QUANTITIES, RoundedWeights
+from onnxmpq.cost import CostTable, common_bytes
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model
-from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.sensitivity import Effects
-
-RoundedWeights = Mapping[tuple[str, str], QuantizedWeight]
 
 
 def pose(
@@ -29,10 +25,10 @@ def pose(
         for scheme in menu[region.name]:
             if not scheme.is_float and not table.offers(region.name, scheme):
                 continue
-            size = region_bytes(region, scheme, weights)
-            cost = table.scheme_s(region.name, scheme), table.scheme_j(region.name, scheme)
+            costs = {name: q.of_option(region, scheme, table, weights) for name, q in QUANTITIES.items()}
             effect = effects.of_scheme(region.name, scheme) if effects else 0.0
-            rows.append(Option(scheme, cost[0], size, effect, cost[1]))
+            rows.append(Option(scheme, costs, effect, common_bytes(model, region, scheme, weights)))
         options[region.name] = tuple(rows)
     activations = {t: effects.of_activation(t) for t in effects.activations} if effects else {}
-    return Problem(model, options, activations, table, base_bytes(model), solver)
+    fixed = {name: quantity.fixed(model) for name, quantity in QUANTITIES.items()}
+    return Problem(model, options, activations, table, fixed, solver)

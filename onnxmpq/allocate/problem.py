@@ -2,53 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
+from onnxmpq.allocate.quantities import EFFECT, LATENCY, QUANTITIES, SIZE, goals
 from onnxmpq.cost import CostTable, Edge, edges_of
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import Scheme, writes
 
 DEFAULT = "milp"
 """Solver."""
-Goal = Literal["effect", "latency", "size", "energy"]
+Goal = str
+"""One of `quantities.goals()`."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One scheme of one region. effect: divergence caused by it alone, without quantized activation tensors."""
+    """One scheme of one region. costs: by quantity, 0 where it is left out. effect: divergence caused by it alone,
+    without quantized activation tensors. common: the part of its size that options of other regions may store as
+    well, by what is stored; it counts once."""
 
     scheme: Scheme
-    latency_s: float
-    size_bytes: float
+    costs: Mapping[str, float]
     effect: float = 0.0
-    energy_j: float = 0.0
+    common: Mapping[str, float] = field(default_factory=dict)
+
+    def cost(self, goal: Goal) -> float:
+        """Of a quantity, or the effect."""
+        return self.effect if goal == EFFECT else self.costs.get(goal, 0.0)
+
+    @property
+    def latency_s(self) -> float:
+        return self.cost(LATENCY)
+
+    @property
+    def size_bytes(self) -> float:
+        return self.cost(SIZE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Limits:
-    """Upper limits; None for no limit."""
+    """Upper limits by goal, in its unit: `Limits(latency=5e-3, effect=None)`; no limit where it is None or left out.
 
-    latency_s: float | None = None
-    size_bytes: float | None = None
-    energy_j: float | None = None
-    effect: float | None = None
+    Raises TypeError for a name that is none of `goals()`.
+    """
+
+    upper: Mapping[Goal, float]
+
+    def __init__(self, **upper: float | None) -> None:
+        if unknown := upper.keys() - set(goals()):
+            raise TypeError(f"no such limit: {', '.join(sorted(unknown))}; the limits are {', '.join(goals())}")
+        given = {goal: upper.get(goal) for goal in (*QUANTITIES, EFFECT)}
+        object.__setattr__(self, "upper", {goal: limit for goal, limit in given.items() if limit is not None})
+
+    def but(self, **upper: float | None) -> Limits:
+        """The same limits with others of these goals."""
+        return Limits(**{**self.upper, **upper})
 
 
 @dataclass(frozen=True)
 class Problem:
     """options: region -> its options, fp32 first where it is offered. activations: root tensor -> divergence caused
-    by quantizing it. table: for transitions. base_size_bytes: of everything that no decision changes. solver: a name of
-    `allocate.SOLVERS`.
+    by quantizing it. table: for transitions. fixed: by quantity, of everything that no decision changes, beside what
+    the table has of it. solver: a name of `allocate.SOLVERS`.
     """
 
     model: Model
     options: Mapping[str, tuple[Option, ...]]
     activations: Mapping[str, float]
     table: CostTable
-    base_size_bytes: float = 0.0
+    fixed: Mapping[str, float] = field(default_factory=dict)
     solver: str = DEFAULT
 
     @cached_property
@@ -72,20 +96,38 @@ class Problem:
             any(o.scheme.name == scheme.name for o in self.options[region]) for region, scheme in assignment.items()
         )
 
+    def base(self, goal: Goal) -> float:
+        """The part of a plan's total that no decision changes."""
+        return 0.0 if goal == EFFECT else self.fixed.get(goal, 0.0) + QUANTITIES[goal].base(self.table)
+
+    def total(self, goal: Goal, assignment: Mapping[str, Scheme]) -> float:
+        """Prediction of a quantity for a plan; of the effect, see `effect`."""
+        if goal == EFFECT:
+            return self.effect(assignment)
+        if (total := QUANTITIES[goal].total) is not None:
+            return total(self.table, self.model, assignment)
+        chosen = [self.option(r, assignment.get(r)) for r in self.options]
+        return self.base(goal) + sum(o.cost(goal) for o in chosen) - (_twice(chosen) if goal == SIZE else 0.0)
+
     def effect(self, assignment: Mapping[str, Scheme]) -> float:
         """Separable prediction: sum of single effects of weights and of quantized activation tensors."""
         total = sum(self.option(r, assignment.get(r)).effect for r in self.options)
         return total + sum(self.activations.get(t, 0.0) for t in quantized_roots(self.model, assignment))
 
     def size_bytes(self, assignment: Mapping[str, Scheme]) -> float:
-        return self.base_size_bytes + sum(self.option(r, assignment.get(r)).size_bytes for r in self.options)
-
-    def energy_j(self, assignment: Mapping[str, Scheme]) -> float:
-        """Joules for one run; 0 where the table has no energies."""
-        return self.table.predict_j(self.model, assignment) if self.table.node_j else 0.0
+        return self.total(SIZE, assignment)
 
     def latency_s(self, assignment: Mapping[str, Scheme]) -> float:
-        return self.table.predict_s(self.model, assignment)
+        return self.total(LATENCY, assignment)
+
+
+def _twice(chosen: Sequence[Option]) -> float:
+    """Bytes that options count although others store them already."""
+    seen, twice = set[str](), 0.0
+    for stored, size in (item for o in chosen for item in o.common.items()):
+        twice += size if stored in seen else 0.0
+        seen.add(stored)
+    return twice
 
 
 @dataclass(frozen=True)

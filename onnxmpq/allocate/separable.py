@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
+from onnxmpq.allocate.quantities import QUANTITIES, goals
 from onnxmpq.cost import legalize
 from onnxmpq.schemes import Scheme, writes
 
-GOALS: tuple[Goal, ...] = ("effect", "latency", "size", "energy")
 _TRIES = 20
 _OVERSHOOT = 1.1  # of an excess, taken off the limit of the next try
 _TOLERANCE = 1e-9  # relative
-Vector = NDArray[np.float64]  # one entry per goal, in nats or relative squared error, seconds, bytes, joules
+Vector = NDArray[np.float64]  # one entry per goal, in its unit
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Separable:
 
 Picked = NDArray[np.int64]  # option number per region
 Choose = Callable[[Separable, int, Vector], Picked | None]
-"""(problem, position of the goal in GOALS, limits net of `base` with inf for none) -> choice or None."""
+"""(problem, position of the goal in `goals()`, limits net of `base` with inf for none) -> choice or None."""
 
 
 def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose, transitions: bool) -> Solution | None:
@@ -46,7 +46,7 @@ def solve_separable(problem: Problem, goal: Goal, limits: Limits, choose: Choose
 
     transitions=False leaves them out of those costs too.
     """
-    view, position = separable(problem), GOALS.index(goal)
+    view, position = separable(problem), goals().index(goal)
     asked = _vector(limits)
     allowed = asked.copy()
     for _ in range(_TRIES):
@@ -73,13 +73,13 @@ def separable(problem: Problem) -> Separable:
     rows = [
         np.array(
             [
-                (o.effect + sum(harm[t] for t in touched[name, o.scheme.name]), o.latency_s, o.size_bytes, o.energy_j)
+                (o.effect + sum(harm[t] for t in touched[name, o.scheme.name]), *(o.cost(q) for q in QUANTITIES))
                 for o in problem.options[name]
             ]
         )
         for name in regions
     ]
-    base = np.array([0.0, problem.table.base_s, problem.base_size_bytes, 0.0])
+    base = np.array([problem.base(goal) for goal in goals()])
     return Separable(regions, tuple(problem.options[r] for r in regions), tuple(rows), base)
 
 
@@ -87,16 +87,17 @@ def costs_of(problem: Problem, view: Separable, assignment: Mapping[str, Scheme]
     """Real costs of a plan per goal; None where it uses a scheme that is not among the options."""
     wanted = {r: s.name if (s := assignment.get(r)) else "fp32" for r in view.regions}
     chosen = [
-        next((o for o in options if o.scheme.name == wanted[region]), None)
+        o
         for region, options in zip(view.regions, view.options, strict=True)
+        for o in options
+        if o.scheme.name == wanted[region]
     ]
-    if any(o is None for o in chosen):
+    if len(chosen) < len(view.regions):
         return None
-    plain = np.sum([(o.latency_s, o.energy_j) for o in chosen if o is not None], axis=0)
-    latency_s = problem.latency_s(assignment) if transitions else problem.table.base_s + float(plain[0])
-    with_energies = transitions and bool(problem.table.node_j)
-    energy_j = problem.table.predict_j(problem.model, assignment) if with_energies else float(plain[1])
-    return np.array([problem.effect(assignment), latency_s, problem.size_bytes(assignment), energy_j])
+    if transitions:
+        return np.array([problem.total(goal, assignment) for goal in goals()])
+    plain = {name: problem.base(name) + sum(o.cost(name) for o in chosen) for name in QUANTITIES}
+    return np.array([problem.effect(assignment), *plain.values()])
 
 
 def _touched(problem: Problem) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -130,8 +131,7 @@ def _legal(problem: Problem, view: Separable, picked: Picked) -> dict[str, Schem
 
 
 def _vector(limits: Limits) -> Vector:
-    given = (limits.effect, limits.latency_s, limits.size_bytes, limits.energy_j)
-    return np.array([np.inf if limit is None else limit for limit in given])
+    return np.array([limits.upper.get(goal, np.inf) for goal in goals()])
 
 
 def _holds(values: Vector, limits: Vector) -> bool:

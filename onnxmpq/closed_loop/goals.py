@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from onnxmpq.allocate import Budgets, Limits, Problem, Solution, solve
+from onnxmpq.allocate import EFFECT, LATENCY, QUANTITIES, SIZE, Budgets, Limits, Problem, Solution, solve
 from onnxmpq.closed_loop.loop import NOISE, Loop, UnfitPlanError, same
 from onnxmpq.closed_loop.reach import out_of_reach
 from onnxmpq.closed_loop.types import Keeps, Outcome, Refiner, Round, Trial
@@ -34,7 +33,6 @@ def close_the_loop(
     budgets: Budgets,
     bench: Workbench,
     costs: PlanCosts,
-    original_bytes: int,
     progress: Progress,
     *,
     refiner: Refiner | None = None,
@@ -49,7 +47,7 @@ def close_the_loop(
     keeps: quality floors; the fastest (`budgets.smallest`: the smallest) plan that keeps them is made then, of no more
     predicted effect than `most_effect`.
     """
-    return reach(Loop(problem, budgets, bench, costs, original_bytes, progress, refiner, trial), keeps, most_effect)
+    return reach(Loop(problem, budgets, bench, costs, progress, refiner, trial), keeps, most_effect)
 
 
 def reach(loop: Loop, keeps: Keeps | None = None, most_effect: float | None = None) -> Outcome:
@@ -92,7 +90,7 @@ def _within_budget(loop: Loop) -> Outcome:
     allowance, calm = 1.0, False
     for _ in range(ROUNDS):
         problem = loop.on_original_kernels() if calm else loop.problem
-        goal: Any = "size" if loop.budgets.smallest else "effect"
+        goal = SIZE if loop.budgets.smallest else EFFECT
         solution = solve(problem, goal, loop.limits(None if calm else loop.allowed_s(allowance)))
         turn = loop.attempt(solution) if solution is not None else None
         if turn is not None and loop.fits(turn):
@@ -119,7 +117,7 @@ def _second_look(loop: Loop, first: Round) -> Round:
     limits = loop.limits(loop.limit_s() or loop.targets.latency_s)
     if loop.budgets.smallest:
         return first
-    solution = solve(loop.problem, "effect", limits)
+    solution = solve(loop.problem, EFFECT, limits)
     if solution is None or loop.problem.effect(solution.assignment) >= first.effect * 0.98:
         return first
     second = loop.attempt(solution)
@@ -127,7 +125,7 @@ def _second_look(loop: Loop, first: Round) -> Round:
 
 
 def _fastest(loop: Loop) -> Outcome:
-    """Least measured latency (and the size limit, if there is one), but for what much less effect is worth."""
+    """Least measured latency within the other limits, but for what much less effect is worth."""
     loop.try_known()
     for _ in range(ROUNDS):
         solution = _cheapest(loop, loop.problem, None)
@@ -137,8 +135,7 @@ def _fastest(loop: Loop) -> Outcome:
         loop.attempt(solution)
         if len(loop.rounds) == count:
             break
-    size = loop.targets.size_bytes
-    fitting = [r for r in loop.rounds if math.isfinite(r.measured_s) and (size is None or r.size_bytes <= size)]
+    fitting = [r for r in loop.rounds if loop.meets(r)]
     if not fitting:
         return _last_resort(loop)
     fitting = [loop.measured_again(r) for r in sorted(fitting, key=lambda r: r.measured_s)[:CONTENDERS]]
@@ -186,7 +183,7 @@ def _gentlest_faster(loop: Loop, keeps: Keeps, best: Round) -> Round:
     best: of those that keep the floor so far. Raises NothingFasterError where no faster one keeps it.
     """
     for share in JUST_FASTER:
-        solution = solve(loop.problem, "effect", loop.limits(loop.faster_s * share))
+        solution = solve(loop.problem, EFFECT, loop.limits(loop.faster_s * share))
         turn = loop.attempt(solution) if solution is not None else None
         if turn is not None and loop.fits(turn) and turn.measured_s < loop.faster_s and not keeps(loop.proto_of(turn)):
             return turn
@@ -230,19 +227,17 @@ def _bisected(loop: Loop, keeps: Keeps, most_effect: float | None, *, calm: bool
 
 def _cheapest(loop: Loop, problem: Problem, most_effect: float | None) -> Solution | None:
     """The smallest plan of at most so much effect, or the fastest, but for what much less effect is worth."""
-    limits = replace(loop.limits(), effect=most_effect)
-    if loop.budgets.latency:
-        limits = replace(limits, latency_s=loop.targets.latency_s)
+    limits = loop.limits(loop.targets.limits.get(LATENCY)).but(effect=most_effect)
     if loop.budgets.smallest:
-        return solve(problem, "size", limits)
-    least = solve(problem, "latency", limits)
+        return solve(problem, SIZE, limits)
+    least = solve(problem, LATENCY, limits)
     if least is None:
         return None
     least_s, found = problem.latency_s(least.assignment), [least]
     for slack in SLACKS:
         allowed_s = least_s * (1.0 + slack)
         if not least_s < loop.faster_s < allowed_s:  # quality may not cost all that there is to gain
-            solution = solve(problem, "effect", replace(limits, latency_s=allowed_s))
+            solution = solve(problem, EFFECT, limits.but(latency=allowed_s))
             found += [solution] if solution is not None else []
     return min(found, key=lambda s: _price(problem.latency_s(s.assignment), problem.effect(s.assignment)))
 
@@ -273,15 +268,10 @@ def _near_misses(loop: Loop) -> list[Round]:
 
 
 def measure_extremes(loop: Loop) -> None:
-    """Measure the plans at the ends of what is possible: fastest, smallest, most frugal; until one fits."""
+    """Measure the plans at the ends of what is possible: fastest, smallest, and so on; until one fits."""
     loop.try_known()
-    for goal, limits in (
-        ("latency", loop.limits()),
-        ("latency", Limits()),
-        ("size", Limits()),
-        ("energy", Limits()),
-    ):
-        solution = solve(loop.problem, goal, limits)  # type: ignore[arg-type]
+    for goal, limits in ((LATENCY, loop.limits()), *((name, Limits()) for name in QUANTITIES)):
+        solution = solve(loop.problem, goal, limits)
         if solution is not None:
             loop.attempt(solution)
         if any(map(loop.fits, loop.rounds)):

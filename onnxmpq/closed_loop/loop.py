@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxmpq.allocate import Budgets, Limits, Option, Problem, Solution, solve
+from onnxmpq.allocate import EFFECT, LATENCY, QUANTITIES, SIZE, Budgets, Limits, Option, Problem, Solution, solve
 from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
 from onnxmpq.cost import CostTable, PlanCosts, changed_regions
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
@@ -20,18 +20,22 @@ from onnxmpq.workbench import Workbench
 
 NOISE = 0.01  # measured latencies closer than this are equal
 LESS_LATENCY = 0.99  # of what was aimed at, at least, after each closing measurement that missed the limit
+SOLVER_TOLERANCE = 1e-6  # relative, by which a plan may exceed a limit of what is only modelled
 GRAPHS_HELD = 2  # challenger and incumbent
 DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
 
 
 @dataclass
 class Targets:
-    """Limits in absolute units. latency_s also holds "no slower than the original" where no latency was asked for."""
+    """limits: what was asked for, by quantity, in its unit. latency_s: the limit of the latency, or "no slower than the
+    original" where no latency was asked for."""
 
+    limits: Mapping[str, float]
     latency_s: float
-    size_bytes: float | None
-    energy_j: float | None
-    asked_for_latency: bool
+
+    @property
+    def asked_for_latency(self) -> bool:
+        return LATENCY in self.limits
 
 
 class UnfitPlanError(Exception):
@@ -51,14 +55,13 @@ class Loop:
         budgets: Budgets,
         bench: Workbench,
         costs: PlanCosts,
-        original_bytes: int,
         progress: Progress,
         refiner: Refiner | None = None,
         trial: Trial | None = None,
     ) -> None:
         self.problem, self.bench, self.costs = problem, bench, costs
         self.progress, self.original_s, self.refiner, self.trial = progress, costs.original_s, refiner, trial
-        self.original_bytes, self.size_overhead = original_bytes, 1.0
+        self.size_overhead = 1.0
         self.caution = 1.0  # of a latency limit: what is aimed at, after closing measurements that missed it
         self.retarget(budgets)
         self.rounds: list[Round] = []
@@ -68,11 +71,14 @@ class Loop:
 
     def retarget(self, budgets: Budgets) -> None:
         """Go on with other budgets; everything that was measured stays known."""
-        size = budgets.size.of(self.original_bytes) if budgets.size else None
-        asked = budgets.latency.of(self.original_s) if budgets.latency else None
-        energy = budgets.energy.of(self.problem.energy_j({})) if budgets.energy else None
+        limits = {name: limit.of(self.original(name)) for name, limit in budgets.limits.items()}
         self.budgets = budgets
-        self.targets = Targets(asked or self.original_s, size, energy, asked is not None)
+        self.targets = Targets(limits, limits.get(LATENCY, self.original_s))
+
+    def original(self, name: str) -> float:
+        """Total of the original; of the latency, as measured."""
+        taken = QUANTITIES[name].original(self.bench.model, self.problem.table)
+        return self.original_s if name == LATENCY or taken is None else taken
 
     # ---- one turn ------------------------------------------------------------------------------
 
@@ -90,7 +96,7 @@ class Loop:
             latency_s,
             serialized_bytes(proto),
             self.problem.effect(solution.assignment),
-            self.problem.energy_j(solution.assignment),
+            {n: self.problem.total(n, solution.assignment) for n, q in QUANTITIES.items() if q.modelled},
         )
         predicted_bytes = self.problem.size_bytes(solution.assignment)
         self.size_overhead = max(self.size_overhead, turn.size_bytes / max(predicted_bytes, 1.0))
@@ -168,9 +174,6 @@ class Loop:
             else:
                 self.rounds[number] = replace(r, measured_s=math.inf)  # never to be chosen
 
-    def _size_limit(self) -> float | None:
-        return None if self.targets.size_bytes is None else self.targets.size_bytes / self.size_overhead
-
     def fits(self, turn: Round) -> bool:
         """Within every limit; where no latency was asked for, no slower than the original either."""
         if self.targets.asked_for_latency or on_original_kernels(turn.assignment):
@@ -178,7 +181,11 @@ class Loop:
         return self.meets(turn) and turn.measured_s <= self.targets.latency_s * (1.0 + NOISE)
 
     def limits(self, latency_s: float | None = None) -> Limits:
-        return Limits(latency_s, self._size_limit(), self.targets.energy_j)
+        """Those that the solver is given: of the size with room for what files take beyond its prediction, of the
+        latency as named here."""
+        limits = Limits(**self.targets.limits)
+        size = limits.upper.get(SIZE)
+        return limits.but(latency=latency_s, size=None if size is None else size / self.size_overhead)
 
     @property
     def faster_s(self) -> float:
@@ -187,8 +194,9 @@ class Loop:
 
     @property
     def original_will_do(self) -> bool:
-        """Neither latency nor energy was asked for: plans on float32's kernels will do, and no clock judges them."""
-        return not self.targets.asked_for_latency and self.targets.energy_j is None
+        """Nothing was asked for that follows from kernels, such as latency and energy: plans on float32's kernels will
+        do, and no clock judges them."""
+        return all(QUANTITIES[name].of_storage for name in self.targets.limits)
 
     def on_original_kernels(self) -> Problem:
         kept = {r: tuple(o for o in row if o.scheme.kernel == FP32) for r, row in self.problem.options.items()}
@@ -272,7 +280,7 @@ class Loop:
             tuple(r for r in self.rounds if math.isfinite(r.measured_s)),
             turn,
             self.original_s,
-            self.targets.size_bytes,
+            self.targets.limits.get(SIZE),
             self.costs.measured,
             self.meets(turn),
         )
@@ -286,28 +294,20 @@ class Loop:
         misses; 1 where it misses none, infinite where it does not run."""
         if not math.isfinite(turn.measured_s):
             return math.inf
-        ratios = [1.0]
-        if self.targets.asked_for_latency:
-            ratios.append(turn.measured_s / self.targets.latency_s)
-        if self.targets.size_bytes is not None:
-            ratios.append(turn.size_bytes / self.targets.size_bytes)
-        if self.targets.energy_j is not None:
-            ratios.append(turn.energy_j / (self.targets.energy_j * (1.0 + 1e-6)))
-        return math.prod(max(r, 1.0) for r in ratios)
+        taken, missed = turn.taken, 1.0
+        for name, limit in self.targets.limits.items():
+            tolerance = SOLVER_TOLERANCE if QUANTITIES[name].modelled else 0.0
+            missed *= max(taken[name] / (limit * (1.0 + tolerance)), 1.0)
+        return missed
 
     def _certified(self, turn: Round, solution: Solution) -> Solution:
         """The kept plan with the bound it is held against: the least effect that any plan as fast, small and frugal
         has, by the corrected table. Where the size is to be least, its own bound stands."""
         if self.budgets.smallest:
             return solution
-        latency_s = max(self.problem.latency_s(turn.assignment), self.limit_s())
-        size, energy = self._size_limit(), self.targets.energy_j
-        limits = Limits(
-            latency_s,
-            None if size is None else max(size, self.problem.size_bytes(turn.assignment)),
-            None if energy is None else max(energy, turn.energy_j),
-        )
-        best = solve(self.problem, "effect", limits)
+        limits = self.limits(self.limit_s()).upper
+        reached = {name: max(limit, self.problem.total(name, turn.assignment)) for name, limit in limits.items()}
+        best = solve(self.problem, EFFECT, Limits(**reached))
         bound = min(best.bound, turn.effect) if best else turn.effect
         gap = 1.0 - bound / turn.effect if turn.effect > 0 else 0.0
         return Solution(solution.assignment, turn.effect, bound, max(gap, 0.0), best is not None and best.proven)
@@ -351,6 +351,6 @@ def same(one: Mapping[str, Scheme], other: Mapping[str, Scheme]) -> bool:
 
 def _with_costs(problem: Problem, table: CostTable) -> dict[str, tuple[Option, ...]]:
     return {
-        region: tuple(replace(o, latency_s=table.scheme_s(region, o.scheme)) for o in options)
+        region: tuple(replace(o, costs={**o.costs, LATENCY: table.scheme_s(region, o.scheme)}) for o in options)
         for region, options in problem.options.items()
     }

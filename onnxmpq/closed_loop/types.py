@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import onnx
 
-from onnxmpq.allocate import Limits, Problem, Solution
+from onnxmpq.allocate import LATENCY, SIZE, Limits, Problem, Solution
 from onnxmpq.schemes import Scheme
 
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the loop: what was predicted and what was measured."""
+    """One turn of the loop: what was predicted and what was measured. modelled: by quantity, of those that are not
+    measured."""
 
     assignment: dict[str, Scheme]
     predicted_s: float
     measured_s: float
     size_bytes: int
     effect: float
-    energy_j: float = 0.0
+    modelled: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> dict[str, float]:
+        """Totals of the plan, by quantity."""
+        return {LATENCY: self.measured_s, SIZE: float(self.size_bytes), **self.modelled}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
-from onnxmpq.cost.size import base_bytes, region_bytes
+from onnxmpq.cost.size import base_bytes, common_bytes, region_bytes
 from onnxmpq.cost.table import CostTable, Edge, Transition, edges_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Transition",
     "base_bytes",
     "changed_regions",
+    "common_bytes",
     "describe",
     "edges_of",
     "elsewhere",

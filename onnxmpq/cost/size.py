@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxmpq.model import Model, Region
+from onnxmpq.model import SHARED_BYTES, Model, Region
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Format, Scheme, writes
 
@@ -39,8 +39,41 @@ def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str
     return total
 
 
+def common_bytes(
+    model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
+) -> dict[str, float]:
+    """The part of `region_bytes` that other layers of the same weight have in common with this one, by what is stored:
+    once in the file (`dialects/sharing.py`). Not kernels that read the stored weight as it is: they have their own."""
+    found: dict[str, float] = {}
+    if region.layer is None or scheme.weight_only or scheme.dynamic or _needs_its_own(scheme):
+        return found
+    for place in region.layer.weights:
+        first = model.shared_weights.get(place.key)
+        if first is None:
+            continue
+        if scheme.weight is None:
+            kind: str = scheme.half or "float32"
+            stored = float(HALF_BYTES if scheme.half else FLOAT_BYTES) * place.parameters
+        else:
+            weight = weights[place.key, scheme.weight.name]
+            kind = f"{scheme.weight.name}{' unsigned' if scheme.unsigned_weights else ''}"
+            stored = float(-(-weight.codes.size * scheme.weight.storage_bits // 8))
+        if stored >= SHARED_BYTES:
+            found[f"{first} {kind}"] = stored
+    return found
+
+
+def _needs_its_own(scheme: Scheme) -> bool:
+    """Codes of an int8 kernel that may saturate: see `Writer.int8_weight`."""
+    weight = scheme.weight
+    if weight is None or scheme.reads is not Format.INT8 or scheme.unsigned_weights:
+        return False
+    return weight.may_saturate and not weight.saturation_free
+
+
 def base_bytes(model: Model) -> int:
     """Bytes of the prepared model that are not weights of layers."""
     shapes = model.structure.graph.value_info  # a rewrite drops them
     described: int = sum(v.ByteSize() + VALUE_INFO_HEADER for v in shapes)
-    return model.prepared_bytes - described - sum(FLOAT_BYTES * r.params.parameters for r in model.layers)
+    tensors = {w.tensor: w.parameters for r in model.layers for w in r.params.weights}
+    return model.prepared_bytes - described - FLOAT_BYTES * sum(tensors.values())

@@ -6,33 +6,33 @@ Sessions unfold a Transpose of a constant when they are created, so that this ch
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmpq.model import subgraphs
+from onnxmpq.model import SHARED_BYTES, subgraphs
 
-FEWEST_BYTES = 4096
 _BLOCKS = "block_size"
 _TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8})
 """Types of matrices that may be written as the transpose of another one."""
 
 
-def share_constants(proto: onnx.ModelProto, new: Callable[[str], str]) -> None:
-    """Keep the first of equal initializers of `FEWEST_BYTES` or more; changes the proto.
+def share_constants(proto: onnx.ModelProto, new: Callable[[str], str], private: Collection[str] = ()) -> None:
+    """Keep the first of equal initializers of `SHARED_BYTES` or more; changes the proto.
 
-    new: makes a name for a node. Initializers that are inputs or outputs of the graph stay as they are, and so do
-    blocked weights: onnxruntime (1.32) fuses a kernel that reads them only where no other node does.
+    new: makes a name for a node. private: initializers that have one reader for a reason of the dialect. They stay as
+    they are, and so do inputs and outputs of the graph, and blocked weights: onnxruntime (1.32) fuses a kernel that
+    reads them only where no other node does.
     """
     graph = proto.graph
-    fixed = {v.name for v in (*graph.input, *graph.output)}
+    fixed = {*private, *(v.name for v in (*graph.input, *graph.output))}
     blocked = (n for n in graph.node if n.op_type == "DequantizeLinear" and any(a.name == _BLOCKS for a in n.attribute))
     fixed.update(t for n in blocked for t in n.input)
     alike: dict[tuple[int, tuple[int, ...]], list[TensorProto]] = defaultdict(list)
     for tensor in graph.initializer:
-        if tensor.name not in fixed and _bytes(tensor) >= FEWEST_BYTES:
+        if tensor.name not in fixed and _bytes(tensor) >= SHARED_BYTES:
             alike[tensor.data_type, tuple(sorted(tensor.dims))].append(tensor)
     renamed: dict[str, str] = {}
     transposes: list[onnx.NodeProto] = []

@@ -59,6 +59,7 @@ class Writer:
         inner = {t for g in subgraphs(job.model.structure.graph) for n in g.node for t in (n.name, *n.output)}
         self.taken = {*self.nodes, *self.tensors, *inner, *job.model.store}
         self.shared_constants: dict[str, gs.Constant] = {}
+        self.private: set[str] = set()
         self.stems = {key: f"w{number}" for number, key in enumerate(job.model.weights)}
 
     def chosen(self) -> list[tuple[Region, Scheme]]:
@@ -70,7 +71,7 @@ class Writer:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
         proto = export(self.graph, self.job.model.structure)
-        share_constants(proto, self.new)
+        share_constants(proto, self.new, self.private)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]
@@ -174,8 +175,11 @@ class Writer:
         """int8 codes in the weight's stored shape, dequantized per output channel. unsigned: uint8, larger by 128.
 
         Zero points are the layer's own: with `session.x64quantprecision` onnxruntime 1.32 replaces them layer by layer,
-        and refuses the model where two share them.
+        and refuses the model where two share them. So it does with the codes; those that cannot saturate need no such
+        session, and may be shared (`dialects/sharing.py`).
         """
+        if not unsigned and weight.format.may_saturate and not weight.format.saturation_free:
+            self.private.add(codes.name)
         axis, channels = place.channel_axis, len(weight.scales)
         scales = self.constant(f"{self.stem(place)}/scale", weight.scales.astype(np.float32))
         middle = np.uint8(UINT8_MIDDLE) if unsigned else np.int8(0)

@@ -24,11 +24,12 @@ from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
 from onnxmpq.model.surgeon import constants_of, drop_values, export
 from onnxmpq.model.tidy import subgraphs
-from onnxmpq.model.types import Model, Region, RegionKind
+from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
 
 __all__ = [
     "OPERATORS",
+    "SHARED_BYTES",
     "WORTH_COLLECTING",
     "ChannelStatistics",
     "GraphIndex",

@@ -23,8 +23,8 @@ from onnxmpq.model.operators import OPERATORS, LayerOperator
 from onnxmpq.model.store import WeightStore
 
 Float32 = NDArray[np.float32]
-FEWEST_SHARED = 1024
-"""Parameters of weights that are looked at for `Model.shared_weights`."""
+SHARED_BYTES = 4096
+"""Equal constants of fewer bytes are not looked for: they stay in the file as often as there are layers."""
 
 
 class RegionKind(StrEnum):
@@ -153,11 +153,11 @@ class Model:
         """Key of a weight that other layers have as well -> key of the first of them.
 
         Weights are the same where their matrix views are, whatever way they took through Identity, Transpose or
-        Reshape. Small ones (fewer than `FEWEST_SHARED` parameters) are not looked at.
+        Reshape. Those of fewer than `SHARED_BYTES` are not looked at.
         """
         alike: dict[tuple[int, int], list[LayerWeight]] = {}
         for _, place in self.weights.values():
-            if place.parameters >= FEWEST_SHARED:
+            if 4 * place.parameters >= SHARED_BYTES:
                 alike.setdefault((place.out_channels, place.fan_in), []).append(place)
         found: dict[str, str] = {}
         for places in (p for p in alike.values() if len(p) > 1):

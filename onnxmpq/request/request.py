@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
-from onnxmpq.allocate import SOLVERS, Budgets, parse_budgets, require_solver
+from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import UsageError
@@ -141,7 +141,7 @@ class Request:
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
-        return parse_budgets(self.latency, self.size, self.energy)
+        return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
 
     @cached_property
     def floors(self) -> Floors:

@@ -50,7 +50,6 @@ class WithinBudgets:
             job.budgets,
             job.bench,
             job.costs,
-            job.bench.model.source_bytes,
             self.progress,
             _refiner(job),
             self.shipper.try_out,

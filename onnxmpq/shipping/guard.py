@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxmpq.allocate import Budgets
+from onnxmpq.allocate import LATENCY, SIZE, Budgets
 from onnxmpq.closed_loop import option, reach
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
@@ -106,7 +106,7 @@ class _Guard:
         """Above the floors, beyond the budgets: the fastest plan where a latency was asked for and one is faster than
         the original, else the smallest."""
         floors, budgets = self.job.floors, self.job.budgets
-        relaxed = [Budgets(fastest=True)] if budgets.latency else []
+        relaxed = [Budgets(fastest=True)] if LATENCY in budgets.limits else []
         try:
             for goal in (*relaxed, Budgets(smallest=True)):
                 self.loop.retarget(goal)
@@ -125,10 +125,12 @@ class _Guard:
         budgets, loop = self.job.budgets, self.loop
         if budgets.fastest:
             return "no plan that is faster than the original is better; --no-guard writes it all the same"
-        if not (budgets.latency or budgets.size or budgets.smallest):
-            return "give a larger --energy; --no-guard writes it all the same"
-        name = "latency" if budgets.latency else "size"
-        loop.retarget(replace(budgets, latency=None, fastest=True) if budgets.latency else Budgets(smallest=True))
+        name = next((name for name in (LATENCY, SIZE) if name in budgets.asked), None)
+        if name is None:
+            larger = " or ".join(f"--{other}" for other in budgets.limits)
+            return f"give a larger {larger}; --no-guard writes it all the same"
+        others = {other: limit for other, limit in budgets.limits.items() if other != LATENCY}
+        loop.retarget(Budgets(others, fastest=True) if name == LATENCY else Budgets(smallest=True))
         try:
             nearest = self._above(self.quality.worse_than("noticeable"), "quality that is not bad").outcome.kept
         except (BudgetError, NothingFasterError):

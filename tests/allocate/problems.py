@@ -105,8 +105,10 @@ def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool
         options[region.name] = tuple(
             Option(
                 SCHEMES[n],
-                node_s[region.name][n],
-                (10_000 if n == "fp32" else round(some(2e3, 6e3))) if region.layer else 0,
+                {
+                    "latency": node_s[region.name][n],
+                    "size": (10_000 if n == "fp32" else round(some(2e3, 6e3))) if region.layer else 0,
+                },
                 0.0 if n == "fp32" or not region.layer else some() * 0.1,
             )
             for n in names
@@ -123,7 +125,7 @@ def random_problem(name: str, seed: int, *, negative: bool = True, layouts: bool
     tensors = dict.fromkeys(t for r in found.model.regions for t in (*r.inputs, *r.outputs))
     roots = found.model.roots
     activations = {t: some() * 0.05 for t in tensors if t not in roots}
-    return Problem(found.model, options, activations, table, 1_000.0)
+    return Problem(found.model, options, activations, table, {"size": 1_000.0})
 
 
 def with_energies(problem: Problem, seed: int, timeless: bool) -> Problem:
@@ -144,7 +146,8 @@ def with_energies(problem: Problem, seed: int, timeless: bool) -> Problem:
         edges={e: energetic(x) for e, x in problem.table.edges.items()},
     )
     options = {
-        r: tuple(replace(o, energy_j=node_j[r][o.scheme.name]) for o in row) for r, row in problem.options.items()
+        r: tuple(replace(o, costs={**o.costs, "energy": node_j[r][o.scheme.name]}) for o in row)
+        for r, row in problem.options.items()
     }
     return replace(problem, options=options, table=table)
 
@@ -168,11 +171,11 @@ class Value:
 
     def within(self, limits: Limits, slack: float = 0.0) -> bool:
         pairs = (
-            (self.effect, limits.effect),
-            (self.latency, limits.latency_s),
-            (self.size, limits.size_bytes),
+            (self.effect, limits.upper.get("effect", np.inf)),
+            (self.latency, limits.upper.get("latency", np.inf)),
+            (self.size, limits.upper.get("size", np.inf)),
         )
-        return all(limit is None or value <= limit + slack * abs(limit) for value, limit in pairs)
+        return all(np.isinf(limit) or value <= limit + slack * abs(limit) for value, limit in pairs)
 
 
 def value_of(problem: Problem, plan: Mapping[str, Scheme]) -> Value:

@@ -55,7 +55,7 @@ def test_registry_has_the_exact_solver_and_the_baselines() -> None:
 @settings(max_examples=40)
 @given(problems, baselines, st.floats(0.3, 1.0), st.floats(0.4, 1.0))
 def test_plans_hold_the_limits_at_their_real_costs(problem: Problem, name: str, latency: float, size: float) -> None:
-    limits = Limits(latency_s=latency * problem.latency_s({}), size_bytes=size * problem.size_bytes({}))
+    limits = Limits(latency=latency * problem.latency_s({}), size=size * problem.size_bytes({}))
     found = SOLVERS[name](problem, "effect", limits)
     if found is None:
         return
@@ -69,7 +69,7 @@ def test_plans_hold_the_limits_at_their_real_costs(problem: Problem, name: str, 
 @settings(max_examples=25)
 @given(problems, baselines, st.sampled_from(["effect", "latency", "size"]), st.floats(0.3, 1.0))
 def test_never_better_than_exhaustive(problem: Problem, name: str, goal: str, latency: float) -> None:
-    limits = Limits(latency_s=latency * problem.latency_s({}))
+    limits = Limits(latency=latency * problem.latency_s({}))
     found = SOLVERS[name](problem, goal, limits)  # type: ignore[arg-type]
     best = min((getattr(v, goal) for v in spread(problem) if v.within(limits, 1e-8)), default=np.inf)
     if found is not None:
@@ -90,13 +90,13 @@ def test_without_transitions_the_fastest_plan_is_the_exact_one(problem: Problem,
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_plan_where_nothing_fits(name: str) -> None:
     problem = random_problem("residual", 3)
-    assert SOLVERS[name](problem, "effect", Limits(size_bytes=1.0)) is None
+    assert SOLVERS[name](problem, "effect", Limits(size=1.0)) is None
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_float_plan_is_kept_where_it_fits(name: str) -> None:
     problem = random_problem("chain", 5)
-    found = SOLVERS[name](problem, "effect", Limits(latency_s=problem.latency_s({})))
+    found = SOLVERS[name](problem, "effect", Limits(latency=problem.latency_s({})))
     assert found is not None and found.value <= 1e-9
 
 

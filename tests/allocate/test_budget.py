@@ -46,7 +46,7 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("case", SPELLINGS, ids=lambda case: case.id)
 def test_spellings(case: Spelling) -> None:
-    found = getattr(parse_budgets(**{case.option: case.text}), case.option)
+    found = parse_budgets(**{case.option: case.text}).limits[case.option]
     assert found.value == pytest.approx(case.limit.value)
     assert found.relative == case.limit.relative
 
@@ -90,18 +90,18 @@ def test_what_is_wrong_is_said_with_an_example(case: Wrong) -> None:
 @given(st.text(max_size=12), st.text(max_size=12), st.text(max_size=12))
 def test_any_text_is_a_budget_or_a_usage_error(latency: str, size: str, energy: str) -> None:
     try:
-        found = parse_budgets(latency, size, energy)
+        found = parse_budgets(latency=latency, size=size, energy=energy)
     except UsageError:
         return
-    for limit in (found.latency, found.size, found.energy):
-        assert limit is None or 0 < limit.value < float("inf")
+    for limit in found.limits.values():
+        assert 0 < limit.value < float("inf")
 
 
 def test_minima() -> None:
-    assert parse_budgets("Fastest") == Budgets(fastest=True)
+    assert parse_budgets(latency="Fastest") == Budgets(fastest=True)
     assert parse_budgets(size="smallest") == Budgets(smallest=True)
     with pytest.raises(UsageError, match="cannot be both"):
-        parse_budgets("Fastest", "smallest")
+        parse_budgets(latency="Fastest", size="smallest")
     assert parse_budgets().empty
     assert not parse_budgets(size="1MB").empty
 

@@ -53,8 +53,8 @@ def test_unlimited_minimum_is_that_of_all_assignments(problem: Problem, goal: st
 def test_least_effect_within_latency_and_size(problem: Problem, latency: float, size: float) -> None:
     values = spread(problem)
     limits = Limits(
-        latency_s=between(min(v.latency for v in values), max(v.latency for v in values), latency),
-        size_bytes=between(min(v.size for v in values), max(v.size for v in values), size),
+        latency=between(min(v.latency for v in values), max(v.latency for v in values), latency),
+        size=between(min(v.size for v in values), max(v.size for v in values), size),
     )
     within = [v.effect for v in values if v.within(limits)]
     found = solve(problem, "effect", limits)
@@ -72,7 +72,7 @@ def test_least_effect_within_latency_and_size(problem: Problem, latency: float, 
 def test_an_optimum_that_presolve_dropped() -> None:
     """HiGHS 1.12 with presolve called another plan optimal here, of effect 0.289."""
     problem = random_problem("chain", 881)
-    found = solve(problem, "effect", Limits(latency_s=0.00439, size_bytes=16442))
+    found = solve(problem, "effect", Limits(latency=0.00439, size=16442))
     assert found is not None
     assert problem.effect(found.assignment) == pytest.approx(0.2433371)
 
@@ -107,7 +107,7 @@ def test_more_budget_never_hurts(problem: Problem) -> None:
     start = problem.latency_s(least.assignment)
     effects = []
     for factor in (1.001, 1.1, 1.3, 2.0):
-        found = solve(problem, "effect", Limits(latency_s=start * factor))
+        found = solve(problem, "effect", Limits(latency=start * factor))
         assert found is not None
         effects.append(problem.effect(found.assignment))
     for tighter, looser in pairwise(effects):
@@ -133,13 +133,13 @@ def test_least_energy(name: str, seed: int, timeless: bool) -> None:
     assert found is not None
     own = problem.table.predict_j(problem.model, found.assignment)
     assert own == pytest.approx(best, rel=TOLERANCE)
-    assert solve(problem, "effect", Limits(energy_j=best * 0.99)) is None
+    assert solve(problem, "effect", Limits(energy=best * 0.99)) is None
 
 
 def test_impossible_limits() -> None:
     problem = random_problem("chain", 0)
-    assert solve(problem, "effect", Limits(latency_s=1e-9)) is None
-    assert solve(problem, "effect", Limits(size_bytes=10)) is None
+    assert solve(problem, "effect", Limits(latency=1e-9)) is None
+    assert solve(problem, "effect", Limits(size=10)) is None
 
 
 @pytest.mark.parametrize("name", sorted(GRAPHS))
@@ -191,8 +191,11 @@ def subset_sum(layers: int) -> Problem:
     for region in model.regions:
         size = float(generator.integers(1000, 2000))
         effect = (size + generator.uniform(0, 100)) * 1e-6
-        options[region.name] = (Option(SCHEMES["fp32"], 1e-3, size), Option(SCHEMES["w4"], 1e-3, 0.0, effect))
-    return Problem(model, options, {}, CostTable({r.name: {"fp32": 1e-3} for r in model.regions}), 0.0)
+        options[region.name] = (
+            Option(SCHEMES["fp32"], {"latency": 1e-3, "size": size}),
+            Option(SCHEMES["w4"], {"latency": 1e-3}, effect),
+        )
+    return Problem(model, options, {}, CostTable({r.name: {"fp32": 1e-3} for r in model.regions}))
 
 
 def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,13 +208,13 @@ def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> N
     scipy_milp = module.milp
     monkeypatch.setattr(module, "milp", noted)
     problem = subset_sum(50)
-    limits = Limits(size_bytes=problem.size_bytes({}) / 2)
+    limits = Limits(size=problem.size_bytes({}) / 2)
     best = solve(problem, "effect", limits)
     one, two = (solve(problem, "effect", limits, work=1) for _ in range(2))
     assert best is not None and one is not None and one == two
     assert best.proven
     assert one.bound <= best.value * (1 + TOLERANCE) and best.value <= one.value * (1 + TOLERANCE)
-    assert problem.size_bytes(one.assignment) <= limits.size_bytes * (1 + 1e-6)  # type: ignore[operator]
+    assert problem.size_bytes(one.assignment) <= limits.upper["size"] * (1 + 1e-6)
     assert not any("time_limit" in options for options in asked)
     full, least = asked[0]["node_limit"], asked[1]["node_limit"]
     assert full >= module.FEWEST_NODES and full == module.WORK // 100  # two schemes of fifty layers

@@ -37,11 +37,11 @@ def posed(changes: dict[tuple[str, str], np.ndarray]) -> tuple[Problem, Effects]
     effects = Effects(VALUES, np.zeros((samples, WIDTH), np.float32), changes, {}, {})
     options = {}
     for region in MODEL.layers:
-        rows = [Option(SCHEMES["fp32"], 0.0, 32.0)]
+        rows = [Option(SCHEMES["fp32"], {"size": 32.0})]
         for scheme in (W8, W4):
             assert scheme.weight is not None
             key = (region.name, scheme.weight.name)
-            rows.append(Option(scheme, 0.0, float(scheme.weight.bits), effects.of_weight(key)))
+            rows.append(Option(scheme, {"size": float(scheme.weight.bits)}, effects.of_weight(key)))
         options[region.name] = tuple(rows)
     return Problem(MODEL, options, {}, CostTable({r.name: {"fp32": 0.0} for r in MODEL.regions})), effects
 
@@ -121,21 +121,21 @@ def test_marginal_effects_count_what_others_do() -> None:
 def test_refinement_uses_interactions_and_keeps_limits() -> None:
     problem, effects = posed(paired(256))
     predictor = Predictor.fitted(problem, effects)
-    limits = Limits(size_bytes=4 * 4.0 + 2 * 8.0 + 1.0)
+    limits = Limits(size=4 * 4.0 + 2 * 8.0 + 1.0)
     start = solve(problem, "effect", limits)
     assert start is not None
     found = refine(predictor, start, limits)
     losses = [predictor.divergence(s.assignment) for s in (start, *found)]
     assert found and losses == sorted(losses, reverse=True)
-    assert all(problem.size_bytes(s.assignment) <= limits.size_bytes for s in found if limits.size_bytes)
+    assert all(problem.size_bytes(s.assignment) <= limits.upper["size"] for s in found)
     truth = replace(predictor, level=1.0, trust=1.0)
     assert truth.divergence(found[-1].assignment) < truth.divergence(start.assignment)
 
 
 def test_no_refinement_without_trust() -> None:
     problem, effects = posed(independent(16))
-    start = solve(problem, "effect", Limits(size_bytes=60.0))
-    assert start is not None and refine(Predictor(problem, effects), start, Limits(size_bytes=60.0)) == []
+    start = solve(problem, "effect", Limits(size=60.0))
+    assert start is not None and refine(Predictor(problem, effects), start, Limits(size=60.0)) == []
 
 
 def test_random_plans_differ_and_repeat() -> None:
