@@ -305,7 +305,12 @@ BAD = [
         "no such provider", lambda f: f.convert("--provider", "OpenVINOExecutionProvider"), 8, "not in this onnxruntime"
     ),
     Bad("provider of a model", lambda f: f.convert("--target", "edge-npu", "--provider", CPU), 2, "nothing runs there"),
-    Bad("unmeetable energy", lambda f: f.convert("--target", "edge-npu", "--energy", "1nJ"), 5, "the best plan takes"),
+    Bad(
+        "unmeetable energy",
+        lambda f: f.convert("--target", "edge-npu", "--energy", "1nJ"),
+        5,
+        "the most frugal plan takes",
+    ),
     Bad("table with negative costs", Folder.negative_table, 8, "['int8'] is -"),
     Bad("no such table", lambda f: f.convert("--cost-table", f / "no.json"), 8, "no.json: cannot be read"),
     Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
