@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrik, log_softmax, softmax
+from scipy.special import bdtrik
 
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
@@ -18,7 +18,7 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
-from onnxmpq.sensitivity import OutputKind
+from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
@@ -378,14 +378,12 @@ def _relative_mse(before: Sequence[Float], after: Sequence[Float]) -> float:
     channels = before[0].shape[1] if before[0].ndim >= 3 else 1
     a = np.concatenate([x.reshape(channels, -1) for x in before], axis=1)
     b = np.concatenate([x.reshape(channels, -1) for x in after], axis=1)
-    variance = a.var(axis=1)
-    return float((np.square(a - b).mean(axis=1) / np.maximum(variance, variance.max() * 1e-12 + 1e-300)).mean())
+    return float((np.square(a - b).mean(axis=1) / np.square(floored(a.std(axis=1)))).mean())
 
 
 def _classifier(kind: OutputKind, before: Sequence[Float], after: Sequence[Float]) -> tuple[float, float]:
     a = np.concatenate([x.reshape(-1, x.shape[-1]) for x in before])
     b = np.concatenate([x.reshape(-1, x.shape[-1]) for x in after])
     if kind == "probabilities":
-        a, b = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
-    kl = (softmax(a, axis=-1) * (log_softmax(a, axis=-1) - log_softmax(b, axis=-1))).sum(axis=-1).mean()
-    return float(kl), float((a.argmax(axis=-1) == b.argmax(axis=-1)).mean())
+        a, b = (np.log(np.maximum(x, SMALLEST_PROBABILITY)) for x in (a, b))
+    return float(kl_divergence(a, b).mean()), float((a.argmax(axis=-1) == b.argmax(axis=-1)).mean())

@@ -142,7 +142,7 @@ class _Program:
         put(self.writes[region], float(writes(option.scheme, op_type).quantized))
 
     def _stored_once(self) -> None:
-        """What several regions store in the same way counts once: a variable that is 1 where one of them does."""
+        """A weight that several regions store in the same way counts once: a variable that is 1 where one does."""
         users: dict[str, list[tuple[_Sum, float]]] = defaultdict(list)
         for region, options in self.problem.options.items():
             for number, option in enumerate(options):

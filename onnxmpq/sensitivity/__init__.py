@@ -1,6 +1,15 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
-from onnxmpq.sensitivity.divergence import KINDS, Code, Divergence, OutputKind, guess_kind
+from onnxmpq.sensitivity.divergence import (
+    KINDS,
+    SMALLEST_PROBABILITY,
+    Code,
+    Divergence,
+    OutputKind,
+    floored,
+    guess_kind,
+    kl_divergence,
+)
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
@@ -10,6 +19,7 @@ from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 __all__ = [
     "FEWEST_SAMPLES",
     "KINDS",
+    "SMALLEST_PROBABILITY",
     "Code",
     "Divergence",
     "Effects",
@@ -19,7 +29,9 @@ __all__ = [
     "Perturbations",
     "effects_of_menu",
     "fit_frame",
+    "floored",
     "guess_kind",
+    "kl_divergence",
     "level_and_trust",
     "make_divergence",
     "measure_effects",

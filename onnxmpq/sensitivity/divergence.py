@@ -25,7 +25,8 @@ Code = NDArray[np.float32]
 OutputKind = Literal["logits", "probabilities", "values", "random"]
 KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "values")
 """That a user can ask for. "random" is an output that depends on random numbers."""
-_SMALLEST_PROBABILITY = 1e-9
+SMALLEST_PROBABILITY = 1e-9
+"""Probabilities below are taken for this one: their logarithms are mostly rounding."""
 _TRANSPARENT = frozenset(
     {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Add", "Transpose", "Slice", "Gather"}
     | {"GlobalAveragePool", "AveragePool", "ReduceMean", "Relu", "Cast"}
@@ -66,7 +67,7 @@ class OutputView:
         if self.classes:
             scores = output.reshape(samples, -1, self.classes)[:, self.rows]
             if self.kind == "probabilities":
-                scores = np.log(np.maximum(scores, _SMALLEST_PROBABILITY))
+                scores = np.log(np.maximum(scores, SMALLEST_PROBABILITY))
             return np.asarray(scores.reshape(samples, -1), dtype=np.float32)
         assert self.scale is not None
         flat = output.reshape(samples, -1)
@@ -87,8 +88,18 @@ class OutputView:
             return np.asarray(np.square(change.astype(np.float64)).sum(axis=1) / self.elements)
         before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
         after = before + change.reshape(before.shape)
-        log_p, log_q = _log_softmax(before), _log_softmax(after)
-        return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean(axis=-1))
+        return np.asarray(kl_divergence(before, after).mean(axis=-1))
+
+
+def kl_divergence(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL divergence in nats of softmax(after) from softmax(before) over the last axis: [..., classes] -> [...]."""
+    log_p, log_q = _log_softmax(before), _log_softmax(after)
+    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
+
+
+def floored(spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviations per channel by which errors are divided: at least a millionth of the largest one's."""
+    return np.maximum(spread, max(float(spread.max()) * 1e-6, 1e-12))
 
 
 def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -227,6 +238,5 @@ def _inverse_spread(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float3
         squares += np.square(values).mean(axis=1)
     mean = total / len(samples)
     spread = np.sqrt(np.maximum(squares / len(samples) - mean**2, 0.0))
-    floor = max(float(spread.max()) * 1e-6, 1e-12)
-    per_element = np.repeat(1.0 / np.maximum(spread, floor), samples[0].size // channels)
+    per_element = np.repeat(1.0 / floored(spread), samples[0].size // channels)
     return per_element.astype(np.float32)
