@@ -275,7 +275,7 @@ BAD = [
         "a CPU for what is none",
         lambda f: f.convert("--deploy-cpu", "vnni", "--target", "edge-npu"),
         2,
-        "target 'edge-npu' does not run on onnxruntime's CPUExecutionProvider; leave the option out",
+        "target 'edge-npu' is none of these CPUs; leave the option out",
     ),
     Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
     Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),

@@ -303,7 +303,7 @@ def test_uint8_weights_that_are_asked_for(tmp_path: Path) -> None:
     proto, path = residual_cnn(), tmp_path / "m.onnx"
     result = onnxmpq.convert(
         proto,
-        latency="80%",
+        latency="90%",
         schemes=["u8u8"],
         calibration=samples_for(proto, 16),
         cost_table=int8_pays(proto, tmp_path, "u8u8"),
