@@ -1,11 +1,11 @@
-"""Train the two sample models on real handwritten digits and export them, with calibration and test inputs.
+"""Train the sample models on real handwritten digits and export them, with calibration and test inputs.
 
     pip install torch scikit-learn onnx onnxruntime
     python samples/train_digits.py [output folder]
 
-Writes `digits_cnn.onnx`, `digits_transformer.onnx`, `digits_calib.npz`, `digits_test.npz` and
-`digits_test_labels.npy`. This is the only file of the project that needs PyTorch, and it runs once, offline: what the
-project ships and tests is its output. Single-threaded and seeded, so that it can be repeated.
+Writes `digits_cnn.onnx`, `digits_transformer.onnx`, `digits_lstm.onnx`, `digits_gru.onnx`, `digits_calib.npz`,
+`digits_test.npz` and `digits_test_labels.npy`. This is the only file of the project that needs PyTorch, and it runs
+once, offline: what the project ships and tests is its output. Single-threaded and seeded, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -157,6 +157,19 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.layers(tokens)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """Reads a digit row by row: float[N,1,32,32] to logits float[N,10], from the mean state over all rows."""
+
+    def __init__(self, cell: type[nn.LSTM] | type[nn.GRU], hidden: int, *, both_ways: bool) -> None:
+        super().__init__()
+        self.reader = cell(SIDE, hidden, batch_first=True, bidirectional=both_ways)
+        self.head = nn.Linear(hidden * (1 + both_ways), CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        states, _ = self.reader(image.squeeze(1))
+        return self.head(states.mean(1))
+
+
 # --- training and export ----------------------------------------------------------------------------------------------
 
 
@@ -239,6 +252,12 @@ def main(folder: Path) -> None:
     transformer = train(Transformer(), *parts["train"], epochs=60, peak_rate=1.5e-3)
     export(transformer, folder / "digits_transformer.onnx", opset=17, fold=True)
     verify(transformer, folder / "digits_transformer.onnx", *parts["test"])
+
+    for name, cell, hidden, both_ways in (("lstm", nn.LSTM, 96, True), ("gru", nn.GRU, 128, False)):
+        torch.manual_seed(SEED)
+        model = train(Recurrent(cell, hidden, both_ways=both_ways), *parts["train"], epochs=60, peak_rate=4e-3)
+        export(model, folder / f"digits_{name}.onnx", opset=17, fold=True)
+        verify(model, folder / f"digits_{name}.onnx", *parts["test"])
 
 
 if __name__ == "__main__":
