@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.files import RAW_SOUND_SUFFIXES, SOUND_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
 from onnxmpq.feeds.sound import UNREADABLE, Sound, raw_sound, read_wav_header
@@ -39,7 +40,7 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     indices = spread(len(windows), None if limit is None else limit * group)
     chosen = [windows[index] for index in indices]
     kept, dropped = whole_groups(len(chosen), group, str(path), "windows")
-    values = np.empty((kept, length), np.float32)
+    values = room_for((kept, length), np.dtype(np.float32), f"recipe {recipe.name}")
     for place, window in enumerate(chosen[:kept]):
         values[place] = _read_window(window, length)
     shaped = values.reshape(kept, *_window_shape(spec, length)).astype(spec.dtype)

@@ -63,7 +63,10 @@ class GraphIndex:
 
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes by tensor, without those of constants."""
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # attributes that make no sense: the runtime has the last word on them
+        graph = bare.graph
     found = (*graph.value_info, *graph.input, *graph.output)
     return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
 
