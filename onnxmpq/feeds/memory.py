@@ -22,7 +22,7 @@ def room_for(shape: Sequence[int], dtype: np.dtype[np.generic], where: str) -> A
         return np.empty(tuple(shape), dtype)
     except MemoryError:
         raise CalibrationError(
-            f"{where}: {shape[0] if shape else 1} samples of {list(shape[1:])} {dtype} take {size / 1e9:.1f} GB, more "
+            f"{where}: {shape[0] if shape else 1} samples of {list(shape[1:])} {dtype} take {min(size, 2**99) / 1e9:.4g} GB, more "
             "memory than there is; give smaller or fewer ones"
         ) from None
 

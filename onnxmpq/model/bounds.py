@@ -15,7 +15,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.shell import LARGEST_BYTES
 from onnxmpq.model.tidy import bodies, captured, subgraphs
 
-MOST_UNFOLDED = 10**6  # nodes of a model whose local functions are inlined
+MOST_UNFOLDED = 10**5  # nodes of a model whose local functions are inlined
 _BITS = {
     **dict.fromkeys(("UINT8", "INT8", "BOOL"), 8),
     **dict.fromkeys(("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"), 8),

@@ -27,6 +27,8 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor a
 
 _STANDARD = (None, "", "ai.onnx")
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pad", "Resize", "Upsample"})
+MOST_COMPUTED = 2**28  # elements of any result of constants; with more, none is folded
+MOST_FOLDED = 2**22  # elements of a folded constant, where the model's own are fewer together
 _FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.affine_axis is not None}
 
 
@@ -88,10 +90,12 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None
     for node in graph.nodes:
         if node.op == "Shape" and node.domain in _STANDARD:
             _fold_shape(node, index)
+    _require_moderate(index)
+    largest = max(MOST_FOLDED, sum(math.prod(t.dims) for t in index.constants.values()))
 
     def stays(node: gs.Node) -> bool:
         random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
-        growing = node.op in _GROWING and _grows(node, index)
+        growing = (node.op in _GROWING and _grows(node, index)) or _elements(node, index) > largest
         return random or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
 
     graph.cleanup()
@@ -135,10 +139,30 @@ def _is_tensor(name: str, index: GraphIndex) -> bool:
 
 def _grows(node: gs.Node, index: GraphIndex) -> bool:
     """True if the result would take more than LARGEST_KEPT elements, and more than there are in the node's inputs."""
-    shape = index.shape(node.outputs[0].name)
     read = max((int(np.prod(t.shape)) for t in node.inputs if isinstance(t, gs.Constant)), default=0)
-    elements = math.prod(d or 1 for d in shape) if shape is not None else 0
-    return elements > max(LARGEST_KEPT, read)
+    return _elements(node, index) > max(LARGEST_KEPT, read)
+
+
+def _require_moderate(index: GraphIndex) -> None:
+    """ValueError where constants give a result of more than MOST_COMPUTED elements.
+
+    Folding runs all nodes that read constants alone in one session, and onnxruntime computes even those whose results
+    nobody asked for.
+    """
+    known = {*index.constants, ""}
+    for node in index.nodes:
+        if all(t in known for t in node.input):
+            known.update(node.output)
+            for tensor in node.output:
+                count = math.prod(d or 1 for d in index.shape(tensor) or ())
+                if count > MOST_COMPUTED:
+                    raise ValueError(f"node {node.name!r} makes {count} values out of constants")
+
+
+def _elements(node: gs.Node, index: GraphIndex) -> int:
+    """Of the node's first result, 0 where they are not known."""
+    shape = index.shape(node.outputs[0].name) if node.outputs else None
+    return math.prod(d or 1 for d in shape) if shape is not None else 0
 
 
 def _has_constant_weight(node: gs.Node) -> bool:

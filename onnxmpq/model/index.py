@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 
 import onnx
@@ -9,6 +10,13 @@ import onnx
 from onnxmpq.model.shell import inferable
 from onnxmpq.model.tidy import captured
 from onnxmpq.model.unknown import described, float_by_use
+
+MOST_PROPAGATED = 2**16
+_HIGHEST_RANK = 64
+_FOLLOWED = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg"}
+    | {"Reshape", "Slice", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"}
+)
 
 
 class GraphIndex:
@@ -64,11 +72,30 @@ class GraphIndex:
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes by tensor, without those of constants."""
     try:
-        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=_propagated(bare.graph) <= MOST_PROPAGATED).graph
     except Exception:  # attributes that make no sense: the runtime has the last word on them
         graph = bare.graph
     found = (*graph.value_info, *graph.input, *graph.output)
     return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
+
+
+def _propagated(graph: onnx.GraphProto) -> int:
+    """Upper limit of the values that inference of shapes follows through any one tensor.
+
+    onnx adds up those of Concat without an end: 33 of them, each of the last one twice, would take the whole memory.
+    """
+    held = {t.name: math.prod(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        read = [held.get(t, 0) for t in node.input]
+        count = 0
+        if node.op_type in _FOLLOWED:
+            count = sum(read) if node.op_type == "Concat" else max(read, default=0)
+        elif node.op_type in ("Shape", "Constant"):
+            count = max(
+                [_HIGHEST_RANK, *(math.prod(a.t.dims) for a in node.attribute), *(len(a.ints) for a in node.attribute)]
+            )
+        held.update(dict.fromkeys(node.output, count))
+    return max(held.values(), default=0)
 
 
 def read_by(node: onnx.NodeProto) -> list[str]:
