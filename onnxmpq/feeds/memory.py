@@ -21,9 +21,10 @@ def room_for(shape: Sequence[int], dtype: np.dtype[np.generic], where: str) -> A
             raise MemoryError
         return np.empty(tuple(shape), dtype)
     except MemoryError:
+        taken = f"{min(size, 2**99) / 1e9:.4g} GB"
         raise CalibrationError(
-            f"{where}: {shape[0] if shape else 1} samples of {list(shape[1:])} {dtype} take {min(size, 2**99) / 1e9:.4g} GB, more "
-            "memory than there is; give smaller or fewer ones"
+            f"{where}: {shape[0] if shape else 1} samples of {list(shape[1:])} {dtype} take {taken}, more memory than "
+            "there is; give smaller or fewer ones"
         ) from None
 
 
