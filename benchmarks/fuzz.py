@@ -1,10 +1,10 @@
 """Files from others, mutated: readers take or refuse them with an error of `onnxmpq.errors` (docs/untrusted.md).
 
-    python -m benchmarks.fuzz [TARGET ...] [--seconds 300] [--seed 0] [--keep folder] [--unguided]
+    python -m benchmarks.fuzz [TARGET ...] [--seconds 300] [--seed 0] [--keep folder]
 
 Each execution runs in a worker process that may take MEMORY bytes. A finding is any other exception, MemoryError too, a
 worker that died, or an execution of more than HANG_S seconds. Findings at the same place count once; their inputs are
-kept. Where `atheris` is installed it chooses what to mutate further by the lines that were reached.
+kept. `benchmarks.fuzz_guided` mutates with the help of atheris, where that is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 import traceback
 import warnings
 import wave
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -423,7 +423,7 @@ def _work(name: str, seed: int, start: int, folder: Path, state: Any, findings: 
 
 
 def _guide(target: Target, seeds: list[bytes], seed: int, folder: Path, once: Callable[[bytes], None]) -> None:
-    import atheris  # noqa: PLC0415 (optional)
+    import atheris  # noqa: PLC0415 (only `fuzz_guided` needs it)
 
     def change(content: bytes, largest: int, number: int) -> bytes:
         chance = random.Random(number)
@@ -436,7 +436,6 @@ def _guide(target: Target, seeds: list[bytes], seed: int, folder: Path, once: Ca
     for number, content in enumerate(seeds):
         (corpus / str(number)).write_bytes(content)
     options = [f"-seed={seed % 2**31 + 1}", "-max_len=1000000", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0"]
-    atheris.instrument_all()
     atheris.Setup([sys.argv[0], *options, str(corpus)], once, custom_mutator=change)
     atheris.Fuzz()
 
@@ -484,20 +483,13 @@ def fuzz(name: str, seconds: float, seed: int, keep: Path, guided: bool) -> tupl
     return done, found
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main(*, guided: bool = False) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("findings"), help="folder for inputs of findings")
-    parser.add_argument("--unguided", action="store_true", help="without atheris")
-    asked = parser.parse_args(None if arguments is None else list(arguments))
-    guided = not asked.unguided
-    if guided:
-        try:
-            import atheris  # noqa: F401, PLC0415
-        except ImportError:
-            guided = False
+    asked = parser.parse_args()
     print(f"{'guided by atheris' if guided else 'without guidance'}, {asked.seconds:g} s each")
     for name in asked.targets or TARGETS:
         started = time.monotonic()
