@@ -435,7 +435,7 @@ def _guide(target: Target, seeds: list[bytes], seed: int, folder: Path, once: Ca
     corpus.mkdir(exist_ok=True)
     for number, content in enumerate(seeds):
         (corpus / str(number)).write_bytes(content)
-    options = [f"-seed={seed % 2**31 + 1}", "-max_len=1000000", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0"]
+    options = [f"-seed={seed % 2**31 + 1}", "-max_len=1000000", "-rss_limit_mb=0", "-timeout=1000", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], once, custom_mutator=change)
     atheris.Fuzz()
 

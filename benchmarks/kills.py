@@ -62,15 +62,8 @@ class Place:
             "--samples",
             16,
         ]
-        command += [
-            "--cost-table",
-            self.costs,
-            "--calib",
-            SAMPLE.with_name("digits_calib.npz"),
-            "--cache",
-            self.folder / "cache",
-            *self.more,
-        ]
+        command += ["--cost-table", self.costs, "--calib", SAMPLE.with_name("digits_calib.npz")]
+        command += ["--cache", self.folder / "cache", *self.more]
         return subprocess.Popen(
             [sys.executable, "-m", "onnxmpq", *map(str, command)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder / "temporary")},
