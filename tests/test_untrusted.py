@@ -195,6 +195,11 @@ HOSTILE = [
         "short", lambda: constant(data_type=1, dims=[4], raw_data=bytes(15)), "has 15 bytes, its shape .4. asks for 16"
     ),
     Hostile("no values", lambda: constant(data_type=1, dims=[4]), "has 0 values, its shape .4. asks for 4"),
+    Hostile(
+        "a segment",
+        lambda: constant(data_type=1, dims=[4], raw_data=bytes(16), segment=TensorProto.Segment(begin=0, end=2)),
+        "is a segment",
+    ),
     Hostile("no type", lambda: constant(dims=[4], raw_data=bytes(16)), "no type that is known"),
     Hostile(
         "a cycle",

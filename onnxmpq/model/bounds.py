@@ -86,6 +86,8 @@ def _problem(tensor: onnx.TensorProto) -> str:
         return f"claims {count} values, more than a model file holds"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return "has its values in another file; give the path of the model"
+    if tensor.HasField("segment"):
+        return "is a segment of a tensor, which no runtime puts together"
     if kind not in _BITS and kind != "STRING":
         return ""
     if tensor.raw_data or kind == "STRING":
