@@ -26,7 +26,7 @@ from tests.tables import int8_pays
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "samples" / "digits_cnn.onnx"
-WAIT_S = 30.0  # for processes whose parent was killed
+WAITS = 300  # tenths of a second, for processes whose parent was killed
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,21 @@ class Place:
 
 
 def kill(place: Place, ready: Callable[[], bool]) -> bool:
-    """Start a conversion and kill it once `ready`; False where it ended before. Waits for its other processes."""
+    """Start a conversion and kill it once `ready`; False where it ended before.
+
+    Waits for its other processes. Raises RuntimeError where they go on.
+    """
     process = place.start()
     while process.poll() is None and not ready():
         time.sleep(0.005)
     hit = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    return hit
+    for _ in range(WAITS):
+        if not survivors(process.pid):
+            return hit
+        time.sleep(0.1)
+    raise RuntimeError(f"processes {survivors(process.pid)} outlive the conversion")
 
 
 def survivors(group: int) -> list[int]:
