@@ -231,6 +231,21 @@ def test_constants_that_double_without_end_are_left_alone() -> None:
     assert any("values out of constants" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(("side", "left"), [(3, ["Add"]), (2**17, ["ConstantOfShape", "ReduceSum", "Add"])])
+def test_sizes_that_are_computed_are_known_before_anything_of_them_is_made(side: int, left: list[str]) -> None:
+    """Inference does not follow floats, so that the size shows once the Cast is folded."""
+    proto = fuzz.model(
+        f"""h = Constant <value = float[2] {{{side}.0, {side}.0}}> ()
+            i = Cast <to = 7> (h)
+            k = ConstantOfShape (i)
+            r = ReduceSum <keepdims = 0> (k)
+            y = Add (x, r)""",
+        "float[N, 4] x",
+        "float[N, 4] y",
+    )
+    assert [n.op_type for n in prepare(proto).proto.graph.node] == left
+
+
 def test_attributes_that_inference_does_not_take_are_left_to_the_runtime() -> None:
     proto = fuzz.model("c = Cast <to = 1> (x)\n y = MatMul (c, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w")
     proto.graph.node[0].attribute[0].i = 255

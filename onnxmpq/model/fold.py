@@ -48,20 +48,24 @@ def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]
 
     Returns the folded proto and, for every remaining node, the names of the original nodes it stands for.
     """
-    folded, origin = _folded(proto, folds)
-    while folds.constants and take_branches(folded):
-        folded, more = _folded(folded, folds)
+    folded, origin, waiting = _folded(proto, folds)
+    while folds.constants:
+        before = waiting
+        if not take_branches(folded) and not before:
+            break
+        folded, more, waiting = _folded(folded, folds)
+        waiting = waiting if waiting != before else set()
         origin = {n: tuple(o for part in parts for o in origin.get(part, (part,))) for n, parts in more.items()}
     return folded, origin
 
 
-def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin, set[str]]:
+    """The folded proto, its origin, and nodes that may be folded once the constants that they read are known."""
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     index = GraphIndex(proto)
     graph = gs.import_onnx(proto)
-    if folds.constants:
-        _fold_constants(graph, index, random_tensors(proto.graph))
+    waiting = _fold_constants(graph, index, random_tensors(proto.graph)) if folds.constants else set()
     graph.cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
     if folds.identities:
@@ -77,16 +81,18 @@ def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Orig
     folded = export(graph, proto)
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
-    return folded, {node.name: origin[node.name] for node in graph.nodes}
+    return folded, {node.name: origin[node.name] for node in graph.nodes}, waiting
 
 
-def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None:
+def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> set[str]:
     """Replace what does not depend on the inputs by constants.
 
     Not by onnx-graphsurgeon's own folding of shapes: that also turns Cast(int to float), Mul(0.5), Cast(int) into a
     product of integers, with 0.5 as 0. Nodes that draw random numbers, and those that make much out of little, stay.
-    drawn: tensors that depend on random numbers.
+    drawn: tensors that depend on random numbers. Returns the nodes that read constants alone and make much or little,
+    which shows when these are computed.
     """
+    waiting = set[str]()
     for node in graph.nodes:
         if node.op == "Shape" and node.domain in _STANDARD:
             _fold_shape(node, index)
@@ -95,8 +101,11 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None
 
     def stays(node: gs.Node) -> bool:
         random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
+        unknown = node.op in _GROWING and any(index.shape(t.name) is None for t in node.outputs)
+        if unknown:
+            waiting.add(node.name)
         growing = (node.op in _GROWING and _grows(node, index)) or _elements(node, index) > largest
-        return random or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
+        return random or unknown or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
 
     graph.cleanup()
     graph.fold_constants(
@@ -107,6 +116,7 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None
         flatten_subgraphs=False,  # see take_branches; nested ones come out broken
         recurse_functions=False,
     )
+    return waiting
 
 
 def _fold_shape(node: gs.Node, index: GraphIndex) -> None:
