@@ -335,3 +335,14 @@ def test_external_data_of_constant_nodes_counts_as_part_of_the_model(tmp_path: P
         found.append(prepare(tmp_path / "m.onnx"))
     assert found[0].source_sha256 != found[1].source_sha256
     assert found[0].source_bytes == (tmp_path / "m.onnx").stat().st_size + 16
+
+
+def test_windows_of_one_sample_of_a_long_file_are_not_listed(tmp_path: Path) -> None:
+    """250 million of them."""
+    with (tmp_path / "long.raw").open("wb") as file:
+        file.truncate(500_000_000)  # sparse
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        'kind = "audio"\ndescription = "x"\nsample_rate = 16000\nfallback_window = 1\nraw_format = "int16"\n'
+    )
+    assert len(load_feeds(tmp_path, fuzz.SOUND, recipe=str(recipe), limit=3)) == 3
