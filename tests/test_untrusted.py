@@ -246,6 +246,19 @@ def test_sizes_that_are_computed_are_known_before_anything_of_them_is_made(side:
     assert [n.op_type for n in prepare(proto).proto.graph.node] == left
 
 
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ("y = local.twice (x)", f"float[{2**40}] x"),
+        (f"s = Constant <value = int64[1] {{{2**40}}}> ()  k = Expand (x, s)  y = local.twice (k)", "float[1] x"),
+    ],
+    ids=["declared", "computed"],
+)
+def test_vectors_without_an_end_are_not_written_down(body: str, given: str) -> None:
+    twice = '<domain: "local", opset_import: ["" : 21]> twice (a) => (b) { b = Add (a, a) }'
+    assert prepare(fuzz.model(body, given, "float[N] y", more=twice)).proto.graph.node
+
+
 def test_attributes_that_inference_does_not_take_are_left_to_the_runtime() -> None:
     proto = fuzz.model("c = Cast <to = 1> (x)\n y = MatMul (c, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w")
     proto.graph.node[0].attribute[0].i = 255
