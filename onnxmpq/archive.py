@@ -15,8 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.documents import parse_json
+
 Array = NDArray[np.generic]
 _META = "meta.json"
+PLAUSIBLE_BYTES, PLAUSIBLE_RATIO = 2**30, 200
+"""Members that unpack to more than so many bytes, and so many times their packed size, are refused. Calibrations and
+cache entries that mostly hold zeros are packed better, but are small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +46,20 @@ class Archive:
         """Inverse of `to_bytes`. Raises whatever zipfile, zlib, json and NumPy raise on damaged files."""
         arrays: dict[str, Array] = {}
         with zipfile.ZipFile(io.BytesIO(content)) as file:
-            meta = json.loads(file.read(_META))
+            require_plausible(file, len(content))
+            meta = parse_json(file.read(_META))
             for name in file.namelist():
                 if name != _META:
                     member = io.BytesIO(file.read(name))  # read whole, so that its CRC is checked
                     arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         return cls(arrays, meta)
+
+
+def require_plausible(file: zipfile.ZipFile, held: int) -> None:
+    """Raises ValueError for an archive of `held` bytes that claims to unpack to far more, as zip bombs do."""
+    claimed = sum(info.file_size for info in file.infolist())
+    if claimed > max(PLAUSIBLE_BYTES, PLAUSIBLE_RATIO * held):
+        raise ValueError(f"it claims {claimed / 1e9:.1f} GB in {held / 1e6:.3f} MB, as zip bombs do")
 
 
 def _member(name: str, kind: int) -> zipfile.ZipInfo:

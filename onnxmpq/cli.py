@@ -362,6 +362,12 @@ def main() -> None:
             if end.code == INTERRUPTED_EXIT_CODE:
                 print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
             raise
+        except MemoryError as error:
+            if debug:
+                raise
+            why = f" ({' '.join(str(error).split())})" if str(error) else ""
+            print(f"onnxmpq: error: there is not enough memory{why}; give fewer samples", file=sys.stderr)
+            raise SystemExit(OnnxmpqError.exit_code) from None
         except Exception as error:
             saved = _reproduced(error, context)
             what = " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class OnnxmpqError(Exception):
     """Base of every error that is reported to the user in one line, without a traceback."""
 
     exit_code = 1
     meaning = "something went wrong"
+
+    def __str__(self) -> str:
+        return _one_line(super().__str__())
 
 
 class UsageError(OnnxmpqError):
@@ -138,6 +143,7 @@ class CheckError(OnnxmpqError):
     meaning = "check found errors"
 
 
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -146,3 +152,10 @@ def exit_codes() -> list[tuple[int, str]]:
     families: list[type[OnnxmpqError]] = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
     codes = sorted((family.exit_code, family.meaning) for family in families)
     return [(0, "success"), *codes, (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)")]
+
+
+def _one_line(text: str) -> str:
+    """Names in messages come from files: line ends and what steers a terminal are shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSHOWN else c for c in text)

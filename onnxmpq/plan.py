@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from onnxmpq.deployment import DeployCpu
+from onnxmpq.documents import parse_json, read_text
 from onnxmpq.elements import ActivationType
 from onnxmpq.errors import PlanError
 from onnxmpq.model import Step
@@ -98,11 +99,11 @@ class Plan:
     def from_json(cls, text: str, where: str = "the plan") -> Plan:
         """Inverse of `to_json`. Raises PlanError naming the place and the field."""
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except json.JSONDecodeError as error:
             raise PlanError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the plan again") from None
-        except RecursionError:
-            raise PlanError(f"{where}: nested too deeply for a plan; write the plan again") from None
+        except ValueError as error:
+            raise PlanError(f"{where}: no plan ({error}); write the plan again") from None
         if not isinstance(data, dict):
             raise PlanError(f"{where}: no plan, which is a table; write the plan again")
         try:
@@ -200,7 +201,7 @@ def _text(value: Any) -> str:
 def read_plan(path: Path) -> Plan:
     """Raises PlanError where the file cannot be read or is no plan."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
     return Plan.from_json(text, str(path))

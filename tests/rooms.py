@@ -14,7 +14,19 @@ from pathlib import Path
 import onnxmpq
 
 PACKAGE = Path(onnxmpq.__file__).parent
-COMMON = ("cache", "context", "elements", "errors", "fields", "isolation", "keys", "output", "progress", "threads")
+COMMON = (
+    "cache",
+    "context",
+    "documents",
+    "elements",
+    "errors",
+    "fields",
+    "isolation",
+    "keys",
+    "output",
+    "progress",
+    "threads",
+)
 
 
 def imports() -> Iterator[tuple[Path, tuple[str, ...]]]:

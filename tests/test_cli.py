@@ -575,3 +575,15 @@ def test_ctrl_c_during_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_nothing_heavy_is_imported_before_the_command_line() -> None:
     code = "import sys, onnxmpq.__main__; print(sorted({'onnx', 'numpy', 'scipy', 'typer'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_lack_of_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 9 TiB\nfor an array")
+
+    monkeypatch.setattr("onnxmpq.inspection.inspect", fails)
+    found = run("inspect", SAMPLES / "digits_cnn.onnx")
+    assert found.code == 1 and not found.out
+    assert found.err == (
+        "onnxmpq: error: there is not enough memory (Unable to allocate 9 TiB for an array); give fewer samples\n"
+    )

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from onnxmpq.cost.table import CostTable
+from onnxmpq.documents import read_text
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
@@ -55,7 +56,7 @@ def _structure(model: Model) -> str:
 def read_table(path: Path, expected: dict[str, str]) -> CostTable:
     """A table from a file. Raises TargetError where it cannot be read, has impossible costs, or fits something else."""
     try:
-        table = CostTable.from_json(path.read_text(encoding="utf-8"))
+        table = CostTable.from_json(read_text(path))
         costs = list(_costs(table))
     except OSError as error:
         raise TargetError(
@@ -65,7 +66,7 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
         raise TargetError(
             f"{path}: not a cost table of `onnxmpq profile` as it is now: {error}; profile again"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TargetError(f"{path}: not a cost table of `onnxmpq profile` ({error}); profile again") from None
     for field in _MUST_MATCH:
         if table.meta.get(field) != expected[field]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from onnxmpq.cost.layout import Layouts
+from onnxmpq.documents import parse_json
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
@@ -166,11 +167,15 @@ class CostTable:
     def from_json(cls, text: str) -> CostTable:
         """Inverse of `to_json`. Raises KeyError, TypeError or ValueError where the text is something else,
         SchemaMismatch where it is of another schema."""
-        data: dict[str, Any] = json.loads(text)
+        data: dict[str, Any] = parse_json(text)
         require_schema(data.pop("schema", None), SCHEMA)
         data["shared"] = {k: Transition(**v) for k, v in data["shared"].items()}
         data["edges"] = {k: Transition(**v) for k, v in data["edges"].items()}
-        rules = Rules(layout=data.pop("layout", {}))
+        layout = data.pop("layout", {})
+        for name, texts in (("meta", data.get("meta", {})), ("layout", layout)):
+            if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+                raise TypeError(f"{name} is no table of texts")
+        rules = Rules(layout=layout)
         return cls(**data, rules=rules)
 
 

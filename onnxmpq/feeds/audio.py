@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.files import RAW_SOUND_SUFFIXES, SOUND_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
 from onnxmpq.feeds.sound import UNREADABLE, Sound, raw_sound, read_wav_header
@@ -24,6 +27,22 @@ class Window:
 
     sound: Sound
     start: int
+
+
+class Windows:
+    """All windows of some files, one after the other; a file may hold a hundred million of them."""
+
+    def __init__(self, sounds: Sequence[Sound], length: int) -> None:
+        self._sounds, self._length = sounds, length
+        self._ends = list(accumulate(max(sound.frames // length, 1) for sound in sounds))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Window:
+        file = bisect_right(self._ends, index)
+        before = self._ends[file - 1] if file else 0
+        return Window(self._sounds[file], (index - before) * self._length)
 
 
 def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limit: int | None) -> Feeds:
@@ -39,7 +58,7 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     indices = spread(len(windows), None if limit is None else limit * group)
     chosen = [windows[index] for index in indices]
     kept, dropped = whole_groups(len(chosen), group, str(path), "windows")
-    values = np.empty((kept, length), np.float32)
+    values = room_for((kept, length), np.dtype(np.float32), f"recipe {recipe.name}")
     for place, window in enumerate(chosen[:kept]):
         values[place] = _read_window(window, length)
     shaped = values.reshape(kept, *_window_shape(spec, length)).astype(spec.dtype)
@@ -75,9 +94,9 @@ def _window_shape(spec: InputSpec, length: int) -> tuple[int, ...]:
     return (*(1 for _ in spec.shape[1:-1]), length)
 
 
-def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Window], list[str]]:
+def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[Windows, list[str]]:
     files = find_files(path, SOUND_SUFFIXES) if path.is_dir() else [path]
-    windows: list[Window] = []
+    sounds: list[Sound] = []
     skipped: list[str] = []
     mixed = padded = 0
     for file in files:
@@ -91,10 +110,11 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
                 f"{file} has {sound.rate} Hz, recipe {recipe.name} takes {recipe.sample_rate} Hz; resample it"
             )
         frames = sound.frames
-        windows += [Window(sound, start) for start in range(0, max(frames - length, 0) + 1, length) if frames]
+        if frames:
+            sounds.append(sound)
         mixed += sound.channels > 1
         padded += 0 < frames < length
-    if not windows:
+    if not sounds:
         reason = f"; the first: {skipped[0]}" if skipped else ""
         raise CalibrationError(f"{path} holds no readable sound{reason}; give PCM WAV files, or raw PCM")
     counted = [
@@ -102,7 +122,7 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Wi
         (padded, "are shorter than one window and were filled up with zeros"),
         (len(skipped), f"could not be read and were skipped: {', '.join(skipped[:3])}"),
     ]
-    return windows, [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
+    return Windows(sounds, length), [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
 
 
 def _open_sound(file: Path, recipe: AudioRecipe) -> Sound:

@@ -18,12 +18,13 @@ from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.files import IMAGE_SUFFIXES, file_places, find_files
 from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
 from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
+from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.npz import npz_columns, open_npy
 from onnxmpq.feeds.recipes import ImageRecipe
 from onnxmpq.feeds.select import spread, whole_groups
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_LARGEST_PIXELS = 2**28  # of a picture on its way to the model's size; Pillow decodes 1.8e8 at most
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ def _decode(
     source: PictureSource, chosen: Sequence[int], recipe: ImageRecipe, frame: Frame
 ) -> tuple[Array, list[int], list[str]]:
     """The chosen pictures that can be read, first axis = pictures; their indices; and notes about the others."""
-    values = np.empty((len(chosen), *frame.shape), frame.spec.dtype)
+    values = room_for((len(chosen), *frame.shape), frame.spec.dtype, f"recipe {recipe.name}")
     done, skipped, repairs = list[int](), list[str](), Counter[str]()
     for index, picture in zip(chosen, source.pictures(chosen), strict=True):
         try:
             image = picture.decode()
-        except _UNREADABLE as error:
+            _require_moderate(image, recipe, frame)
+        except Exception as error:  # Pillow's readers of damaged files raise anything
             skipped.append(f"{picture.name} ({error})")
             continue
         values[len(done)] = _prepare(image, recipe, frame, picture.name, repairs)
@@ -207,10 +209,22 @@ def _to_size(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str) -
                 f'{frame.height}x{frame.width} without resizing; use resize = "shorter"'
             )
         return _centre_crop(image, frame)
-    height, width = (round(side / recipe.crop_fraction) for side in (frame.height, frame.width))
-    if recipe.resize == "shorter":
-        height, width = _cover(image, height, width)
+    height, width = _resized(image, recipe, frame)
     return _centre_crop(image.resize((width, height), filter_), frame)
+
+
+def _resized(image: Image.Image, recipe: ImageRecipe, frame: Frame) -> tuple[int, int]:
+    """(height, width) of the picture before the centre of it is cut out."""
+    height, width = (round(side / recipe.crop_fraction) for side in (frame.height, frame.width))
+    return _cover(image, height, width) if recipe.resize == "shorter" else (height, width)
+
+
+def _require_moderate(image: Image.Image, recipe: ImageRecipe, frame: Frame) -> None:
+    """ValueError for a picture so long and narrow that its shorter side cannot be brought to the model's."""
+    if recipe.resize in ("shorter", "exact"):
+        height, width = _resized(image, recipe, frame)
+        if height * width > _LARGEST_PIXELS:
+            raise ValueError(f"{image.height}x{image.width} pixels would become {height}x{width}")
 
 
 def _cover(image: Image.Image, height: int, width: int) -> tuple[int, int]:

@@ -6,7 +6,6 @@ window) or, in a CSV of two columns, by file name.
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.lines import choose_lines
+from onnxmpq.feeds.lines import cells, choose_lines
 from onnxmpq.feeds.npz import npz_columns, open_npy
 from onnxmpq.feeds.types import Array, Feeds, Places, whole_source
 
@@ -87,7 +86,7 @@ def _by_position(labels: Array, where: str, places: Places) -> Labels:
 
 def _read_csv(path: Path, places: Places) -> Labels:
     lines, _ = choose_lines([path], None)
-    rows = [[cell.strip() for cell in next(csv.reader([line.text]))] for line in lines]
+    rows = [[cell.strip() for cell in cells(line)] for line in lines]
     if rows and _number(rows[0][-1]) is None:
         lines, rows = lines[1:], rows[1:]  # a header
     if not rows:
@@ -117,9 +116,9 @@ def _number(cell: str) -> int | float | None:
     for parse in (int, float):
         try:
             number = parse(cell)
-        except ValueError:
+            return number if math.isfinite(number) else None
+        except (ValueError, OverflowError):  # a whole number that no float holds
             continue
-        return number if math.isfinite(number) else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,3 +48,11 @@ def _lines(paths: Sequence[Path]) -> Iterator[Line]:
                         yield Line(path, number, text.rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
             raise CalibrationError(f"{path} cannot be read as UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def cells(line: Line) -> list[str]:
+    """Of a CSV line. CalibrationError where it is none."""
+    try:
+        return next(csv.reader([line.text]))
+    except csv.Error as error:
+        raise CalibrationError(f"{line.where} is not CSV ({error}); correct it") from error

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.files import file_places
 from onnxmpq.feeds.fit import assemble
+from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.npz import open_npy
 from onnxmpq.feeds.select import natural_order
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
@@ -99,7 +98,7 @@ class FilesColumn:
         return (len(self.paths), *self._first.shape)
 
     def read(self, rows: Sequence[int]) -> Array:
-        values = np.empty((len(rows), *self._first.shape), self._first.dtype)
+        values = room_for((len(rows), *self._first.shape), self._first.dtype, self.where)
         for place, row in enumerate(rows):
             array = open_npy(self.paths[row])
             if array.shape != self._first.shape or array.dtype != self._first.dtype:

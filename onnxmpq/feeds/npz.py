@@ -13,8 +13,10 @@ from typing import IO
 
 import numpy as np
 
+from onnxmpq.archive import require_plausible
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
+from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 # What zipfile, zlib and NumPy's parser of headers raise on damaged files.
@@ -43,6 +45,7 @@ def npz_columns(path: Path) -> dict[str, Column]:
     """Array name -> column, headers checked, values not read yet. CalibrationError for a damaged file."""
     try:
         with zipfile.ZipFile(path) as archive:
+            require_plausible(archive, path.stat().st_size)
             columns: dict[str, Column] = {
                 name.removesuffix(".npy"): _open_member(path, archive, name) for name in archive.namelist()
             }
@@ -57,20 +60,26 @@ def npz_columns(path: Path) -> dict[str, Column]:
 
 @dataclass(frozen=True)
 class MemberColumn:
-    """One C-ordered array inside an `.npz`, streamed: `data_offset` bytes of header, then the rows."""
+    """One array inside an `.npz`, streamed: `data_offset` bytes of header, then the rows in C order.
+
+    whole: it is in another order, so that all of it has to be read.
+    """
 
     path: Path
     member: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     data_offset: int
+    whole: bool = False
 
     @property
     def where(self) -> str:
         return f"{self.path}, array '{self.member.removesuffix('.npy')}'"
 
     def read(self, rows: Sequence[int]) -> Array:
-        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if self.whole:
+            return self._read_whole()[np.asarray(rows, np.int64)]
+        values = room_for((len(rows), *self.shape[1:]), self.dtype, self.where)
         size = self.dtype.itemsize * math.prod(self.shape[1:])
         flat = values.reshape(-1).view(np.uint8)
         try:
@@ -85,6 +94,15 @@ class MemberColumn:
             raise CalibrationError(f"{self.where} is damaged ({error}); save the file again") from error
         return values
 
+    def _read_whole(self) -> Array:
+        room_for(self.shape, self.dtype, self.where)
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
+                found: Array = np.lib.format.read_array(stream, allow_pickle=False)
+                return found
+        except _DAMAGED as error:
+            raise CalibrationError(f"{self.where} is damaged ({error}); save the file again") from error
+
 
 def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
     where = f"{path}, array '{member.removesuffix('.npy')}'"
@@ -94,12 +112,14 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
         data_offset = stream.tell()
     if dtype.hasobject:
         raise CalibrationError(f"{where} holds Python objects, which are not read; save an array of numbers")
+    if any(side < 0 for side in shape) or not dtype.itemsize:
+        raise CalibrationError(f"{where} is damaged (its header says {dtype}{list(shape)}); save the file again")
     if info.file_size != data_offset + dtype.itemsize * math.prod(shape):
         raise CalibrationError(f"{where} is damaged (its header does not match its length); save the file again")
-    if fortran_order or not shape:
+    if not shape:
         with archive.open(info) as stream:
             return MemoryColumn(where, np.lib.format.read_array(stream, allow_pickle=False))
-    return MemberColumn(path, member, shape, dtype, data_offset)
+    return MemberColumn(path, member, shape, dtype, data_offset, fortran_order)
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

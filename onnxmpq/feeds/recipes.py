@@ -6,13 +6,13 @@ means is documented in `docs/calibration.md`.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from onnxmpq.documents import read_toml
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.sound import RawFormat
 from onnxmpq.fields import Fields, nearest
@@ -138,10 +138,10 @@ def find_recipe(name_or_path: str) -> Recipe:
 def read_recipe(path: Path, name: str) -> Recipe:
     """The recipe in a TOML file. CalibrationError naming the file and field that is wrong."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError as error:
         raise CalibrationError(f"recipe {path} does not exist; check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CalibrationError(f"recipe {path} is no readable TOML file: {error}") from error
     table = Fields(values, f"recipe {path}", CalibrationError)
     kind = table.choice("kind", get_args(RecipeKind))

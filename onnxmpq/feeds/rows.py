@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from onnxmpq.documents import parse_json
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.fit import assemble, is_float, rows_per_sample, to_dtype
-from onnxmpq.feeds.lines import Line, choose_lines
+from onnxmpq.feeds.lines import Line, cells, choose_lines
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 
@@ -33,20 +32,20 @@ def is_data(line: Line) -> bool:
     """False for the header of a CSV file: a first line in which no cell is a number."""
     if line.number > 1 or line.path.suffix.lower() != ".csv":
         return True
-    return any(_parse_cell(cell) is not None for cell in next(csv.reader([line.text])))
+    return any(_parse_cell(cell) is not None for cell in cells(line))
 
 
 def parse_line(line: Line) -> object:
     """A CSV row as a list of numbers, or whatever JSON the line holds. CalibrationError naming the line."""
     if line.path.suffix.lower() == ".csv":
-        cells = next(csv.reader([line.text]))
-        numbers = [_parse_cell(cell) for cell in cells]
+        row = cells(line)
+        numbers = [_parse_cell(cell) for cell in row]
         if None in numbers:
-            raise CalibrationError(f"{line.where}: {cells[numbers.index(None)]!r} is no number; correct the row")
+            raise CalibrationError(f"{line.where}: {row[numbers.index(None)]!r} is no number; correct the row")
         return numbers
     try:
-        return json.loads(line.text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line.text, wide=True)
+    except ValueError as error:
         raise CalibrationError(f"{line.where} is not JSON ({error}); correct it") from error
 
 

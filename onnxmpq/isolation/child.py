@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import sys
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 from threadpoolctl import threadpool_limits
 
-from onnxmpq.isolation.messages import Answer, Reference, Request, portable, write
+from onnxmpq.isolation.messages import OWN_FOLDER, Answer, Reference, Request, portable, write
 
 
 def main() -> None:
@@ -49,7 +50,9 @@ def _listen(requests: IO[bytes], inbox: SimpleQueue[Request | Exception]) -> Non
     while True:
         try:
             inbox.put(pickle.load(requests))
-        except EOFError:
+        except EOFError:  # the parent was killed: it ends this process before it closes the pipe
+            if OWN_FOLDER in os.environ:
+                shutil.rmtree(os.environ[OWN_FOLDER], ignore_errors=True)
             os._exit(0)
         except Exception as error:
             inbox.put(error)

@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import onnx
 
+OWN_FOLDER = "ONNXMPQ_CHILD_FOLDER"
+"""Environment variable with the folder of the child's temporary files, for the child to remove if the parent cannot."""
 INLINE_BYTES = 2**31 - 2**20
 """Protobuf serializes no more than 2 GB; a larger model goes through a file."""
 

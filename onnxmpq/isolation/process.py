@@ -23,7 +23,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from onnxmpq.errors import CrashError
 from onnxmpq.isolation import launch
-from onnxmpq.isolation.messages import Answer, Reference, Request, write
+from onnxmpq.isolation.messages import OWN_FOLDER, Answer, Reference, Request, write
 
 R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
@@ -141,7 +141,7 @@ class Child:
         except OSError:
             self._folder = None
             return {}
-        return dict.fromkeys(("TMPDIR", "TEMP", "TMP"), self._folder)
+        return dict.fromkeys(("TMPDIR", "TEMP", "TMP", OWN_FOLDER), self._folder)
 
     def _make(self, kept: Kept[Any], doing: str) -> None:
         self._running()  # or `_there` is about a process that has ended

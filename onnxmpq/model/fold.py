@@ -27,6 +27,8 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]  # per-channel factor a
 
 _STANDARD = (None, "", "ai.onnx")
 _GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pad", "Resize", "Upsample"})
+MOST_COMPUTED = 2**28  # elements of any result of constants; with more, none is folded
+MOST_FOLDED = 2**22  # elements of a folded constant, where the model's own are fewer together
 _FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.affine_axis is not None}
 
 
@@ -46,20 +48,24 @@ def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]
 
     Returns the folded proto and, for every remaining node, the names of the original nodes it stands for.
     """
-    folded, origin = _folded(proto, folds)
-    while folds.constants and take_branches(folded):
-        folded, more = _folded(folded, folds)
+    folded, origin, waiting = _folded(proto, folds)
+    while folds.constants:
+        before = waiting
+        if not take_branches(folded) and not before:
+            break
+        folded, more, waiting = _folded(folded, folds)
+        waiting = waiting if waiting != before else set()
         origin = {n: tuple(o for part in parts for o in origin.get(part, (part,))) for n, parts in more.items()}
     return folded, origin
 
 
-def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin, set[str]]:
+    """The folded proto, its origin, and nodes that may be folded once the constants that they read are known."""
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
     index = GraphIndex(proto)
     graph = gs.import_onnx(proto)
-    if folds.constants:
-        _fold_constants(graph, index, random_tensors(proto.graph))
+    waiting = _fold_constants(graph, index, random_tensors(proto.graph)) if folds.constants else set()
     graph.cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
     if folds.identities:
@@ -75,24 +81,31 @@ def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Orig
     folded = export(graph, proto)
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
-    return folded, {node.name: origin[node.name] for node in graph.nodes}
+    return folded, {node.name: origin[node.name] for node in graph.nodes}, waiting
 
 
-def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None:
+def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> set[str]:
     """Replace what does not depend on the inputs by constants.
 
     Not by onnx-graphsurgeon's own folding of shapes: that also turns Cast(int to float), Mul(0.5), Cast(int) into a
     product of integers, with 0.5 as 0. Nodes that draw random numbers, and those that make much out of little, stay.
-    drawn: tensors that depend on random numbers.
+    drawn: tensors that depend on random numbers. Returns the nodes that read constants alone and make much or little,
+    which shows when these are computed.
     """
+    waiting = set[str]()
     for node in graph.nodes:
         if node.op == "Shape" and node.domain in _STANDARD:
             _fold_shape(node, index)
+    _require_moderate(index)
+    largest = max(MOST_FOLDED, sum(math.prod(t.dims) for t in index.constants.values()))
 
     def stays(node: gs.Node) -> bool:
         random = draws(node.op, node.domain or "") or any(t.name in drawn for t in node.outputs)
-        growing = node.op in _GROWING and _grows(node, index)
-        return random or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
+        unknown = node.op in _GROWING and any(index.shape(t.name) is None for t in node.outputs)
+        if unknown:
+            waiting.add(node.name)
+        growing = (node.op in _GROWING and _grows(node, index)) or _elements(node, index) > largest
+        return random or unknown or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
 
     graph.cleanup()
     graph.fold_constants(
@@ -103,6 +116,7 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> None
         flatten_subgraphs=False,  # see take_branches; nested ones come out broken
         recurse_functions=False,
     )
+    return waiting
 
 
 def _fold_shape(node: gs.Node, index: GraphIndex) -> None:
@@ -135,10 +149,30 @@ def _is_tensor(name: str, index: GraphIndex) -> bool:
 
 def _grows(node: gs.Node, index: GraphIndex) -> bool:
     """True if the result would take more than LARGEST_KEPT elements, and more than there are in the node's inputs."""
-    shape = index.shape(node.outputs[0].name)
     read = max((int(np.prod(t.shape)) for t in node.inputs if isinstance(t, gs.Constant)), default=0)
-    elements = math.prod(d or 1 for d in shape) if shape is not None else 0
-    return elements > max(LARGEST_KEPT, read)
+    return _elements(node, index) > max(LARGEST_KEPT, read)
+
+
+def _require_moderate(index: GraphIndex) -> None:
+    """ValueError where constants give a result of more than MOST_COMPUTED elements.
+
+    Folding runs all nodes that read constants alone in one session, and onnxruntime computes even those whose results
+    nobody asked for.
+    """
+    known = {*index.constants, ""}
+    for node in index.nodes:
+        if all(t in known for t in node.input):
+            known.update(node.output)
+            for tensor in node.output:
+                count = math.prod(d or 1 for d in index.shape(tensor) or ())
+                if count > MOST_COMPUTED:
+                    raise ValueError(f"node {node.name!r} makes {count} values out of constants")
+
+
+def _elements(node: gs.Node, index: GraphIndex) -> int:
+    """Of the node's first result, 0 where they are not known."""
+    shape = index.shape(node.outputs[0].name) if node.outputs else None
+    return math.prod(d or 1 for d in shape) if shape is not None else 0
 
 
 def _has_constant_weight(node: gs.Node) -> bool:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 
+import numpy as np
 import onnx
 
-from onnxmpq.model.shell import inferable
+from onnxmpq.model.shell import LARGEST_KEPT, inferable
 from onnxmpq.model.tidy import captured
 from onnxmpq.model.unknown import described, float_by_use
+
+MOST_PROPAGATED, LONGEST_FOLLOWED = 2**16, 2**22
+_NUMBERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT})
+_SIZED = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Reshape", "Tile", "TopK"})
+_HIGHEST_RANK = 64
+_FOLLOWED = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Max", "Min", "Mod", "Mul", "Neg"}
+    | {"Reshape", "Slice", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"}
+)
 
 
 class GraphIndex:
@@ -63,9 +74,55 @@ class GraphIndex:
 
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes by tensor, without those of constants."""
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=_follows_values(bare.graph)).graph
+    except Exception:  # attributes that make no sense: the runtime has the last word on them
+        graph = bare.graph
     found = (*graph.value_info, *graph.input, *graph.output)
     return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
+
+
+def _follows_values(graph: onnx.GraphProto) -> bool:
+    """True if inference may follow values: not where it would make a list as long as a dimension that has no end.
+
+    onnx stands for the values of a vector by as many unknown numbers as it is long.
+    """
+    declared = (*graph.input, *graph.output, *graph.value_info)
+    longest = max((d.dim_value for v in declared for d in v.type.tensor_type.shape.dim), default=0)
+    if longest > LONGEST_FOLLOWED or _propagated(graph) > MOST_PROPAGATED:
+        return False
+    constants = {t.name: t for t in graph.initializer}
+    constants |= {
+        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
+    }
+    sizes = {t for n in graph.node if n.op_type in _SIZED for t in n.input if t in constants}
+    return all(_largest(constants[t]) <= LONGEST_FOLLOWED for t in sizes)
+
+
+def _largest(tensor: onnx.TensorProto) -> float:
+    """Of the values of a small tensor, by magnitude; 0 for those that are no sizes."""
+    if math.prod(tensor.dims) > LARGEST_KEPT or tensor.data_type not in _NUMBERS:
+        return 0.0
+    return float(np.abs(onnx.numpy_helper.to_array(tensor).astype(np.float64)).max(initial=0.0))
+
+
+def _propagated(graph: onnx.GraphProto) -> int:
+    """Upper limit of the values that inference of shapes follows through any one tensor.
+
+    onnx adds up those of Concat without an end: 33 of them, each of the last one twice, would take the whole memory.
+    """
+    held = {t.name: math.prod(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        read = [held.get(t, 0) for t in node.input]
+        count = 0
+        if node.op_type in _FOLLOWED:
+            count = sum(read) if node.op_type == "Concat" else max(read, default=0)
+        elif node.op_type in ("Shape", "Constant"):
+            count = max(
+                [_HIGHEST_RANK, *(math.prod(a.t.dims) for a in node.attribute), *(len(a.ints) for a in node.attribute)]
+            )
+        held.update(dict.fromkeys(node.output, count))
+    return max(held.values(), default=0)
 
 
 def read_by(node: onnx.NodeProto) -> list[str]:

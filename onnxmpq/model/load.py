@@ -10,11 +10,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxmpq.errors import ModelError
+from onnxmpq.model.bounds import external_files, require_no_cycle, require_plausible
 from onnxmpq.model.opset import opset_of
-from onnxmpq.model.shell import shell
+from onnxmpq.model.shell import LARGEST_BYTES, shell
 from onnxmpq.model.tidy import captured, defined_in, tidy
 
-LARGEST_BYTES = 2**31 - 2**20  # protobuf's end, and with it that of onnx's checker, inliner and opset converter
+_CHUNK = 2**24  # bytes
 QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
     | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeLSTM"}
@@ -58,14 +59,16 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
         _require_fitting(size, where)
     _require_graph(proto, where)
     _require_known(proto, where)
+    require_plausible(proto, where)
     tidy(proto.graph)
+    require_no_cycle(proto, where)
     return Loaded(proto, digest, size, where, _doubt(proto, where))
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
     """A model file with its external data, as it is; sha256 and size in bytes of all its files together.
 
-    Raises ModelError: no such file, not ONNX, truncated, external data missing.
+    Raises ModelError: no such file, not ONNX, truncated, external data missing or outside the model's folder.
     """
     try:
         raw = path.read_bytes()
@@ -81,28 +84,16 @@ def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
         ) from None
     _require_graph(proto, str(path))
     digest, size = hashlib.sha256(raw), len(raw)
-    for location in sorted(_external_files(proto)):
-        file = path.parent / location
-        if not file.is_file():
-            raise ModelError(f"{path}: external data file {location!r} is missing; put it beside the model")
-        content = file.read_bytes()
-        digest.update(content)
-        size += len(content)
     try:
+        for file in external_files(proto, path):
+            with file.open("rb") as content:
+                while part := content.read(_CHUNK):
+                    digest.update(part)
+                    size += len(part)
         onnx.load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: external data cannot be read ({first_line(error)}); copy its files again") from None
     return proto, digest.hexdigest(), size
-
-
-def _external_files(proto: onnx.ModelProto) -> set[str]:
-    return {
-        entry.value
-        for tensor in proto.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
 
 
 def _require_graph(proto: onnx.ModelProto, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+LARGEST_BYTES = 2**31 - 2**20  # protobuf's end, and with it that of onnx's checker, inliner and opset converter
 LARGEST_KEPT = 4096  # elements; operators that read values while shapes are inferred (Reshape, Slice, ...) read few
 
 

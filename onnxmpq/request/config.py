@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
 from onnxmpq.fields import is_number, is_whole, nearest, shown
 from onnxmpq.request.options import Declared, options_of
@@ -30,8 +30,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises UsageError, with file and option, for a file that is no TOML, an unknown option or a value of a wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = read_toml(path)
+    except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
     spellings = _spellings()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
 import onnx
 
+from onnxmpq.documents import read_toml
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.fields import nearest
 from onnxmpq.resources import data_folder
@@ -98,10 +98,10 @@ def read_target(path: Path) -> Target:
 
 def _toml(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except FileNotFoundError as error:
         raise TargetError(f"target file {path} does not exist; check the path") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise TargetError(f"target file {path} is no readable TOML file: {error}") from error
 
 

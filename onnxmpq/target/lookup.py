@@ -76,7 +76,7 @@ def read_table(path: Path, first_bits: int) -> PublishedTable:
         costs = _read_npy(path) if path.suffix == ".npy" else _read_csv(path, first_bits)
     except FileNotFoundError as error:
         raise TargetError(f"table {path} does not exist; it is looked for beside the target file") from error
-    except (OSError, ValueError, EOFError, csv.Error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError, csv.Error) as error:
         raise TargetError(f"table {path} cannot be read: {error}") from error
     bad = np.argwhere((costs <= 0) | np.isinf(costs))
     if len(bad):

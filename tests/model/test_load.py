@@ -196,3 +196,14 @@ def test_too_large_for_protobuf(as_path: bool, tmp_path: Path, monkeypatch: pyte
         prepare(saved(proto, tmp_path, external=True) if as_path else proto)
     monkeypatch.setattr(load, "LARGEST_BYTES", 4000)
     assert prepare(proto).layers
+
+
+def test_inputs_of_a_wrong_rank_are_left_to_the_runtime() -> None:
+    """The checker does not look at ranks."""
+    proto = graph(
+        "a, h, c = LSTM <hidden_size = 4> (x, w, r)  y = Relu (h)",
+        "float[T] x",
+        "float[A, B, C] y",
+        "float[1, 16, 3] w, float[1, 16, 4] r",
+    )
+    assert prepare(proto).proto.graph.node

@@ -47,4 +47,4 @@ class Recurrent(LayerOperator):
 
     def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
         """The input is [steps, batch, I], or [batch, steps, I] with layout 1."""
-        return (None, None) if given is None else (given[1], given[0])
+        return (None, None) if given is None or len(given) < 2 else (given[1], given[0])

@@ -1,0 +1,62 @@
+"""TOML and JSON from others: files no larger, trees no deeper and numbers no longer than what they are for.
+
+Whatever is wrong is an OSError or a ValueError; parsers also raise RecursionError, and what they let through (whole
+numbers that no float holds, text that is no Unicode) fails later, where nobody expects it.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+LARGEST_TOML = 2**20  # bytes; recipes, targets and config files have a few thousand
+LARGEST_JSON = 2**31  # bytes; plans hold weights
+DEEPEST = 64  # tables and lists in each other
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The top table of a TOML file in UTF-8. Raises OSError or ValueError."""
+    text = read_text(path, LARGEST_TOML)
+    try:
+        tree: dict[str, Any] = _sane(tomllib.loads(text))
+        return tree
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_json(text: str | bytes, *, wide: bool = False) -> Any:
+    """The value in a JSON text. wide: whole numbers may have more than 64 bits; who takes them checks them.
+
+    Raises json.JSONDecodeError, a ValueError with the line, or another ValueError."""
+    try:
+        return _sane(json.loads(text), wide=wide)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_text(path: Path, largest: int = LARGEST_JSON) -> str:
+    """A text file in UTF-8 of at most `largest` bytes; no more are read. Raises OSError or ValueError."""
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"it has more than {largest} bytes")
+    return content.decode("utf-8")
+
+
+def _sane(tree: Any, *, wide: bool = True) -> Any:
+    """The tree itself. ValueError where it is too deep, or holds a number or a text that cannot be handled."""
+    left = [(tree, 1)]
+    while left:
+        value, depth = left.pop()
+        if isinstance(value, dict | list):
+            if depth > DEEPEST:
+                raise ValueError(f"it is nested more than {DEEPEST} deep")
+            inner = [*value, *value.values()] if isinstance(value, dict) else value
+            left += [(v, depth + 1) for v in inner]
+        elif isinstance(value, str):
+            value.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half a surrogate pair
+        elif not wide and isinstance(value, int) and not -(2**63) <= value < 2**64:
+            raise ValueError("it has a whole number of more than 64 bits")
+    return tree

@@ -1,0 +1,202 @@
+"""Bounds of what a file may claim: checked before native code, NumPy or the disk is asked for what it says.
+
+onnx's tools and onnxruntime take a file at its word, up to the end of the memory or of the stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+
+from onnxmpq.errors import ModelError
+from onnxmpq.model.shell import LARGEST_BYTES
+from onnxmpq.model.tidy import bodies, captured, subgraphs
+
+MOST_UNFOLDED = 10**5  # nodes of a model whose local functions are inlined
+_BITS = {
+    **dict.fromkeys(("UINT8", "INT8", "BOOL"), 8),
+    **dict.fromkeys(("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"), 8),
+    **dict.fromkeys(("FLOAT16", "BFLOAT16", "UINT16", "INT16"), 16),
+    **dict.fromkeys(("FLOAT", "UINT32", "INT32"), 32),
+    **dict.fromkeys(("DOUBLE", "UINT64", "INT64", "COMPLEX64"), 64),
+    **dict.fromkeys(("UINT4", "INT4", "FLOAT4E2M1"), 4),
+    **dict.fromkeys(("UINT2", "INT2"), 2),
+    "COMPLEX128": 128,
+}
+_FIELDS = {  # where values are that are not raw; int32_data has all others, several to an entry below 8 bits
+    "FLOAT": ("float_data", 1),
+    "COMPLEX64": ("float_data", 2),
+    "DOUBLE": ("double_data", 1),
+    "COMPLEX128": ("double_data", 2),
+    "INT64": ("int64_data", 1),
+    "UINT64": ("uint64_data", 1),
+    "UINT32": ("uint64_data", 1),
+    "STRING": ("string_data", 1),
+}
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: constants and attributes of its graphs, their bodies and its functions."""
+    for graph in (g for top in (proto.graph, *proto.functions) for g in subgraphs(top)):
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def require_plausible(proto: onnx.ModelProto, where: str) -> None:
+    """Raises ModelError for a tensor whose values are not as many as its shape says, for sizes that no file has, for
+    functions that call themselves or unfold to a model that nothing holds."""
+    for tensor in tensors(proto):
+        if problem := _problem(tensor):
+            raise ModelError(f"{where}: tensor {tensor.name!r} {problem}; export the model again")
+    _require_finite_functions(proto, where)
+
+
+def require_no_cycle(proto: onnx.ModelProto, where: str) -> None:
+    """Raises ModelError for a graph that, sorted, still reads a result before it is made."""
+    for graph in subgraphs(proto.graph):
+        made = {t: number for number, node in enumerate(graph.node) for t in node.output if t}
+        for number, node in enumerate(graph.node):
+            late = next((t for t in (*node.input, *captured(node)) if made.get(t, -1) >= number), None)
+            if late is not None:
+                raise ModelError(
+                    f"{where}: the graph has a cycle at node {node.name!r} ({node.op_type}), which reads {late!r}; "
+                    "export the model again"
+                )
+
+
+def _problem(tensor: onnx.TensorProto) -> str:
+    """The first thing that is wrong with a tensor, in words; empty for nothing."""
+    if tensor.data_type not in onnx.TensorProto.DataType.values() or not tensor.data_type:
+        return f"has no type that is known ({tensor.data_type})"
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    count = math.prod(tensor.dims)
+    if any(d < 0 for d in tensor.dims):
+        return f"has a negative dimension {list(tensor.dims)}"
+    if count * _BITS.get(kind, 8) > 8 * LARGEST_BYTES:
+        return f"claims {count} values, more than a model file holds"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return "has its values in another file; give the path of the model"
+    if tensor.HasField("segment"):
+        return "is a segment of a tensor, which no runtime puts together"
+    if kind not in _BITS and kind != "STRING":
+        return ""
+    if tensor.raw_data or kind == "STRING":
+        given = len(tensor.string_data) if kind == "STRING" else len(tensor.raw_data)
+        wanted = count if kind == "STRING" else -(-count * _BITS[kind] // 8)
+    else:
+        field, each = _FIELDS.get(kind, ("int32_data", 1))
+        given = len(getattr(tensor, field))
+        wanted = -(-count * min(_BITS[kind], 8) // 8) if field == "int32_data" else count * each
+    what = "values" if kind == "STRING" or not tensor.raw_data else "bytes"
+    return "" if given == wanted else f"has {given} {what}, its shape {list(tensor.dims)} asks for {wanted}"
+
+
+def _require_finite_functions(proto: onnx.ModelProto, where: str) -> None:
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    running: set[tuple[str, str]] = set()
+
+    def size(nodes: Iterable[onnx.NodeProto]) -> int:
+        found = 0
+        for node in nodes:
+            called = functions.get((node.domain, node.op_type))
+            found += 1 if called is None else of_function((node.domain, node.op_type))
+            found += sum(size(body.node) for body in bodies(node))
+        return found
+
+    def of_function(key: tuple[str, str]) -> int:
+        if key in running:
+            raise ModelError(f"{where}: local function {key[1]!r} calls itself; export the model again")
+        if key not in sizes:
+            running.add(key)
+            sizes[key] = size(functions[key].node)
+            running.discard(key)
+        return sizes[key]
+
+    try:
+        total = size(proto.graph.node) if functions else 0
+    except RecursionError:
+        raise ModelError(f"{where}: local functions call each other too deeply; export the model again") from None
+    if total > MOST_UNFOLDED:
+        raise ModelError(
+            f"{where}: its local functions unfold to {total} nodes, more than {MOST_UNFOLDED}; export the model again"
+        )
+
+
+# ---- external data
+
+
+def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    """Files beside the model that hold values of its tensors, sorted.
+
+    Raises ModelError for one that is missing, a link, or outside the model's folder, and for a tensor whose part of it
+    does not have the bytes of its shape: nothing is read that is not part of a model.
+    """
+    files: dict[str, Path] = {}
+    total = 0
+    for tensor in tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location not in files:
+            files[location] = _beside(path, location)
+        total += _part(tensor, entries, files[location], path)
+    if total > max(LARGEST_BYTES, 2 * sum(f.stat().st_size for f in set(files.values()))):
+        raise ModelError(f"{path}: its tensors read the same external data again and again, {total / 1e9:.0f} GB of it")
+    return [files[location] for location in sorted(files)]
+
+
+def _beside(path: Path, location: str) -> Path:
+    parts = (*PurePosixPath(location).parts, *PureWindowsPath(location).parts)
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
+    if not location or "\0" in location or ".." in parts or absolute:
+        raise ModelError(
+            f"{path}: external data {location!r} is not below the model's folder; it is not read, put it there"
+        )
+    file = path.parent / location
+    below = [file, *list(file.parents)[: len(PurePosixPath(location).parts) - 1]]
+    try:
+        if any(p.is_symlink() for p in below):
+            raise ModelError(f"{path}: external data file {location!r} is a link, which is not followed; copy the file")
+        found = file.is_file()
+    except OSError:  # a name that is too long
+        found = False
+    if not found:
+        raise ModelError(f"{path}: external data file {location!r} is missing; put it beside the model")
+    return file
+
+
+def _part(tensor: onnx.TensorProto, entries: dict[str, str], file: Path, path: Path) -> int:
+    """Bytes of a tensor in its file."""
+    where = f"{path}: external data of tensor {tensor.name!r}"
+    size = file.stat().st_size
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries["length"]) if "length" in entries else size - offset
+    except ValueError:
+        raise ModelError(f"{where} has an offset or a length that is no number; export the model again") from None
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelError(
+            f"{where} is bytes {offset} to {offset + length} of {file.name!r}, which has {size}; copy its files again"
+        )
+    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type)) if tensor.data_type in _KNOWN else None
+    wanted = None if bits is None or any(d < 0 for d in tensor.dims) else -(-math.prod(tensor.dims) * bits // 8)
+    if wanted != length:
+        raise ModelError(
+            f"{where} has {length} bytes, its shape {list(tensor.dims)} asks for {wanted}; export the model again"
+        )
+    return length
+
+
+_KNOWN = frozenset(onnx.TensorProto.DataType.values())
