@@ -69,16 +69,21 @@ def rows_per_sample(spec: InputSpec) -> int:
     return first if isinstance(first, int) and first > 0 else 1
 
 
+def without_rows(spec: InputSpec) -> bool:
+    """True if the model's first axis is fixed to 0, so that samples can only be counted by an axis in front of it."""
+    return spec.shape[:1] == (0,)
+
+
 def find_layout(spec: InputSpec, shape: tuple[int, ...], where: str) -> Layout:
     """Samples' place in an array of `shape`, of the input `spec` (see `Feeds`); CalibrationError if it does not."""
     rank = len(spec.shape)
-    if 0 in shape:
+    if shape[:1] == (0,):
         raise CalibrationError(f"{where} is empty (shape {show_shape(shape)}): it holds no samples; add some")
     if len(shape) == rank + 1:
         _check_axes(spec, spec.shape, shape[1:], shape, where)
         one = rank > 0 and shape[1] == 1 and rows_per_sample(spec) == 1
         return Layout(shape[0], 1, shape[2:] if one else shape[1:])
-    if len(shape) != rank or rank == 0:
+    if len(shape) != rank or rank == 0 or without_rows(spec):
         raise CalibrationError(f"{where} has shape {show_shape(shape)}, {_wanted(spec)}")
     _check_axes(spec, spec.shape[1:], shape[1:], shape, where)
     group = rows_per_sample(spec)
@@ -103,7 +108,7 @@ def _check_axes(
 
 def _wanted(spec: InputSpec) -> str:
     takes = f"but input '{spec.name}' of the model takes {show_shape(spec.shape)}"
-    if not spec.shape or rows_per_sample(spec) > 1:
+    if not spec.shape or without_rows(spec) or rows_per_sample(spec) > 1:
         return f"{takes}: give {show_shape(['samples', *spec.shape])}"
     return f"{takes}: give {show_shape(['samples', *spec.shape[1:]])}"
 
@@ -209,7 +214,7 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
         _finite(converted, range(len(converted)), f"{where}, converted to {wanted},")
     elif given.kind in "iub" and wanted.kind in "iub":
         lowest, highest = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted.str).min, np.iinfo(wanted.str).max)
-        smallest, largest = int(values.min()), int(values.max())
+        smallest, largest = (int(values.min()), int(values.max())) if values.size else (lowest, highest)
         if smallest < lowest or largest > highest:
             raise CalibrationError(f"{problem}, which cannot hold the values {smallest} to {largest}; correct them")
         converted = values.astype(wanted)
