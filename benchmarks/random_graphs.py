@@ -2,8 +2,9 @@
 
     python -m benchmarks.random_graphs [--count 200] [--first 0] [--blocks 6]
 
-The graphs are those of tests/random_graphs.py, by seed; costs come from a made-up table, so that no clock decides. Prints
-the table of docs/any_model.md; exit status 1 for a crash, a refusal, a bad file, or a verdict "good" on less than 8 dB.
+The graphs are those of tests/random_graphs.py, by seed; costs come from a made-up table, so that no clock decides.
+Prints the table of docs/any_model.md; exit status 1 for a crash, a refusal, a bad file, or a verdict "good" on less
+than 8 dB.
 """
 
 from __future__ import annotations
@@ -66,13 +67,17 @@ def main() -> int:
                 outcomes.append(outcome := convert(made, name))
                 if wrong(outcome):
                     faults += 1
-                    print(f"seed {seed}, {name}: {outcome.kind} ({outcome.level}, {outcome.sqnr_db:.1f} dB)", flush=True)
+                    print(
+                        f"seed {seed}, {name}: {outcome.kind} ({outcome.level}, {outcome.sqnr_db:.1f} dB)", flush=True
+                    )
                     print(f"  {outcome.words[:300]}; {', '.join(made.blocks)}", flush=True)
     print("| goal | " + " | ".join(KINDS) + " | float bytes gone | median SQNR, dB | verdict bad |")
     print("|---" * (len(KINDS) + 4) + "|")
     for name, outcomes in found.items():
         print(line(name, outcomes))
-    reasons = collections.Counter(o.words[:70] for outcomes in found.values() for o in outcomes if o.kind == "unchanged")
+    reasons = collections.Counter(
+        o.words[:70] for outcomes in found.values() for o in outcomes if o.kind == "unchanged"
+    )
     for words, number in reasons.most_common():
         print(f"- {number} unchanged: {words}")
     print(f"{time.monotonic() - started:.0f} s")

@@ -110,7 +110,8 @@ class Builder:
         """All outputs of a new node. Raises Refused where the runtime does not run it."""
         _need(domain or onnx.defs.has(op, self.opset))
         names = [self.name() for _ in range(outputs)]
-        node = helper.make_node(op, inputs, names, "" if self.chance(4) else f"n{self.made}", domain=domain, **more)
+        called = "" if self.chance(4) else f"n{self.made}"
+        node = helper.make_node(op, inputs, names, called, domain=domain, **more)
         for name, value in zip(names, self._run(node, reads), strict=True):
             if value.dtype.kind == "f" and value.size and not np.abs(value).max() < LARGEST:
                 raise Refused
@@ -433,6 +434,18 @@ def nothing_joined(b: Builder, x: str) -> str:
     return b.node("Concat", x, b.node("Relu", b.sliced(x, 1, 0, 0)), axis=1)
 
 
+def as_sequence(b: Builder, x: str) -> str:
+    _need(len(b.shape(x)) >= 2 and b.opset >= 11)
+    parts, joined = b.name(), b.name()
+    nodes = [
+        helper.make_node("SplitToSequence", [x], [parts], axis=1),
+        helper.make_node("ConcatFromSequence", [parts], [joined], axis=1),
+    ]
+    b.nodes += nodes
+    b.values[joined] = b.values[x]
+    return joined
+
+
 def other_type(b: Builder, x: str) -> str:
     wide = b.node("Cast", x, to=b.rng.choice([TensorProto.FLOAT16, TensorProto.DOUBLE]))
     return b.node("Cast", b.node("Add", wide, wide), to=TensorProto.FLOAT)
@@ -535,6 +548,7 @@ OTHERS = (
     moved,
     by_index,
     nothing_joined,
+    as_sequence,
     other_type,
 )
 BLOCKS = (*LAYERS, *OTHERS)
@@ -559,7 +573,13 @@ def random_graph(rng: random.Random, *, blocks: int = 6, opset: int | None = Non
         if (made := b.attempt(block, tensor)) is not None:
             b.live.append(made)
             used.append(block.__name__)
+    if b.chance(5) and (made := b.attempt(_labels, b.live[-1])) is not None:
+        b.live.append(made)
     return RandomGraph(_finished(b, declared), _samples(b, declared), tuple(used))
+
+
+def _labels(b: Builder, x: str) -> str:
+    return b.node("ArgMax", x, axis=-1 if b.opset > 10 else len(b.shape(x)) - 1)
 
 
 def _input(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:

@@ -19,7 +19,7 @@ from tests.random_graphs import BLOCKS, OPSETS, RandomGraph, random_graph
 from tests.tables import int8_pays
 
 LEAST_DB = 8.0
-"""Of a conversion whose verdict is good. Limits of verdicts are on the error's share of the variance, so this is loose."""
+"""Of a conversion whose verdict is good. Limits of verdicts are on the error's share of the variance: this is loose."""
 FEW = settings(
     max_examples=8,
     deadline=None,

@@ -193,6 +193,11 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
+def type_words(dtype: np.dtype[np.generic]) -> str:
+    """A dtype in a message. Types that NumPy does not have are objects, as strings are."""
+    return "strings, or a type that NumPy does not have" if dtype.kind == "O" else str(dtype)
+
+
 def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | None]:
     """The finite `values` in the dtype of `spec`, and a note where that changed the type.
 
@@ -202,7 +207,7 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
     given, wanted = values.dtype, spec.dtype
     if given == wanted or (wanted.kind == "O" and given.kind in "UO"):
         return values.astype(wanted, copy=False), None
-    problem = f"{where} holds {given} values, but input '{spec.name}' takes {wanted}"
+    problem = f"{where} holds {given} values, but input '{spec.name}' takes {type_words(wanted)}"
     if is_float(wanted):
         if not is_float(given):
             raise CalibrationError(
@@ -219,6 +224,6 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
             raise CalibrationError(f"{problem}, which cannot hold the values {smallest} to {largest}; correct them")
         converted = values.astype(wanted)
     else:
-        raise CalibrationError(f"{problem}: give an array of {wanted}")
+        raise CalibrationError(f"{problem}: give an array of {type_words(wanted)}")
     same = given.newbyteorder("=") == wanted
     return converted, None if same else f"input '{spec.name}': {given} values were converted to {wanted}"
