@@ -60,6 +60,10 @@ def mask_rows(arrays: dict[str, Array]) -> None:
     arrays["mask"] = np.stack([mask if i % 3 else np.zeros(6, bool) for i in range(SAMPLES)])[:, None]
 
 
+def feed_infinite_masks(arrays: dict[str, Array]) -> None:
+    arrays["mask"] = np.where(np.arange(6) % 2 == 0, 0, -np.inf).astype(np.float32)[None, None].repeat(SAMPLES, 0)
+
+
 def infinite_bias(proto: onnx.ModelProto) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name == "table":
@@ -94,6 +98,13 @@ HARD = [
         more=lambda proto: proto.graph.initializer.append(
             onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "inf")
         ),
+    ),
+    Hard(
+        "-inf in a mask that is fed",
+        f"{ATTENTION}  m = Add (s, mask)  p = Softmax <axis = -1> (m)  y = MatMul (p, v)",
+        W,
+        inputs="float[N, 6, 32] x, float[N, 1, 6] mask",
+        change=feed_infinite_masks,
     ),
     Hard(
         "NaN in the output where the original has it",

@@ -174,10 +174,10 @@ def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: 
 
 
 def _finite(values: Array, rows: Sequence[int], where: str) -> Array:
-    """The values unchanged; CalibrationError naming the first NaN or infinity."""
+    """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through: masks are fed so."""
     if not is_float(values.dtype):
         return values
-    bad = ~np.isfinite(values)
+    bad = ~(np.isfinite(values) | np.isneginf(values))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         index = ", ".join(str(i) for i in (rows[first[0]], *first[1:]))
@@ -216,7 +216,8 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
             )
         with np.errstate(over="ignore"):
             converted = values.astype(wanted)
-        _finite(converted, range(len(converted)), f"{where}, converted to {wanted},")
+        overflown = np.isneginf(converted) & np.isfinite(values)
+        _finite(np.where(overflown, np.inf, converted), range(len(converted)), f"{where}, converted to {wanted},")
     elif given.kind in "iub" and wanted.kind in "iub":
         lowest, highest = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted.str).min, np.iinfo(wanted.str).max)
         smallest, largest = (int(values.min()), int(values.max())) if values.size else (lowest, highest)
