@@ -174,7 +174,7 @@ def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: 
 
 
 def _finite(values: Array, rows: Sequence[int], where: str) -> Array:
-    """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through: masks are fed so."""
+    """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through, for masks."""
     if not is_float(values.dtype):
         return values
     bad = ~(np.isfinite(values) | np.isneginf(values))
