@@ -60,6 +60,7 @@ class Builder:
     functions: list[onnx.FunctionProto] = field(default_factory=list)
     weights: list[str] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     made: int = 0
 
     # ---- parts ---------------------------------------------------------------------------------
@@ -451,10 +452,11 @@ def other_type(b: Builder, x: str) -> str:
     return b.node("Cast", b.node("Add", wide, wide), to=TensorProto.FLOAT)
 
 
-def _flag(b: Builder, x: str) -> str:
+def _flag(b: Builder) -> str:
+    """A constant, or computed from an input alone: what is quantized on the way may tip a scale."""
     if b.chance(2):
         return b.constant(b.chance(2), np.bool_)
-    total = b.node("ReduceSum", x, keepdims=0)
+    total = b.node("ReduceSum", b.node("Cast", b.rng.choice(b.inputs), to=TensorProto.FLOAT), keepdims=0)
     return b.node("Greater", total, b.constant(0.0))
 
 
@@ -489,7 +491,7 @@ def branches(b: Builder, x: str) -> str:
         nodes = [helper.make_node("MatMul", [x, name], ["m"]), helper.make_node(op, ["m"], ["o"])]
         made.append(_body(b, nodes, [], [_float("o")], stored))
         reads += outer
-    return b.node("If", _flag(b, x), reads=list(dict.fromkeys(reads)), then_branch=made[0], else_branch=made[1])
+    return b.node("If", _flag(b), reads=list(dict.fromkeys(reads)), then_branch=made[0], else_branch=made[1])
 
 
 def loop(b: Builder, x: str) -> str:
@@ -585,6 +587,7 @@ def _labels(b: Builder, x: str) -> str:
 def _input(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
     """A float input; or tokens, looked up in a table."""
     name = b.rng.choice(["x", "input.1", "x:0", "in/put"]) + str(len(declared))
+    b.inputs.append(name)
     if b.chance(4):
         declared[name] = ("N", 6)
         b.values[name] = np.array([[1, 2, 3, 4, 5, 0]], np.int64)

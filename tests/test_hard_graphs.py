@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 import onnxmpq
 from onnxmpq.cost.measure import Effort
+from onnxmpq.errors import NothingToQuantizeError
 from onnxmpq.model import Step, steps
 from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.plan import Plan
@@ -281,3 +282,9 @@ def test_a_plan_knows_which_step_was_left_out(tmp_path: Path, monkeypatch: pytes
     assert Plan.from_json(result.plan.to_json()) == result.plan
     assert onnxmpq.apply(proto, Plan.from_json(result.plan.to_json())) == result.model
     assert any(Step.FOLD_FACTORS in note for note in result.report.notes)
+
+
+def test_without_layers_no_data_is_read() -> None:
+    proto = graph("y = StringConcat (x, x)", "string[N] x", "string[N] y", opset=20)
+    with pytest.raises(NothingToQuantizeError, match="0 layers"):
+        onnxmpq.convert(proto, calibration="there/is/none.npz")

@@ -177,7 +177,7 @@ def _finite(values: Array, rows: Sequence[int], where: str) -> Array:
     """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through, for masks."""
     if not is_float(values.dtype):
         return values
-    bad = ~(np.isfinite(values) | np.isneginf(values))
+    bad = ~(np.isfinite(values) | (values == -np.inf))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         index = ", ".join(str(i) for i in (rows[first[0]], *first[1:]))
@@ -216,7 +216,7 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
             )
         with np.errstate(over="ignore"):
             converted = values.astype(wanted)
-        overflown = np.isneginf(converted) & np.isfinite(values)
+        overflown = (converted == -np.inf) & np.isfinite(values)
         _finite(np.where(overflown, np.inf, converted), range(len(converted)), f"{where}, converted to {wanted},")
     elif given.kind in "iub" and wanted.kind in "iub":
         lowest, highest = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted.str).min, np.iinfo(wanted.str).max)
