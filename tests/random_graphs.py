@@ -92,7 +92,7 @@ class Builder:
         alike = [w for w in self.weights if self.shape(w) == shape]
         if alike and self.chance(2):
             return self.rng.choice(alike)
-        spread = float(np.prod(shape[1:] if len(shape) > 2 else shape[:1])) ** -0.5
+        spread = max(float(np.prod(shape[1:] if len(shape) > 2 else shape[:1])), 1.0) ** -0.5
         values = self.random(*shape, spread=spread)
         name = self.rng.choice(_SPELLINGS)(self, values)
         self.weights.append(name)
@@ -479,7 +479,7 @@ def _outer_or_own(b: Builder, size: int) -> tuple[str, list[str], list[onnx.Tens
     if b.chance(2):
         name = b.weight(size, size)
         return name, [name], []
-    return "own", [], [numpy_helper.from_array(b.random(size, size, spread=size**-0.5), "own")]
+    return "own", [], [numpy_helper.from_array(b.random(size, size, spread=max(size, 1) ** -0.5), "own")]
 
 
 def branches(b: Builder, x: str) -> str:
