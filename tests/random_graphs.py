@@ -21,6 +21,7 @@ from tests.graphs import Array
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25)
 DOMAIN = "local"
 LARGEST = 1e3
+LARGEST_WEIGHT = 1 << 15
 SAMPLES = 5
 _LAYOUT: tuple[tuple[int | str, ...], ...] = (
     ("N", 32, 12),
@@ -89,6 +90,7 @@ class Builder:
 
     def weight(self, *shape: int) -> str:
         """A weight, in one of the ways that exporters spell one; now and then one that another layer has."""
+        _need(np.prod(shape) <= LARGEST_WEIGHT)
         alike = [w for w in self.weights if self.shape(w) == shape]
         if alike and self.chance(2):
             return self.rng.choice(alike)
@@ -436,7 +438,7 @@ def nothing_joined(b: Builder, x: str) -> str:
 
 
 def as_sequence(b: Builder, x: str) -> str:
-    _need(len(b.shape(x)) >= 2 and b.opset >= 11)
+    _need(len(shape := b.shape(x)) >= 2 and all(shape) and b.opset >= 11)
     parts, joined = b.name(), b.name()
     nodes = [
         helper.make_node("SplitToSequence", [x], [parts], axis=1),
@@ -476,6 +478,7 @@ def _float(name: str, rank: int | None = None) -> onnx.ValueInfoProto:
 
 def _outer_or_own(b: Builder, size: int) -> tuple[str, list[str], list[onnx.TensorProto]]:
     """A square weight of the graph, or of the body: its name, what the body reads, what it stores."""
+    _need(size * size <= LARGEST_WEIGHT)
     if b.chance(2):
         name = b.weight(size, size)
         return name, [name], []

@@ -288,3 +288,20 @@ def test_without_layers_no_data_is_read() -> None:
     proto = graph("y = StringConcat (x, x)", "string[N] x", "string[N] y", opset=20)
     with pytest.raises(NothingToQuantizeError, match="0 layers"):
         onnxmpq.convert(proto, calibration="there/is/none.npz")
+
+
+def test_a_size_that_preparing_reaches(tmp_path: Path) -> None:
+    """Most of the file is in a branch that is never taken; what is left may stay float32."""
+    body = """h = MatMul (x, w)
+        y = If (flag) <
+            then_branch = t () => (float[a, b] u) { u = MatMul (h, v) },
+            else_branch = e () => (float[a, b] u) { m = MatMul (h, wide) u = MatMul (m, back) }
+        >"""
+    weights = "float[32,32] w, float[32,32] v, float[32,512] wide, float[512,32] back, bool flag = {1}"
+    proto = graph(body, "float[N, 32] x", "float[N, 32] y", weights)
+    result = onnxmpq.convert(
+        proto, size="40%", calibration=samples_for(proto, 8), cost_table=int8_pays(proto, tmp_path), effort=QUICK
+    )
+    assert not result.plan.layers or all(r.scheme == "fp32" for r in result.plan.layers)
+    assert result.report.result_bytes < 0.4 * result.report.original_bytes
+    assert onnxmpq.apply(proto, Plan.from_json(result.plan.to_json())) == result.model
