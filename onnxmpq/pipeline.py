@@ -101,6 +101,8 @@ def convert(model: Source, request: Request) -> Result:
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
     read = open_model(model, asked.device, request.opset)
+    if not read.model.layers:
+        asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
     known = known_ranges(request.ranges, read.model, source_name(model), context)
     labelled = Labelled.of(request.labels, request.metric)

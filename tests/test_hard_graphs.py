@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 import onnxmpq
 from onnxmpq.cost.measure import Effort
+from onnxmpq.errors import NothingToQuantizeError
 from onnxmpq.model import Step, steps
 from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.plan import Plan
@@ -60,6 +61,10 @@ def mask_rows(arrays: dict[str, Array]) -> None:
     arrays["mask"] = np.stack([mask if i % 3 else np.zeros(6, bool) for i in range(SAMPLES)])[:, None]
 
 
+def feed_infinite_masks(arrays: dict[str, Array]) -> None:
+    arrays["mask"] = np.where(np.arange(6) % 2 == 0, 0, -np.inf).astype(np.float32)[None, None].repeat(SAMPLES, 0)
+
+
 def infinite_bias(proto: onnx.ModelProto) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name == "table":
@@ -94,6 +99,13 @@ HARD = [
         more=lambda proto: proto.graph.initializer.append(
             onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "inf")
         ),
+    ),
+    Hard(
+        "-inf in a mask that is fed",
+        f"{ATTENTION}  m = Add (s, mask)  p = Softmax <axis = -1> (m)  y = MatMul (p, v)",
+        W,
+        inputs="float[N, 6, 32] x, float[N, 1, 6] mask",
+        change=feed_infinite_masks,
     ),
     Hard(
         "NaN in the output where the original has it",
@@ -270,3 +282,26 @@ def test_a_plan_knows_which_step_was_left_out(tmp_path: Path, monkeypatch: pytes
     assert Plan.from_json(result.plan.to_json()) == result.plan
     assert onnxmpq.apply(proto, Plan.from_json(result.plan.to_json())) == result.model
     assert any(Step.FOLD_FACTORS in note for note in result.report.notes)
+
+
+def test_without_layers_no_data_is_read() -> None:
+    proto = graph("y = StringConcat (x, x)", "string[N] x", "string[N] y", opset=20)
+    with pytest.raises(NothingToQuantizeError, match="0 layers"):
+        onnxmpq.convert(proto, calibration="there/is/none.npz")
+
+
+def test_a_size_that_preparing_reaches(tmp_path: Path) -> None:
+    """Most of the file is in a branch that is never taken; what is left may stay float32."""
+    body = """h = MatMul (x, w)
+        y = If (flag) <
+            then_branch = t () => (float[a, b] u) { u = MatMul (h, v) },
+            else_branch = e () => (float[a, b] u) { m = MatMul (h, wide) u = MatMul (m, back) }
+        >"""
+    weights = "float[32,32] w, float[32,32] v, float[32,512] wide, float[512,32] back, bool flag = {1}"
+    proto = graph(body, "float[N, 32] x", "float[N, 32] y", weights)
+    result = onnxmpq.convert(
+        proto, size="40%", calibration=samples_for(proto, 8), cost_table=int8_pays(proto, tmp_path), effort=QUICK
+    )
+    assert not result.plan.layers or all(r.scheme == "fp32" for r in result.plan.layers)
+    assert result.report.result_bytes < 0.4 * result.report.original_bytes
+    assert onnxmpq.apply(proto, Plan.from_json(result.plan.to_json())) == result.model

@@ -29,7 +29,12 @@ from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Format, Scheme, writes
 
-_INT32_LIMIT = 2**31 - 1
+_LARGEST_BIAS = 2**30
+"""Magnitude of an int32 bias; the other half of int32 is for the sum of products that it is added to, of up to 32768
+inputs."""
+
+_SMALLEST_BIAS_STEP = float(np.finfo(np.float32).tiny)
+"""Kernels multiply the scales of input and weight in float32, which must not make 0 of them."""
 
 
 def rewrite(job: Rewrite) -> onnx.ModelProto:
@@ -123,6 +128,7 @@ class _Writer(Writer):
             return
         if scheme.reads is Format.INT8:
             element = TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8
+            weight = self._with_room_for_bias(region, weight, scheme.activation_bits)
             stored = codes(self, place, weight, element)
             node.inputs[place.slot] = self.int8_weight(place, weight, stored, unsigned=scheme.unsigned_weights)
             self._int8_bias(region, place, weight, scheme.activation_bits)
@@ -199,6 +205,21 @@ class _Writer(Writer):
         dtype = np.int8 if element == TensorProto.INT8 else np.float32
         return self.node("Cast", f"{self.stem(place)}/{dtype.__name__}", [tensor], dtype, to=element)
 
+    def _with_room_for_bias(self, region: Region, weight: QuantizedWeight, bits: int) -> QuantizedWeight:
+        """The weight on larger steps where a channel's bias would not fit int32.
+
+        Then the bias is so large that its float32 rounding exceeds what the smaller steps would keep. A channel of
+        zeros has any step; it gets one on which the bias is as exact as in float32.
+        """
+        slot = region.params.bias_slot
+        if region.params.bias is None or slot is None:
+            return weight
+        size = np.abs(self.nodes[region.nodes[0]].inputs[slot].values.astype(np.float64).ravel())
+        steps = self.params(region.inputs[0], bits).scale * np.abs(weight.scales.astype(np.float64))
+        needed = np.maximum(size / _LARGEST_BIAS, _SMALLEST_BIAS_STEP)
+        zeros = ~weight.codes.any(axis=1) & (size > 0)
+        return weight.coarser(np.where(zeros, needed / steps, np.maximum(needed / steps, 1.0)))
+
     def _int8_bias(self, region: Region, place: LayerWeight, weight: QuantizedWeight, bits: int) -> None:
         """int32 bias with scale input x weight, as QLinearConv and QGemm take it; one that is added later stays
         float."""
@@ -207,7 +228,7 @@ class _Writer(Writer):
             return
         bias = node.inputs[slot]
         scales = self.params(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
-        codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_INT32_LIMIT, _INT32_LIMIT)
+        codes = np.clip(np.rint(bias.values.astype(np.float64).ravel() / scales), -_LARGEST_BIAS, _LARGEST_BIAS)
         quantized = self.constant(f"{self.stem(place)}/bias", codes.astype(np.int32))
         scale = self.constant(f"{self.stem(place)}/bias_scale", scales.astype(np.float32))
         node.inputs[slot] = self.node(

@@ -69,16 +69,21 @@ def rows_per_sample(spec: InputSpec) -> int:
     return first if isinstance(first, int) and first > 0 else 1
 
 
+def without_rows(spec: InputSpec) -> bool:
+    """True if the model's first axis is fixed to 0, so that samples can only be counted by an axis in front of it."""
+    return spec.shape[:1] == (0,)
+
+
 def find_layout(spec: InputSpec, shape: tuple[int, ...], where: str) -> Layout:
     """Samples' place in an array of `shape`, of the input `spec` (see `Feeds`); CalibrationError if it does not."""
     rank = len(spec.shape)
-    if 0 in shape:
+    if shape[:1] == (0,):
         raise CalibrationError(f"{where} is empty (shape {show_shape(shape)}): it holds no samples; add some")
     if len(shape) == rank + 1:
         _check_axes(spec, spec.shape, shape[1:], shape, where)
         one = rank > 0 and shape[1] == 1 and rows_per_sample(spec) == 1
         return Layout(shape[0], 1, shape[2:] if one else shape[1:])
-    if len(shape) != rank or rank == 0:
+    if len(shape) != rank or rank == 0 or without_rows(spec):
         raise CalibrationError(f"{where} has shape {show_shape(shape)}, {_wanted(spec)}")
     _check_axes(spec, spec.shape[1:], shape[1:], shape, where)
     group = rows_per_sample(spec)
@@ -103,7 +108,7 @@ def _check_axes(
 
 def _wanted(spec: InputSpec) -> str:
     takes = f"but input '{spec.name}' of the model takes {show_shape(spec.shape)}"
-    if not spec.shape or rows_per_sample(spec) > 1:
+    if not spec.shape or without_rows(spec) or rows_per_sample(spec) > 1:
         return f"{takes}: give {show_shape(['samples', *spec.shape])}"
     return f"{takes}: give {show_shape(['samples', *spec.shape[1:]])}"
 
@@ -169,10 +174,10 @@ def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: 
 
 
 def _finite(values: Array, rows: Sequence[int], where: str) -> Array:
-    """The values unchanged; CalibrationError naming the first NaN or infinity."""
+    """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through, for masks."""
     if not is_float(values.dtype):
         return values
-    bad = ~np.isfinite(values)
+    bad = ~(np.isfinite(values) | (values == -np.inf))
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
         index = ", ".join(str(i) for i in (rows[first[0]], *first[1:]))
@@ -188,6 +193,11 @@ def is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
+def type_words(dtype: np.dtype[np.generic]) -> str:
+    """A dtype in a message. Types that NumPy does not have are objects, as strings are."""
+    return "strings, or a type that NumPy does not have" if dtype.kind == "O" else str(dtype)
+
+
 def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | None]:
     """The finite `values` in the dtype of `spec`, and a note where that changed the type.
 
@@ -197,7 +207,7 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
     given, wanted = values.dtype, spec.dtype
     if given == wanted or (wanted.kind == "O" and given.kind in "UO"):
         return values.astype(wanted, copy=False), None
-    problem = f"{where} holds {given} values, but input '{spec.name}' takes {wanted}"
+    problem = f"{where} holds {given} values, but input '{spec.name}' takes {type_words(wanted)}"
     if is_float(wanted):
         if not is_float(given):
             raise CalibrationError(
@@ -206,14 +216,15 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
             )
         with np.errstate(over="ignore"):
             converted = values.astype(wanted)
-        _finite(converted, range(len(converted)), f"{where}, converted to {wanted},")
+        overflown = (converted == -np.inf) & np.isfinite(values)
+        _finite(np.where(overflown, np.inf, converted), range(len(converted)), f"{where}, converted to {wanted},")
     elif given.kind in "iub" and wanted.kind in "iub":
         lowest, highest = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted.str).min, np.iinfo(wanted.str).max)
-        smallest, largest = int(values.min()), int(values.max())
+        smallest, largest = (int(values.min()), int(values.max())) if values.size else (lowest, highest)
         if smallest < lowest or largest > highest:
             raise CalibrationError(f"{problem}, which cannot hold the values {smallest} to {largest}; correct them")
         converted = values.astype(wanted)
     else:
-        raise CalibrationError(f"{problem}: give an array of {wanted}")
+        raise CalibrationError(f"{problem}: give an array of {type_words(wanted)}")
     same = given.newbyteorder("=") == wanted
     return converted, None if same else f"input '{spec.name}': {given} values were converted to {wanted}"

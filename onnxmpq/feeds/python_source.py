@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.errors import CalibrationError, OnnxmpqError, UsageError
-from onnxmpq.feeds.fit import MemoryColumn, assemble, check_names, find_layout, show_shape
+from onnxmpq.feeds.fit import MemoryColumn, assemble, check_names, find_layout, show_shape, without_rows
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places
 
 
@@ -128,7 +128,7 @@ def _as_feed(item: object, specs: Sequence[InputSpec], where: str) -> dict[str, 
     feed = {}
     for spec in specs:
         array = _as_array(item[spec.name], where)
-        lacks_batch = array.ndim == max(len(spec.shape) - 1, 0)
+        lacks_batch = array.ndim == max(len(spec.shape) - (not without_rows(spec)), 0)
         feed[spec.name] = array[None] if lacks_batch else array
         find_layout(spec, feed[spec.name].shape, f"{where}, input '{spec.name}'")
     return feed

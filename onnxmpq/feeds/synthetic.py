@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError, UsageError
-from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape, type_words, without_rows
 from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.made_pictures import DEVIATION, MEAN, made_picture
 from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
@@ -90,7 +90,7 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
     default = DEFAULT_PIXELS if _layout(spec) else DEFAULT_LENGTH
     sizes, assumed = [], []
     for axis, declared in enumerate(spec.shape):
-        if axis == 0 and rows_per_sample(spec) == 1:
+        if axis == 0 and rows_per_sample(spec) == 1 and not without_rows(spec):
             continue
         if isinstance(declared, int):
             sizes.append(declared)
@@ -130,7 +130,8 @@ def _values(
         return generator.standard_normal(shape, np.float32).astype(spec.dtype), "normal noise, mean 0, deviation 1"
     if spec.dtype.kind in "iu":
         return _integers(generator, shape, spec, bound)
-    raise CalibrationError(f"input '{spec.name}' takes {spec.dtype}, which cannot be made up; give calibration data")
+    takes = type_words(spec.dtype)
+    raise CalibrationError(f"input '{spec.name}' takes {takes}, which cannot be made up; give calibration data")
 
 
 def _booleans(generator: np.random.Generator, shape: tuple[int, ...]) -> tuple[Array, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxmpq.model.shell import inferable, shell
-from onnxmpq.model.tidy import subgraphs
+from onnxmpq.model.tidy import captured, subgraphs
 
 PER_CHANNEL_OPSET = 13  # first with DequantizeLinear(axis)
 TARGET_OPSET = 21  # first with int4 tensors and blocked DequantizeLinear
@@ -39,7 +39,7 @@ def converted(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
                 node.domain = _ASIDE
     if asides:
         small.opset_import.append(helper.make_opsetid(_ASIDE, 1))
-    made = onnx.version_converter.convert_version(small, wanted)
+    made = _raised(small, wanted)
     constants = _values(small.graph)
     for graph in subgraphs(made.graph):
         _write_anew(graph, asides, version, constants)
@@ -50,6 +50,35 @@ def converted(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
     made.ir_version = max(proto.ir_version, next(ir for least, ir in _IR_VERSIONS if wanted >= least))
     onnx.checker.check_model(shell(made))
     return made
+
+
+def _raised(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+    """By onnx's converter. It cannot replace a node whose result a body reads; before 13 Softmax is such a node."""
+    try:
+        return onnx.version_converter.convert_version(proto, wanted)
+    except Exception:
+        apart = _apart_from_bodies(proto)
+        if apart is None:
+            raise
+        return onnx.version_converter.convert_version(apart, wanted)
+
+
+def _apart_from_bodies(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """A copy in which bodies read computed values through an Identity; None where they read none."""
+    copy, found = onnx.ModelProto(), False
+    copy.CopyFrom(proto)
+    for graph in subgraphs(copy.graph):
+        read = {tensor for node in graph.node for tensor in captured(node)}
+        nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            nodes.append(node)
+            for slot, result in enumerate(node.output):
+                if result in read:
+                    found, node.output[slot] = True, f"{result}/for_bodies"
+                    nodes.append(helper.make_node("Identity", [node.output[slot]], [result], f"{result}/for_bodies"))
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return copy if found else None
 
 
 def _put_back(proto: onnx.ModelProto, small: onnx.ModelProto, made: onnx.ModelProto) -> None:

@@ -42,13 +42,18 @@ def widened(proto: onnx.ModelProto, types: frozenset[int]) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
+    constants = {t.name for t in copy.graph.initializer}
+    given = [
+        i for i in copy.graph.input if i.name not in constants
+    ]  # up to IR version 3 every constant is an input too
+    del copy.graph.input[:]
+    copy.graph.input.extend(given)
     ends = {
         "input": [i.name for i in copy.graph.input if i.type.tensor_type.elem_type in types],
         "output": [o.name for o in copy.graph.output if o.type.tensor_type.elem_type in types],
     }
-    constants = {t.name for t in copy.graph.initializer}
-    if constants.intersection((*ends["input"], *ends["output"])):
-        raise ValueError("a constant of 16 bits is an input or an output of the model")
+    if constants.intersection(ends["output"]):
+        raise ValueError("a constant of 16 bits is an output of the model")
     declared = {o.name: o.type.tensor_type.elem_type for o in copy.graph.output}
     for graph in subgraphs(copy.graph):
         _widen_graph(graph, types, outer=graph is copy.graph)

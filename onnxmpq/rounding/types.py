@@ -303,6 +303,24 @@ class QuantizedWeight:
             multipliers[channels] = other.multipliers
         return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
+    def coarser(self, factors: DoubleArray) -> QuantizedWeight:
+        """About the same values on steps that are larger by `factors` float64 [O], all ≥ 1 but for channels of zeros.
+
+        For formats with one scale per channel. No code or multiplier grows, so the products stay as free of saturation
+        as they were.
+        """
+        if np.all(factors == 1.0):
+            return self
+        ones = np.ones((len(self.codes), 1))
+        before = ones if self.multipliers is None else self.multipliers.astype(np.float64)
+        after = np.maximum(np.ceil(before / factors[:, None]), 1.0)
+        shares = np.repeat(before / (factors[:, None] * after), self.block, axis=1)[:, : self.codes.shape[1]]
+        changed = (factors != 1.0)[:, None]
+        codes = np.where(changed, np.rint(self.codes * np.minimum(shares, 1.0)), self.codes).astype(np.int8)
+        multipliers = None if self.multipliers is None else np.minimum(before, after).astype(np.uint8)
+        scales = (self.scales * factors).astype(np.float32)
+        return replace(self, codes=codes, scales=scales, multipliers=multipliers)
+
     def int8_codes(self) -> CodeArray:
         """int8 [O, K]: the codes, times their block's multiplier where there is one."""
         if self.multipliers is None:

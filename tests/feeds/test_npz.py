@@ -89,7 +89,8 @@ BAD = [
     Bad("not boolean", {"x": np.full((2, 3), 2)}, "cannot hold", [spec("x", "N", 3, dtype="bool")]),
     Bad("overflow", {"x": np.full((2, 3), 1e300)}, "converted to float32, holds 6 NaN or infinite"),
     Bad("NaN", {"x": with_nan()}, r"array 'x' holds 1 NaN .* first \(nan\) at index \[2, 1\]"),
-    Bad("infinity", {"x": np.full((2, 3), -np.inf, np.float32)}, r"6 NaN .* first \(-inf\) at index \[0, 0\]"),
+    Bad("infinity", {"x": np.full((2, 3), np.inf, np.float32)}, r"6 NaN .* first \(inf\) at index \[0, 0\]"),
+    Bad("overflow below", {"x": np.full((2, 3), -1e300)}, "converted to float32, holds 6 NaN or infinite"),
     Bad("objects", {"x": np.array([{}, {}], object)}, "holds Python objects"),
     Bad("texts", {"x": np.array(["a", "b"])[:, None].repeat(3, 1)}, "give|convert"),
     Bad("counts differ", {"x": floats(2, 3), "y": floats(3, 1)}, r"\('x' 2, 'y' 3\)", [X, spec("y", "N", 1)]),
@@ -102,6 +103,11 @@ def test_bad_arrays_are_refused_in_one_line(case: Bad, tmp_path: Path) -> None:
         load_feeds(save(tmp_path / "c.npz", **case.arrays), list(case.specs))
     assert "\n" not in str(caught.value)
     assert "c.npz" in str(caught.value)
+
+
+def test_masks_of_minus_infinity_are_taken(tmp_path: Path) -> None:
+    array = np.where(np.eye(3) > 0, 0, -np.inf)
+    np.testing.assert_array_equal(load_feeds(save(tmp_path / "c.npz", x=array), [X]).arrays["x"], array)
 
 
 def test_index_of_a_bad_value_counts_in_the_file(tmp_path: Path) -> None:

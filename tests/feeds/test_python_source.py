@@ -86,6 +86,14 @@ def test_scalar_inputs() -> None:
     assert [batch["s"].shape for batch in feeds.batches(1)] == [(), ()]
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), ("N", 0), (2, "past", 4)], ids=str)
+def test_inputs_without_elements(shape: tuple[int | str, ...]) -> None:
+    """As a cache before the first step."""
+    empty = np.zeros([0 if d == "past" else 1 if d == "N" else d for d in shape], np.float32)
+    feeds = load_feeds([{"x": empty, "i": np.zeros(1, np.int64)}] * 3, [spec("x", *shape), spec("i", 1, dtype="int64")])
+    assert [batch["x"].shape for batch in feeds.batches(1)] == [empty.shape] * 3
+
+
 def test_callable_is_called() -> None:
     assert len(load_feeds(lambda: rows(3), [X])) == 3
 
@@ -118,6 +126,7 @@ BAD = [
     Bad("tuple", [(np.zeros((1, 3)), 1)], "feed 0 is a tuple; yield dicts"),
     Bad("wrong name", [{"y": np.zeros((1, 3))}], "feed 0: input 'x' of the model is missing"),
     Bad("labels too", [{"x": np.zeros((1, 3)), "y": 1}], "feed 0: 'y' is no input"),
+    Bad("no rows", [{"x": np.zeros((0, 3), np.float32)}], "holds no samples"),
     Bad("wrong shape", [{"x": np.zeros((1, 4))}], r"feed 0, input 'x' has shape \[1, 4\]"),
     Bad("its own error", broken(), "raised KeyError: 'image'; repair the source"),
     Bad("ragged", [{"x": [[1.0], [1.0, 2.0]]}], "no array of one shape"),

@@ -74,7 +74,7 @@ BAD = [
     Bad("ragged lists", "c.jsonl", "[[1],[1,2]]", "line 1: input 'tokens' has lists of different lengths"),
     Bad("texts", "c.jsonl", '["a"]', "holds <U1 values; give numbers"),
     Bad("huge", "c.jsonl", "[1,2,99999999999999999999999]", "holds object values"),
-    Bad("empty list", "c.jsonl", "[]", "is empty"),
+    Bad("empty list", "c.jsonl", "[]", r"has shape \[1, 0\]"),
 ]
 
 

@@ -120,5 +120,7 @@ def test_dims_and_bounds_that_the_model_lacks() -> None:
 
 
 def test_texts_cannot_be_made_up() -> None:
-    with pytest.raises(CalibrationError, match="takes object, which cannot be made up"):
+    with pytest.raises(
+        CalibrationError, match="takes strings, or a type that NumPy does not have, which cannot be made up"
+    ):
         synthesize([spec("x", "N", dtype="object")])

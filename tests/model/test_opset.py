@@ -51,6 +51,15 @@ CASES = [
     Old("Softmax 11, an axis in between", 11, "y = Softmax <axis = 1> (x)", (2, 4, 3)),
     Old("LogSoftmax 9", 9, "y = LogSoftmax (x)", (2, 4, 3)),
     Old(
+        "Softmax 11 that a body reads",
+        11,
+        """s = Softmax <axis = 1> (x)
+           y = If (f) <then_branch = t () => (float[a, b, c] u) { u = Neg (s) },
+               else_branch = e () => (float[a, b, c] u) { u = Add (s, s) }>""",
+        (2, 4, 3),
+        "bool f = {1}",
+    ),
+    Old(
         "GroupNormalization 18",
         18,
         "y = GroupNormalization <num_groups = 2> (x, s, b)",

@@ -108,3 +108,14 @@ def test_a_float16_model_is_converted() -> None:
     assert result.report.validation.worst_sqnr_db > 8
     assert [o.type.tensor_type.elem_type for o in result.model.graph.output] == [HALF]
     assert any("float16 became float32" in note for note in result.report.notes)
+
+
+def test_constants_that_are_inputs_are_widened() -> None:
+    """As all are up to IR version 3."""
+    proto = stored_as(residual_cnn(), HALF)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model = prepare(proto)
+    assert len(model.layers) == len(prepare(residual_cnn()).layers) > 0
+    assert not any("left out" in note for note in model.notes)
+    assert [i.name for i in model.proto.graph.input] == ["x"]

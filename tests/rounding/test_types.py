@@ -168,3 +168,19 @@ def test_formats_that_cannot_saturate(plain: WeightFormat) -> None:
     assert not plain.may_saturate
     with pytest.raises(ValueError, match="cannot saturate"):
         _ = plain.without_saturation
+
+
+@given(st.sampled_from([f for f in FORMATS if not f.blocked]), weights, st.integers(0, 2**32 - 1))
+def test_coarser_steps(weight_format: WeightFormat, w: np.ndarray, seed: int) -> None:
+    """No product of code and multiplier grows, and each weight is off by at most half a step of its block more."""
+    factors = np.exp2(np.random.default_rng(seed).uniform(0, 12, len(w)))
+    factors[::2] = 1.0
+    before = quantize_weight(w, weight_format)
+    after = before.coarser(factors)
+    assert np.all(np.abs(after.int8_codes().astype(int)) <= np.abs(before.int8_codes().astype(int)))
+    assert np.array_equal(
+        after.of(np.arange(0, len(w), 2)).dequantize(), before.of(np.arange(0, len(w), 2)).dequantize()
+    )
+    multipliers = np.ones((len(w), 1)) if after.multipliers is None else after.multipliers
+    steps = np.abs(after.scales[:, None]) * multipliers.max(axis=1, keepdims=True, initial=1)
+    assert np.all(np.abs(after.dequantize() - before.dequantize()) <= 0.51 * steps)

@@ -47,6 +47,9 @@ _DTYPES: dict[str, Any] = {
     "tensor(int32)": np.int32,
     "tensor(int16)": np.int16,
     "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
@@ -183,9 +186,7 @@ class Call:
         names = list(outputs) if outputs is not None else None
         by_value = any(made.get(name) in _UNKNOWN_TO_NUMPY for name in names or made)
         if by_value:
-            given = {
-                n: v if isinstance(v, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(v) for n, v in given.items()
-            }
+            given = {n: v if isinstance(v, ort.OrtValue) else _value(v) for n, v in given.items()}
         return cls(session, names, given, owners, by_value)
 
     def __call__(self) -> list[Any]:
@@ -228,6 +229,14 @@ def _marked(values: Array, wanted: str) -> Any:
     if values.dtype == np.uint8 and wanted in _FP8_TENSORS:
         return mark(values, _FP8_TENSORS[wanted])
     return values
+
+
+def _value(values: Any) -> ort.OrtValue:
+    """Raises ModelError for strings and sequences, which only a run without OrtValues takes."""
+    try:
+        return ort.OrtValue.ortvalue_from_numpy(values)
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot be fed with this input from Python: {_short(error)}") from error
 
 
 def _array(value: Any) -> Any:

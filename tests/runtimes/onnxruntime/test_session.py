@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.parser
+import pytest
 
+from onnxmpq.errors import ModelError
 from onnxmpq.execution import with_outputs
-from onnxmpq.runtimes import SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from tests.graphs import feeds_for, graph, residual_cnn
 
 
@@ -27,6 +29,19 @@ def test_an_output_that_is_an_input_outlives_what_was_fed() -> None:
     session = open_session(proto)
     kept = [run(session, {"x": np.full((1, 4096), float(n), np.float32)})[0] for n in range(20)]
     assert [float(values.min()) for values in kept] == [float(values.max()) for values in kept] == list(range(20))
+
+
+@pytest.mark.parametrize("name", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])
+def test_integer_inputs_have_their_types(name: str) -> None:
+    proto = graph("y = Identity (x)", f"{name}[N, 3] x", f"{name}[N, 3] y")
+    assert [spec.dtype for spec in input_specs(open_session(proto))] == [np.dtype(name)]
+
+
+def test_strings_beside_what_numpy_lacks() -> None:
+    """Such an output is asked for as an OrtValue, and then onnxruntime takes no strings from Python."""
+    proto = graph("y = Cast <to = 16> (x)  t = Identity (s)", "float[2] x, string[2] s", "bfloat16[2] y, string[2] t")
+    with pytest.raises(ModelError, match="cannot be fed with this input from Python"):
+        run(open_session(proto), {"x": np.zeros(2, np.float32), "s": np.array(["a", "b"], object)})
 
 
 def wild_int8(layers: int) -> onnx.ModelProto:
