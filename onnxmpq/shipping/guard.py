@@ -29,7 +29,7 @@ def finish(job: Job) -> Shipped:
     """
     job.floors.require_classes(job.effects.divergence.kinds.values())
     shipped = _Guard(job).run()
-    smaller = job.budgets.size is not None and shipped.outcome.met  # by preparing alone, which the original is not
+    smaller = SIZE in job.budgets.limits and shipped.outcome.met  # by preparing alone, which the original is not
     if not shipped.outcome.assignment and not smaller:
         raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
     return shipped
