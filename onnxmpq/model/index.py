@@ -75,26 +75,26 @@ class GraphIndex:
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
     """Types and shapes by tensor, without those of constants."""
     try:
-        graph = onnx.shape_inference.infer_shapes(bare, data_prop=_follows_values(bare.graph)).graph
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=_follows_values(bare.graph, stored)).graph
     except Exception:  # attributes that make no sense: the runtime has the last word on them
         graph = bare.graph
     found = (*graph.value_info, *graph.input, *graph.output)
     return {v.name: v for v in found if v.name not in stored and v.type.WhichOneof("value")}
 
 
-def _follows_values(graph: onnx.GraphProto) -> bool:
+def _follows_values(graph: onnx.GraphProto, stored: Set[str]) -> bool:
     """True if inference may follow values: not where it would make a list as long as a dimension that has no end.
 
     onnx stands for the values of a vector by as many unknown numbers as it is long.
     """
-    declared = (*graph.input, *graph.output, *graph.value_info)
+    declared = [v for v in (*graph.input, *graph.output, *graph.value_info) if v.name not in stored]
     longest = max((d.dim_value for v in declared for d in v.type.tensor_type.shape.dim), default=0)
     if longest > LONGEST_FOLLOWED or _propagated(graph) > MOST_PROPAGATED:
         return False
     constants = {t.name: t for t in graph.initializer}
-    constants |= {
-        n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")
-    }
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants |= {t: a.t for t in node.output for a in node.attribute if a.HasField("t")}
     sizes = {t for n in graph.node if n.op_type in _SIZED for t in n.input if t in constants}
     return all(_largest(constants[t]) <= LONGEST_FOLLOWED for t in sizes)
 
