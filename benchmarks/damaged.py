@@ -126,7 +126,7 @@ class Damage:
 
     def int8_everywhere(self) -> Workbench:
         """The bench with int8 weights and ranges as the pipeline makes them."""
-        menu = self.offered.where(lambda _, s: s.is_float or s.name == INT8.name)
+        menu = self.offered.where(lambda _, s: s.is_fp32 or s.name == INT8.name)
         bench = prepare_bench(self.model, menu, self.observation, self.dialect, self.context)
         formats = weight_formats(self.model, menu)
         rounded = round_for_inputs(self.model, formats, self.data.rounding, without([]), self.context)

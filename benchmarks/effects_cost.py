@@ -103,7 +103,7 @@ def effects_cost(name: str, samples: int, profile: bool) -> dict[str, Any]:
     return {
         "samples": len(feeds),
         "perturbations": tries.count,
-        "schemes": sum(len([s for s in menu[r.name] if not s.is_float]) for r in model.layers),
+        "schemes": sum(len([s for s in menu[r.name] if not s.is_fp32]) for r in model.layers),
         "cpu_s": seconds,
         "pass_cpu_s": float(np.median(passes.seconds)),
         "peak_bytes": peak_bytes(),

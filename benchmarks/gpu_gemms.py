@@ -89,7 +89,7 @@ def rows(device: Target, shape: tuple[int, int, int], settings: SessionSettings)
     feeds = load_feeds({"x": data}, input_specs(open_session(model.proto)))
     dialect = DIALECTS[device.dialect]
     menu = candidates(model, device, dialect)
-    schemes = [s for s in menu["product"] if not s.is_float]
+    schemes = [s for s in menu["product"] if not s.is_fp32]
     table = roofline_table(model, device, float_shapes(model, feeds), menu).node_s["product"]
     found = []
     for scheme in schemes:

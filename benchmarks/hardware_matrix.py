@@ -49,7 +49,7 @@ def menu_of(model: Model, targets: Sequence[Target]) -> Menu:
     for region in model.regions:
         names = [n for t in targets for n in _listed(region, t)]
         schemes = [scheme_named(n) for n in dict.fromkeys(["fp32", *names])]
-        menu[region.name] = tuple(s for s in schemes if s.is_float or supports(region, s, model.opset))
+        menu[region.name] = tuple(s for s in schemes if s.is_fp32 or supports(region, s, model.opset))
     return Menu(menu)
 
 
@@ -130,8 +130,8 @@ def as_run(problem: Problem, plan: Plan) -> Plan:
         row = sorted(problem.options[name], key=lambda o: o.latency_s)
         found = next((o.scheme for o in row if o.scheme == scheme), None)
         taken[name] = found or next((o.scheme for o in row if _no_coarser(o.scheme, scheme)), scheme_named("fp32"))
-    legal = legalize(problem.model, problem.table.rules, {n: s for n, s in taken.items() if not s.is_float}, menu)
-    return {n: s for n, s in legal.items() if not s.is_float}
+    legal = legalize(problem.model, problem.table.rules, {n: s for n, s in taken.items() if not s.is_fp32}, menu)
+    return {n: s for n, s in legal.items() if not s.is_fp32}
 
 
 def _no_coarser(one: Scheme, other: Scheme) -> bool:

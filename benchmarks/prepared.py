@@ -84,7 +84,7 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     menu = candidates(model, load_target("cpu"), dialect)
     if layers_only:
         weighted = {r.name for r in model.layers}
-        menu = menu.where(lambda name, s: name in weighted or s.is_float)
+        menu = menu.where(lambda name, s: name in weighted or s.is_fp32)
     observation = observe_ranges(model, observed_tensors(model, menu), feeds, context)
     bench = prepare_bench(model, menu, observation, dialect, context)
     data = Samples(feeds, unseen, True)

@@ -45,7 +45,7 @@ def rows(name: str, samples: int, test: int) -> list[tuple[str, NDArray[np.float
     assert least is not None
     smallest = problem.size_bytes(least.assignment)
     eight = sum(
-        max(o.size_bytes for o in row if not o.scheme.is_float or len(row) == 1) for row in problem.options.values()
+        max(o.size_bytes for o in row if not o.scheme.is_fp32 or len(row) == 1) for row in problem.options.values()
     )
     found = []
     for share in SHARES:

@@ -243,7 +243,7 @@ def _planned(
 
 
 def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
-    others = [o for o in options if not o.scheme.is_float]
+    others = [o for o in options if not o.scheme.is_fp32]
     if known or not others:
         return known or "no other scheme fuses here"
     faster = [o for o in others if o.latency_s < chosen.latency_s]

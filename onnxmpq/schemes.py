@@ -71,7 +71,7 @@ class Scheme:
     dynamic: bool = False
 
     @property
-    def is_float(self) -> bool:
+    def is_fp32(self) -> bool:
         """True for the scheme that leaves a region as it is."""
         return self.name == "fp32"
 

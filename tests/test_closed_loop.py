@@ -102,9 +102,9 @@ def problem(costs: CostTable, *, storage_only: bool = False) -> Problem:
                 s,
                 {
                     "latency": costs.scheme_s(region.name, s),
-                    "size": weight if s.is_float or s.weight is None else weight * s.weight.bits / 32 + 500,
+                    "size": weight if s.is_fp32 or s.weight is None else weight * s.weight.bits / 32 + 500,
                 },
-                0.0 if s.is_float or s.weight is None else 1.0 / s.weight.bits,
+                0.0 if s.is_fp32 or s.weight is None else 1.0 / s.weight.bits,
             )
             for s in row
         )

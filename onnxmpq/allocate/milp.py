@@ -321,10 +321,10 @@ class _Program:
         assignment: dict[str, Scheme] = {}
         for (region, number), variable in self.choice.items():
             scheme = self.problem.options[region][number].scheme
-            if values[variable] > 0.5 and not scheme.is_float:
+            if values[variable] > 0.5 and not scheme.is_fp32:
                 assignment[region] = scheme
         for region, options in self.problem.options.items():
-            if len(options) == 1 and not options[0].scheme.is_float:
+            if len(options) == 1 and not options[0].scheme.is_fp32:
                 assignment[region] = options[0].scheme
         total = self.totals[goal]
         value = total.constant + sum(c * values[v] for v, c in total.terms.items())

@@ -23,7 +23,7 @@ def pose(
     for region in model.regions:
         rows = []
         for scheme in menu[region.name]:
-            if not scheme.is_float and not table.offers(region.name, scheme):
+            if not scheme.is_fp32 and not table.offers(region.name, scheme):
                 continue
             costs = {name: q.of_option(region, scheme, table, weights) for name, q in QUANTITIES.items()}
             effect = effects.of_scheme(region.name, scheme) if effects else 0.0

@@ -125,9 +125,9 @@ def _shared_harm(problem: Problem, touched: Mapping[tuple[str, str], tuple[str, 
 def _legal(problem: Problem, view: Separable, picked: Picked) -> dict[str, Scheme]:
     schemes = {r: options[k].scheme for r, options, k in zip(view.regions, view.options, picked, strict=True)}
     menu = {region: tuple(o.scheme for o in options) for region, options in problem.options.items()}
-    plan = {region: scheme for region, scheme in schemes.items() if not scheme.is_float}
+    plan = {region: scheme for region, scheme in schemes.items() if not scheme.is_fp32}
     legal = legalize(problem.model, problem.table.rules, plan, menu)
-    return {region: scheme for region, scheme in legal.items() if not scheme.is_float}
+    return {region: scheme for region, scheme in legal.items() if not scheme.is_fp32}
 
 
 def _vector(limits: Limits) -> Vector:

@@ -119,6 +119,6 @@ def random_plan(problem: Problem, generator: np.random.Generator, freedom: float
     freedom = generator.uniform() if freedom is None else freedom
     for region, row in problem.options.items():
         option = row[generator.integers(len(row))] if generator.uniform() < freedom else row[0]
-        if not option.scheme.is_float:
+        if not option.scheme.is_fp32:
             plan[region] = option.scheme
     return plan

@@ -336,7 +336,7 @@ def _blamed(assignment: Mapping[str, Scheme], error: ModelError) -> str | None:
 
 def _without(problem: Problem, region: str, kernel: str) -> Problem:
     """The problem without a kernel of a region."""
-    row = tuple(o for o in problem.options[region] if o.scheme.is_float or o.scheme.kernel != kernel)
+    row = tuple(o for o in problem.options[region] if o.scheme.is_fp32 or o.scheme.kernel != kernel)
     return replace(problem, options={**problem.options, region: row})
 
 

@@ -81,7 +81,7 @@ def judged(
 ) -> list[Suspect]:
     """As `suspects`, with the divergence of a graph in either session given as functions."""
     model = bench.model
-    chosen = {r.name: s for r in model.regions if (s := assignment.get(r.name)) is not None and not s.is_float}
+    chosen = {r.name: s for r in model.regions if (s := assignment.get(r.name)) is not None and not s.is_fp32}
 
     def predicted(group: Group) -> float:
         return predicted_divergence(model, {name: chosen[name] for name in group}, effects)

@@ -85,7 +85,7 @@ def _culprit(profiler: PlanProfiler, plan: Mapping[str, Scheme], build: Build, e
 
 def changed_regions(model: Model, plan: Mapping[str, Scheme]) -> list[str]:
     """Regions that a plan does not leave in float32, in graph order."""
-    return [r.name for r in model.regions if r.name in plan and not plan[r.name].is_float]
+    return [r.name for r in model.regions if r.name in plan and not plan[r.name].is_fp32]
 
 
 def fit_table(

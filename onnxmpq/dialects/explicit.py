@@ -49,7 +49,7 @@ def lowest_opset(scheme: Scheme) -> int:
 
 def spells(region: Region, scheme: Scheme, opset: int) -> bool:
     """True where this writer has a spelling; a dialect may allow less."""
-    if scheme.is_float:
+    if scheme.is_fp32:
         return True
     if opset < lowest_opset(scheme) or scheme.reads is Format.INT8:
         return False

@@ -272,7 +272,7 @@ def joined(job: Rewrite) -> dict[str, str]:
 
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
     """True where this dialect can spell the scheme for the region. The runtime may still refuse to fuse it."""
-    if scheme.is_float:
+    if scheme.is_fp32:
         return True
     if scheme.half is not None or scheme.reads not in (Format.FLOAT, Format.INT8):
         return False

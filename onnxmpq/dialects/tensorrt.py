@@ -29,7 +29,7 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
 def forbids(region: Region, scheme: Scheme) -> str:
     """The property of the region for which TensorRT refuses the scheme; empty where it takes it."""
     layer, weight = region.layer, scheme.weight
-    if layer is None or scheme.is_float:
+    if layer is None or scheme.is_fp32:
         return ""
     if region.operator.convolves:
         if len(layer.weight_shape) not in CONV_RANKS:

@@ -65,7 +65,7 @@ class Writer:
     def chosen(self) -> list[tuple[Region, Scheme]]:
         """Regions that are not left as they are, in graph order."""
         found = ((r, self.job.assignment.get(r.name)) for r in self.job.model.regions)
-        return [(r, s) for r, s in found if s is not None and not s.is_float]
+        return [(r, s) for r, s in found if s is not None and not s.is_fp32]
 
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""

@@ -33,9 +33,9 @@ def proven(
     crashing: region -> kernels that end the runtime there; their schemes go too.
     """
     crashing = crashing or {}
-    runs = menu.where(lambda name, s: s.is_float or s.kernel not in crashing.get(name, ()))
+    runs = menu.where(lambda name, s: s.is_fp32 or s.kernel not in crashing.get(name, ()))
     regions = {r.name: r for r in model.regions}
-    kept = runs.where(lambda name, s: s.is_float or _fused(regions[name], s, profiles, runtime))
+    kept = runs.where(lambda name, s: s.is_fp32 or _fused(regions[name], s, profiles, runtime))
     reasons: dict[str, str] = {}
     for name, row in kept.items():
         missing = [s.name for s in runs[name] if s not in row]
@@ -55,7 +55,7 @@ def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan], run
 
 def in_table(menu: Menu, offers: Callable[[str, Scheme], bool]) -> Menu:
     """The menu with what a cost table has: `offers(region, scheme)`."""
-    return menu.where(lambda name, s: s.is_float or offers(name, s))
+    return menu.where(lambda name, s: s.is_fp32 or offers(name, s))
 
 
 def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]]) -> Menu:
@@ -80,4 +80,4 @@ def used_when_fastest(model: Model, menu: Menu, used: Collection[str]) -> Menu:
     measured. used: regions that are quantized in the fastest plans.
     """
     layers = {r.name for r in model.layers}
-    return menu.where(lambda name, s: name in layers or s.is_float or name in used)
+    return menu.where(lambda name, s: name in layers or s.is_fp32 or name in used)

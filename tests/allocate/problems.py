@@ -156,7 +156,7 @@ def legal_assignments(problem: Problem) -> Iterator[dict[str, Scheme]]:
     """Every assignment that `legalize` leaves as it is."""
     menu = {r: tuple(o.scheme for o in options) for r, options in problem.options.items()}
     for schemes in itertools.product(*menu.values()):
-        plan = {r: s for r, s in zip(menu, schemes, strict=True) if not s.is_float}
+        plan = {r: s for r, s in zip(menu, schemes, strict=True) if not s.is_fp32}
         if legalize(problem.model, problem.table.rules, plan, menu) == plan:
             yield plan
 

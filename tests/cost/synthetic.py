@@ -69,7 +69,7 @@ def setting(name: str) -> Setting:
 def assignments(draw: st.DrawFn, menu: Menu) -> dict[str, Scheme]:
     """Any scheme of the menu for any region, whatever the runtime would make of it."""
     chosen = {r: draw(st.sampled_from(list(s))) for r, s in menu.items()}
-    return {r: s for r, s in chosen.items() if not s.is_float}
+    return {r: s for r, s in chosen.items() if not s.is_fp32}
 
 
 def random_table(case: Setting, seed: int, *, transitions: bool = True) -> CostTable:

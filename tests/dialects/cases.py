@@ -207,7 +207,7 @@ def simulate(
         region = owner.get(node.name)
         scheme = assignment.get(region.name) if region else None
         given = {t: values[t] for t in node.input if t}
-        if region is not None and scheme is not None and not scheme.is_float:
+        if region is not None and scheme is not None and not scheme.is_fp32:
             if scheme.reads is Format.INT8:
                 source, bits = values if scheme.activation_bits == 8 else computed, scheme.activation_bits
                 given |= {t: round_to(read(t, bits), source[t]) for t in node.input if t in region.inputs}

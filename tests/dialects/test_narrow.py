@@ -25,7 +25,7 @@ class Narrow:
     @property
     def assignment(self) -> dict[str, Scheme]:
         plan = self.case.everywhere("int8") | {r: scheme_named(s) for r, s in self.schemes.items()}
-        return {r: s for r, s in plan.items() if not s.is_float}
+        return {r: s for r, s in plan.items() if not s.is_fp32}
 
 
 def every_layer(case: Case, scheme: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ CPU, ORT = load_target("cpu"), DIALECTS["onnxruntime"]
 
 def menu_of(model: Model, exclude: tuple[str, ...] = ()) -> tuple[dict[str, set[str]], Mapping[str, str]]:
     menu = candidates(model, CPU, ORT, exclude)
-    assert all(row[0].is_float for row in menu.values())
+    assert all(row[0].is_fp32 for row in menu.values())
     return {name: {s.name for s in row} for name, row in menu.items()}, menu.reasons
 
 
@@ -255,7 +255,7 @@ def test_tensors_that_hold_infinity_are_not_quantized() -> None:
     assert found[first] == menu[first]
     assert {s.reads.quantized for s in menu[second]} == {False, True}
     assert found[second] == tuple(s for s in menu[second] if not s.reads.quantized)
-    int8 = menu.where(lambda _, s: s.is_float or s.reads.quantized)
+    int8 = menu.where(lambda _, s: s.is_fp32 or s.reads.quantized)
     assert "'m' holds NaN or infinity" in bounded_activations(model, int8, histograms).reasons[second]
 
 
@@ -268,5 +268,5 @@ def test_layers_whose_weights_hold_infinity_stay_float(value: float) -> None:
     model = prepare(proto)
     menu = candidates(model, CPU, ORT)
     first, second = (r.name for r in model.layers)
-    assert len(menu[first]) > 1 and [s.is_float for s in menu[second]] == [True]
+    assert len(menu[first]) > 1 and [s.is_fp32 for s in menu[second]] == [True]
     assert menu.reasons[second] == "its constant 'v' holds NaN or infinity"
