@@ -43,6 +43,8 @@ def rewrite(job: Rewrite) -> onnx.ModelProto:
 
 
 class _Writer(Writer):
+    transposes_constants = True
+
     def __init__(self, job: Rewrite) -> None:
         super().__init__(job)
         self.joined = joined(job)

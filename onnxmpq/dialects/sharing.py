@@ -19,12 +19,15 @@ _TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT
 """Types of matrices that may be written as the transpose of another one."""
 
 
-def share_constants(proto: onnx.ModelProto, new: Callable[[str], str], private: Collection[str] = ()) -> None:
+def share_constants(
+    proto: onnx.ModelProto, new: Callable[[str], str], private: Collection[str] = (), *, transposed: bool = True
+) -> None:
     """Keep the first of equal initializers of `SHARED_BYTES` or more; changes the proto.
 
-    new: makes a name for a node. private: initializers that have one reader for a reason of the dialect. They stay as
-    they are, and so do inputs and outputs of the graph, and blocked weights: onnxruntime (1.32) fuses a kernel that
-    reads them only where no other node does.
+    transposed: a matrix may be written as a Transpose of another one. new: makes a name for a node.
+    private: initializers that have one reader for a reason of the dialect. They stay as they are, and so do inputs and
+    outputs of the graph, and blocked weights: onnxruntime (1.32) fuses a kernel that reads them only where no other
+    node does.
     """
     graph = proto.graph
     fixed = {*private, *(v.name for v in (*graph.input, *graph.output))}
@@ -37,7 +40,7 @@ def share_constants(proto: onnx.ModelProto, new: Callable[[str], str], private: 
     renamed: dict[str, str] = {}
     transposes: list[onnx.NodeProto] = []
     for group in alike.values():
-        _share(group, renamed, transposes, new)
+        _share(group, renamed, transposes, new if transposed else None)
     if not renamed and not transposes:
         return
     gone = {*renamed, *(n.output[0] for n in transposes)}
@@ -53,9 +56,12 @@ def share_constants(proto: onnx.ModelProto, new: Callable[[str], str], private: 
 
 
 def _share(
-    group: list[TensorProto], renamed: dict[str, str], transposes: list[onnx.NodeProto], new: Callable[[str], str]
+    group: list[TensorProto],
+    renamed: dict[str, str],
+    transposes: list[onnx.NodeProto],
+    new: Callable[[str], str] | None,
 ) -> None:
-    """Sort out a group of initializers of one type and about one shape."""
+    """Sort out a group of initializers of one type and about one shape. new: None where nothing is to be transposed."""
     if len(group) < 2:
         return
     kept: dict[tuple[tuple[int, ...], bytes], str] = {}
@@ -64,7 +70,7 @@ def _share(
         if (same := kept.get((shape, content))) is not None:
             renamed[tensor.name] = same
             continue
-        if len(shape) == 2 and tensor.data_type in _TRANSPOSED:
+        if new is not None and len(shape) == 2 and tensor.data_type in _TRANSPOSED:
             turned = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
             if (other := kept.get((turned.shape, turned.tobytes()))) is not None:
                 name = new(f"{tensor.name}/transposed")

@@ -5,6 +5,8 @@ A dialect is a subclass that decides where pairs go and how weights are spelled;
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -48,6 +50,9 @@ class Writer:
     Constants are taken out of the model's store where a dialect reads them, or where the finished graph still has them.
     """
 
+    transposes_constants: ClassVar[bool] = False
+    """Sessions unfold a Transpose of a constant, and fuse what reads it as if it were one."""
+
     def __init__(self, job: Rewrite) -> None:
         self.job = job
         self.graph = gs.import_onnx(job.model.structure)
@@ -71,7 +76,7 @@ class Writer:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
         proto = export(self.graph, self.job.model.structure)
-        share_constants(proto, self.new, self.private)
+        share_constants(proto, self.new, self.private, transposed=self.transposes_constants)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]

@@ -111,3 +111,13 @@ def test_inputs_and_small_constants_stay() -> None:
     held = serialize(proto)
     share_constants(proto, lambda name: name)
     assert serialize(proto) == held
+
+
+def test_compilers_get_no_transposes_of_constants() -> None:
+    """TensorRT's rules want a constant right before its DequantizeLinear."""
+    model = graph("a = MatMul (x, w)  y = MatMul (a, turned)", "float[N, 64] x", "float[N, 64] y", "float[64, 48] w")
+    table = onnx.numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer.append(onnx.numpy_helper.from_array(table.T.copy(), "turned"))
+    assert "turned" in {t.name for t in model.graph.initializer}
+    share_constants(model, lambda name: name)
+    assert [n.op_type for n in model.graph.node if "turned" in n.output] == ["Transpose"]
