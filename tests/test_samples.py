@@ -87,4 +87,4 @@ def test_inputs_have_one_shape_and_no_sample_in_common() -> None:
 
 
 def test_models_stay_small() -> None:
-    assert sum(path.stat().st_size for path in SAMPLES.glob("digits_*.onnx")) < 2_000_000
+    assert sum(path.stat().st_size for path in SAMPLES.glob("digits_*.onnx")) < 3_000_000
