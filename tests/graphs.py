@@ -137,3 +137,16 @@ def token_model() -> onnx.ModelProto:
         "float[8, 32] table, float[32, 64] w0, float[64] b0, float[64, 12] w1, float[12] b1, "
         "float root2 = {1.4142135}, float one = {1.0}, float half = {0.5}, int64[1] axis = {1}",
     )
+
+
+def steps_to_take() -> onnx.ModelProto:
+    """Something to do for each step that folds, at opset 9."""
+    return graph(
+        """one = Constant <value = float {1}> ()  v = Add (w, one)
+           i = Identity (r)  r = Relu (x)
+           c = Conv <kernel_shape = [1, 1]> (i, v)  y = Mul (c, m)""",
+        "float[N, 3, 4, 4] x",
+        "float[N, 2, 4, 4] y",
+        "float[2, 3, 1, 1] w, float[1, 2, 1, 1] m",
+        opset=9,
+    )

@@ -22,6 +22,7 @@ from onnxmpq.model import (
     constants_of,
     drop_values,
     export,
+    free_name,
     keep_descriptions,
     subgraphs,
 )
@@ -87,11 +88,7 @@ class Writer:
 
     def new(self, name: str) -> str:
         """The name, with a number where a node or tensor of the model already has it."""
-        free, number = name, 1
-        while free in self.taken:
-            free, number = f"{name}_{number}", number + 1
-        self.taken.add(free)
-        return free
+        return free_name(name, self.taken)
 
     def stem(self, place: LayerWeight) -> str:
         """Prefix for names of a stored weight. It occurs six times, so in small files its length counts."""

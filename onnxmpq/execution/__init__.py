@@ -5,7 +5,7 @@ ranges, statistics, rescaling, effects and weights use it. What is done with the
 imports the model, samples and the runtime, nothing else.
 """
 
-from onnxmpq.execution.expose import float_shapes, open_graph, tensor_shapes, values_once, whole, with_outputs
+from onnxmpq.execution.expose import float_shapes, tensor_shapes, values_once, whole, with_outputs
 from onnxmpq.execution.forward import ForwardPass
 from onnxmpq.execution.memory import MEMORY, MemoryBudget, cut_to_fit
 from onnxmpq.execution.parts import NOTHING, Cutter, OpenPart, Part
@@ -22,7 +22,6 @@ __all__ = [
     "at_a_time",
     "cut_to_fit",
     "float_shapes",
-    "open_graph",
     "run_samples",
     "runs_of",
     "tensor_shapes",

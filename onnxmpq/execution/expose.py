@@ -9,7 +9,7 @@ import onnx
 
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, WeightStore
-from onnxmpq.runtimes import Session, SessionSettings, open_session, run
+from onnxmpq.runtimes import SessionSettings, open_session, run
 
 _AS_WRITTEN = SessionSettings(threads=2, optimize=False)  # no decision depends on last bits
 
@@ -28,11 +28,6 @@ def with_outputs(graph: onnx.ModelProto | WeightStore, tensors: Sequence[str]) -
 def whole(graph: onnx.ModelProto | WeightStore) -> onnx.ModelProto:
     """The graph as a session takes it: a proto is handed back, a store's graph is put together."""
     return graph.assembled() if isinstance(graph, WeightStore) else graph
-
-
-def open_graph(graph: onnx.ModelProto | WeightStore, settings: SessionSettings) -> Session:
-    """A session on a graph; in another process it is put together there. Raises ModelError."""
-    return open_session(whole(graph), settings)
 
 
 def values_once(

@@ -23,7 +23,7 @@ from onnxmpq.model.shell import shell
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
 from onnxmpq.model.surgeon import constants_of, drop_values, export
-from onnxmpq.model.tidy import subgraphs
+from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
 
@@ -48,6 +48,7 @@ __all__ = [
     "drop_values",
     "export",
     "find_regions",
+    "free_name",
     "is_quantized_op",
     "keep_descriptions",
     "load",

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxmpq.model.tidy import free_name
+
 _BIAS = 2
 _OPTIONAL_BIAS = 11  # the first opset in which C may be left out
 
@@ -35,11 +37,7 @@ class _Namer:
         self.made_for: dict[str, str] = {}
 
     def new(self, name: str) -> str:
-        free, number = name, 1
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
-        self._taken.add(free)
-        return free
+        return free_name(name, self._taken)
 
     def node(self, op: str, part_of: gs.Node, what: str, inputs: list[gs.Tensor], **attributes: object) -> gs.Node:
         """A node without outputs."""

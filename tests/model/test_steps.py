@@ -12,24 +12,11 @@ import pytest
 from onnxmpq.errors import ModelError
 from onnxmpq.model import Step, prepare
 from onnxmpq.model import steps as steps_module
-from tests.graphs import conv_relu, feeds_for, graph, outputs_of, prepared
-
-
-def several() -> onnx.ModelProto:
-    """Something to do for each step that folds, at opset 9."""
-    return graph(
-        """one = Constant <value = float {1}> ()  v = Add (w, one)
-           i = Identity (r)  r = Relu (x)
-           c = Conv <kernel_shape = [1, 1]> (i, v)  y = Mul (c, m)""",
-        "float[N, 3, 4, 4] x",
-        "float[N, 2, 4, 4] y",
-        "float[2, 3, 1, 1] w, float[1, 2, 1, 1] m",
-        opset=9,
-    )
+from tests.graphs import conv_relu, feeds_for, graph, outputs_of, prepared, steps_to_take
 
 
 def operators(left_out: list[Step]) -> list[str]:
-    return [n.op_type for n in prepare(several(), left_out=left_out).structure.graph.node]
+    return [n.op_type for n in prepare(steps_to_take(), left_out=left_out).structure.graph.node]
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ def test_a_step_can_be_left_out(case: LeftOut) -> None:
     "left_out", [[s] for s in Step] + [list(Step)], ids=lambda steps: "+".join(s.name for s in steps)
 )
 def test_without_any_step_the_same_is_computed(left_out: list[Step]) -> None:
-    proto = several()
+    proto = steps_to_take()
     inputs = feeds_for(proto, 1).batch([0])
     model = prepare(proto, left_out=left_out)
     np.testing.assert_allclose(outputs_of(model.proto, inputs)["y"], outputs_of(proto, inputs)["y"], atol=1e-5)
@@ -72,7 +59,7 @@ def test_without_any_step_the_same_is_computed(left_out: list[Step]) -> None:
     ("left_out", "opset"), [([Step.RAISE_TO_INT4], 13), ([Step.RAISE_TO_INT4, Step.RAISE_TO_CHANNELS], 9)], ids=str
 )
 def test_opset_without_raising(left_out: list[Step], opset: int) -> None:
-    assert prepare(several(), left_out=left_out).opset == opset
+    assert prepare(steps_to_take(), left_out=left_out).opset == opset
 
 
 def failing(*_: object) -> None:

@@ -19,7 +19,7 @@ from onnxmpq.model.fold import Folds, fold
 from onnxmpq.model.opset import converted
 from onnxmpq.samples import agreeing
 from onnxmpq.samples.agree import deviation
-from tests.graphs import feeds_for, graph, outputs_of
+from tests.graphs import feeds_for, graph, outputs_of, steps_to_take
 
 GUILTY = [
     Step.RAISE_TO_CHANNELS,
@@ -28,18 +28,6 @@ GUILTY = [
     Step.SKIP_IDENTITIES,
     Step.FOLD_FACTORS,
 ]
-
-
-def several() -> onnx.ModelProto:
-    return graph(
-        """one = Constant <value = float {1}> ()  v = Add (w, one)
-           i = Identity (r)  r = Relu (x)
-           c = Conv <kernel_shape = [1, 1]> (i, v)  y = Mul (c, m)""",
-        "float[N, 3, 4, 4] x",
-        "float[N, 2, 4, 4] y",
-        "float[2, 3, 1, 1] w, float[1, 2, 1, 1] m",
-        opset=9,
-    )
 
 
 def spoil(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -70,7 +58,7 @@ def break_steps(monkeypatch: pytest.MonkeyPatch, guilty: Collection[Step]) -> No
 
 @pytest.mark.parametrize("guilty", [*([s] for s in GUILTY[1:]), GUILTY[:2], [GUILTY[1], GUILTY[4]], GUILTY], ids=str)
 def test_the_steps_that_change_an_output_are_left_out(guilty: list[Step], monkeypatch: pytest.MonkeyPatch) -> None:
-    proto = several()
+    proto = steps_to_take()
     feeds = feeds_for(proto)
     break_steps(monkeypatch, guilty)
     model = agreeing(proto, prepare(proto), feeds)
@@ -81,14 +69,14 @@ def test_the_steps_that_change_an_output_are_left_out(guilty: list[Step], monkey
 
 
 def test_a_model_that_agrees_is_handed_back_as_it_is(tmp_path: Path) -> None:
-    proto = several()
+    proto = steps_to_take()
     onnx.save(proto, tmp_path / "model.onnx")
     model = prepare(proto)
     assert agreeing(tmp_path / "model.onnx", model, feeds_for(proto)) is model
 
 
 def test_an_opset_that_was_asked_for_is_no_step_to_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    proto = several()
+    proto = steps_to_take()
     break_steps(monkeypatch, [Step.RAISE_TO_INT4])
     with pytest.raises(ModelError, match="at opset 21; leave the opset out"):
         agreeing(proto, prepare(proto, 21), feeds_for(proto), 21)
