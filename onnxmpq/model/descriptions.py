@@ -8,11 +8,11 @@ import onnx
 
 
 def keep_descriptions(source: onnx.ModelProto, proto: onnx.ModelProto) -> None:
-    """Give `proto`, made from `source`, the source's description, domain, version and metadata, and its inputs and
-    outputs their declared shapes and descriptions. Changes `proto`."""
+    """Give `proto`, made from `source`, the source's producer, description, domain, version and metadata, and its ends
+    (inputs and outputs) their declared shapes and descriptions. Changes `proto`."""
     if source is proto:
         return
-    for field in ("doc_string", "domain", "model_version"):
+    for field in ("producer_name", "producer_version", "doc_string", "domain", "model_version"):
         _copy_field(source, proto, field)
     _copy_field(source.graph, proto.graph, "doc_string")
     _copy_entries(source, proto)

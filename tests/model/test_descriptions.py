@@ -14,6 +14,7 @@ from tests.graphs import conv_relu
 def described(opset: int) -> onnx.ModelProto:
     proto = conv_relu(opset)
     proto.doc_string, proto.domain, proto.model_version, proto.graph.doc_string = "a model", "com.example", 7, "a graph"
+    proto.producer_name, proto.producer_version = "a framework", "1.2"
     onnx.helper.set_model_props(proto, {"names": "{0: 'ä'}"})
     entry = proto.graph.metadata_props.add()
     entry.key, entry.value = "of the graph", "too"
@@ -35,6 +36,7 @@ def test_descriptions_metadata_and_ends_are_kept(dialect: str, opset: int) -> No
         assert list(proto.graph.output) == list(source.graph.output)
         assert list(proto.graph.metadata_props) == list(source.graph.metadata_props)
         assert proto.graph.doc_string == "a graph"
+        assert (proto.producer_name, proto.producer_version) == ("a framework", "1.2")
 
 
 def test_what_is_not_said_takes_no_bytes() -> None:
