@@ -26,7 +26,15 @@ from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.progress import Progress, Tick
-from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
+from onnxmpq.request import (
+    DEFAULT_SAMPLES,
+    GroupedCommand,
+    Request,
+    given_options,
+    option_like,
+    read_config,
+    with_options,
+)
 from onnxmpq.resources import data_folder
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
 from onnxmpq.saturation import show as counted
@@ -44,14 +52,15 @@ app = typer.Typer(
 )
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
-_HELP = {name: declared.option.help for name, declared in options_of(Request).items()}
-Calib = Annotated[str | None, typer.Option("--calib", help=_HELP["calibration"])]
-Recipe = Annotated[str | None, typer.Option("--recipe", help=_HELP["recipe"])]
-Target = Annotated[str, typer.Option("--target", help=_HELP["target"])]
-Provider = Annotated[str | None, typer.Option(help=_HELP["provider"])]
-Threads = Annotated[int, typer.Option("--threads", min=1, help=_HELP["threads"])]
-CacheFolder = Annotated[Path | None, typer.Option("--cache", help=_HELP["cache"])]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
+Calib = Annotated[str | None, option_like("calibration", "--calib")]
+Recipe = Annotated[str | None, option_like("recipe", "--recipe")]
+Samples = Annotated[int, option_like("samples", "--samples", min=1, help="largest number of samples")]
+Target = Annotated[str, option_like("target", "--target")]
+Provider = Annotated[str | None, option_like("provider", "--provider")]
+Threads = Annotated[int, option_like("threads", "--threads", min=1)]
+Seed = Annotated[int, option_like("seed", "--seed")]
+CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
@@ -82,15 +91,24 @@ class _Drawn(Progress):
         self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_options(Request)
 def convert(
     context: typer.Context,
     model: ModelPath,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of these options; the command line wins (docs/options)")
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file of these options; the command line wins (docs/options)",
+            metavar="FILE",
+            rich_help_panel="Files",
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="also write the report as JSON to this file", metavar="FILE", rich_help_panel="Files"),
+    ] = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
@@ -117,13 +135,16 @@ def convert(
     result.report.render(console)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def apply(
     model: ModelPath,
-    plan: Annotated[Path, typer.Argument(help="a .plan.json file that convert wrote, edited or not")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="a .plan.json file that convert wrote, edited or not")],
+    output: Annotated[
+        Path | None, option_like("output", "--output", "-o", help="default: MODEL with .mpq.onnx")
+    ] = None,
     deploy_cpu: Annotated[
-        str | None, typer.Option("--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert")
+        str | None,
+        option_like("deploy_cpu", "--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert"),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -133,15 +154,15 @@ def apply(
     _stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def calibrate(
     model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="calibration to write, .npz")],
+    output: Annotated[Path, option_like("output", "--output", "-o", help="calibration to write, .npz")],
     calib: Calib = None,
     recipe: Recipe = None,
     target: Target = "cpu",
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
-    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
+    samples: Samples = DEFAULT_SAMPLES,
+    seed: Seed = 0,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
@@ -169,16 +190,16 @@ def calibrate(
     console.print(f"wrote {output}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def profile(
     model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="cost table to write, .json")],
+    output: Annotated[Path, option_like("output", "--output", "-o", help="cost table to write, .json")],
     calib: Calib = None,
     recipe: Recipe = None,
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
-    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -198,7 +219,7 @@ def profile(
     _stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, debug: Debug = False) -> None:
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
     found = inspection.inspect(model, target)
@@ -208,13 +229,15 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
         found.render(_stdout())
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def check(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
-    dialect: Annotated[str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}")] = "onnxruntime",
+    dialect: Annotated[
+        str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
+    ] = "onnxruntime",
     calib: Calib = None,
     recipe: Recipe = None,
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples of --calib")] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -247,7 +270,7 @@ def _count_overflow(
     return saturation.observe(suspects(proto), feeds, progress)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
     rows = available_targets()
@@ -262,7 +285,7 @@ def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
 
-@app.command("doctor")
+@app.command("doctor", cls=GroupedCommand)
 def doctor_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="ask onnxruntime again instead of reading the cache")] = False,
     cache: CacheFolder = None,
@@ -278,7 +301,7 @@ def doctor_command(
         doctor.render(found, _stdout())
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Input recipes that ship: how pictures, text and audio become the model's inputs."""
     rows = available_recipes()
@@ -291,15 +314,17 @@ def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     _stdout().print(table)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def validate(
-    original: Annotated[Path, typer.Argument(help="the fp32 model")],
-    converted: Annotated[Path, typer.Argument(help="the converted model")],
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="the fp32 model")],
+    converted: Annotated[Path, typer.Argument(metavar="CONVERTED", help="the converted model")],
     calib: Calib = None,
     recipe: Recipe = None,
     threads: Threads = 1,
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
-    min_sqnr: Annotated[float | None, typer.Option(help="fail where an output's SQNR in dB is lower")] = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    min_sqnr: Annotated[
+        float | None, option_like("min_sqnr", "--min-sqnr", help="fail where an output's SQNR in dB is lower")
+    ] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -1,17 +1,22 @@
 """The request: every option of `convert`, declared once for Python, the command line, config files and the docs."""
 
-from onnxmpq.request.command_line import given_options, with_options
+from onnxmpq.request.command_line import given_options, option_like, with_options
 from onnxmpq.request.config import read_config
-from onnxmpq.request.options import Option, Source, options_of, takes
+from onnxmpq.request.help import GroupedCommand
+from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
 from onnxmpq.request.request import DEFAULT_SAMPLES, Request
 from onnxmpq.request.table import option_table
 
 __all__ = [
     "DEFAULT_SAMPLES",
+    "GROUPS",
+    "Group",
+    "GroupedCommand",
     "Option",
     "Request",
     "Source",
     "given_options",
+    "option_like",
     "option_table",
     "options_of",
     "read_config",

@@ -12,6 +12,7 @@ import typer
 
 from onnxmpq.request.config import parse_kinds
 from onnxmpq.request.options import Declared, Kind, options_of
+from onnxmpq.request.request import Request
 
 _TYPES: Mapping[Kind, Any] = {
     "text": str | None,
@@ -51,6 +52,15 @@ def with_options(request: type[Any]) -> Callable[[Callable[..., None]], Callable
     return decorate
 
 
+def option_like(name: str, *flags: str, **more: Any) -> Any:
+    """For typer: an option of another command that means the same as the option `name` of `convert`.
+
+    more: what differs, in typer's words.
+    """
+    said = options_of(Request)[name].option
+    return typer.Option(*flags, **{"help": said.help, "metavar": said.metavar, "rich_help_panel": said.group} | more)
+
+
 def given_options(request: type[Any], context: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the request for what the command line really says; defaults are left to the request."""
     found: dict[str, Any] = {}
@@ -76,6 +86,9 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     if kind in ("texts", "kinds", "cache"):
         default = None
     typed: Any = _TYPES[kind] if default is None or kind == "switch" else type(default)
-    option = typer.Option(*flags, help=declared.option.help, min=declared.option.least)
+    said = declared.option
+    option = typer.Option(
+        *flags, help=said.help, min=said.least, metavar=said.metavar or None, rich_help_panel=said.group
+    )
     annotation = cast(Any, Annotated)[typed, option]
     return inspect.Parameter(declared.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -33,16 +33,26 @@ class Request:
     """
 
     latency: Annotated[
-        str | None, Option("5ms, 60% of the original, or fastest", more="Without any budget the fastest plan is made.")
+        str | None,
+        Option(
+            "5ms, 60% of the original, or fastest",
+            more="Without any budget the fastest plan is made.",
+            group="Budgets",
+            metavar="DURATION",
+        ),
     ] = None
-    size: Annotated[str | None, Option("3MB, 25% of the original, or smallest")] = None
-    energy: Annotated[str | None, Option("3mJ or 50% of the original, on targets with energies")] = None
+    size: Annotated[str | None, Option("3MB, 25% of the original, or smallest", group="Budgets", metavar="SIZE")] = None
+    energy: Annotated[
+        str | None, Option("3mJ or 50% of the original, on targets with energies", group="Budgets", metavar="ENERGY")
+    ] = None
     output: Annotated[
         str | Path | None,
         Option(
             "model to write, with its plan beside it; default of the command line: MODEL with .mpq.onnx",
             "file",
             ("--output", "-o"),
+            group="Files",
+            metavar="FILE",
         ),
     ] = None
     calibration: Annotated[
@@ -52,76 +62,162 @@ class Request:
             flags=("--calib",),
             more="From Python also arrays by input name, an iterable of feeds or an onnxruntime CalibrationDataReader. "
             "Without it inputs are made up.",
+            group="Samples",
+            metavar="SOURCE",
         ),
     ] = None
-    recipe: Annotated[str | None, Option("how pictures, text or audio become inputs")] = None
-    samples: Annotated[int, Option("largest number of calibration samples", "whole", least=1)] = DEFAULT_SAMPLES
-    target: Annotated[str, Option("a name from `onnxmpq targets`, or a .toml file")] = "cpu"
-    provider: Annotated[str | None, Option("onnxruntime execution provider instead of the target's")] = None
+    recipe: Annotated[
+        str | None, Option("how pictures, text or audio become inputs", group="Samples", metavar="RECIPE")
+    ] = None
+    samples: Annotated[
+        int, Option("largest number of calibration samples", "whole", least=1, group="Samples", metavar="N")
+    ] = DEFAULT_SAMPLES
+    target: Annotated[
+        str, Option("a name from `onnxmpq targets`, or a .toml file", group="Target", metavar="TARGET")
+    ] = "cpu"
+    provider: Annotated[
+        str | None, Option("onnxruntime execution provider instead of the target's", group="Target", metavar="PROVIDER")
+    ] = None
     deploy_cpu: Annotated[
         str,
         Option(
             f"where int8 must be exact: {', '.join(CPUS)} (docs/overflow)",
             more="Weights that saturate no x86 kernel for any and avx2, the full range of int8 for the others.",
+            group="Target",
+            metavar="CPU",
         ),
     ] = "any"
-    threads: Annotated[int, Option("threads of the runtime while measuring", "whole", least=1)] = 1
+    threads: Annotated[
+        int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
+    ] = 1
     exclude: Annotated[
-        Iterable[str], Option("node name, glob or /regex/ to leave in float32; may be repeated", "texts")
+        Iterable[str],
+        Option(
+            "node name, glob or /regex/ to leave in float32; may be repeated",
+            "texts",
+            group="Schemes",
+            metavar="PATTERN",
+        ),
     ] = ()
     schemes: Annotated[
         Iterable[str],
-        Option("use no other schemes than this; may be repeated (`inspect` lists them)", "texts", ("--scheme",)),
+        Option(
+            "use no other schemes than this; may be repeated (`inspect` lists them)",
+            "texts",
+            ("--scheme",),
+            group="Schemes",
+            metavar="SCHEME",
+        ),
     ] = ()
-    opset: Annotated[int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole")] = None
-    batch: Annotated[int | None, Option("samples at a time on a modelled target; costs per sample", "whole")] = None
+    opset: Annotated[
+        int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N")
+    ] = None
+    batch: Annotated[
+        int | None,
+        Option("samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N"),
+    ] = None
     keep_io: Annotated[
-        bool, Option("inputs and outputs stay float32, or are 16 bits wide where the plan has them so", "switch")
+        bool,
+        Option(
+            "inputs and outputs stay float32, or are 16 bits wide where the plan has them so", "switch", group="Schemes"
+        ),
     ] = True
     outputs: Annotated[
         Mapping[str, OutputKind] | None,
-        Option("NAME=logits|probabilities|values, where the guess is wrong", "kinds", ("--output-kind",)),
+        Option(
+            "NAME=logits|probabilities|values, where the guess is wrong",
+            "kinds",
+            ("--output-kind",),
+            group="Quality",
+            metavar="NAME=KIND",
+        ),
     ] = None
     cost_table: Annotated[
-        str | Path | None, Option("costs measured by `onnxmpq profile`, instead of measuring here", "file")
+        str | Path | None,
+        Option(
+            "costs measured by `onnxmpq profile`, instead of measuring here", "file", group="Target", metavar="FILE"
+        ),
     ] = None
     ranges: Annotated[
         str | Path | Calibration | None,
-        Option("activation ranges from `onnxmpq calibrate`, instead of calibrating here", "file"),
+        Option(
+            "activation ranges from `onnxmpq calibrate`, instead of calibrating here",
+            "file",
+            group="Method",
+            metavar="FILE",
+        ),
     ] = None
     estimator: Annotated[
         str,
         Option(
             f"of activation ranges: {', '.join(RANGES)}",
             more="auto chooses for each tensor by the error of the outputs.",
+            group="Method",
+            metavar="NAME",
         ),
     ] = "auto"
-    without: Annotated[Iterable[str], Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts")] = ()
-    min_sqnr: Annotated[str | float | None, Option("quality floor: 30dB at the worst output")] = None
-    max_divergence: Annotated[str | float | None, Option("quality floor: 0.01, KL in nats or relative error")] = None
-    min_agreement: Annotated[str | float | None, Option("quality floor: 99% same top class as fp32")] = None
-    max_drop: Annotated[str | float | None, Option("quality floor: 0.5% of the metric on labelled samples")] = None
-    labels: Annotated[str | Path | None, Option("of the samples: .npy, .npz:NAME or .csv")] = None
+    without: Annotated[
+        Iterable[str],
+        Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
+    ] = ()
+    min_sqnr: Annotated[
+        str | float | None, Option("quality floor: 30dB at the worst output", group="Quality", metavar="DECIBELS")
+    ] = None
+    max_divergence: Annotated[
+        str | float | None,
+        Option("quality floor: 0.01, KL in nats or relative error", group="Quality", metavar="NUMBER"),
+    ] = None
+    min_agreement: Annotated[
+        str | float | None, Option("quality floor: 99% same top class as fp32", group="Quality", metavar="SHARE")
+    ] = None
+    max_drop: Annotated[
+        str | float | None,
+        Option("quality floor: 0.5% of the metric on labelled samples", group="Quality", metavar="SHARE"),
+    ] = None
+    labels: Annotated[
+        str | Path | None, Option("of the samples: .npy, .npz:NAME or .csv", group="Quality", metavar="FILE")
+    ] = None
     metric: Annotated[
         str | MetricFunction | None,
-        Option("module:function of (outputs by name, labels), higher is better; default top-1"),
+        Option(
+            "module:function of (outputs by name, labels), higher is better; default top-1",
+            group="Quality",
+            metavar="FUNCTION",
+        ),
     ] = None
     guard: Annotated[
-        bool, Option("refuse a bad result where no floor is given; fastest prefers a good one (docs/quality)", "switch")
+        bool,
+        Option(
+            "refuse a bad result where no floor is given; fastest prefers a good one (docs/quality)",
+            "switch",
+            group="Quality",
+        ),
     ] = True
     solver: Annotated[
         str,
         Option(
             f"of the allocation problem: {', '.join(SOLVERS)}",
             more="milp is exact and knows what a change of format costs; the others are baselines.",
+            group="Method",
+            metavar="NAME",
         ),
     ] = DEFAULT_SOLVER
-    best_effort: Annotated[bool, Option("write the closest plan where a budget cannot be met", "switch")] = False
-    curve: Annotated[str | Path | None, Option("also write the trade-off curve to this .csv", "file")] = None
-    cache: Annotated[str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache")] = True
-    seed: Annotated[int, Option("for everything random", "whole", least=0)] = 0
-    effort: Annotated[Effort | None, Option("how long kernels and plans are timed", "python")] = None
-    progress: Annotated[Progress | None, Option("is told of stages, remarks and warnings", "python")] = None
+    best_effort: Annotated[
+        bool, Option("write the closest plan where a budget cannot be met", "switch", group="Budgets")
+    ] = False
+    curve: Annotated[
+        str | Path | None, Option("also write the trade-off curve to this .csv", "file", group="Files", metavar="FILE")
+    ] = None
+    cache: Annotated[
+        str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache", group="Files", metavar="FOLDER")
+    ] = True
+    seed: Annotated[int, Option("for everything random", "whole", least=0, group="Method", metavar="N")] = 0
+    effort: Annotated[Effort | None, Option("how long kernels and plans are timed", "python", group="Python only")] = (
+        None
+    )
+    progress: Annotated[
+        Progress | None, Option("is told of stages, remarks and warnings", "python", group="Python only")
+    ] = None
 
     def __post_init__(self) -> None:
         for name in ("exclude", "schemes", "without"):

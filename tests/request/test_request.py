@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import re
 import sys
 import typing
@@ -16,7 +18,7 @@ import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.cli import app, main
 from onnxmpq.errors import UsageError
-from onnxmpq.request import DEFAULT_SAMPLES, Request, option_table, options_of, read_config
+from onnxmpq.request import DEFAULT_SAMPLES, GROUPS, Request, option_table, options_of, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
@@ -44,6 +46,35 @@ def test_the_command_line_has_every_option_with_its_help_and_default() -> None:
     assert rows["samples"].default == DEFAULT_SAMPLES
     assert "--no-keep-io" in rows["keep_io"].secondary_opts
     assert not rows["best_effort"].secondary_opts
+
+
+def test_every_option_is_in_a_group_and_says_what_its_value_is() -> None:
+    for declared in options_of(Request).values():
+        said = declared.option
+        assert said.group in GROUPS
+        assert (said.group == "Python only") == (said.kind == "python")
+        assert bool(said.metavar) == (said.kind not in ("switch", "python"))
+        assert said.metavar == said.metavar.upper()
+
+
+@pytest.mark.parametrize("command", list(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_help_has_groups_and_no_python_types(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _help(command, monkeypatch)
+    assert not re.search(r"<(str|int|float|path|list|int range)", text), text
+    titles = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    wanted = [title for title in ("Arguments", *GROUPS, "Options") if title in titles]
+    assert titles == wanted
+    if command == "convert":
+        assert titles == ["Arguments", *GROUPS[:-1], "Options"]
+        assert "--latency DURATION" in text
+
+
+def _help(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", ["onnxmpq", command, "--help"])
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+        main()
+    return said.getvalue()
 
 
 def test_the_docs_list_every_option() -> None:
