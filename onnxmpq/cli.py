@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from rich.table import Table
 import onnxmpq
 from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
 from onnxmpq.comparison import Validation
+from onnxmpq.documents import dump_json
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
@@ -355,7 +355,7 @@ def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
 
 
 def _dump(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, default=str)
+    return dump_json(data)
 
 
 def _stdout() -> Console:

@@ -6,14 +6,13 @@ all int8 readers share) and once per reader (its own dequantization, layout chan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from onnxmpq.cost.layout import Layouts
-from onnxmpq.documents import parse_json
+from onnxmpq.documents import dump_json, parse_json
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
@@ -161,7 +160,7 @@ class CostTable:
     def to_json(self) -> str:
         held = asdict(replace(self, rules=Rules()))
         del held["rules"]
-        return json.dumps({"schema": SCHEMA, **held, "layout": dict(self.rules.layout)}, indent=1, sort_keys=True)
+        return dump_json({"schema": SCHEMA, **held, "layout": dict(self.rules.layout)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
