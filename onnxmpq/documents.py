@@ -1,8 +1,8 @@
 """TOML and JSON. From others: files no larger, trees no deeper and numbers no longer than what they are for. Our own:
 JSON that every parser reads.
 
-Whatever is wrong with a file is an OSError or a ValueError; parsers also raise RecursionError, and what they let through
-(whole numbers that no float holds, text that is no Unicode) fails later, where nobody expects it.
+Whatever is wrong with a file is an OSError or a ValueError; parsers also raise RecursionError, and what they let
+through (whole numbers that no float holds, text that is no Unicode) fails later, where nobody expects it.
 """
 
 from __future__ import annotations
