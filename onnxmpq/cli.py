@@ -146,12 +146,42 @@ def apply(
         str | None,
         option_like("deploy_cpu", "--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert"),
     ] = None,
+    point: Annotated[
+        int | None, typer.Option("--point", metavar="N", help="of the plan's trade-off curve, instead of the plan")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="take quality and latency of the result again, on --calib")
+    ] = False,
+    calib: Calib = None,
+    recipe: Recipe = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write PLAN into MODEL again: the same bytes as convert."""
+    """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=_Drawn(quiet=False))
-    _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+    applied = replay.apply_plan(
+        model,
+        plan,
+        deploy_cpu=deploy_cpu,
+        output=destination,
+        point=point,
+        measure=measure,
+        calibration=calib,
+        recipe=recipe,
+        samples=samples,
+        progress=_Drawn(quiet),
+    )
+    if as_json:
+        print(_dump({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)}))
+        return
+    console = _stdout()
+    if applied.validation is not None:
+        inspection.render_validation(applied.validation, model, destination, console)
+    for line in replay.in_words(applied):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +21,10 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
+from onnxmpq.forecast import Forecast
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
+from onnxmpq.keys import feeds_hash
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
@@ -37,8 +41,9 @@ from onnxmpq.menu import (
 )
 from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
-from onnxmpq.output import plan_path, write_model, write_text
+from onnxmpq.output import plan_path, serialize, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.points import with_points
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
@@ -54,7 +59,7 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import Request, Source, takes
+from onnxmpq.request import Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, rescale
 from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples
@@ -70,6 +75,7 @@ from onnxmpq.shipping import (
     disagreement,
     finish,
 )
+from onnxmpq.stamp import stamp, stamp_bytes
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
@@ -118,6 +124,7 @@ def convert(model: Source, request: Request) -> Result:
         prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
         exact_integers=asked.exact_integers,
+        stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
     rules = _rules(opened.device, prepared, data.calibration)
@@ -256,8 +263,15 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         opened.source,
         ROUNDING,
     )
+    axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"
+    curve = () if request.curve is None else trade_off(outcome.problem, axis)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = replace(
-        with_factors(with_stored_weights(made, shipped.compensated), rescaling),
+        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), curve, job.bench),
+        options=asked_for(request),
+        data=_described(job.data),
+        created=now if outcome.measured else "",
+        forecast=Forecast.of(outcome.problem),
         opset=request.opset,
         steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
@@ -270,18 +284,26 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
         ),
-    )
-    axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"
+    ).sealed()
+    stamp(outcome.proto, plan)
+    plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
         timings=job.costs.timings,
         warnings=warned,
-        curve=() if request.curve is None else trade_off(outcome.problem, axis),
+        curve=curve,
         proven=exactness.proven,
         disagreement=differs,
+        created=now,
     )
     return Result(outcome.proto, plan, report)
+
+
+def _described(data: Samples) -> dict[str, Any]:
+    """The samples, as a plan names them."""
+    feeds = data.calibration
+    return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
 
 
 def _write(result: Result, request: Request) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from onnxmpq.comparison import EMULATED, Timing, Validation
 from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
+from onnxmpq.documents import plain
 from onnxmpq.feeds import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
-from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
@@ -63,7 +62,7 @@ class Report:
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
-    they differ by rounding alone.
+    they differ by rounding alone. created: date and time (UTC).
     """
 
     model: str
@@ -85,11 +84,13 @@ class Report:
     warnings: tuple[str, ...] = ()
     proven: bool = True
     disagreement: Disagreement | None = None
+    created: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the stored weights stay in the plan's own file."""
-        held = asdict(replace(self, plan=replace(self.plan, weights={}, biases={}), curve=()))
-        return {"schema": SCHEMA, **held, "curve": [point.figures() for point in self.curve]}
+        """JSON-ready, None for figures that are not finite; stored weights and the forecast stay in the plan's file."""
+        plan = replace(self.plan, weights={}, biases={}, forecast=None, points=(), point_weights={})
+        held: dict[str, Any] = plain(replace(self, plan=plan, curve=()))
+        return {"schema": SCHEMA, **held, "curve": [plain(point.figures()) for point in self.curve]}
 
     def render(self, console: Console) -> None:
         """Draw it on a console."""
@@ -144,8 +145,7 @@ def build_plan(
         measured=_measured(outcome, shipped.validation.timing),
         met=outcome.met,
         quality={"level": shipped.verdict.level, "reasons": list(shipped.verdict.reasons)},
-        notes=_simulated(outcome.assignment.values()),
-        output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
+        notes=simulated_note(outcome.assignment.values()),
     )
 
 
@@ -173,7 +173,7 @@ def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
     return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
 
 
-def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
+def simulated_note(schemes: Iterable[Scheme]) -> tuple[str, ...]:
     """Notes on schemes whose bit-widths the file has no type for."""
     found = Counter(s.name for s in schemes if s.simulated)
     if not found:

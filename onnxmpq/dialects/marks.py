@@ -35,5 +35,5 @@ def marked(proto: onnx.ModelProto) -> dict[str, str]:
         last = node.doc_string.rsplit("\n", 1)[-1]
         if last.startswith(f"{MARK}: "):
             found[node.name] = last.removeprefix(f"{MARK}: ")
-        found |= {node.name: entry.value for entry in node.metadata_props if entry.key == MARK}
+        found.update((node.name, entry.value) for entry in node.metadata_props if entry.key == MARK)
     return found

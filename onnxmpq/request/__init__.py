@@ -4,6 +4,7 @@ from onnxmpq.request.command_line import given_options, option_like, with_option
 from onnxmpq.request.config import read_config
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
+from onnxmpq.request.provenance import asked_for
 from onnxmpq.request.request import DEFAULT_SAMPLES, Request
 from onnxmpq.request.table import option_table
 
@@ -15,6 +16,7 @@ __all__ = [
     "Option",
     "Request",
     "Source",
+    "asked_for",
     "given_options",
     "option_like",
     "option_table",

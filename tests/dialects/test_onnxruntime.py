@@ -184,7 +184,8 @@ def describe(proto: onnx.ModelProto) -> str:
     lines, marks = [f"opset {proto.opset_import[0].version}, ir {proto.ir_version}"], marked(proto)
     for node in proto.graph.node:
         attributes = ", ".join(sorted(map(attribute_text, node.attribute)))
-        lines.append(f"{', '.join(node.output)} = {node.op_type}({', '.join(node.input)}) {attributes}  # {node.name} {marks.get(node.name, '')}")
+        computed = f"{', '.join(node.output)} = {node.op_type}({', '.join(node.input)}) {attributes}"
+        lines.append(f"{computed}  # {node.name} {marks.get(node.name, '')}")
     tensors = [f"{t.name}: {kind(t.data_type)}{list(t.dims)}" for t in proto.graph.initializer]
     numbers: dict[str, int] = {}
     renamed = [
