@@ -23,6 +23,7 @@ from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, Usag
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
 from onnxmpq.lint import show
+from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.progress import Progress, Tick
@@ -36,6 +37,7 @@ from onnxmpq.request import (
     with_options,
 )
 from onnxmpq.resources import data_folder
+from onnxmpq.rows import require_format
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
@@ -257,6 +259,51 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
         print(_dump(found.to_dict()))
     else:
         found.render(_stdout())
+
+
+@app.command("sensitivity", cls=GroupedCommand)
+def sensitivity_command(
+    model: ModelPath,
+    output: Annotated[
+        Path | None, option_like("output", "--output", "-o", help="table to write, .csv or .json")
+    ] = None,
+    calib: Calib = None,
+    recipe: Recipe = None,
+    target: Target = "cpu",
+    samples: Samples = DEFAULT_SAMPLES,
+    exclude: Annotated[list[str] | None, option_like("exclude", "--exclude")] = None,
+    scheme: Annotated[list[str] | None, option_like("schemes", "--scheme")] = None,
+    seed: Seed = 0,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Effect of every layer and scheme on MODEL's outputs, one at a time, and why a scheme is not offered."""
+    if output is not None:
+        require_format(output)
+        check_writable(output, model)
+    rows = measure_sensitivity(
+        model,
+        calibration=calib,
+        recipe=recipe,
+        target=target,
+        samples=samples,
+        exclude=exclude or (),
+        schemes=scheme or (),
+        cache=_cache(cache, no_cache),
+        seed=seed,
+        progress=_Drawn(quiet),
+    )
+    if output is not None:
+        rows.write(output)
+    if as_json:
+        print(rows.to_json(), end="")
+    elif output is None:
+        print(rows.to_csv(), end="")
+    else:
+        _stdout().print(f"wrote {output}: {len(rows)} rows", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)

@@ -19,9 +19,11 @@ from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
+from onnxmpq.shown import Shown
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
+_SHOWN = 6  # outputs of a repr
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
@@ -117,8 +119,8 @@ class MetricScores:
     result: float
 
 
-@dataclass(frozen=True)
-class Validation:
+@dataclass(frozen=True, repr=False)
+class Validation(Shown):
     """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
 
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
@@ -130,6 +132,17 @@ class Validation:
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        timing, metric = self.timing, self.metric
+        quality = [(o.name, _in_words(o)) for o in self.outputs[:_SHOWN]]
+        more = [("", "")] if len(self.outputs) <= _SHOWN else [("...", f"{len(self.outputs) - _SHOWN} more outputs")]
+        return f"{self.samples} {'held-out ' if self.held_out else ''}samples", [
+            *quality,
+            *more,
+            ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
+            ("metric", "" if metric is None else f"{metric.name} {metric.original:.4g} -> {metric.result:.4g}"),
+        ]
 
     @property
     def deciding(self) -> tuple[OutputQuality, ...]:
@@ -150,6 +163,13 @@ class Validation:
     def agreement(self) -> float | None:
         """Top-1 agreement of the worst classifier-like output."""
         return min((o.top1_agreement for o in self.deciding if o.top1_agreement is not None), default=None)
+
+
+def _in_words(output: OutputQuality) -> str:
+    parts = [f"SQNR {output.sqnr_db:.1f} dB", f"relative error {output.relative_mse:.3g}"]
+    parts += [] if output.kl_nats is None else [f"KL {output.kl_nats:.3g} nats"]
+    parts += [] if output.top1_agreement is None else [f"agreement {output.top1_agreement:.1%}"]
+    return ", ".join(parts)
 
 
 def compare(

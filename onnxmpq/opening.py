@@ -120,12 +120,24 @@ class Asked:
         """A quantity is asked for that follows from the kernels that run."""
         return any(not QUANTITIES[name].of_storage for name in self.budgets.asked)
 
-    def menu(self, opened: Opened) -> Menu:
-        """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
+    def stages(self, opened: Opened) -> list[tuple[str, Menu]]:
+        """Menus from all that the target lists to what serves the budgets, with why each is shorter than the last."""
         request = self.request
         listed = opened.menu(request.exclude, request.schemes, self.cpu)
         consistent = one_activation_format(opened.model, listed)
         offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
+        saves = "its weights are smaller, not faster" if not self.small else "it saves time, not bytes"
+        return [
+            ("", opened.menu(cpu=self.cpu)),
+            ("excluded, or not among the schemes that were asked for", listed),
+            ("another format of activations reaches more of the model", consistent),
+            (f"{saves}, and no {'size' if not self.small else 'latency'} was asked for", offered),
+        ]
+
+    def menu(self, opened: Opened) -> Menu:
+        """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
+        request = self.request
+        _, offered = self.stages(opened)[-1]
         require_candidates(opened.model, offered, bool(request.exclude))
         if not request.keep_io:
             require_half(offered, self.device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
+from onnxmpq.allocate import Problem, at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
@@ -61,6 +63,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.rows import Rows
 from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
@@ -75,7 +78,9 @@ from onnxmpq.shipping import (
     disagreement,
     finish,
 )
+from onnxmpq.shown import Shown
 from onnxmpq.stamp import stamp, stamp_bytes
+from onnxmpq.tables import cost_rows, curve_rows, left_out, sensitivity_rows
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
@@ -84,13 +89,36 @@ from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
-@dataclass(frozen=True)
-class Result:
-    """The mixed-precision model, its plan, and the report."""
+@dataclass(frozen=True, repr=False)
+class Result(Shown):
+    """The mixed-precision model, its plan, and the report; and what is known about its decisions, as rows.
+
+    problem: that the plan solves. left_out: schemes that were not offered, and why.
+    """
 
     model: onnx.ModelProto
     plan: Plan
     report: Report
+    problem: Problem
+    left_out: Mapping[tuple[str, str], str]
+
+    @cached_property
+    def sensitivity(self) -> Rows:
+        """A row for every region and scheme: effect, latency, bytes, or the reason why it is not on the menu."""
+        return sensitivity_rows(self.problem, self.left_out, {r.node: r.scheme for r in self.plan.layers})
+
+    @cached_property
+    def costs(self) -> Rows:
+        """The cost table: regions, and changes of format and layout, in milliseconds."""
+        return cost_rows(self.problem.model, self.problem.table)
+
+    @cached_property
+    def curve(self) -> Rows:
+        """The trade-off curve, in latency where no curve was asked for. Solved when it is first read."""
+        return curve_rows(self.report.curve or trade_off(self.problem, "latency"))
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        return self.report.shown()
 
 
 @takes(Request)
@@ -152,10 +180,21 @@ def convert(model: Source, request: Request) -> Result:
         request.guard,
         request.best_effort,
         int8_everywhere(prepared, fused, rules),
+        left_out([*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, menu), strict=True)]),
     )
     result = _result(job, finish(job), asked, opened, rescaling, menu)
     _write(result, request)
     return result
+
+
+_WHY = (
+    "a tensor holds NaN or infinity",
+    "values do not fit 16 bits",
+    "weights underflow, or int8 ones without saturation are as good",
+    "the runtime does not run it as planned",
+    "costs more than it gains",
+)
+"""Why a menu is shorter than the one before it, from what `Asked.menu` gives on."""
 
 
 def _absolute(model: Source) -> Any:
@@ -297,7 +336,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         disagreement=differs,
         created=now,
     )
-    return Result(outcome.proto, plan, report)
+    return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
 
 
 def _described(data: Samples) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from onnxmpq.model import Step
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.schemes import FP32
+from onnxmpq.shown import Shown
 from onnxmpq.weights import PackedWeight
 
 SCHEMA = "onnxmpq.plan/2"
@@ -66,8 +68,8 @@ class PlannedPoint:
     predicted: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """model: name, sha256 and bytes of the source file. prediction: latency_ms, size_bytes, effect, solver bound and
     gap. measured: what was measured last: size_bytes, latency_ms with its confidence interval, original_latency_ms.
     met: False where a budget is missed and the closest plan was asked for (--best-effort), None where nobody knows.
@@ -130,6 +132,21 @@ class Plan:
     def schemes(self) -> dict[str, str]:
         """Region -> scheme name, for regions that are not left in float32."""
         return {r.node: r.scheme for r in self.layers if r.scheme != FP32}
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        counts = Counter(r.scheme for r in self.layers)
+        figures = {"measured": self.measured, "predicted": self.prediction}
+        return f"{self.model.get('name', 'model')} for {self.target}", [
+            ("asked", ", ".join(f"{name} {value}" for name, value in self.budgets.items())),
+            ("regions", ", ".join(f"{count} {name}" for name, count in counts.most_common())),
+            *(
+                (name, ", ".join(f"{f} {v:.4g}" for f, v in row.items() if is_number(v)))
+                for name, row in figures.items()
+            ),
+            ("quality", str(self.quality.get("level", ""))),
+            ("edited", ", ".join(self.edits or self.differences())),
+            ("curve", f"{len(self.points)} points" if self.points else ""),
+        ]
 
     def decided(self) -> str:
         """SHA-256 (hex) of all that decides on the written model: schemes, parameters, rounded weights."""

@@ -29,6 +29,7 @@ from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import Effects, OutputKind
 from onnxmpq.shipping import Disagreement, Shipped
+from onnxmpq.shown import Shown
 from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, pack, pack_array
@@ -55,8 +56,8 @@ class Coverage:
         return sum(self.before.values())
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
@@ -85,6 +86,17 @@ class Report:
     proven: bool = True
     disagreement: Disagreement | None = None
     created: str = ""
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        timing, layers = self.validation.timing, self.coverage.layers
+        lines = [text.partition(": ") for text, _ in verdict_lines(self)]
+        return f"{self.model} on {self.target}", [
+            ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
+            ("size", f"{self.original_bytes / 1e6:.3f} -> {self.result_bytes / 1e6:.3f} MB"),
+            ("layers", ", ".join(f"{count} {name}" for name, count in layers.items())),
+            *((name, text) for name, _, text in lines),
+            ("samples", f"{self.validation.samples} {'held out' if self.validation.held_out else 'of calibration'}"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, None for figures that are not finite; stored weights and the forecast stay in the plan's file."""

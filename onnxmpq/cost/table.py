@@ -18,6 +18,7 @@ from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
 from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import FP32, Format, Scheme, writes
+from onnxmpq.shown import Shown
 
 Assignment = Mapping[str, Scheme]
 SCHEMA = "onnxmpq.cost-table/3"
@@ -77,8 +78,8 @@ class Formats:
         return scheme.reads if scheme else Format.FLOAT
 
 
-@dataclass(frozen=True)
-class CostTable:
+@dataclass(frozen=True, repr=False)
+class CostTable(Shown):
     """Measured or modelled costs of one model on one target.
 
     node_s: region -> scheme name, or the kernel's name where schemes share its cost (`Scheme.kernel`) -> seconds.
@@ -97,6 +98,15 @@ class CostTable:
     meta: dict[str, str] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     node_j: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        fp32_s = self.base_s + sum(row.get(FP32, 0.0) for row in self.node_s.values())
+        kernels = dict.fromkeys(k for row in self.node_s.values() for k in row)
+        return f"{len(self.node_s)} regions, {fp32_s * 1e3:.3f} ms in float32", [
+            ("kernels", ", ".join(kernels)),
+            ("changes", f"{len(self.edges)} between regions"),
+            *((name, str(self.meta[name])) for name in ("target", "cpu", "threads", "date") if name in self.meta),
+        ]
 
     def offers(self, region: str, scheme: Scheme) -> bool:
         """True where the table has the cost of the scheme for the region."""

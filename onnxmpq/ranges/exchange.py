@@ -18,12 +18,13 @@ from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.histogram import BINS, Histogram
 from onnxmpq.ranges.observe import Observation
 from onnxmpq.ranges.params import QuantParams
+from onnxmpq.shown import Shown
 
 SCHEMA = "onnxmpq.calibration/2"
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
     """Histograms of a model's activations, and where they come from.
 
     model: name, sha256. target: whose menu said what may be quantized. samples: source, recipe, count, sha256 (of the
@@ -35,6 +36,13 @@ class Calibration:
     samples: Mapping[str, Any]
     runtime: Mapping[str, str]
     observation: Observation
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        made_up = " (made up)" if self.samples.get("made_up") else ""
+        return f"{self.model.get('name', 'model')} for {self.target}", [
+            ("activations", str(len(self.observation.histograms))),
+            ("samples", f"{self.samples.get('count')} of {self.samples.get('source')}{made_up}"),
+        ]
 
     def params(self) -> dict[str, dict[str, QuantParams]]:
         """Estimator -> tensor -> the uint8 parameters it gives, headroom included."""

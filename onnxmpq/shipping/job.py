@@ -93,6 +93,7 @@ class Job:
 
     guard: refuse a bad result where the user gave no floor. best_effort: hand out the closest plan
     where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which `fastest` is compared with.
+    left_out: schemes of regions that were not offered, with the reason in words.
     """
 
     problem: Problem
@@ -109,6 +110,7 @@ class Job:
     guard: bool = True
     best_effort: bool = False
     int8: Mapping[str, Scheme] = field(default_factory=dict)
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
