@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,15 @@ class Opened:
         """Writes rewritten graphs for the target."""
         return DIALECTS[self.device.dialect]
 
-    def menu(self, excluded: Iterable[str] = (), requested: Iterable[str] = (), cpu: DeployCpu | None = None) -> Menu:
+    def menu(
+        self,
+        excluded: Iterable[str] = (),
+        requested: Iterable[str] = (),
+        cpu: DeployCpu | None = None,
+        patterns: Mapping[str, Sequence[str]] | None = None,
+    ) -> Menu:
         """See `onnxmpq.menu.candidates`."""
-        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu)
+        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
     def with_samples(
         self, calibration: Any, recipe: str | None, limit: int, context: Context
@@ -123,10 +129,10 @@ class Asked:
     def menu(self, opened: Opened) -> Menu:
         """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
         request = self.request
-        listed = opened.menu(request.exclude, request.schemes, self.cpu)
+        listed = opened.menu(request.exclude, request.schemes, self.cpu, request.patterns)
         consistent = one_activation_format(opened.model, listed)
         offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
-        require_candidates(opened.model, offered, bool(request.exclude))
+        require_candidates(opened.model, offered, bool(request.exclude or request.patterns))
         if not request.keep_io:
             require_half(offered, self.device)
         return offered

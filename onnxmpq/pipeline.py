@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
+from onnxmpq.allocate import (
+    at_unseen_level,
+    int8_everywhere,
+    pose,
+    quantized_when_fastest,
+    require_plan,
+    require_unmet,
+)
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.context import Context
@@ -108,6 +115,8 @@ def convert(model: Source, request: Request) -> Result:
     labelled = Labelled.of(request.labels, request.metric)
     opened, data = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
+    for note in offered.asked.notes:
+        progress.say(note)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -221,6 +230,7 @@ def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
     faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
     without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
+    require_plan(without_effects)
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
@@ -262,6 +272,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
+        patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -12,6 +12,7 @@ import typer
 
 from onnxmpq.request.config import parse_kinds
 from onnxmpq.request.options import Declared, Kind, options_of
+from onnxmpq.request.patterns import parse_patterns
 from onnxmpq.request.request import Request
 
 _TYPES: Mapping[Kind, Any] = {
@@ -21,8 +22,10 @@ _TYPES: Mapping[Kind, Any] = {
     "file": Path | None,
     "switch": bool,
     "kinds": list[str] | None,
+    "patterns": list[str] | None,
     "cache": Path | None,
 }
+_PARSERS: Mapping[Kind, Callable[[Iterable[str]], Any]] = {"kinds": parse_kinds, "patterns": parse_patterns}
 
 
 def with_options(request: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -66,8 +69,8 @@ def given_options(request: type[Any], context: typer.Context, options: Mapping[s
     found: dict[str, Any] = {}
     for name, declared in options_of(request).items():
         if declared.flags and _said(context, name):
-            value = options[name]
-            found[name] = parse_kinds(value) if declared.option.kind == "kinds" else value
+            parse = _PARSERS.get(declared.option.kind)
+            found[name] = options[name] if parse is None else parse(options[name])
     return found
 
 
@@ -83,7 +86,7 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     flags, default = declared.flags, declared.default
     if kind == "switch" and default:
         flags = (f"--{declared.name.replace('_', '-')}/--no-{declared.name.replace('_', '-')}",)
-    if kind in ("texts", "kinds", "cache"):
+    if kind in ("texts", "kinds", "patterns", "cache"):
         default = None
     typed: Any = _TYPES[kind] if default is None or kind == "switch" else type(default)
     said = declared.option

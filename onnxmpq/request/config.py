@@ -10,6 +10,7 @@ from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
 from onnxmpq.fields import is_number, is_whole, nearest, shown
 from onnxmpq.request.options import Declared, options_of
+from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request
 from onnxmpq.sensitivity import KINDS, OutputKind
 
@@ -20,6 +21,7 @@ _WANTED = {
     "file": "a path in quotes",
     "switch": "true or false",
     "kinds": "a table of NAME = KIND, or texts such as NAME=KIND",
+    "patterns": "a table of PATTERN = SCHEME, or texts such as PATTERN=SCHEME",
     "cache": "a folder in quotes, or false",
 }
 
@@ -76,10 +78,18 @@ def _value(declared: Declared, value: object, where: str) -> Any:
             return value
         case "cache" if isinstance(value, str | bool):
             return value
+        case "patterns" if isinstance(value, dict) and all(map(_is_schemes, value.values())):
+            return patterns_of(value, where)
+        case "patterns" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            return parse_patterns(value, where)
         case "kinds" if isinstance(value, dict | list):
             entries = [f"{name}={kind}" for name, kind in value.items()] if isinstance(value, dict) else value
             return parse_kinds(map(str, entries), where)
     wrong()
+
+
+def _is_schemes(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def parse_kinds(entries: Iterable[str], where: str = "--output-kind") -> dict[str, OutputKind]:

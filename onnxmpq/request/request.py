@@ -18,6 +18,8 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option, options_of
+from onnxmpq.request.patterns import patterns_of
+from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import KINDS, OutputKind
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
@@ -90,10 +92,20 @@ class Request:
     threads: Annotated[
         int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
     ] = 1
+    set: Annotated[
+        Mapping[str, str | Iterable[str]] | None,
+        Option(
+            "PATTERN=SCHEME[|SCHEME]: node name, glob, /regex/ or operator type; may be repeated (docs/options)",
+            "patterns",
+            more="From Python by pattern: {'Softmax': 'fp32', 'head*': ['int8', 'w8']}. The last that matches wins.",
+            group="Schemes",
+            metavar="PATTERN=SCHEME",
+        ),
+    ] = None
     exclude: Annotated[
         Iterable[str],
         Option(
-            "node name, glob or /regex/ to leave in float32; may be repeated",
+            "leave in float32, as --set PATTERN=fp32; wins over --set; may be repeated",
             "texts",
             group="Schemes",
             metavar="PATTERN",
@@ -232,12 +244,24 @@ class Request:
         for name, kind in (self.outputs or {}).items():
             if kind not in KINDS:
                 raise UsageError(f"outputs: {name!r} is {kind!r}; the kinds of outputs are {', '.join(KINDS)}")
-        _ = self.budgets, self.techniques
+        _ = self.budgets, self.techniques, self.patterns
 
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
+
+    @cached_property
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Names of schemes by pattern, as set."""
+        return patterns_of(self.set or {})
+
+    @property
+    def recorded_patterns(self) -> dict[str, str]:
+        """Patterns with their schemes as plans have them, `exclude` last."""
+        excluded = dict.fromkeys(self.exclude, FP32)
+        given = {p: "|".join(schemes) for p, schemes in self.patterns.items() if p not in excluded}
+        return {**given, **excluded}
 
     @cached_property
     def floors(self) -> Floors:
