@@ -25,14 +25,16 @@ from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
+from onnxmpq.prediction import Prediction
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import (
     DEFAULT_SAMPLES,
     GroupedCommand,
     Request,
+    config_text,
     given_options,
     option_like,
-    read_config,
+    take_config,
     with_options,
 )
 from onnxmpq.resources import data_folder
@@ -103,8 +105,24 @@ def convert(
             help="TOML file of these options; the command line wins (docs/options)",
             metavar="FILE",
             rich_help_panel="Files",
+            is_eager=True,
+            callback=take_config,
         ),
     ] = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write all options, those in effect as values, to this TOML file",
+            metavar="FILE",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="plan and predict, write no model; exits as convert would", rich_help_panel="Files"
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(help="also write the report as JSON to this file", metavar="FILE", rich_help_panel="Files"),
@@ -116,13 +134,15 @@ def convert(
     **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
-    default = {"output": model.with_name(model.stem + ".mpq.onnx")}
-    given = given_options(Request, context, options)
-    if no_cache:
-        given["cache"] = _cache(given.get("cache"), no_cache)
-    asked = {**default, **({} if config is None else read_config(config)), **given}
-    if report is not None:
-        check_writable(report)
+    asked = {"output": model.with_name(model.stem + ".mpq.onnx"), **given_options(Request, context, options)}
+    for file in (report, write_config):
+        if file is not None:
+            check_writable(file)
+    if write_config is not None:
+        write_text(write_config, config_text(context))
+    if dry_run:
+        _show_prediction(pipeline.predict(model, **asked, progress=_Drawn(quiet)), as_json)
+        return
     result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
     text = _dump(result.report.to_dict())
     if report is not None:
@@ -133,6 +153,13 @@ def convert(
     console, destination = _stdout(), Path(asked["output"])
     console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
     result.report.render(console)
+
+
+def _show_prediction(found: Prediction, as_json: bool) -> None:
+    if as_json:
+        print(_dump(found.to_dict()))
+    else:
+        found.render(_stdout())
 
 
 @app.command(cls=GroupedCommand)

@@ -46,6 +46,7 @@ from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
@@ -103,6 +104,38 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
+    posed = _posed(model, request)
+    result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    _write(result, request)
+    return result
+
+
+@takes(Request)
+@with_one_blas_thread
+@isolated()
+def predict(model: Source, request: Request) -> Prediction:
+    """The plan that `convert` would start from, with its figures as predicted; nothing is written.
+
+    Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
+    what `convert` does, as far as predictions tell.
+    """
+    posed = _posed(model, request)
+    return predict_job(posed.job, posed.asked.budgets.spelled())
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """The job of a conversion, before any plan is made, and what it was made from."""
+
+    job: Job
+    asked: Asked
+    opened: Opened
+    rescaling: Rescaling
+    menu: Menu
+
+
+def _posed(model: Source, request: Request) -> _Posed:
+    """From the request to the allocation problem."""
     progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
@@ -155,9 +188,7 @@ def convert(model: Source, request: Request) -> Result:
         request.best_effort,
         int8_everywhere(prepared, fused, rules),
     )
-    result = _result(job, finish(job), asked, opened, rescaling, menu)
-    _write(result, request)
-    return result
+    return _Posed(job, asked, opened, rescaling, menu)
 
 
 def _absolute(model: Source) -> Any:

@@ -593,3 +593,23 @@ def test_lack_of_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert found.err == (
         "onnxmpq: error: there is not enough memory (Unable to allocate 9 TiB for an array); give fewer samples\n"
     )
+
+
+def test_a_dry_run_predicts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
+    """And ends as convert would."""
+    folder = Folder(tmp_path)
+    table = int8_pays(folder.model, folder.path)
+    before = folder.content()
+    found = run(*folder.convert("--latency", "80%", "--cost-table", table, "--dry-run", "--json"))
+    assert found.code == 0, found.err
+    said = json.loads(found.out)
+    assert said["schema"] == "onnxmpq.prediction/1"
+    assert said["figures"]["latency_ms"] <= 0.8 * said["original"]["latency_ms"]
+    assert said["met"] and said["schemes"]
+    text = run(*folder.convert("--latency", "80%", "--min-sqnr", "9dB", "--cost-table", table, "--dry-run")).out
+    assert "nothing was written" in text and "not predicted, convert measures it: --min-sqnr 9dB" in text
+    for options, code in ((("--latency", "1ns"), 5), (("--latency", "200%"), 14), (("--size", "1kB"), 5)):
+        assert run(*folder.convert(*options, "--cost-table", table, "--dry-run")).code == code
+    closest = run(*folder.convert("--latency", "1ns", "--cost-table", table, "--dry-run", "--best-effort", "--json"))
+    assert closest.code == 0 and not json.loads(closest.out)["met"]
+    assert folder.content() == before

@@ -52,11 +52,12 @@ def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
     """The menu of a measured target for what is asked. small: a size counts. fast: latency or energy counts.
 
     For size alone, float activations: w4 and w8 keep float32's latency and lose less than int8 arithmetic. Where size
-    does not count, no weights of fewer bits than others of the same kernel.
+    does not count, no weights of fewer bits than others of the same kernel. Where the user set int8 somewhere, the
+    operators around it keep the choice, since their kernels are one chain.
     """
     if not small:
         return widest_weights(menu)
-    return menu if fast else storage_only(menu)
+    return menu if fast or _format_asked_for(menu) else storage_only(menu)
 
 
 def storage_only(menu: Menu) -> Menu:

@@ -34,7 +34,10 @@ def _require_set(menu: Menu) -> None:
     for name in filter(menu.requires, menu):
         if all(s.is_fp32 for s in menu[name]):
             why = menu.reasons.get(name, "no kernel of it is known here")
-            raise UsageError(f"{menu.asked.settings[name].shown}: {name} cannot have it ({why}); leave this node out")
+            raise UsageError(
+                f"{menu.asked.settings[name].shown}: {name} cannot have it ({why}); leave this node out, "
+                "or set the operators around it too"
+            )
 
 
 def require_half(menu: Menu, target: Target) -> None:

@@ -1,11 +1,12 @@
 """The request: every option of `convert`, declared once for Python, the command line, config files and the docs."""
 
-from onnxmpq.request.command_line import given_options, option_like, with_options
+from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
 from onnxmpq.request.config import read_config
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
 from onnxmpq.request.request import DEFAULT_SAMPLES, Request
 from onnxmpq.request.table import option_table
+from onnxmpq.request.written import config_text
 
 __all__ = [
     "DEFAULT_SAMPLES",
@@ -15,11 +16,13 @@ __all__ = [
     "Option",
     "Request",
     "Source",
+    "config_text",
     "given_options",
     "option_like",
     "option_table",
     "options_of",
     "read_config",
+    "take_config",
     "takes",
     "with_options",
 ]

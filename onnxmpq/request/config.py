@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
 from onnxmpq.fields import is_number, is_whole, nearest, shown
-from onnxmpq.request.options import Declared, options_of
+from onnxmpq.request.options import Declared, Kind, Option, options_of
 from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request
 from onnxmpq.sensitivity import KINDS, OutputKind
@@ -26,17 +26,18 @@ _WANTED = {
 }
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, Any]:
     """Arguments of `Request` by name. Paths are relative to the current folder, as on the command line.
 
-    Raises UsageError, with file and option, for a file that is no TOML, an unknown option or a value of a wrong type.
+    own: further options, which only the command has, with their kind. Raises UsageError, with file and option, for a
+    file that is no TOML, an unknown option or a value of a wrong type.
     """
     try:
         values = read_toml(path)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
-    spellings = _spellings()
+    spellings = {**_spellings(), **{name: _only_here(name, kind) for name, kind in (own or {}).items()}}
     found: dict[str, Any] = {}
     for key, value in values.items():
         declared = spellings.get(key.replace("-", "_"))
@@ -47,6 +48,11 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
         found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
     return found
+
+
+def _only_here(name: str, kind: Kind) -> Declared:
+    """An option that is none of the request."""
+    return Declared(name, None, None, Option("", kind, group="Files"))
 
 
 def _spellings() -> dict[str, Declared]:

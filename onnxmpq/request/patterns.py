@@ -31,6 +31,8 @@ def patterns_of(given: Mapping[str, str | Iterable[str]], where: str = "set") ->
 
 def _schemes(text: str, where: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split("|")))
+    if not any(names):
+        raise UsageError(f"{where} has no scheme; write for example 'int8' or 'int8|w8'")
     for name in names:
         try:
             scheme_named(name)
