@@ -15,6 +15,7 @@ from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS, Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.feeds import Recipe
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
@@ -49,7 +50,7 @@ class Opened:
         return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
     def with_samples(
-        self, calibration: Any, recipe: str | None, limit: int, context: Context
+        self, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context
     ) -> tuple[Opened, Samples]:
         """The samples, and the model without steps of preparing that change an output on them.
 

@@ -25,7 +25,7 @@ from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, Recipe
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -202,7 +202,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
+    opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.arrays)
     if labelled is not None:
@@ -340,7 +340,7 @@ def profile_model(
     model: str | Path,
     *,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     target: str = "cpu",
     provider: str | None = None,
     threads: int = 1,

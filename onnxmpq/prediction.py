@@ -1,4 +1,4 @@
-"""What `convert --dry-run` says: the plan and its figures, as predicted."""
+"""The account of `convert --dry-run`: the plan and its figures, as predicted."""
 
 from __future__ import annotations
 

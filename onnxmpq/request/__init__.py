@@ -4,7 +4,8 @@ from onnxmpq.request.command_line import given_options, option_like, take_config
 from onnxmpq.request.config import read_config
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
-from onnxmpq.request.request import DEFAULT_SAMPLES, Request
+from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
+from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
 from onnxmpq.request.written import config_text
 
@@ -14,7 +15,9 @@ __all__ = [
     "Group",
     "GroupedCommand",
     "Option",
+    "QualityOptions",
     "Request",
+    "SampleOptions",
     "Source",
     "config_text",
     "given_options",

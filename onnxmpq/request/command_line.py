@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
@@ -11,6 +12,7 @@ from typing import Annotated, Any, cast, get_type_hints
 import typer
 
 from onnxmpq.errors import UsageError
+from onnxmpq.feeds import parse_fields
 from onnxmpq.request.config import parse_kinds, read_config
 from onnxmpq.request.options import Declared, Kind, options_of
 from onnxmpq.request.patterns import parse_patterns
@@ -24,9 +26,15 @@ _TYPES: Mapping[Kind, Any] = {
     "switch": bool,
     "kinds": list[str] | None,
     "patterns": list[str] | None,
+    "numbers": str | None,
+    "fields": list[str] | None,
     "cache": Path | None,
 }
-_PARSERS: Mapping[Kind, Callable[[Iterable[str]], Any]] = {"kinds": parse_kinds, "patterns": parse_patterns}
+_PARSERS: Mapping[Kind, Callable[[Iterable[str]], Any]] = {
+    "kinds": parse_kinds,
+    "patterns": parse_patterns,
+    "fields": parse_fields,
+}
 
 
 def with_options(request: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -126,8 +134,14 @@ def take_config(context: Any, path: Path | None) -> Path | None:
 def _spelled(value: Any) -> Any:
     """A value of a config file as the command line would give it."""
     if isinstance(value, Mapping):
-        return [f"{name}={v if isinstance(v, str) else '|'.join(v)}" for name, v in value.items()]
+        return [f"{name}={_text(v)}" for name, v in value.items()]
     return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):  # names of schemes
+        return "|".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parameter(declared: Declared) -> inspect.Parameter:
@@ -136,7 +150,7 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     flags, default = declared.flags, declared.default
     if kind == "switch" and default:
         flags = (f"--{declared.name.replace('_', '-')}/--no-{declared.name.replace('_', '-')}",)
-    if kind in ("texts", "kinds", "patterns", "cache"):
+    if kind in ("texts", "kinds", "patterns", "fields", "cache"):
         default = None
     typed: Any = _TYPES[kind] if default is None or kind == "switch" else type(default)
     said = declared.option

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
+from onnxmpq.feeds import parse_fields
 from onnxmpq.fields import is_number, is_whole, nearest, shown
 from onnxmpq.request.options import Declared, Kind, Option, options_of
 from onnxmpq.request.patterns import parse_patterns, patterns_of
@@ -21,6 +22,8 @@ _WANTED = {
     "file": "a path in quotes",
     "switch": "true or false",
     "kinds": "a table of NAME = KIND, or texts such as NAME=KIND",
+    "numbers": "a number, a list of numbers or a text in quotes",
+    "fields": "a table of FIELD = VALUE, or texts such as FIELD=VALUE",
     "patterns": "a table of PATTERN = SCHEME, or texts such as PATTERN=SCHEME",
     "cache": "a folder in quotes, or false",
 }
@@ -84,6 +87,14 @@ def _value(declared: Declared, value: object, where: str) -> Any:
             return value
         case "cache" if isinstance(value, str | bool):
             return value
+        case "numbers" if isinstance(value, str) or is_number(value):
+            return str(value)
+        case "numbers" if isinstance(value, list) and value and all(map(is_number, value)):
+            return ",".join(map(str, value))
+        case "fields" if isinstance(value, dict):
+            return value
+        case "fields" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            return parse_fields(value, where)
         case "patterns" if isinstance(value, dict) and all(map(_is_schemes, value.values())):
             return patterns_of(value, where)
         case "patterns" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
