@@ -18,19 +18,18 @@ from rich.table import Table
 
 import onnxmpq
 from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
-from onnxmpq.comparison import Validation
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
-from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.prediction import Prediction
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import (
-    DEFAULT_SAMPLES,
+    GateOptions,
     GroupedCommand,
     Request,
+    SampleOptions,
     config_text,
     given_options,
     option_like,
@@ -38,7 +37,7 @@ from onnxmpq.request import (
     with_options,
 )
 from onnxmpq.resources import data_folder
-from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
+from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
 from onnxmpq.target import available_targets
@@ -54,9 +53,6 @@ app = typer.Typer(
 )
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
-Calib = Annotated[str | None, option_like("calibration", "--calib")]
-Recipe = Annotated[str | None, option_like("recipe", "--recipe")]
-Samples = Annotated[int, option_like("samples", "--samples", min=1, help="largest number of samples")]
 Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=1)]
@@ -182,28 +178,29 @@ def apply(
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def calibrate(
+    context: typer.Context,
     model: ModelPath,
     output: Annotated[Path, option_like("output", "--output", "-o", help="calibration to write, .npz")],
-    calib: Calib = None,
-    recipe: Recipe = None,
     target: Target = "cpu",
-    samples: Samples = DEFAULT_SAMPLES,
     seed: Seed = 0,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     found = calibration.calibrate(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
-        samples=samples,
+        samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
         progress=_Drawn(quiet),
@@ -218,24 +215,26 @@ def calibrate(
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions, left_out=("samples",))
 def profile(
+    context: typer.Context,
     model: ModelPath,
     output: Annotated[Path, option_like("output", "--output", "-o", help="cost table to write, .json")],
-    calib: Calib = None,
-    recipe: Recipe = None,
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
     seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     table = pipeline.profile_model(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
         provider=provider,
         threads=threads,
@@ -257,26 +256,28 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def check(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
     dialect: Annotated[
         str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
     ] = "onnxruntime",
-    calib: Calib = None,
-    recipe: Recipe = None,
-    samples: Samples = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    calib, recipe = asked.calibration, asked.effective_recipe
     if recipe is not None and calib is None:
-        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+        raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
+    observed = None if calib is None else _count_overflow(proto, asked, _Drawn(quiet))
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
         print(_dump(show.as_dict(found, model.name, dialect) | counts))
@@ -288,10 +289,9 @@ def check(
         raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
 
 
-def _count_overflow(
-    proto: onnx.ModelProto, calib: str, recipe: str | None, samples: int, progress: Progress
-) -> saturation.Observed:
-    feeds = load_feeds(calib, saturation.specs(proto), recipe=recipe, limit=samples)
+def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
+    specs = saturation.specs(proto)
+    feeds = load_feeds(asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)
@@ -342,37 +342,25 @@ def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
 
 
 @app.command(cls=GroupedCommand)
+@with_options(GateOptions)
 def validate(
+    context: typer.Context,
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="the fp32 model")],
     converted: Annotated[Path, typer.Argument(metavar="CONVERTED", help="the converted model")],
-    calib: Calib = None,
-    recipe: Recipe = None,
-    threads: Threads = 1,
-    samples: Samples = DEFAULT_SAMPLES,
-    min_sqnr: Annotated[
-        float | None, option_like("min_sqnr", "--min-sqnr", help="fail where an output's SQNR in dB is lower")
-    ] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
-    """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
-    specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
-    drawn = _Drawn(quiet)
-    for note in feeds.notes:
-        (drawn.warn if feeds.synthetic else drawn.say)(note)
-    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
+    asked = GateOptions(**given_options(GateOptions, context, options))
+    judged = pipeline.gate(original, converted, asked, _Drawn(quiet))
     if as_json:
-        print(_dump(inspection.validation_dict(found)))
+        print(_dump({**inspection.validation_dict(judged.found), **judged.figures()}))
     else:
-        inspection.render_validation(found, original, converted, _stdout())
-    _check_floor(found, min_sqnr)
-
-
-def _check_floor(found: Validation, min_sqnr: float | None) -> None:
-    if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
-        raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+        inspection.render_validation(judged, original, converted, _stdout())
+    if judged.error is not None:
+        raise judged.error
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:

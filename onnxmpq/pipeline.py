@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import numpy as np
 import onnx
 
 from onnxmpq.allocate import (
+    LATENCY,
+    Limit,
     at_unseen_level,
     int8_everywhere,
     pose,
@@ -18,14 +21,15 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe
+from onnxmpq.feeds import Feeds, Recipe, load_feeds
+from onnxmpq.gate import Judged, decided, require_data
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -62,11 +66,21 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import Request, Source, takes
+from onnxmpq.request import GateOptions, Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.resolution import declared_rows, unresolved
+from onnxmpq.runtimes import (
+    Rules,
+    SessionSettings,
+    absolute,
+    outputs_on,
+    probes,
+    require_provider,
+    specs_of,
+    warn_outside,
+)
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import effects_of_menu, guess_kind
+from onnxmpq.sensitivity import OutputKind, effects_of_menu, guess_kind
 from onnxmpq.shipping import (
     RULE,
     Exactness,
@@ -205,12 +219,23 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.arrays)
-    if labelled is not None:
-        labelled.try_out(source, data)
+    _warn_of_floors(request, model, data, labelled, context)
+    if labelled is not None and (remark := labelled.try_out(source, data)):
+        context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _warn_of_floors(request: Request, model: Model, data: Samples, labelled: Labelled | None, context: Context) -> None:
+    """Of floors that the held-out samples cannot tell."""
+    count = len(data.validation)
+    rows = declared_rows(model.structure.graph.output)
+    for line in unresolved(
+        request.floors, count, rows and count * rows, shares=labelled is not None and labelled.of_shares
+    ):
+        context.progress.warn(line)
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
@@ -369,20 +394,67 @@ def profile_model(
 
 
 @isolated()
+def gate(original: Path, converted: Path, options: GateOptions, progress: Progress | None = None) -> Judged:
+    """Compare two model files on samples, and judge the converted one by floors and limits.
+
+    Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
+    cannot be compared. A model that misses something is no error here: see `Judged`.
+    """
+    heard = progress or Progress()
+    specs = call(specs_of, absolute(original), doing=f"loading {original}")
+    feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
+    require_data(options, feeds)
+    for note in feeds.notes:
+        (heard.warn if feeds.synthetic else heard.say)(note)
+    settings = SessionSettings(threads=options.threads)
+    settings = settings if options.provider is None else settings.on(options.provider)
+    require_provider(settings.provider)
+    labelled = Labelled.of(options.labels, options.metric)
+    if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
+        heard.warn(remark)
+    latency = options.limits.limits.get(LATENCY)
+    found = validate(original, converted, feeds, settings, kinds=options.outputs, labelled=labelled, latency=latency)
+    judged = decided(options, found, original, converted, feeds)
+    for line in judged.warnings:
+        heard.warn(line)
+    return judged
+
+
+@isolated()
 def validate(
-    original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
+    original: str | Path,
+    converted: str | Path,
+    feeds: Feeds,
+    settings: SessionSettings | None = None,
+    *,
+    kinds: Mapping[str, OutputKind] | None = None,
+    labelled: Labelled | None = None,
+    latency: Limit | None = None,
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
+    """Compare two model files on samples: quality per output, and latency side by side on the first sample.
+
+    kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
+    it the converted model is.
+    """
     settings = settings or SessionSettings()
     first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
-    kinds = {
+    for name in set(kinds or ()) - set(names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    guessed = {
         n: guess_kind(proto, n, np.asarray(v, np.float32))
         for n, v in zip(names, first, strict=True)
         if np.issubdtype(v.dtype, np.floating)
     }
-    found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
+    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
+    if labelled is not None:
+        before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
+        found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
-    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+    limit = None if latency is None else latency.of(1.0)
+    if latency is not None and not latency.relative:
+        limit = latency.value / quick_latency_s(str(original), feeds, settings)
+    timing = time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0), limit)
+    return replace(found, timing=timing)

@@ -327,6 +327,38 @@ BAD = [
     Bad("plan of another model", lambda f: f.plan(model={"sha256": "0"}), 9, "belongs to another model"),
     Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
     Bad("other interface", Folder.other_model, 11, "different inputs"),
+    Bad(
+        "a floor on made-up samples",
+        lambda f: ("validate", f.model, f.model, "--min-sqnr", "30dB"),
+        4,
+        "give real ones",
+    ),
+    Bad(
+        "validate: fastest",
+        lambda f: ("validate", f.model, f.model, "--latency", "fastest"),
+        2,
+        "compares with a limit",
+    ),
+    Bad(
+        "validate: labels missing",
+        lambda f: ("validate", f.model, f.model, "--calib", f.calib, "--max-drop", "1%"),
+        2,
+        "--max-drop needs labels",
+    ),
+    Bad(
+        "validate: kind of no output",
+        lambda f: ("validate", f.model, f.model, "--calib", f.calib, "--output-kind", "z=logits", "-q"),
+        2,
+        "'z' is no output of the model",
+    ),
+    Bad(
+        "a recipe with a field that is none",
+        lambda f: f.convert("--recipe", "imagenet", "--recipe-field", "means=1"),
+        4,
+        "recipe imagenet with means: field 'means' is unknown; did you mean mean?",
+    ),
+    Bad("a scale of nothing", lambda f: f.convert("--scale", "0"), 2, "--scale '0'"),
+    Bad("a mean of words", lambda f: f.convert("--mean", "a,b"), 2, "--mean 'a,b'"),
     Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
     Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
 ]
@@ -444,7 +476,7 @@ def test_convert_validate_apply(tmp_path: Path, run: Run) -> None:
     [quality] = json.loads(checked.out)["outputs"]
     assert quality["name"] == "y" and quality["sqnr_db"] > 15
     low = run("validate", folder.model, result, "--calib", folder.calib, "--min-sqnr", "200")
-    assert low.code == 11 and "is below --min-sqnr 200 dB" in low.err
+    assert low.code == 15 and "at least 200 asked" in low.err
 
 
 def test_json_is_all_that_is_printed(tmp_path: Path, run: Run) -> None:

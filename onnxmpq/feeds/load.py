@@ -49,8 +49,8 @@ def load_feeds(
     source: a path (`.npz`, `.npy`, `.csv`, `.jsonl`, `.txt`, a picture, a sound, or a folder), `"module:function"`,
         a dict of arrays, an iterable of feeds, a reader with `get_next()`, a callable that returns one of these,
         or None for made-up samples (see `synthesize`).
-    recipe: name of a recipe in `calibration/` or path of a TOML file, or the recipe itself; for pictures, text and sound. Made-up pictures
-        take their size, range and layout from it.
+    recipe: name of a recipe in `calibration/`, path of a TOML file, or the recipe itself; for pictures, text and sound.
+        Made-up pictures take their size, range and layout from it.
     limit: largest number of samples, evenly spread over the source (of iterables and readers: the first ones).
     seed, dims, bounds: for made-up samples only.
 
@@ -77,7 +77,8 @@ def load_feeds(
             raise CalibrationError(f"calibration data {path} does not exist; check the path")
     if recipe is not None:
         raise UsageError(
-            f"recipe '{recipe if isinstance(recipe, str) else recipe.name}' is for files; data from Python must be ready for the model, without recipe"
+            f"recipe '{recipe if isinstance(recipe, str) else recipe.name}' is for files; data from Python must be "
+            "ready for the model, without recipe"
         )
     if isinstance(source, str | PathLike):
         return read_python(import_source(str(source)), specs, limit, str(source))

@@ -2,6 +2,7 @@
 
 from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
 from onnxmpq.request.config import read_config
+from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
 from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
@@ -12,6 +13,7 @@ from onnxmpq.request.written import config_text
 __all__ = [
     "DEFAULT_SAMPLES",
     "GROUPS",
+    "GateOptions",
     "Group",
     "GroupedCommand",
     "Option",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
@@ -37,8 +37,13 @@ _PARSERS: Mapping[Kind, Callable[[Iterable[str]], Any]] = {
 }
 
 
-def with_options(request: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command with a parameter `**options` a parameter for each option, in front of its own options."""
+def with_options(
+    request: type[Any], left_out: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command with a parameter `**options` a parameter for each option, in front of its own options.
+
+    left_out: names of options that the command does not have.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -51,7 +56,8 @@ def with_options(request: type[Any]) -> Callable[[Callable[..., None]], Callable
             for p in inspect.signature(command).parameters.values()
             if p.kind is not inspect.Parameter.VAR_KEYWORD
         ]
-        rows = [_parameter(declared) for declared in options_of(request).values() if declared.flags]
+        declared = [d for name, d in options_of(request).items() if d.flags and name not in left_out]
+        rows = [_parameter(d) for d in declared]
         parameters = [
             *(p for p in own if p.default is inspect.Parameter.empty),
             *rows,
@@ -77,10 +83,10 @@ def given_options(request: type[Any], context: typer.Context, options: Mapping[s
     """Arguments of the request for what the command line really says; defaults are left to the request."""
     found: dict[str, Any] = {}
     for name, declared in options_of(request).items():
-        if declared.flags and is_said(context, name):
+        if name in options and is_said(context, name):
             parse = _PARSERS.get(declared.option.kind)
             found[name] = options[name] if parse is None else parse(options[name])
-    return {**found, **_cache_or_none(context)}
+    return {**found, **(_cache_or_none(context) if "cache" in options else {})}
 
 
 def _cache_or_none(context: Any) -> dict[str, Any]:

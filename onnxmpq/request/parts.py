@@ -51,7 +51,7 @@ class SampleOptions:
     std: Annotated[
         str | float | Sequence[float] | None,
         Option(
-            "what a recipe's pixels are divided by at last, as for --mean",
+            "of a recipe's pixels, by which they are divided last",
             "numbers",
             group="Samples",
             metavar="NUMBERS",
