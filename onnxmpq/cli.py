@@ -17,9 +17,10 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
+from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
+from onnxmpq.cache import default_folder
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, load_feeds
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, recipe_fields
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
@@ -34,6 +35,7 @@ from onnxmpq.request import (
     given_options,
     option_like,
     take_config,
+    toml,
     with_options,
 )
 from onnxmpq.resources import data_folder
@@ -47,7 +49,6 @@ app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -329,8 +330,18 @@ def doctor_command(
 
 
 @app.command(cls=GroupedCommand)
-def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
-    """Input recipes that ship: how pictures, text and audio become the model's inputs."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
+    ] = None,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    if name is not None:
+        fields = recipe_fields(find_recipe(name))
+        print(_dump(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
+        return
     rows = available_recipes()
     if as_json:
         print(_dump([{"name": r.name, "description": r.description} for r in rows]))
@@ -339,6 +350,32 @@ def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     for row in rows:
         table.add_row(row.name, row.description)
     _stdout().print(table)
+    _stdout().print("fields of one: onnxmpq recipes NAME; other values: --recipe-field FIELD=VALUE", highlight=False)
+
+
+@app.command("cache", cls=GroupedCommand)
+def cache_command(
+    folder: CacheFolder = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all entries, after asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    place = folder or default_folder()
+    if place is None:
+        raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
+    found = cache_folder.contents(place)
+    if not clear:
+        print(_dump(found.to_dict())) if as_json else found.render(_stdout())
+        return
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("--clear asks before it removes anything, and there is nobody to ask; add --yes")
+    if not yes and not typer.confirm(f"remove {found.total.entries} entries from {place}?", err=True):
+        return
+    removed = cache_folder.clear(place)
+    text = f"removed {removed.entries} entries, {removed.bytes / 1e6:.1f} MB, from {place}"
+    print(_dump({"folder": str(place), "removed": removed.entries, "bytes": removed.bytes}) if as_json else text)
 
 
 @app.command(cls=GroupedCommand)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from onnxmpq.__main__ import main as entry
 from onnxmpq.cli import main
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
+from onnxmpq.feeds import available_recipes, find_recipe
+from onnxmpq.feeds.recipes import read_recipe
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.resources import data_folder
@@ -645,3 +648,29 @@ def test_a_dry_run_predicts_and_writes_nothing(tmp_path: Path, run: Run) -> None
     closest = run(*folder.convert("--latency", "1ns", "--cost-table", table, "--dry-run", "--best-effort", "--json"))
     assert closest.code == 0 and not json.loads(closest.out)["met"]
     assert folder.content() == before
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in available_recipes()])
+def test_a_recipe_shows_its_fields(name: str, tmp_path: Path, run: Run) -> None:
+    """As a file that is the same recipe."""
+    shown = run("recipes", name)
+    assert shown.code == 0
+    (tmp_path / "copy.toml").write_text(shown.out)
+    assert read_recipe(tmp_path / "copy.toml", name) == find_recipe(name)
+    assert json.loads(run("recipes", name, "--json").out)["kind"] == tomllib.loads(shown.out)["kind"]
+
+
+def test_completion_knows_commands_and_options() -> None:
+    """As bash asks for it."""
+    program = "import sys; sys.argv[0] = 'onnxmpq'; from onnxmpq.__main__ import main; main()"
+
+    def completed(words: str, place: int) -> list[str]:
+        asked = {"_ONNXMPQ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("onnxmpq conv", 1) == ["convert"]
+    assert completed("onnxmpq validate --min-", 2) == ["--min-sqnr", "--min-agreement"]

@@ -6,7 +6,7 @@ means is documented in `docs/calibration.md`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -127,6 +127,19 @@ def find_recipe(given: str | Recipe) -> Recipe:
     return read_recipe(find_file(given), given) if isinstance(given, str) else given
 
 
+def recipe_fields(recipe: Recipe) -> dict[str, object]:
+    """Fields and their values, defaults included, as a TOML file has them; without those that are not set."""
+    kinds = {ImageRecipe: "image", TextRecipe: "text", AudioRecipe: "audio"}
+    found: dict[str, object] = {"kind": kinds[type(recipe)]}
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if value is not None and field.name != "name":
+            found[field.name] = str(value) if isinstance(value, np.dtype | Path) else value
+    if isinstance(recipe, TextRecipe):
+        found["inputs"] = {key: found.pop(key) for key in ("ids", "mask", "types") if key in found}
+    return found
+
+
 def find_file(name_or_path: str) -> Path:
     """The file of a recipe. CalibrationError for a name that none has."""
     path = Path(name_or_path)
@@ -146,7 +159,7 @@ def read_recipe(path: Path, name: str) -> Recipe:
 
 
 def read_fields(path: Path) -> dict[str, object]:
-    """What a recipe's file says, unchecked. CalibrationError where it is no TOML."""
+    """Fields of a recipe's file, unchecked. CalibrationError where it is no TOML."""
     try:
         return read_toml(path)
     except FileNotFoundError as error:

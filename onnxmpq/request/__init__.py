@@ -8,7 +8,7 @@ from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, t
 from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
 from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
-from onnxmpq.request.written import config_text
+from onnxmpq.request.written import config_text, toml
 
 __all__ = [
     "DEFAULT_SAMPLES",
@@ -29,5 +29,6 @@ __all__ = [
     "read_config",
     "take_config",
     "takes",
+    "toml",
     "with_options",
 ]

@@ -14,7 +14,7 @@ from onnxmpq.request.parts import QualityOptions
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateOptions(QualityOptions):
-    """What `validate` asks of a converted model. Raises UsageError for a value that cannot be understood."""
+    """Options of `validate`. Raises UsageError for a value that cannot be understood."""
 
     latency: Annotated[
         str | None, Option("most that it may take: 5ms, or 60% of the original", group="Budgets", metavar="DURATION")

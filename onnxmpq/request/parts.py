@@ -96,7 +96,7 @@ class SampleOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QualityOptions(SampleOptions):
-    """What a converted model must keep on the samples."""
+    """Quality floors, and whatever they are judged by: labels, a metric, kinds of outputs."""
 
     outputs: Annotated[
         Mapping[str, OutputKind] | None,
