@@ -16,29 +16,32 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
-from onnxmpq.comparison import Validation
+from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
+from onnxmpq.cache import default_folder
 from onnxmpq.documents import dump_json
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
-from onnxmpq.feeds import available_recipes, load_feeds
-from onnxmpq.isolation import call
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, recipe_fields
 from onnxmpq.lint import show
 from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
+from onnxmpq.prediction import Prediction
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import (
-    DEFAULT_SAMPLES,
+    GateOptions,
     GroupedCommand,
     Request,
+    SampleOptions,
+    config_text,
     given_options,
     option_like,
-    read_config,
+    take_config,
+    toml,
     with_options,
 )
 from onnxmpq.resources import data_folder
 from onnxmpq.rows import require_format
-from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
+from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
 from onnxmpq.target import available_targets
@@ -48,15 +51,11 @@ app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
-Calib = Annotated[str | None, option_like("calibration", "--calib")]
-Recipe = Annotated[str | None, option_like("recipe", "--recipe")]
-Samples = Annotated[int, option_like("samples", "--samples", min=1, help="largest number of samples")]
 Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=1)]
@@ -105,8 +104,24 @@ def convert(
             help="TOML file of these options; the command line wins (docs/options)",
             metavar="FILE",
             rich_help_panel="Files",
+            is_eager=True,
+            callback=take_config,
         ),
     ] = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write all options, those in effect as values, to this TOML file",
+            metavar="FILE",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="plan and predict, write no model; exits as convert would", rich_help_panel="Files"
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(help="also write the report as JSON to this file", metavar="FILE", rich_help_panel="Files"),
@@ -118,13 +133,15 @@ def convert(
     **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
-    default = {"output": model.with_name(model.stem + ".mpq.onnx")}
-    given = given_options(Request, context, options)
-    if no_cache:
-        given["cache"] = _cache(given.get("cache"), no_cache)
-    asked = {**default, **({} if config is None else read_config(config)), **given}
-    if report is not None:
-        check_writable(report)
+    asked = {"output": model.with_name(model.stem + ".mpq.onnx"), **given_options(Request, context, options)}
+    for file in (report, write_config):
+        if file is not None:
+            check_writable(file)
+    if write_config is not None:
+        write_text(write_config, config_text(context))
+    if dry_run:
+        _show_prediction(pipeline.predict(model, **asked, progress=_Drawn(quiet)), as_json)
+        return
     result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
     text = _dump(result.report.to_dict())
     if report is not None:
@@ -137,8 +154,17 @@ def convert(
     result.report.render(console)
 
 
+def _show_prediction(found: Prediction, as_json: bool) -> None:
+    if as_json:
+        print(_dump(found.to_dict()))
+    else:
+        found.render(_stdout())
+
+
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def apply(
+    context: typer.Context,
     model: ModelPath,
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="a .plan.json file that convert wrote, edited or not")],
     output: Annotated[
@@ -154,15 +180,14 @@ def apply(
     measure: Annotated[
         bool, typer.Option("--measure", help="take quality and latency of the result again, on --calib")
     ] = False,
-    calib: Calib = None,
-    recipe: Recipe = None,
-    samples: Samples = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     applied = replay.apply_plan(
         model,
         plan,
@@ -170,9 +195,9 @@ def apply(
         output=destination,
         point=point,
         measure=measure,
-        calibration=calib,
-        recipe=recipe,
-        samples=samples,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
+        samples=asked.samples,
         progress=_Drawn(quiet),
     )
     if as_json:
@@ -180,35 +205,36 @@ def apply(
         return
     console = _stdout()
     if applied.validation is not None:
-        inspection.render_validation(applied.validation, model, destination, console)
+        inspection.draw_validation(applied.validation, console)
     for line in replay.in_words(applied):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def calibrate(
+    context: typer.Context,
     model: ModelPath,
     output: Annotated[Path, option_like("output", "--output", "-o", help="calibration to write, .npz")],
-    calib: Calib = None,
-    recipe: Recipe = None,
     target: Target = "cpu",
-    samples: Samples = DEFAULT_SAMPLES,
     seed: Seed = 0,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     found = calibration.calibrate(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
-        samples=samples,
+        samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
         progress=_Drawn(quiet),
@@ -223,24 +249,26 @@ def calibrate(
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions, left_out=("samples",))
 def profile(
+    context: typer.Context,
     model: ModelPath,
     output: Annotated[Path, option_like("output", "--output", "-o", help="cost table to write, .json")],
-    calib: Calib = None,
-    recipe: Recipe = None,
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
     seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     table = pipeline.profile_model(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
         provider=provider,
         threads=threads,
@@ -262,15 +290,14 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
 
 
 @app.command("sensitivity", cls=GroupedCommand)
+@with_options(SampleOptions)
 def sensitivity_command(
+    context: typer.Context,
     model: ModelPath,
     output: Annotated[
         Path | None, option_like("output", "--output", "-o", help="table to write, .csv or .json")
     ] = None,
-    calib: Calib = None,
-    recipe: Recipe = None,
     target: Target = "cpu",
-    samples: Samples = DEFAULT_SAMPLES,
     exclude: Annotated[list[str] | None, option_like("exclude", "--exclude")] = None,
     scheme: Annotated[list[str] | None, option_like("schemes", "--scheme")] = None,
     seed: Seed = 0,
@@ -279,17 +306,19 @@ def sensitivity_command(
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Effect of every layer and scheme on MODEL's outputs, one at a time, and why a scheme is not offered."""
     if output is not None:
         require_format(output)
         check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     rows = measure_sensitivity(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
-        samples=samples,
+        samples=asked.samples,
         exclude=exclude or (),
         schemes=scheme or (),
         cache=_cache(cache, no_cache),
@@ -307,26 +336,28 @@ def sensitivity_command(
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def check(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
     dialect: Annotated[
         str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
     ] = "onnxruntime",
-    calib: Calib = None,
-    recipe: Recipe = None,
-    samples: Samples = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    calib, recipe = asked.calibration, asked.effective_recipe
     if recipe is not None and calib is None:
-        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+        raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
+    observed = None if calib is None else _count_overflow(proto, asked, _Drawn(quiet))
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
         print(_dump(show.as_dict(found, model.name, dialect) | counts))
@@ -338,10 +369,9 @@ def check(
         raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
 
 
-def _count_overflow(
-    proto: onnx.ModelProto, calib: str, recipe: str | None, samples: int, progress: Progress
-) -> saturation.Observed:
-    feeds = load_feeds(calib, saturation.specs(proto), recipe=recipe, limit=samples)
+def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
+    specs = saturation.specs(proto)
+    feeds = load_feeds(asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)
@@ -379,8 +409,18 @@ def doctor_command(
 
 
 @app.command(cls=GroupedCommand)
-def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
-    """Input recipes that ship: how pictures, text and audio become the model's inputs."""
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
+    ] = None,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    if name is not None:
+        fields = recipe_fields(find_recipe(name))
+        print(_dump(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
+        return
     rows = available_recipes()
     if as_json:
         print(_dump([{"name": r.name, "description": r.description} for r in rows]))
@@ -389,40 +429,54 @@ def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     for row in rows:
         table.add_row(row.name, row.description)
     _stdout().print(table)
+    _stdout().print("fields of one: onnxmpq recipes NAME; other values: --recipe-field FIELD=VALUE", highlight=False)
+
+
+@app.command("cache", cls=GroupedCommand)
+def cache_command(
+    folder: CacheFolder = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all entries, after asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    place = folder or default_folder()
+    if place is None:
+        raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
+    found = cache_folder.contents(place)
+    if not clear:
+        print(_dump(found.to_dict())) if as_json else found.render(_stdout())
+        return
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("--clear asks before it removes anything, and there is nobody to ask; add --yes")
+    if not yes and not typer.confirm(f"remove {found.total.entries} entries from {place}?", err=True):
+        return
+    removed = cache_folder.clear(place)
+    text = f"removed {removed.entries} entries, {removed.bytes / 1e6:.1f} MB, from {place}"
+    print(_dump({"folder": str(place), "removed": removed.entries, "bytes": removed.bytes}) if as_json else text)
 
 
 @app.command(cls=GroupedCommand)
+@with_options(GateOptions)
 def validate(
+    context: typer.Context,
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="the fp32 model")],
     converted: Annotated[Path, typer.Argument(metavar="CONVERTED", help="the converted model")],
-    calib: Calib = None,
-    recipe: Recipe = None,
-    threads: Threads = 1,
-    samples: Samples = DEFAULT_SAMPLES,
-    min_sqnr: Annotated[
-        float | None, option_like("min_sqnr", "--min-sqnr", help="fail where an output's SQNR in dB is lower")
-    ] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
-    """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
-    specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
-    drawn = _Drawn(quiet)
-    for note in feeds.notes:
-        (drawn.warn if feeds.synthetic else drawn.say)(note)
-    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
+    asked = GateOptions(**given_options(GateOptions, context, options))
+    judged = pipeline.gate(original, converted, asked, _Drawn(quiet))
     if as_json:
-        print(_dump(inspection.validation_dict(found)))
+        print(_dump({**inspection.validation_dict(judged.found), **judged.figures()}))
     else:
-        inspection.render_validation(found, original, converted, _stdout())
-    _check_floor(found, min_sqnr)
-
-
-def _check_floor(found: Validation, min_sqnr: float | None) -> None:
-    if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
-        raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+        inspection.render_validation(judged, original, converted, _stdout())
+    if judged.error is not None:
+        raise judged.error
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:

@@ -42,7 +42,7 @@ class OutputQuality:
 
     kind: an `OutputKind`, or LABELS for integers. kl_nats: only for classifier-like outputs; top1_agreement: for those,
     and the share of equal values of LABELS, whose relative_mse is 1 less that. sqnr_unfused_db: the
-    same graph without the runtime's graph optimisations.
+    same graph without the runtime's graph optimisations. rows: of class scores, that agreement is a share of.
     """
 
     name: str
@@ -53,6 +53,7 @@ class OutputQuality:
     kl_nats: float | None = None
     top1_agreement: float | None = None
     sqnr_unfused_db: float | None = None
+    rows: int | None = None
 
     @property
     def levels_disagree(self) -> bool:
@@ -384,6 +385,7 @@ def _quality(
         kl,
         agreement,
         unfused,
+        None if agreement is None else sum(b.size // b.shape[-1] for b in before),
     )
 
 

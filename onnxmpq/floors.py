@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import bdtrc
 
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
@@ -23,6 +24,7 @@ from onnxmpq.isolation import call
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, widened
 
 _ROUNDING = 1e-9
+CHANCE = 0.05
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(dB|db|%)?\s*$")
 
@@ -127,7 +129,10 @@ class Metric:
         The model runs in the child of `onnxmpq.isolation`, the function here. Raises CalibrationError where the
         function fails, ModelError where the model does.
         """
-        outputs = call(_outputs, absolute(model), feeds, settings, doing="running a model for the metric")
+        return self.value(outputs_for(model, feeds, settings), labels)
+
+    def value(self, outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> float:
+        """The function's value for outputs. Raises CalibrationError where it fails."""
         try:
             value = float(self.function(outputs, labels))
         except Exception as error:
@@ -135,6 +140,11 @@ class Metric:
         if not np.isfinite(value):
             raise CalibrationError(f"metric {self.name} gave {value}; it must be a finite number")
         return value
+
+
+def outputs_for(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
+    """Output name -> values of all samples, computed in the child. Raises ModelError."""
+    return call(_outputs, absolute(model), feeds, settings, doing="running a model for the metric")
 
 
 def _outputs(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
@@ -160,3 +170,19 @@ def top1(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> fl
     if classes.size != labels.size:
         raise ValueError(f"{labels.size} labels for {classes.size} rows of scores")
     return float((classes.reshape(-1) == labels.reshape(-1)).mean())
+
+
+def no_better_than_guessing(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> str:
+    """A warning where top-1 of a model is at chance level: where guessing among its classes is as good with a
+    probability of more than 5 % (binomial). Empty where it is better, and where no class scores can be told."""
+    scores = next(iter(outputs.values()))
+    if labels is None or not isinstance(scores, np.ndarray) or scores.ndim < 2 or scores.shape[-1] < 2:
+        return ""
+    count, classes = labels.size, scores.shape[-1]
+    right = round(top1(outputs, labels) * count)
+    if right and float(bdtrc(right - 1, count, 1.0 / classes)) <= CHANCE:
+        return ""
+    return (
+        f"fp32 itself has {right} of {count} labels right, as by guessing among {classes} classes: the recipe, the "
+        "labels or their order do not fit the model"
+    )

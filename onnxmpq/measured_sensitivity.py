@@ -12,6 +12,7 @@ from onnxmpq.allocate import pose
 from onnxmpq.cache import Cache
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable
+from onnxmpq.feeds import Recipe
 from onnxmpq.isolation import isolated
 from onnxmpq.menu import (
     bounded_activations,
@@ -40,7 +41,7 @@ def measure_sensitivity(
     model: str | Path | onnx.ModelProto,
     *,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     target: str = "cpu",
     samples: int = DEFAULT_SAMPLES,
     exclude: Iterable[str] = (),

@@ -13,17 +13,28 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import Problem, at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
+from onnxmpq.allocate import (
+    LATENCY,
+    Limit,
+    Problem,
+    at_unseen_level,
+    int8_everywhere,
+    pose,
+    quantized_when_fastest,
+    require_plan,
+    require_unmet,
+)
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, Recipe, load_feeds
 from onnxmpq.forecast import Forecast
+from onnxmpq.gate import Judged, decided, require_data
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.keys import feeds_hash
@@ -46,6 +57,7 @@ from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, serialize, write_model, write_text
 from onnxmpq.plan import Plan
 from onnxmpq.points import with_points
+from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
@@ -61,12 +73,22 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import Request, Source, asked_for, takes
+from onnxmpq.request import GateOptions, Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.resolution import declared_rows, unresolved
 from onnxmpq.rows import Rows
-from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.runtimes import (
+    Rules,
+    SessionSettings,
+    absolute,
+    outputs_on,
+    probes,
+    require_provider,
+    specs_of,
+    warn_outside,
+)
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import effects_of_menu, guess_kind
+from onnxmpq.sensitivity import OutputKind, effects_of_menu, guess_kind
 from onnxmpq.shipping import (
     RULE,
     Exactness,
@@ -130,6 +152,38 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
+    posed = _posed(model, request)
+    result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    _write(result, request)
+    return result
+
+
+@takes(Request)
+@with_one_blas_thread
+@isolated()
+def predict(model: Source, request: Request) -> Prediction:
+    """The plan that `convert` would start from, with its figures as predicted; nothing is written.
+
+    Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
+    what `convert` does, as far as predictions tell.
+    """
+    posed = _posed(model, request)
+    return predict_job(posed.job, posed.asked.budgets.spelled())
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """The job of a conversion, before any plan is made, and what it was made from."""
+
+    job: Job
+    asked: Asked
+    opened: Opened
+    rescaling: Rescaling
+    menu: Menu
+
+
+def _posed(model: Source, request: Request) -> _Posed:
+    """From the request to the allocation problem."""
     progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
@@ -142,6 +196,8 @@ def convert(model: Source, request: Request) -> Result:
     labelled = Labelled.of(request.labels, request.metric)
     opened, data = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
+    for note in offered.asked.notes:
+        progress.say(note)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -182,9 +238,7 @@ def convert(model: Source, request: Request) -> Result:
         int8_everywhere(prepared, fused, rules),
         left_out([*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, menu), strict=True)]),
     )
-    result = _result(job, finish(job), asked, opened, rescaling, menu)
-    _write(result, request)
-    return result
+    return _Posed(job, asked, opened, rescaling, menu)
 
 
 _WHY = (
@@ -208,15 +262,26 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
+    opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.arrays)
-    if labelled is not None:
-        labelled.try_out(source, data)
+    _warn_of_floors(request, model, data, labelled, context)
+    if labelled is not None and (remark := labelled.try_out(source, data)):
+        context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _warn_of_floors(request: Request, model: Model, data: Samples, labelled: Labelled | None, context: Context) -> None:
+    """Of floors that the held-out samples cannot tell."""
+    count = len(data.validation)
+    rows = declared_rows(model.structure.graph.output)
+    for line in unresolved(
+        request.floors, count, rows and count * rows, shares=labelled is not None and labelled.of_shares
+    ):
+        context.progress.warn(line)
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
@@ -267,6 +332,7 @@ def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
     faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
     without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
+    require_plan(without_effects)
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
@@ -315,6 +381,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
+        patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
@@ -359,7 +426,7 @@ def profile_model(
     model: str | Path,
     *,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     target: str = "cpu",
     provider: str | None = None,
     threads: int = 1,
@@ -388,20 +455,67 @@ def profile_model(
 
 
 @isolated()
+def gate(original: Path, converted: Path, options: GateOptions, progress: Progress | None = None) -> Judged:
+    """Compare two model files on samples, and judge the converted one by floors and limits.
+
+    Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
+    cannot be compared. A model that misses something is no error here: see `Judged`.
+    """
+    heard = progress or Progress()
+    specs = call(specs_of, absolute(original), doing=f"loading {original}")
+    feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
+    require_data(options, feeds)
+    for note in feeds.notes:
+        (heard.warn if feeds.synthetic else heard.say)(note)
+    settings = SessionSettings(threads=options.threads)
+    settings = settings if options.provider is None else settings.on(options.provider)
+    require_provider(settings.provider)
+    labelled = Labelled.of(options.labels, options.metric)
+    if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
+        heard.warn(remark)
+    latency = options.limits.limits.get(LATENCY)
+    found = validate(original, converted, feeds, settings, kinds=options.outputs, labelled=labelled, latency=latency)
+    judged = decided(options, found, original, converted, feeds)
+    for line in judged.warnings:
+        heard.warn(line)
+    return judged
+
+
+@isolated()
 def validate(
-    original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
+    original: str | Path,
+    converted: str | Path,
+    feeds: Feeds,
+    settings: SessionSettings | None = None,
+    *,
+    kinds: Mapping[str, OutputKind] | None = None,
+    labelled: Labelled | None = None,
+    latency: Limit | None = None,
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
+    """Compare two model files on samples: quality per output, and latency side by side on the first sample.
+
+    kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
+    it the converted model is.
+    """
     settings = settings or SessionSettings()
     first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
-    kinds = {
+    for name in set(kinds or ()) - set(names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    guessed = {
         n: guess_kind(proto, n, np.asarray(v, np.float32))
         for n, v in zip(names, first, strict=True)
         if np.issubdtype(v.dtype, np.floating)
     }
-    found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
+    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
+    if labelled is not None:
+        before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
+        found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
-    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+    limit = None if latency is None else latency.of(1.0)
+    if latency is not None and not latency.relative:
+        limit = latency.value / quick_latency_s(str(original), feeds, settings)
+    timing = time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0), limit)
+    return replace(found, timing=timing)

@@ -80,6 +80,7 @@ class Plan(Shown):
     deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
     int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
     int8 arithmetic is exact, in words; empty where there is none or the target is no CPU.
+    patterns: schemes that the user set (`--set`, `--exclude`), "int8|w8" by pattern; the last that matches decides.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
     a quick model without and with them, by candidate.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
@@ -127,6 +128,7 @@ class Plan(Shown):
     forecast: Forecast | None = None
     points: tuple[PlannedPoint, ...] = ()
     point_weights: dict[str, dict[str, PackedWeight]] = field(default_factory=dict)
+    patterns: dict[str, str] = field(default_factory=dict)
 
     @property
     def schemes(self) -> dict[str, str]:
@@ -259,7 +261,7 @@ def _plan(data: dict[str, Any]) -> Plan:
 
 _TABLES = (
     *("model", "budgets", "runtime", "prediction", "measured", "quality"),
-    *("rescaling", "compensation", "options", "data", "chosen"),
+    *("rescaling", "compensation", "options", "data", "chosen", "patterns"),
 )
 _TEXTS = (
     *("target", "dialect", "rounding", "output_sha256", "factors"),

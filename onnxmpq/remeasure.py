@@ -15,7 +15,7 @@ from onnxmpq.comparison import Validation, compare, time_side_by_side
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.editing import measured_target
-from onnxmpq.feeds import Feeds, load_feeds
+from onnxmpq.feeds import Feeds, Recipe, load_feeds
 from onnxmpq.floors import parse_floors
 from onnxmpq.isolation import call, isolated
 from onnxmpq.model import serialized_bytes
@@ -26,7 +26,7 @@ from onnxmpq.sensitivity import OutputKind, guess_kind
 from onnxmpq.verdict import judge
 
 
-def feeds_for(model: Any, calibration: Any, recipe: str | None, samples: int) -> Feeds:
+def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples: int) -> Feeds:
     """Samples for the model's inputs, as for `convert`. model: path or proto. Raises CalibrationError, UsageError."""
     specs = call(specs_of, _runnable(model), doing="loading the model")
     return load_feeds(calibration, specs, recipe=recipe, limit=samples)

@@ -19,7 +19,7 @@ from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.documents import plain
 from onnxmpq.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
 from onnxmpq.errors import PlanError, UsageError
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, Recipe
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
@@ -67,7 +67,7 @@ def apply(
     point: int | None = None,
     measure: bool = False,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
@@ -99,7 +99,7 @@ def apply_plan(
     point: int | None = None,
     measure: bool = False,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
     effort: Effort | None = None,
     progress: Progress | None = None,

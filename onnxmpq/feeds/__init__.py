@@ -5,8 +5,9 @@
 
 from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
+from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
-from onnxmpq.feeds.recipes import ImageRecipe, available_recipes
+from onnxmpq.feeds.recipes import ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
@@ -15,9 +16,16 @@ __all__ = [
     "Feeds",
     "ImageRecipe",
     "InputSpec",
+    "Recipe",
     "available_recipes",
+    "divisor",
+    "find_recipe",
     "import_source",
     "load_feeds",
+    "numbers",
+    "override",
+    "parse_fields",
     "read_labels",
+    "recipe_fields",
     "synthesize",
 ]

@@ -11,6 +11,7 @@ import onnx
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.files import file_bytes
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, is_quantized_op, load, read
@@ -47,6 +48,7 @@ __all__ = [
     "constants_of",
     "drop_values",
     "export",
+    "file_bytes",
     "find_regions",
     "free_name",
     "is_quantized_op",

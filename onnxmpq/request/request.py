@@ -6,27 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
-from onnxmpq.errors import UsageError
-from onnxmpq.floors import Floors, MetricFunction, parse_floors
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
-from onnxmpq.request.options import Option, options_of
-from onnxmpq.sensitivity import KINDS, OutputKind
+from onnxmpq.request.options import Option
+from onnxmpq.request.parts import QualityOptions
+from onnxmpq.request.patterns import patterns_of
+from onnxmpq.schemes import FP32
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
 
-DEFAULT_SAMPLES = 64
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Request:
+class Request(QualityOptions):
     """The options of `convert`. Raises UsageError for a value that no model makes right.
 
     Names are those of Python's arguments and of config files; the command line's are in the options' flags.
@@ -55,23 +53,6 @@ class Request:
             metavar="FILE",
         ),
     ] = None
-    calibration: Annotated[
-        Any,
-        Option(
-            ".npz, folder of .npy or pictures, token file, or module:function (docs/calibration)",
-            flags=("--calib",),
-            more="From Python also arrays by input name, an iterable of feeds or an onnxruntime CalibrationDataReader. "
-            "Without it inputs are made up.",
-            group="Samples",
-            metavar="SOURCE",
-        ),
-    ] = None
-    recipe: Annotated[
-        str | None, Option("how pictures, text or audio become inputs", group="Samples", metavar="RECIPE")
-    ] = None
-    samples: Annotated[
-        int, Option("largest number of calibration samples", "whole", least=1, group="Samples", metavar="N")
-    ] = DEFAULT_SAMPLES
     target: Annotated[
         str, Option("a name from `onnxmpq targets`, or a .toml file", group="Target", metavar="TARGET")
     ] = "cpu"
@@ -90,10 +71,20 @@ class Request:
     threads: Annotated[
         int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
     ] = 1
+    set: Annotated[
+        Mapping[str, str | Iterable[str]] | None,
+        Option(
+            "PATTERN=SCHEME[|SCHEME]: node name, glob, /regex/ or operator type; may be repeated (docs/options)",
+            "patterns",
+            more="From Python by pattern: {'Softmax': 'fp32', 'head*': ['int8', 'w8']}. The last that matches wins.",
+            group="Schemes",
+            metavar="PATTERN=SCHEME",
+        ),
+    ] = None
     exclude: Annotated[
         Iterable[str],
         Option(
-            "node name, glob or /regex/ to leave in float32; may be repeated",
+            "leave in float32, as --set PATTERN=fp32; wins over --set; may be repeated",
             "texts",
             group="Schemes",
             metavar="PATTERN",
@@ -122,16 +113,6 @@ class Request:
             "inputs and outputs stay float32, or are 16 bits wide where the plan has them so", "switch", group="Schemes"
         ),
     ] = True
-    outputs: Annotated[
-        Mapping[str, OutputKind] | None,
-        Option(
-            "NAME=logits|probabilities|values, where the guess is wrong",
-            "kinds",
-            ("--output-kind",),
-            group="Quality",
-            metavar="NAME=KIND",
-        ),
-    ] = None
     cost_table: Annotated[
         str | Path | None,
         Option(
@@ -160,39 +141,6 @@ class Request:
         Iterable[str],
         Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
     ] = ()
-    min_sqnr: Annotated[
-        str | float | None, Option("quality floor: 30dB at the worst output", group="Quality", metavar="DECIBELS")
-    ] = None
-    max_divergence: Annotated[
-        str | float | None,
-        Option("quality floor: 0.01, KL in nats or relative error", group="Quality", metavar="NUMBER"),
-    ] = None
-    min_agreement: Annotated[
-        str | float | None, Option("quality floor: 99% same top class as fp32", group="Quality", metavar="SHARE")
-    ] = None
-    max_drop: Annotated[
-        str | float | None,
-        Option("quality floor: 0.5% of the metric on labelled samples", group="Quality", metavar="SHARE"),
-    ] = None
-    labels: Annotated[
-        str | Path | None, Option("of the samples: .npy, .npz:NAME or .csv", group="Quality", metavar="FILE")
-    ] = None
-    metric: Annotated[
-        str | MetricFunction | None,
-        Option(
-            "module:function of (outputs by name, labels), higher is better; default top-1",
-            group="Quality",
-            metavar="FUNCTION",
-        ),
-    ] = None
-    guard: Annotated[
-        bool,
-        Option(
-            "refuse a bad result where no floor is given; fastest prefers a good one (docs/quality)",
-            "switch",
-            group="Quality",
-        ),
-    ] = True
     solver: Annotated[
         str,
         Option(
@@ -222,17 +170,10 @@ class Request:
     def __post_init__(self) -> None:
         for name in ("exclude", "schemes", "without"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for declared in options_of(Request).values():
-            least, value = declared.option.least, getattr(self, declared.name)
-            if least is not None and value < least:
-                raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
-        self.floors.require_labels(self.labels is not None or self.metric is not None)
+        super().__post_init__()
         require_estimator(self.estimator)
         require_solver(self.solver)
-        for name, kind in (self.outputs or {}).items():
-            if kind not in KINDS:
-                raise UsageError(f"outputs: {name!r} is {kind!r}; the kinds of outputs are {', '.join(KINDS)}")
-        _ = self.budgets, self.techniques
+        _ = self.budgets, self.techniques, self.patterns
 
     @cached_property
     def budgets(self) -> Budgets:
@@ -240,9 +181,16 @@ class Request:
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
 
     @cached_property
-    def floors(self) -> Floors:
-        """Quality floors, empty where there is none."""
-        return parse_floors(self.min_sqnr, self.max_divergence, self.min_agreement, self.max_drop)
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """Names of schemes by pattern, as set."""
+        return patterns_of(self.set or {})
+
+    @property
+    def recorded_patterns(self) -> dict[str, str]:
+        """Patterns with their schemes as plans have them, `exclude` last."""
+        excluded = dict.fromkeys(self.exclude, FP32)
+        given = {p: "|".join(schemes) for p, schemes in self.patterns.items() if p not in excluded}
+        return {**given, **excluded}
 
     @cached_property
     def techniques(self) -> Techniques:

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxmpq.context import Context
 from onnxmpq.errors import CalibrationError, ModelError
-from onnxmpq.feeds import Feeds, InputSpec, load_feeds
+from onnxmpq.feeds import Feeds, InputSpec, Recipe, load_feeds
 from onnxmpq.isolation import patience_s
 from onnxmpq.model import Model, table_rows
 from onnxmpq.runtimes import absolute, specs_of
@@ -67,7 +67,7 @@ class Samples:
 
 
 def gather_samples(
-    model: Model, calibration: Any, recipe: str | None, limit: int, context: Context, source: Any = None
+    model: Model, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context, source: Any = None
 ) -> Samples:
     """Read the samples and hold every fourth one back for validation.
 

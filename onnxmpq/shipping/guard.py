@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets
-from onnxmpq.closed_loop import option, reach
+from onnxmpq.closed_loop import Outcome, option, reach
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
 from onnxmpq.shipping.budgets import WithinBudgets
@@ -29,10 +29,15 @@ def finish(job: Job) -> Shipped:
     """
     job.floors.require_classes(job.effects.divergence.kinds.values())
     shipped = _Guard(job).run()
-    smaller = SIZE in job.budgets.limits and shipped.outcome.met  # by preparing alone, which the original is not
-    if not shipped.outcome.assignment and not smaller:
-        raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
+    require_quantized(job, shipped.outcome)
     return shipped
+
+
+def require_quantized(job: Job, outcome: Outcome) -> None:
+    """Raises AlreadyMetError where a plan leaves everything in float32."""
+    smaller = SIZE in job.budgets.limits and outcome.met  # by preparing alone, which the original is not
+    if not outcome.assignment and not smaller:
+        raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
 
 
 class _Guard:

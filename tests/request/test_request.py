@@ -22,7 +22,17 @@ from onnxmpq.request import DEFAULT_SAMPLES, GROUPS, Request, option_table, opti
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-COMMAND_ONLY = {"model", "config", "report", "no_cache", "as_json", "quiet", "debug"}
+COMMAND_ONLY = {
+    "model",
+    "config",
+    "write_config",
+    "dry_run",
+    "report",
+    "no_cache",
+    "as_json",
+    "quiet",
+    "debug",
+}
 
 
 def test_convert_has_every_option_with_its_type_and_default() -> None:
@@ -112,6 +122,8 @@ GOOD = [
     Asked('cache = "values"', {"cache": "values"}),
     Asked('[outputs]\n"a=b" = "logits"', {"outputs": {"a=b": "logits"}}),
     Asked('output-kind = ["y=values"]', {"outputs": {"y": "values"}}),
+    Asked('[set]\nSoftmax = "fp32"\n"h*" = ["int8", "w8"]', {"set": {"Softmax": ("fp32",), "h*": ("int8", "w8")}}),
+    Asked('set = ["a=b=int8|w8"]', {"set": {"a=b": ("int8", "w8")}}),
 ]
 
 
@@ -132,6 +144,10 @@ BAD = [
     ("exclude = [1]", "a text in quotes or a list of them"),
     ('scheme = "w4"\nschemes = "w8"', "given twice"),
     ('outputs = {y = "class"}', "write NAME=KIND"),
+    ('[set]\nConv = "int9"', "'Conv': no scheme is called 'int9'"),
+    ("set = {Conv = 8}", "it must be a table of PATTERN = SCHEME"),
+    ('set = ["Conv"]', "write PATTERN=SCHEME"),
+    ('set = ["Conv=w8", "Conv=w4"]', "pattern 'Conv' is given twice"),
     ("latency = ", "cannot be read"),
 ]
 
@@ -157,6 +173,8 @@ WRONG: list[dict[str, typing.Any]] = [
     {"without": ["magic"]},
     {"latency": "5"},
     {"outputs": {"y": "class"}},
+    {"set": {"Conv": "int9"}},
+    {"set": {"Conv": ()}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
     {"latency": "fastest", "size": "smallest"},
