@@ -136,7 +136,7 @@ def _some(names: Sequence[str]) -> str:
 def _problem(
     model: Model, forecast: Forecast | None, plan: Plan, assignment: Mapping[str, Scheme]
 ) -> tuple[Problem | None, str]:
-    """What predicts the plan, or why nothing can."""
+    """The problem that predicts the plan, or the reason why nothing can."""
     if forecast is None:
         return None, "the plan is of a version that kept nothing to predict from"
     if unknown := forecast.unknown(assignment):

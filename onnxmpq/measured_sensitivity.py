@@ -26,7 +26,7 @@ from onnxmpq.menu import (
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.request import DEFAULT_SAMPLES
+from onnxmpq.request import DEFAULT_SAMPLES, Request, documents
 from onnxmpq.rows import Rows
 from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.tables import left_out, sensitivity_rows
@@ -35,6 +35,7 @@ from onnxmpq.weights import Techniques, round_for_inputs
 from onnxmpq.workbench import prepare_bench
 
 
+@documents(Request)
 @with_one_blas_thread
 @isolated()
 def measure_sensitivity(

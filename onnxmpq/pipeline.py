@@ -73,7 +73,7 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import GateOptions, Request, Source, asked_for, takes
+from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, takes
 from onnxmpq.rescale import Rescaling, rescale
 from onnxmpq.resolution import declared_rows, unresolved
 from onnxmpq.rows import Rows
@@ -421,6 +421,7 @@ def _write(result: Result, request: Request) -> None:
         write_text(Path(request.curve), to_csv(result.report.curve))
 
 
+@documents(Request)
 @isolated()
 def profile_model(
     model: str | Path,
@@ -483,23 +484,29 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
 
 @isolated()
 def validate(
-    original: str | Path,
-    converted: str | Path,
-    feeds: Feeds,
+    original: Source,
+    converted: Source,
+    feeds: Any = None,
     settings: SessionSettings | None = None,
     *,
     kinds: Mapping[str, OutputKind] | None = None,
     labelled: Labelled | None = None,
     latency: Limit | None = None,
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the first sample.
+    """Compare two models on samples: quality per output, and latency side by side on the first sample.
 
+    original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
+    feeds, or whatever `convert` takes as `calibration`; made-up samples without.
     kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
     it the converted model is.
     """
     settings = settings or SessionSettings()
-    first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
-    proto = onnx.load(original, load_external_data=False)
+    source = _absolute(original)
+    if not isinstance(feeds, Feeds):
+        specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
+        feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
+    first = call(outputs_on, absolute(source), feeds.batch([0]), settings, doing=f"running {source_name(original)}")
+    proto = original if isinstance(original, onnx.ModelProto) else onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
     for name in set(kinds or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
@@ -510,12 +517,12 @@ def validate(
     }
     found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
     if labelled is not None:
-        before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
+        before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))
         found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
     if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(str(original), feeds, settings)
+        limit = latency.value / quick_latency_s(source, feeds, settings)
     timing = time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0), limit)
     return replace(found, timing=timing)

@@ -380,10 +380,10 @@ def _text(value: Any) -> str:
     return value
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """Raises PlanError where the file cannot be read or is no plan."""
     try:
-        text = read_text(path)
+        text = read_text(Path(path))
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
     return Plan.from_json(text, str(path))

@@ -68,7 +68,7 @@ def remeasured(
 
 
 def kinds_of(original: str | Path | onnx.ModelProto, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
-    """What the model's floating-point outputs are, guessed from the first sample."""
+    """Kinds of the model's floating-point outputs, guessed from the first sample."""
     first = call(outputs_on, _runnable(original), feeds.batch([0]), settings, doing="running the original")
     if not isinstance(original, onnx.ModelProto):
         original = onnx.load(original, load_external_data=False)

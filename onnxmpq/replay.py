@@ -176,7 +176,7 @@ def apply_plan(
 
 
 def in_words(applied: Applied) -> list[str]:
-    """What is known of the model that was written: predicted for an edited plan, measured where it was."""
+    """Lines on the model that was written: predicted for an edited plan, measured where it was."""
     plan, lines = applied.plan, []
     if plan.edits and plan.prediction:
         lines.append(f"predicted: {_figures(plan.prediction)}")

@@ -40,7 +40,10 @@ def stamp(proto: onnx.ModelProto, plan: Plan) -> None:
 
 def stamp_bytes(source: onnx.ModelProto, target: str, options: Mapping[str, Any], data: Mapping[str, Any]) -> int:
     """Bytes that a stamp adds to a model made from `source`."""
-    small = onnx.ModelProto(producer_name=source.producer_name, producer_version=source.producer_version)
+    small = onnx.ModelProto()
+    for name in ("producer_name", "producer_version"):
+        if source.HasField(name):  # an empty one that is set takes bytes
+            setattr(small, name, getattr(source, name))
     small.metadata_props.extend(source.metadata_props)
     before = small.ByteSize()
     _put(small, onnxmpq.__version__, _HASH, target, options, data, "")

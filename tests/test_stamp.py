@@ -52,9 +52,12 @@ def test_the_size_that_was_promised_is_that_of_the_file(result: Result) -> None:
 
 def test_without_samples_it_says_so(tmp_path: Path) -> None:
     proto = residual_cnn()
+    for name in ("producer_name", "producer_version"):
+        proto.ClearField(name)
     made = onnxmpq.convert(proto, samples=8, cost_table=int8_pays(proto, tmp_path), size="50%", effort=QUICK)
     assert stamped(made.model)["data"] == "made up" and "source" not in stamped(made.model)
     assert made.plan.data["made_up"] is True
+    assert made.plan.measured["size_bytes"] == len(serialize(made.model))
 
 
 def test_dates_are_in_the_report_and_not_where_equal_inputs_give_equal_files(result: Result) -> None:

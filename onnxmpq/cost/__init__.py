@@ -1,7 +1,7 @@
 """Costs: what plans take, measured on whole models and fitted, and the rules by which formats and layouts change."""
 
 from onnxmpq.cost.chains import Menu, legalize
-from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
+from onnxmpq.cost.exchange import describe, elsewhere, origin, read_cost_table, read_table
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
@@ -36,6 +36,7 @@ __all__ = [
     "origin",
     "plans_to_profile",
     "profile_plans",
+    "read_cost_table",
     "read_table",
     "region_bytes",
     "uniform_plans",

@@ -101,10 +101,10 @@ class Calibration(Shown):
         write_bytes(path, Archive({"counts": counts, "ends": ends}, self.to_dict()).to_bytes(compress=True))
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: str | Path) -> Calibration:
     """A calibration from a file. Raises CalibrationError where it cannot be read or is none."""
     try:
-        archive = Archive.from_bytes(path.read_bytes())
+        archive = Archive.from_bytes(Path(path).read_bytes())
     except OSError as error:
         raise CalibrationError(
             f"{path}: cannot be read ({error.strerror}); give a file written by `onnxmpq calibrate`"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -27,21 +26,21 @@ from onnxmpq.workbench import Workbench
 
 @dataclass(frozen=True)
 class Labelled:
-    """A metric and its labels. labels: path as for `read_labels`, or None for a metric that needs none.
+    """A metric and its labels. labels: as for `read_labels`, or None for a metric that needs none.
 
     ranks: True where the user chose the metric; it then decides between plans, before their divergence does.
     """
 
     metric: Metric
-    labels: str | None
+    labels: Any
     ranks: bool
 
     @classmethod
-    def of(cls, labels: str | Path | None, metric: str | MetricFunction | None) -> Labelled | None:
+    def of(cls, labels: Any, metric: str | MetricFunction | None) -> Labelled | None:
         """None where neither is given."""
         if labels is None and metric is None:
             return None
-        return cls(Metric.named(metric), None if labels is None else str(labels), metric is not None)
+        return cls(Metric.named(metric), labels, metric is not None)
 
     def try_out(self, source: Any, data: Samples) -> str:
         """Take the metric of the original once, so that wrong labels or a metric that fails show before the work.
