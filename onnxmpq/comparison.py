@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from scipy.special import bdtrik
 
@@ -17,8 +18,8 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
-from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
-from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
+from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, run
+from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, guess_kind, kl_divergence
 from onnxmpq.shown import Shown
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
@@ -189,6 +190,18 @@ def compare(
     ends or hangs the runtime, ValidationError where they have different inputs or outputs.
     """
     return Reference.of(original, feeds, settings).compare(result, kinds, held_out=held_out, unfused=unfused)
+
+
+def guessed_kinds(original: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
+    """Kinds of a model's floating-point outputs, from the first sample. original: path or proto."""
+    runs = absolute(original)
+    first = call(outputs_on, runs, feeds.batch([0]), settings, doing="running the original")
+    proto = runs if isinstance(runs, onnx.ModelProto) else onnx.load(original, load_external_data=False)
+    return {
+        o.name: guess_kind(proto, o.name, np.asarray(v, np.float32))
+        for o, v in zip(proto.graph.output, first, strict=True)
+        if isinstance(v, np.ndarray) and np.issubdtype(v.dtype, np.floating)
+    }
 
 
 def fusion_sqnr_db(model: Any, feeds: Feeds, settings: SessionSettings) -> float:

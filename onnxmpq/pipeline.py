@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 
 from onnxmpq.allocate import (
@@ -25,7 +24,7 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
@@ -81,14 +80,13 @@ from onnxmpq.runtimes import (
     Rules,
     SessionSettings,
     absolute,
-    outputs_on,
     probes,
     require_provider,
     specs_of,
     warn_outside,
 )
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import OutputKind, effects_of_menu, guess_kind
+from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.shipping import (
     RULE,
     Exactness,
@@ -505,16 +503,9 @@ def validate(
     if not isinstance(feeds, Feeds):
         specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
         feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
-    first = call(outputs_on, absolute(source), feeds.batch([0]), settings, doing=f"running {source_name(original)}")
-    proto = original if isinstance(original, onnx.ModelProto) else onnx.load(original, load_external_data=False)
-    names = [o.name for o in proto.graph.output]
-    for name in set(kinds or ()) - set(names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    guessed = {
-        n: guess_kind(proto, n, np.asarray(v, np.float32))
-        for n, v in zip(names, first, strict=True)
-        if np.issubdtype(v.dtype, np.floating)
-    }
+    guessed = guessed_kinds(source, feeds, settings)
+    for name in set(kinds or ()) - set(guessed):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
     found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
     if labelled is not None:
         before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))

@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE, parse_budgets
-from onnxmpq.comparison import Validation, compare, time_side_by_side
+from onnxmpq.comparison import Validation, compare, guessed_kinds, time_side_by_side
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.editing import measured_target
@@ -21,8 +20,7 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.model import serialized_bytes
 from onnxmpq.plan import Plan
 from onnxmpq.provenance import describe_runtime
-from onnxmpq.runtimes import SessionSettings, absolute, outputs_on, specs_of
-from onnxmpq.sensitivity import OutputKind, guess_kind
+from onnxmpq.runtimes import SessionSettings, absolute, specs_of
 from onnxmpq.verdict import judge
 
 
@@ -44,7 +42,7 @@ def remeasured(
     settings = SessionSettings(threads=_threads(plan))
     source = _runnable(original)
     exact = replace(settings, exact_integers=needs_exact_integers(DeployCpu(plan.deploy_cpu)))
-    found = compare(source, proto, feeds, kinds_of(original, feeds, settings), settings=exact, held_out=False)
+    found = compare(source, proto, feeds, guessed_kinds(source, feeds, settings), settings=exact, held_out=False)
     if not found.emulated:
         found = replace(found, timing=time_side_by_side(source, proto, feeds, settings, effort))
     measured: dict[str, float] = {"size_bytes": serialized_bytes(proto)}
@@ -65,18 +63,6 @@ def remeasured(
         ),
         found,
     )
-
-
-def kinds_of(original: str | Path | onnx.ModelProto, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
-    """Kinds of the model's floating-point outputs, guessed from the first sample."""
-    first = call(outputs_on, _runnable(original), feeds.batch([0]), settings, doing="running the original")
-    if not isinstance(original, onnx.ModelProto):
-        original = onnx.load(original, load_external_data=False)
-    return {
-        o.name: guess_kind(original, o.name, np.asarray(v, np.float32))
-        for o, v in zip(original.graph.output, first, strict=True)
-        if isinstance(v, np.ndarray) and np.issubdtype(v.dtype, np.floating)
-    }
 
 
 def _runnable(model: Any) -> Any:
