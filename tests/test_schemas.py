@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ import onnxmpq
 from onnxmpq.documents import dump_json
 from onnxmpq.lint import lint, show
 from onnxmpq.pipeline import Result
+from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.replay import apply_plan
 from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
@@ -56,6 +58,12 @@ def test_they_are_those_of_the_code(name: str) -> None:
     """After a change of fields: python -m tests.schemas, and say in docs/plans.md what a new field means."""
     assert (FOLDER / f"{name}.json").read_text(encoding="utf-8") == text(name)
     jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+@pytest.mark.parametrize("made", [Plan, PlannedRegion])
+def test_the_docs_say_what_each_field_of_a_plan_means(made: type[Any]) -> None:
+    page = (FOLDER.parent / "plans.md").read_text(encoding="utf-8")
+    assert not [row.name for row in fields(made) if f"`{row.name}`" not in page]
 
 
 def test_no_schema_is_left_over() -> None:
