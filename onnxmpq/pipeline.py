@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
@@ -27,7 +27,7 @@ from onnxmpq.cache import Cache
 from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
-from onnxmpq.curve import to_csv, trade_off
+from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
@@ -134,8 +134,9 @@ class Result(Shown):
 
     @cached_property
     def curve(self) -> Rows:
-        """The trade-off curve, in latency where no curve was asked for. Solved when it is first read."""
-        return curve_rows(self.report.curve or trade_off(self.problem, "latency"))
+        """The trade-off curve: that which was asked for, else in latency, or in size where that alone was limited."""
+        axis: Axis = "size" if "size" in self.plan.budgets and "latency" not in self.plan.budgets else "latency"
+        return curve_rows(self.report.curve or trade_off(self.problem, axis))
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         return self.report.shown()
@@ -366,7 +367,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         opened.source,
         ROUNDING,
     )
-    axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"
+    axis: Axis = "latency" if asked.fast or not asked.small else "size"
     curve = () if request.curve is None else trade_off(outcome.problem, axis)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = replace(
