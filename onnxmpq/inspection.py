@@ -14,6 +14,8 @@ from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
+from onnxmpq.report import source_name
+from onnxmpq.request import Source, require_source
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,13 @@ class Inspection:
             console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def inspect(model: str | Path, target: str = "cpu") -> Inspection:
-    """Layers and other regions of a model with the schemes a target lists for them."""
+def inspect(model: Source, target: str = "cpu") -> Inspection:
+    """Layers and other regions of a model with the schemes a target lists for them.
+
+    model: path, or the model itself. target: a name from `onnxmpq targets`, or a .toml file. Raises ModelError,
+    TargetError, and UsageError for what is no model.
+    """
+    require_source(model)
     opened = open_model(model, open_target(target))
     prepared, device, menu = opened.model, opened.device, opened.menu()
     rows = tuple(
@@ -73,7 +80,7 @@ def inspect(model: str | Path, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    return Inspection(Path(model).name, device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from onnxmpq.allocate import pose
 from onnxmpq.cache import Cache
 from onnxmpq.context import Context
@@ -26,7 +24,7 @@ from onnxmpq.menu import (
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.request import DEFAULT_SAMPLES, Request, documents
+from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, documents, require_source
 from onnxmpq.rows import Rows
 from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.tables import left_out, sensitivity_rows
@@ -39,7 +37,7 @@ from onnxmpq.workbench import prepare_bench
 @with_one_blas_thread
 @isolated()
 def measure_sensitivity(
-    model: str | Path | onnx.ModelProto,
+    model: Source,
     *,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
@@ -58,6 +56,7 @@ def measure_sensitivity(
     timed, so that what the runtime does not fuse here is still on the menu. Columns: see `tables.sensitivity_rows`;
     `latency_ms` and `chosen` are None. Raises the families of `onnxmpq.errors`.
     """
+    require_source(model)
     heard = progress or Progress()
     context = Context(heard, Cache.of(cache, heard), seed)
     names, patterns = (tuple([v] if isinstance(v, str) else v) for v in (schemes, exclude))

@@ -72,7 +72,7 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, takes
+from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, require_source, takes
 from onnxmpq.rescale import Rescaling, rescale
 from onnxmpq.resolution import declared_rows, unresolved
 from onnxmpq.rows import Rows
@@ -435,6 +435,7 @@ def profile_model(
     progress: Progress | None = None,
 ) -> CostTable:
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
+    require_source(model)
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
     if not device.measured:
@@ -499,6 +500,8 @@ def validate(
     kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
     it the converted model is.
     """
+    for model in (original, converted):
+        require_source(model)
     settings = settings or SessionSettings()
     source = _absolute(original)
     if not isinstance(feeds, Feeds):

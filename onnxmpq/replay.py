@@ -16,10 +16,11 @@ from onnxmpq.context import Context
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
 from onnxmpq.dialects import DIALECTS, Rewrite
-from onnxmpq.documents import plain
+from onnxmpq.documents import dump_json, plain
 from onnxmpq.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
 from onnxmpq.errors import PlanError, UsageError
 from onnxmpq.feeds import Feeds, Recipe
+from onnxmpq.fields import shown
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
@@ -29,7 +30,7 @@ from onnxmpq.points import at_point
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.remeasure import feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES
+from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
 from onnxmpq.rescale import restore_factors
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
@@ -45,7 +46,6 @@ from onnxmpq.weights import (
 )
 
 Weights = dict[tuple[str, str], QuantizedWeight]
-Source = str | Path | onnx.ModelProto
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Applied:
 
 def apply(
     model: Source,
-    plan: Plan | str | Path,
+    plan: Plan | str | Path | Mapping[str, Any],
     *,
     deploy_cpu: str | None = None,
     output: str | Path | None = None,
@@ -92,7 +92,7 @@ def apply(
 @isolated()
 def apply_plan(
     model: Source,
-    plan: Plan | str | Path,
+    plan: Plan | str | Path | Mapping[str, Any],
     *,
     deploy_cpu: str | None = None,
     output: str | Path | None = None,
@@ -115,12 +115,13 @@ def apply_plan(
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
     its target does not have; UsageError for arguments that do not go together.
     """
+    require_source(model)
     progress = progress or Progress()
     asked = None if deploy_cpu is None else named(deploy_cpu)
     if recipe is not None and calibration is None:
         raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
-    file = None if isinstance(plan, Plan) else Path(plan)
-    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    file = Path(plan) if isinstance(plan, str | Path) else None
+    plan = _as_plan(plan)
     beside = None if output is None else plan_path(Path(output))
     same = beside is not None and file is not None and beside.exists() and beside.samefile(file)
     if same and point is not None:
@@ -209,6 +210,14 @@ def _figures(figures: Mapping[str, float]) -> str:
         f"{name} {q.unit.show(figures[q.figure] / q.per_unit)}" for name, q in QUANTITIES.items() if q.figure in figures
     ]
     return ", ".join([*shown, *([f"divergence {figures[EFFECT]:.3g}"] if EFFECT in figures else [])])
+
+
+def _as_plan(plan: Plan | str | Path | Mapping[str, Any]) -> Plan:
+    if isinstance(plan, Mapping):
+        return Plan.from_json(dump_json(plan))
+    if not isinstance(plan, Plan | str | Path):
+        raise UsageError(f"{shown(plan)} is no plan; give the path of a .plan.json file, or a Plan")
+    return plan if isinstance(plan, Plan) else read_plan(Path(plan))
 
 
 def _edited(

@@ -181,6 +181,20 @@ def test_what_is_no_sample_or_model_is_an_error_of_ours(files: tuple[Path, Path]
             call("missing.onnx")
 
 
+def test_what_is_no_model_or_plan_is_told_what_to_give(result: Result) -> None:
+    calls: list[Any] = [onnxmpq.convert, onnxmpq.predict, onnxmpq.inspect, onnxmpq.check, onnxmpq.calibrate]
+    calls += [onnxmpq.profile, onnxmpq.measure_sensitivity, lambda m: onnxmpq.apply(m, result.plan)]
+    for call in [*calls, lambda m: onnxmpq.validate(m, PROTO), lambda m: onnxmpq.validate(PROTO, m)]:
+        with pytest.raises(UsageError, match="3 is no model; give the path"):
+            call(3)
+    with pytest.raises(UsageError, match="3 is no plan; give the path"):
+        onnxmpq.apply(PROTO, 3)  # type: ignore[arg-type]
+
+
+def test_a_plan_may_be_a_table(result: Result) -> None:
+    assert serialize(onnxmpq.apply(PROTO, json.loads(result.plan.to_json()))) == serialize(result.model)
+
+
 def test_check_gives_rows(result: Result) -> None:
     assert onnxmpq.check(result.model) == []
     with pytest.raises(UsageError, match="dialect 'esperanto' does not exist"):

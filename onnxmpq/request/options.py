@@ -13,7 +13,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args
 
 import onnx
 
-from onnxmpq.fields import nearest
+from onnxmpq.errors import UsageError
+from onnxmpq.fields import nearest, shown
 
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
@@ -86,6 +87,7 @@ def takes(
     def decorate(function: Callable[[Source, Asked], Result]) -> Callable[Concatenate[Source, Given], Result]:
         @functools.wraps(function)
         def called(model: Source, *args: Given.args, **options: Given.kwargs) -> Result:
+            require_source(model)
             require_known(function.__name__, options, options_of(request))  # type: ignore[arg-type]
             return function(model, request(*args, **options))
 
@@ -114,6 +116,12 @@ def documents(request: type[Any]) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def require_source(model: object) -> None:
+    """Raises UsageError for what is neither the path of a model nor a model."""
+    if not isinstance(model, str | Path | onnx.ModelProto):
+        raise UsageError(f"{shown(model)} is no model; give the path of an .onnx file, or an onnx.ModelProto")
 
 
 def require_known(called: str, given: Iterable[str], known: Iterable[str]) -> None:
