@@ -10,10 +10,10 @@ from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import PlanError, TargetError, UsageError
 from onnxmpq.fields import nearest
-from onnxmpq.forecast import Forecast
 from onnxmpq.menu import candidates
 from onnxmpq.model import Model, RegionKind
 from onnxmpq.plan import Plan, PlannedRegion
+from onnxmpq.plan_forecast import Forecast
 from onnxmpq.report import simulated_note
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
 from onnxmpq.target import Target, load_target

@@ -32,7 +32,6 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, load_feeds
-from onnxmpq.forecast import Forecast
 from onnxmpq.gate import Judged, decided, require_data
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -55,6 +54,7 @@ from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, serialize, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.plan_forecast import Forecast
 from onnxmpq.points import with_points
 from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s

@@ -26,8 +26,8 @@ from onnxmpq.documents import dump_json, parse_json, read_text
 from onnxmpq.elements import ActivationType
 from onnxmpq.errors import PlanError
 from onnxmpq.fields import is_number, nearest, shown
-from onnxmpq.forecast import Forecast
 from onnxmpq.model import Step
+from onnxmpq.plan_forecast import Forecast
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.schemes import FP32
