@@ -66,10 +66,10 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def scalar(self, tensor: str) -> float | None:
-        if tensor not in self.constants:
+        """The value of a constant with one element, None for others."""
+        if tensor not in self.constants or math.prod(self.constants[tensor].dims) != 1:
             return None
-        array = onnx.numpy_helper.to_array(self.constants[tensor])
-        return float(array.reshape(-1)[0]) if array.size == 1 else None
+        return float(onnx.numpy_helper.to_array(self.constants[tensor]).reshape(-1)[0])
 
 
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:
