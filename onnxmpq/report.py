@@ -28,7 +28,7 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
-from onnxmpq.sensitivity import Effects, OutputKind
+from onnxmpq.sensitivity import OUTPUT_KINDS, Effects, OutputKind
 from onnxmpq.shipping import Disagreement, Shipped
 from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
@@ -189,7 +189,7 @@ def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
 def unjudged_note(outputs: Sequence[str], kinds: Mapping[str, OutputKind], validation: Validation) -> list[str]:
     """Outputs whose quality is not known, but for random ones, of which the model's own notes tell."""
     judged = {o.name for o in validation.outputs}
-    names = [name for name in outputs if name not in judged and kinds.get(name) != "random"]
+    names = [name for name in outputs if name not in judged and OUTPUT_KINDS[kinds.get(name, "values")].deliberate]
     if not names:
         return []
     what = f"output{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"

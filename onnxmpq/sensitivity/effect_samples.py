@@ -15,8 +15,8 @@ from scipy.special import softmax
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import make_divergence
+from onnxmpq.sensitivity.output_kinds import OutputKind
 
 
 def effect_samples(

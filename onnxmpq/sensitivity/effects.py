@@ -26,7 +26,8 @@ from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView, guess_kind, hidden, make_view
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
+from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
 _SMALLEST_SKETCH = 512
