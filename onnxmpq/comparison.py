@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrik
 
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
@@ -104,7 +104,11 @@ def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, flo
     binomial with p = 1/2).
     """
     ordered, count = np.sort(values), len(values)
-    rank = max(math.ceil(bdtrik((1.0 - confidence) / 2.0, count, 0.5)), 1)
+    outside, rank, below = Fraction((1.0 - confidence) / 2.0) * 2**count, 0, 1
+    while below < outside:  # of 2**count samples, so many have no more than `rank` values below the median
+        rank += 1
+        below += math.comb(count, rank)
+    rank = max(rank, 1)
     return float(ordered[rank - 1]), float(ordered[count - rank])
 
 

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from onnxmpq.finite import finite, numbers
 from onnxmpq.sensitivity.output_kinds import OUTPUT_KINDS, OutputKind, class_scores, kl_divergence
@@ -59,14 +58,14 @@ class OutputView:
         flat = output.reshape(samples, -1)
         if self.bucket is None:
             return np.asarray(flat * self.scale, dtype=np.float32)
-        return np.stack([self._sketch @ row for row in flat])
+        return np.stack([np.bincount(self.bucket, self._signed_scale * row, self.width) for row in flat]).astype(
+            np.float32
+        )
 
     @cached_property
-    def _sketch(self) -> csr_array:
-        """Scales and adds up the elements of each bucket: [width, elements]."""
+    def _signed_scale(self) -> NDArray[np.float32]:
         assert self.scale is not None and self.sign is not None
-        entries = (self.scale * self.sign, (self.bucket, np.arange(self.elements)))
-        return csr_array(entries, shape=(self.width, self.elements), dtype=np.float32)
+        return self.scale * self.sign
 
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
