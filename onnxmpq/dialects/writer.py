@@ -24,6 +24,7 @@ from onnxmpq.model import (
     export,
     free_name,
     keep_descriptions,
+    sink,
     subgraphs,
 )
 from onnxmpq.ranges import BITS, QuantParams, params_key
@@ -78,6 +79,7 @@ class Writer:
         self.graph.cleanup().toposort()
         proto = export(self.graph, self.job.model.structure)
         share_constants(proto, self.new, self.private, transposed=self.transposes_constants)
+        sink(proto)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = self.job.model.structure.ir_version
         del proto.graph.value_info[:]
