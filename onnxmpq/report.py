@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, pack, pack_array
 
 SCHEMA = "onnxmpq.report/1"
+MOST_NAMED = 5  # layers in a note
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,18 @@ def unjudged_note(outputs: Sequence[str], kinds: Mapping[str, OutputKind], valid
     what = f"output{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
     return [
         f"{what} could not be compared: the shape depends on the data, or it holds no numbers; quality is not known"
+    ]
+
+
+def idle_note(idle: Collection[str], assignment: Mapping[str, Scheme]) -> list[str]:
+    """Quantized weights whose effect is not known. idle: regions of which no sample shows one."""
+    chosen = [f"{name} ({s.name})" for name, s in assignment.items() if name in idle and s.weight is not None]
+    if not chosen:
+        return []
+    more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
+    return [
+        f"no sample shows an effect of these weights, as in a branch that is never taken: "
+        f"{', '.join(chosen[:MOST_NAMED])}{more}; their quality is not known, give samples that reach them"
     ]
 
 

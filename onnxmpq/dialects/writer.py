@@ -25,6 +25,7 @@ from onnxmpq.model import (
     free_name,
     imported,
     keep_descriptions,
+    sink,
     subgraphs,
 )
 from onnxmpq.ranges import BITS, QuantParams, params_key
@@ -67,6 +68,7 @@ class Writer:
         proto = export(self.graph, store.structure)
         share_constants(proto, self.new, store, self.private, transposed=self.transposes_constants)
         store.fill(proto)
+        sink(proto)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = store.structure.ir_version
         del proto.graph.value_info[:]

@@ -20,6 +20,7 @@ from onnxmpq.model.opset import opset_of
 from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import shell
+from onnxmpq.model.sink import sink
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, described, serialized_bytes, without_initializers
 from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
@@ -63,6 +64,7 @@ __all__ = [
     "read_by",
     "serialized_bytes",
     "shell",
+    "sink",
     "subgraphs",
     "table_rows",
     "without_initializers",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmpq.model.tidy import bodies, name_nodes
+from onnxmpq.model.tidy import bodies, name_nodes, refill
 
 
 def with_branches(proto: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -47,7 +47,5 @@ def _take(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> bool
         graph.sparse_initializer.extend(branch.sparse_initializer)
         graph.value_info.extend(branch.value_info)
     if found:
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        refill(graph.node, nodes)
     return found

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
+from functools import cached_property
 
 import numpy as np
 import onnx
 
 from onnxmpq.model.shell import LARGEST_KEPT, inferable
-from onnxmpq.model.tidy import captured
+from onnxmpq.model.tidy import captured, reads_inside
 from onnxmpq.model.unknown import described, float_by_use
 
 MOST_PROPAGATED, LONGEST_FOLLOWED = 2**16, 2**22
@@ -47,6 +48,15 @@ class GraphIndex:
             known = types | {t: c.data_type for t, c in self.constants.items()}
             bare.graph.value_info.extend(described(sorted(float_by_use(self.nodes, known))))
             self.infos = _inferred(bare, stored)
+
+    @cached_property
+    def inside(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+        """Tensor -> (node, input): what reads it in bodies of the graph's nodes, nested ones too, in their order."""
+        found: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        for holder in self.nodes:
+            for node, slot in reads_inside(holder):
+                found.setdefault(node.input[slot], []).append((node, slot))
+        return found
 
     def is_float(self, tensor: str) -> bool:
         return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

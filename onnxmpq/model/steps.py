@@ -12,6 +12,7 @@ import onnx.inliner
 from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
@@ -30,6 +31,7 @@ class Step(StrEnum):
     SKIP_IDENTITIES = "removing Identity and Dropout nodes"
     FOLD_FACTORS = "folding BatchNormalization, Mul and Add into convolutions"
     SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
+    HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
 
 
 _FOLDING = Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS, Step.SIMPLIFY_GEMMS
@@ -76,7 +78,11 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
         tidy(draft.proto.graph)
         keep_descriptions(loaded.store.structure, draft.proto)
     folded = _fold(draft, left_out)
-    return draft, folded if folded.store is not draft.store else replace(folded, writable=_writable(draft))
+    if folded.store is draft.store:
+        folded = replace(folded, writable=_writable(draft))
+    if Step.HOIST_WEIGHTS not in left_out and folded.writable:
+        folded = _try(folded, Step.HOIST_WEIGHTS, _hoist)
+    return draft, folded
 
 
 def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
@@ -100,6 +106,14 @@ def _widen(draft: Draft) -> Draft:
     names = " and ".join(sorted(onnx.TensorProto.DataType.Name(t).lower() for t in types))
     wide = replace(draft.with_proto(widened(draft.proto, types)), from_halves=bool(types & HALVES))
     return wide.noted(f"{names} became float32, but for inputs and outputs")
+
+
+def _hoist(draft: Draft) -> Draft:
+    proto, readers = hoist(draft.proto)
+    if not readers:
+        return draft
+    hoisted = replace(draft.with_proto(proto), origin={**draft.origin, **readers})
+    return hoisted.noted(f"weights of layers inside If, Loop and Scan, each with a scheme of its own: {len(readers)}")
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:

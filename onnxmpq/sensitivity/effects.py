@@ -95,6 +95,22 @@ class Effects:
     def _alone(self) -> dict[int, NDArray[np.float64]]:
         return {}
 
+    @property
+    def idle(self) -> frozenset[str]:
+        """Regions whose weights change no output on any sample, whatever their format: their effect is not known.
+
+        Last bits of the outputs may differ from those of the reference, as parts of the graph were run by themselves,
+        but they do so in the same way for every format.
+        """
+        changes: dict[str, list[Code]] = {}
+        for (region, _), change in self.weights.items():
+            changes.setdefault(region, []).append(change)
+        return frozenset(
+            region
+            for region, (first, *others) in changes.items()
+            if (others or not first.any()) and all(np.array_equal(first, other) for other in others)
+        )
+
     def of_scheme(self, region: str, scheme: Scheme) -> float:
         """Divergence (nats, or relative squared error) caused by each of a scheme's own changes, summed."""
         own = sum(float(self.alone(change).mean()) for change in self.own(region, scheme))
