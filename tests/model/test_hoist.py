@@ -41,7 +41,7 @@ def body_weights(model: Model) -> list[str]:
 @given(nested())
 @settings(max_examples=40, deadline=None)
 def test_out_of_the_bodies_and_back(made: Nested) -> None:
-    tidied = load(made.proto).proto
+    tidied = load(made.proto).store.assembled()
     hoisted, readers = hoist(copy_of(tidied))
     assert len(readers) == read_inside(tidied)
     sunk = copy_of(hoisted)
