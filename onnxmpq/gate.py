@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
 from onnxmpq.comparison import Validation
-from onnxmpq.errors import CalibrationError, GateError, UsageError
+from onnxmpq.errors import GateError, UsageError
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import file_bytes
 from onnxmpq.request import GateOptions
@@ -65,13 +65,6 @@ class Judged:
         if self.passed is None:
             return f"not judged: {asked}; {quality}"
         return f"passed: {asked}; {quality}" if self.passed else f"FAILED: {'; '.join(self.missed)}"
-
-
-def require_data(options: GateOptions, feeds: Feeds) -> None:
-    """Raises CalibrationError where quality is to be judged on made-up samples."""
-    if feeds.synthetic and not options.floors.empty:
-        asked = ", ".join(f"--{name.replace('_', '-')}" for name in options.floors.asked())
-        raise CalibrationError(f"{asked}: no quality is judged on made-up samples; give real ones with --calib")
 
 
 def decided(options: GateOptions, found: Validation, original: Path, result: Path, feeds: Feeds) -> Judged:

@@ -29,7 +29,7 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, load_feeds
-from onnxmpq.gate import Judged, decided, require_data
+from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -401,9 +401,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     cannot be compared. A model that misses something is no error here: see `Judged`.
     """
     heard = progress or Progress()
+    options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
-    require_data(options, feeds)
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     settings = SessionSettings(threads=options.threads)

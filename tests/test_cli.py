@@ -331,6 +331,12 @@ BAD = [
     Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
     Bad("other interface", Folder.other_model, 11, "different inputs"),
     Bad(
+        "convert: a floor on made-up samples",
+        lambda f: ("convert", f.model, "--max-divergence", "1", "--samples", "8", "--quiet"),
+        4,
+        "--max-divergence: no quality is judged on made-up samples",
+    ),
+    Bad(
         "a floor on made-up samples",
         lambda f: ("validate", f.model, f.model, "--min-sqnr", "30dB"),
         4,
