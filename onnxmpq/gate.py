@@ -10,6 +10,7 @@ from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import GateError, UsageError
 from onnxmpq.feeds import Feeds
+from onnxmpq.footprint import Footprint
 from onnxmpq.model import file_bytes
 from onnxmpq.request import GateOptions
 from onnxmpq.resolution import unresolved
@@ -19,7 +20,8 @@ from onnxmpq.verdict import Verdict, judge
 @dataclass(frozen=True)
 class Judged:
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: of floors that the samples cannot tell."""
+    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
+    converted model; None where none was opened for that."""
 
     found: Validation
     verdict: Verdict
@@ -30,6 +32,7 @@ class Judged:
     asked: dict[str, str]
     missed: tuple[str, ...]
     warnings: tuple[str, ...]
+    sessions: tuple[Footprint, Footprint] | None = None
 
     @property
     def passed(self) -> bool | None:
@@ -50,6 +53,7 @@ class Judged:
             "original_bytes": self.original_bytes,
             "result_bytes": self.result_bytes,
             "data": {"source": self.samples_from, "made_up": self.synthetic},
+            "sessions": self.sessions and dict(zip(("original", "result"), map(asdict, self.sessions), strict=True)),
             "quality": asdict(self.verdict),
             "asked": self.asked,
             "missed": list(self.missed),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.footprint import sessions_in_words
 from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
@@ -98,6 +99,8 @@ def render_validation(judged: Judged, original: Path, converted: Path, console: 
         console.print(
             f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
         )
+    if judged.sessions is not None:
+        console.print(sessions_in_words(*judged.sessions), highlight=False)
     if found.emulated:
         console.print(EMULATED, highlight=False)
     if (metric := found.metric) is not None:

@@ -29,6 +29,7 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, load_feeds
+from onnxmpq.footprint import footprint
 from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -415,6 +416,10 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     latency = options.limits.limits.get(LATENCY)
     found = validate(original, converted, feeds, settings, kinds=options.outputs, labelled=labelled, latency=latency)
     judged = decided(options, found, original, converted, feeds)
+    if not found.emulated:
+        inputs = feeds.batch([0])
+        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
+        judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
         heard.warn(line)
     return judged
