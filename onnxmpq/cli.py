@@ -20,7 +20,7 @@ import onnxmpq
 from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
 from onnxmpq.cache import default_folder
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, recipe_fields
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
@@ -57,6 +57,7 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX mode
 Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=1)]
+Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
 Seed = Annotated[int, option_like("seed", "--seed")]
 CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
@@ -224,6 +225,7 @@ def profile(
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
+    shape: Shape = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -240,6 +242,7 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
+        shape=parse_shapes(shape or ()),
         progress=_Drawn(quiet),
     )
     write_text(output, table.to_json() + "\n")

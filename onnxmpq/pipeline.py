@@ -28,7 +28,7 @@ from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, load_feeds
+from onnxmpq.feeds import Feeds, Recipe, Shapes, in_words, load_feeds, with_shapes
 from onnxmpq.footprint import footprint
 from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
@@ -177,7 +177,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
-    rules = _rules(opened.device, prepared, data.calibration)
+    rules = _rules(opened.device, prepared, data.timed)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     menu = _worth_an_effect(fused, nearest, costs)
 
@@ -218,13 +218,13 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
-    model = opened.model
+    data, model = replace(data, shapes=request.shapes), opened.model
     remember(samples=data.calibration.arrays)
     _warn_of_floors(request, model, data, labelled, context)
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
-        first_s = quick_latency_s(source, data.calibration, asked.settings)
+        first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
 
@@ -258,7 +258,7 @@ def _costs(
     bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
 ) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
-    request, model, feeds = asked.request, bench.model, data.calibration
+    request, model, feeds = asked.request, bench.model, data.timed
     table_file = Path(request.cost_table) if request.cost_table else None
     costs, fused = plan_costs(
         model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
@@ -333,6 +333,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
+            *([f"latency is that of {in_words(request.shapes)}"] if request.shapes else []),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
@@ -371,6 +372,7 @@ def profile_model(
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
+    shape: Shapes | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
@@ -386,6 +388,7 @@ def profile_model(
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
+    feeds = with_shapes(feeds, shape or {})
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, feeds)
     costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
@@ -414,10 +417,19 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
         heard.warn(remark)
     latency = options.limits.limits.get(LATENCY)
-    found = validate(original, converted, feeds, settings, kinds=options.outputs, labelled=labelled, latency=latency)
+    found = validate(
+        original,
+        converted,
+        feeds,
+        settings,
+        kinds=options.outputs,
+        labelled=labelled,
+        latency=latency,
+        shape=options.shapes,
+    )
     judged = decided(options, found, original, converted, feeds)
     if not found.emulated:
-        inputs = feeds.batch([0])
+        inputs = with_shapes(feeds, options.shapes).batch([0])
         before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
         judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
@@ -435,11 +447,12 @@ def validate(
     kinds: Mapping[str, OutputKind] | None = None,
     labelled: Labelled | None = None,
     latency: Limit | None = None,
+    shape: Shapes | None = None,
 ) -> Validation:
     """Compare two model files on samples: quality per output, and latency side by side on the first sample.
 
-    kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
-    it the converted model is.
+    kinds: of outputs, where the guess is wrong. shape: by input, of what is timed. latency: a limit that is measured
+    long enough to tell on which side of it the converted model is.
     """
     settings = settings or SessionSettings()
     first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
@@ -459,7 +472,8 @@ def validate(
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
+    timed = with_shapes(feeds, shape or {})
     if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(str(original), feeds, settings)
-    timing = time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0), limit)
+        limit = latency.value / quick_latency_s(str(original), timed, settings)
+    timing = time_side_by_side(original, converted, timed, settings, Effort(seconds=2.0), limit)
     return replace(found, timing=timing)

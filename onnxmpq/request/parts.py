@@ -94,6 +94,17 @@ class SampleOptions:
         return override(self.recipe, self.overrides) if self.overrides else self.recipe
 
 
+Shape = Annotated[
+    Mapping[str, str | Sequence[int]] | None,
+    Option(
+        "NAME=8x3x224x224: shape of an input that is timed, instead of a sample's; may be repeated (docs/latency)",
+        "shapes",
+        group="Target",
+        metavar="NAME=SIZES",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QualityOptions(SampleOptions):
     """Quality floors, and whatever they are judged by: labels, a metric, kinds of outputs."""

@@ -1,0 +1,93 @@
+"""Inputs of the shapes that are timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxmpq
+from onnxmpq.errors import UsageError
+from onnxmpq.feeds import Feeds, InputSpec, in_words, load_feeds, parse_shapes, shapes_of, with_shapes
+from onnxmpq.runtimes import SessionSettings
+from tests.conftest import QUICK
+from tests.graphs import residual_cnn, samples_for
+from tests.tables import int8_pays
+
+IDS, MASK = (InputSpec(n, np.dtype("int64"), ("N", "T")) for n in ("ids", "mask"))
+FEATURES = InputSpec("x", np.dtype("float32"), ("N", 3, None))
+
+
+def feeds() -> Feeds:
+    arrays = {"ids": np.arange(6).reshape(2, 3), "mask": np.ones((2, 3), np.int64)}
+    return load_feeds(arrays, [IDS, MASK])
+
+
+def test_values_are_repeated_or_cut_and_named_axes_follow() -> None:
+    inputs = with_shapes(feeds(), {"ids": (2, 5)}).batch([0])
+    assert inputs["ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1]]
+    assert inputs["mask"].shape == (2, 5)
+    assert with_shapes(feeds(), {"ids": (1, 2)}).batch([0])["ids"].tolist() == [[0, 1]]
+    given = feeds()
+    assert with_shapes(given, {}) is given
+
+
+def test_axes_without_a_name_are_set_one_by_one() -> None:
+    found = load_feeds({"x": np.ones((4, 3, 7), np.float32)}, [FEATURES])
+    assert with_shapes(found, {"x": (2, 3, 9)}).batch([0])["x"].shape == (2, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"id": (1, 2)}, "no such input; did you mean ids?"),
+        ({"ids": (1, 2, 3)}, "the model declares NxT"),
+        ({"ids": (1, 2), "mask": (1, 3)}, "axis 'T' is both 2 and 3"),
+    ],
+)
+def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_shapes(feeds(), shapes)
+    assert message in str(caught.value)
+    with pytest.raises(UsageError, match="the model declares Nx3x"):
+        with_shapes(load_feeds({"x": np.ones((4, 3, 7), np.float32)}, [FEATURES]), {"x": (1, 4, 7)})
+
+
+def test_spellings() -> None:
+    assert parse_shapes(["a=b=8x3", "c=5"]) == {"a=b": (8, 3), "c": (5,)}
+    assert shapes_of({"x": "2x3", "y": [4]}) == {"x": (2, 3), "y": (4,)}
+    assert in_words({"x": (2, 3)}) == "x=2x3"
+    for wrong in (["x"], ["x=3x"], ["x=0x3"], ["=3"], ["x=1", "x=2"], ["x=-1"]):
+        with pytest.raises(UsageError, match="--shape"):
+            parse_shapes(wrong)
+
+
+def test_the_latency_is_that_of_the_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are timed on it, and the plan says so; quality is judged on the samples as they are."""
+    from onnxmpq import comparison  # noqa: PLC0415
+
+    seen: list[tuple[int, ...]] = []
+    before = comparison.run
+
+    def noted(session: object, inputs: dict[str, np.ndarray], *more: object) -> object:
+        seen.append(inputs["x"].shape)
+        return before(session, inputs, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison, "call", lambda f, *a, **_: f(*[getattr(x, "here", lambda x=x: x)() for x in a]))
+    monkeypatch.setattr(comparison, "run", noted)
+    model = tmp_path / "m.onnx"
+    onnx.save_model(residual_cnn(), model)
+    options = {"calibration": samples_for(residual_cnn(), 8), "effort": QUICK, "without": ["gptq", "descent"]}
+    table = int8_pays(model, tmp_path)
+    result = onnxmpq.convert(model, latency="80%", cost_table=table, shape={"x": "4x3x16x16"}, **options)
+    assert seen and set(seen) == {(4, 3, 16, 16)}
+    assert "latency is that of x=4x3x16x16" in result.plan.notes
+    assert result.report.validation.samples == 2
+    found = onnxmpq.validate(model, model, load_feeds(samples_for(residual_cnn(), 4), _specs()), SessionSettings())
+    assert found.timing is not None and seen[-1] == (1, 3, 16, 16)
+
+
+def _specs() -> list[InputSpec]:
+    return [InputSpec("x", np.dtype("float32"), ("N", 3, 16, 16))]
