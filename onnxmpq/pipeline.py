@@ -261,7 +261,17 @@ def _costs(
     request, model, feeds = asked.request, bench.model, data.timed
     table_file = Path(request.cost_table) if request.cost_table else None
     costs, fused = plan_costs(
-        model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
+        model,
+        asked.device,
+        menu,
+        rules,
+        bench,
+        feeds,
+        asked.settings,
+        effort,
+        table_file,
+        context,
+        in_words(request.shapes),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
@@ -391,7 +401,19 @@ def profile_model(
     feeds = with_shapes(feeds, shape or {})
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, feeds)
-    costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
+    costs, fused = plan_costs(
+        prepared,
+        device,
+        menu,
+        rules,
+        bench,
+        feeds,
+        settings,
+        effort or Effort(),
+        None,
+        context,
+        in_words(shape or {}),
+    )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
     return replace(costs.table, node_s=offered)

@@ -57,12 +57,14 @@ def plan_costs(
     effort: Effort,
     table_file: Path | None,
     context: Context,
+    shape: str = "",
 ) -> tuple[PlanCosts, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
-    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
+    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`). shape: of the
+    samples in words, where the user chose one.
     """
-    meta = describe(model, device.name, settings.provider, settings.threads)
+    meta = describe(model, device.name, settings.provider, settings.threads, shape)
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
