@@ -120,14 +120,15 @@ class MetricScores:
 
 @dataclass(frozen=True)
 class Validation:
-    """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
+    """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
+    metric: only with labels.
 
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
     outputs: tuple[OutputQuality, ...]
     samples: int
-    held_out: bool
+    held_out: bool | None
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
@@ -160,7 +161,7 @@ def compare(
     kinds: Mapping[str, OutputKind],
     *,
     settings: SessionSettings,
-    held_out: bool,
+    held_out: bool | None,
     unfused: bool = True,
 ) -> Validation:
     """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing.
@@ -200,7 +201,7 @@ class Reference:
         return cls(ran, samples, len(feeds), settings, patience_s(time.perf_counter() - start))
 
     def compare(
-        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool, unfused: bool = True
+        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool | None, unfused: bool = True
     ) -> Validation:
         """As `compare`."""
         arguments = self.ran, absolute(result), self.samples, dict(kinds), self.settings, unfused

@@ -487,7 +487,7 @@ def validate(
         for n, v in zip(names, first, strict=True)
         if np.issubdtype(v.dtype, np.floating)
     }
-    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
+    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
     if labelled is not None:
         before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
         found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
