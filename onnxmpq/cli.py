@@ -20,7 +20,7 @@ import onnxmpq
 from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
 from onnxmpq.cache import default_folder
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
@@ -242,7 +242,7 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
-        shape=parse_shapes(shape or ()),
+        shapes=shares_of(parse_shapes(shape or ())),
         progress=_Drawn(quiet),
     )
     write_text(output, table.to_json() + "\n")

@@ -15,7 +15,7 @@ from scipy.special import bdtrik
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds import Array, Feeds
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
@@ -82,6 +82,23 @@ class Timing:
         low, high = median_interval(ratios)
         medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
         return cls(*medians, threads, low, high, len(ratios))
+
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[float, Timing]]) -> Timing:
+        """Of runs of several shapes, by the share of each. The interval is as wide as all parts' at once."""
+        if len(parts) == 1:
+            return parts[0][1]
+        before, after, low, high = (
+            sum(share * seconds for share, seconds in row)
+            for row in (
+                [(share, t.original_s) for share, t in parts],
+                [(share, t.ratio * t.original_s) for share, t in parts],
+                [(share, t.ratio_low * t.original_s) for share, t in parts],
+                [(share, t.ratio_high * t.original_s) for share, t in parts],
+            )
+        )
+        threads, rounds = parts[0][1].threads, min(t.rounds for _, t in parts)
+        return cls(before, after, after / before, threads, low / before, high / before, rounds)
 
     def in_time_of(self, original_s: float) -> Timing:
         """The same ratios, in seconds of a machine on which the original takes so long."""
@@ -221,6 +238,20 @@ def check_same_interface(before: Interface, after: Interface) -> None:
 
 
 def time_side_by_side(
+    original: Any,
+    result: Any,
+    feeds: Feeds | Timed,
+    settings: SessionSettings,
+    effort: Effort,
+    limit: float | None = None,
+) -> Timing:
+    """Timing of two models, by the share of each shape. As `time_on_first`; limit: only where there is one shape."""
+    parts = Timed.of(feeds).parts
+    limit = limit if len(parts) == 1 else None
+    return Timing.mean([(share, time_on_first(original, result, f, settings, effort, limit)) for share, f in parts])
+
+
+def time_on_first(
     original: Any,
     result: Any,
     feeds: Feeds,

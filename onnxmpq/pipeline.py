@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Shapes, in_words, load_feeds, with_shapes
+from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
 from onnxmpq.footprint import footprint
 from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
@@ -177,7 +177,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
-    rules = _rules(opened.device, prepared, data.timed)
+    rules = _rules(opened.device, prepared, data.timed.first)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     menu = _worth_an_effect(fused, nearest, costs)
 
@@ -258,7 +258,7 @@ def _costs(
     bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
 ) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
-    request, model, feeds = asked.request, bench.model, data.timed
+    request, model, timed = asked.request, bench.model, data.timed
     table_file = Path(request.cost_table) if request.cost_table else None
     costs, fused = plan_costs(
         model,
@@ -266,7 +266,7 @@ def _costs(
         menu,
         rules,
         bench,
-        feeds,
+        timed,
         asked.settings,
         effort,
         table_file,
@@ -382,7 +382,7 @@ def profile_model(
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
-    shape: Shapes | None = None,
+    shapes: Sequence[Share] = (),
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
@@ -398,21 +398,21 @@ def profile_model(
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
-    feeds = with_shapes(feeds, shape or {})
+    timed = timed_samples(feeds, shapes)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
-    rules = _rules(device, prepared, feeds)
+    rules = _rules(device, prepared, timed.first)
     costs, fused = plan_costs(
         prepared,
         device,
         menu,
         rules,
         bench,
-        feeds,
+        timed,
         settings,
         effort or Effort(),
         None,
         context,
-        in_words(shape or {}),
+        in_words(shapes),
     )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
@@ -447,11 +447,11 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         kinds=options.outputs,
         labelled=labelled,
         latency=latency,
-        shape=options.shapes,
+        shapes=options.shapes,
     )
     judged = decided(options, found, original, converted, feeds)
     if not found.emulated:
-        inputs = with_shapes(feeds, options.shapes).batch([0])
+        inputs = timed_samples(feeds, options.shapes).first.batch([0])
         before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
         judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
@@ -469,11 +469,11 @@ def validate(
     kinds: Mapping[str, OutputKind] | None = None,
     labelled: Labelled | None = None,
     latency: Limit | None = None,
-    shape: Shapes | None = None,
+    shapes: Sequence[Share] = (),
 ) -> Validation:
     """Compare two model files on samples: quality per output, and latency side by side on the first sample.
 
-    kinds: of outputs, where the guess is wrong. shape: by input, of what is timed. latency: a limit that is measured
+    kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
     long enough to tell on which side of it the converted model is.
     """
     settings = settings or SessionSettings()
@@ -494,7 +494,7 @@ def validate(
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
-    timed = with_shapes(feeds, shape or {})
+    timed = timed_samples(feeds, shapes)
     if latency is not None and not latency.relative:
         limit = latency.value / quick_latency_s(str(original), timed, settings)
     timing = time_side_by_side(original, converted, timed, settings, Effort(seconds=2.0), limit)

@@ -9,7 +9,7 @@ from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.recipes import ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
-from onnxmpq.feeds.timed import Shapes, in_words, parse_shapes, shapes_of, with_shapes
+from onnxmpq.feeds.timed import Share, Timed, in_words, parse_shapes, shares_of, timed_samples
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 __all__ = [
@@ -18,7 +18,8 @@ __all__ = [
     "ImageRecipe",
     "InputSpec",
     "Recipe",
-    "Shapes",
+    "Share",
+    "Timed",
     "available_recipes",
     "divisor",
     "find_recipe",
@@ -31,7 +32,7 @@ __all__ = [
     "parse_shapes",
     "read_labels",
     "recipe_fields",
-    "shapes_of",
+    "shares_of",
     "synthesize",
-    "with_shapes",
+    "timed_samples",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets, parse_budgets
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import shapes_of
+from onnxmpq.feeds import Share, shares_of
 from onnxmpq.request.options import Option
 from onnxmpq.request.parts import QualityOptions, Shape
 
@@ -37,9 +37,9 @@ class GateOptions(QualityOptions):
             raise UsageError("validate compares with a limit: give --latency and --size as numbers, such as 5ms or 25%")
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the inputs that are timed, by name."""
-        return shapes_of(self.shape)
+    def shapes(self) -> tuple[Share, ...]:
+        """Of the inputs that are timed, with their shares; empty where a sample's are."""
+        return shares_of(self.shape)
 
     @cached_property
     def limits(self) -> Budgets:

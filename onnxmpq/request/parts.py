@@ -97,7 +97,7 @@ class SampleOptions:
 Shape = Annotated[
     Mapping[str, str | Sequence[int]] | None,
     Option(
-        "NAME=8x3x224x224: shape of an input that is timed, instead of a sample's; may be repeated (docs/latency)",
+        "shape of an input that is timed: NAME=8x3x224x224, or several: NAME=1x16@0.7,1x128@0.3 (docs/latency)",
         "shapes",
         group="Target",
         metavar="NAME=SIZES",

@@ -12,7 +12,7 @@ from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
-from onnxmpq.feeds import shapes_of
+from onnxmpq.feeds import Share, shares_of
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
@@ -183,9 +183,9 @@ class Request(QualityOptions):
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the inputs that are timed, by name."""
-        return shapes_of(self.shape)
+    def shapes(self) -> tuple[Share, ...]:
+        """Of the inputs that are timed, with their shares; empty where a sample's are."""
+        return shares_of(self.shape)
 
     @cached_property
     def patterns(self) -> dict[str, tuple[str, ...]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxmpq.context import Context
 from onnxmpq.errors import CalibrationError, ModelError
-from onnxmpq.feeds import Feeds, InputSpec, Recipe, Shapes, load_feeds, with_shapes
+from onnxmpq.feeds import Feeds, InputSpec, Recipe, Share, Timed, load_feeds, timed_samples
 from onnxmpq.isolation import patience_s
 from onnxmpq.model import Model, table_rows
 from onnxmpq.runtimes import absolute, specs_of
@@ -30,20 +30,19 @@ FEWEST_FOR_EFFECTS = 32  # to do without those that decide
 class Samples:
     """Calibration samples, and others for validation. held_out: False where there are too few to hold any back.
 
-    first_s: what one sample took when the model ran for the first time, sessions included. shapes: by input, of what
-    is timed.
+    first_s: what one sample took when the model ran for the first time, sessions included. shapes: of what is timed.
     """
 
     calibration: Feeds
     validation: Feeds
     held_out: bool
     first_s: float = 0.0
-    shapes: Shapes = field(default_factory=dict)
+    shapes: tuple[Share, ...] = ()
 
     @property
-    def timed(self) -> Feeds:
-        """Samples whose first is timed. Raises UsageError for shapes that do not fit."""
-        return with_shapes(self.calibration, self.shapes)
+    def timed(self) -> Timed:
+        """Samples that are timed. Raises UsageError for shapes that do not fit."""
+        return timed_samples(self.calibration, self.shapes)
 
     @property
     def limit_s(self) -> float:
