@@ -9,7 +9,7 @@ from typing import Any
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import GateError, UsageError
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, in_words
 from onnxmpq.footprint import Footprint
 from onnxmpq.model import file_bytes
 from onnxmpq.request import GateOptions
@@ -21,7 +21,7 @@ from onnxmpq.verdict import Verdict, judge
 class Judged:
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
     bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
-    converted model; None where none was opened for that."""
+    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
 
     found: Validation
     verdict: Verdict
@@ -33,6 +33,7 @@ class Judged:
     missed: tuple[str, ...]
     warnings: tuple[str, ...]
     sessions: tuple[Footprint, Footprint] | None = None
+    shape: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -53,6 +54,7 @@ class Judged:
             "original_bytes": self.original_bytes,
             "result_bytes": self.result_bytes,
             "data": {"source": self.samples_from, "made_up": self.synthetic},
+            "shape": self.shape or None,
             "sessions": self.sessions and dict(zip(("original", "result"), map(asdict, self.sessions), strict=True)),
             "quality": asdict(self.verdict),
             "asked": self.asked,
@@ -89,6 +91,7 @@ def decided(options: GateOptions, found: Validation, original: Path, result: Pat
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
         _unresolved(options, found),
+        shape=in_words(options.shapes),
     )
 
 

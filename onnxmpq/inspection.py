@@ -99,6 +99,8 @@ def render_validation(judged: Judged, original: Path, converted: Path, console: 
         console.print(
             f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
         )
+    if judged.shape:
+        console.print(f"latency is that of {judged.shape}", highlight=False, markup=False)
     if judged.sessions is not None:
         console.print(sessions_in_words(*judged.sessions), highlight=False)
     if found.emulated:
