@@ -20,7 +20,7 @@ from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipelin
 from onnxmpq.cache import default_folder
 from onnxmpq.documents import dump_json
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, recipe_fields
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
 from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
@@ -59,6 +59,7 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX mode
 Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=1)]
+Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
 Seed = Annotated[int, option_like("seed", "--seed")]
 CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
@@ -257,6 +258,7 @@ def profile(
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
+    shape: Shape = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -273,6 +275,7 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
+        shapes=shares_of(parse_shapes(shape or ())),
         progress=_Drawn(quiet),
     )
     write_text(output, table.to_json() + "\n")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds import Array, Feeds
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, run
 from onnxmpq.sensitivity import OUTPUT_KINDS, OutputKind, class_scores, floored, guess_kind, kl_divergence
@@ -86,6 +86,23 @@ class Timing:
         medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
         return cls(*medians, threads, low, high, len(ratios))
 
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[float, Timing]]) -> Timing:
+        """Of runs of several shapes, by the share of each. The interval is as wide as all parts' at once."""
+        if len(parts) == 1:
+            return parts[0][1]
+        before, after, low, high = (
+            sum(share * seconds for share, seconds in row)
+            for row in (
+                [(share, t.original_s) for share, t in parts],
+                [(share, t.ratio * t.original_s) for share, t in parts],
+                [(share, t.ratio_low * t.original_s) for share, t in parts],
+                [(share, t.ratio_high * t.original_s) for share, t in parts],
+            )
+        )
+        threads, rounds = parts[0][1].threads, min(t.rounds for _, t in parts)
+        return cls(before, after, after / before, threads, low / before, high / before, rounds)
+
     def in_time_of(self, original_s: float) -> Timing:
         """The same ratios, in seconds of a machine on which the original takes so long."""
         return replace(self, original_s=original_s, result_s=self.ratio * original_s)
@@ -127,14 +144,15 @@ class MetricScores:
 
 @dataclass(frozen=True, repr=False)
 class Validation(Shown):
-    """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
+    """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
+    metric: only with labels.
 
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
     outputs: tuple[OutputQuality, ...]
     samples: int
-    held_out: bool
+    held_out: bool | None
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
@@ -185,7 +203,7 @@ def compare(
     kinds: Mapping[str, OutputKind],
     *,
     settings: SessionSettings,
-    held_out: bool,
+    held_out: bool | None,
     unfused: bool = True,
 ) -> Validation:
     """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing.
@@ -237,7 +255,7 @@ class Reference:
         return cls(ran, samples, len(feeds), settings, patience_s(time.perf_counter() - start))
 
     def compare(
-        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool, unfused: bool = True
+        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool | None, unfused: bool = True
     ) -> Validation:
         """As `compare`."""
         arguments = self.ran, absolute(result), self.samples, dict(kinds), self.settings, unfused
@@ -257,6 +275,20 @@ def check_same_interface(before: Interface, after: Interface) -> None:
 
 
 def time_side_by_side(
+    original: Any,
+    result: Any,
+    feeds: Feeds | Timed,
+    settings: SessionSettings,
+    effort: Effort,
+    limit: float | None = None,
+) -> Timing:
+    """Timing of two models, by the share of each shape. As `time_on_first`; limit: only where there is one shape."""
+    parts = Timed.of(feeds).parts
+    limit = limit if len(parts) == 1 else None
+    return Timing.mean([(share, time_on_first(original, result, f, settings, effort, limit)) for share, f in parts])
+
+
+def time_on_first(
     original: Any,
     result: Any,
     feeds: Feeds,

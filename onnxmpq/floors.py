@@ -67,6 +67,12 @@ class Floors:
         if self.min_agreement is not None and not found:
             raise UsageError("--min-agreement needs an output of class scores, and this model has none")
 
+    def require_data(self, made_up: bool) -> None:
+        """Raises CalibrationError where quality is to be judged on made-up samples, which say nothing of it."""
+        if made_up and not self.empty:
+            asked = ", ".join(f"--{name.replace('_', '-')}" for name in self.asked())
+            raise CalibrationError(f"{asked}: no quality is judged on made-up samples; give real ones with --calib")
+
     def asked(self) -> dict[str, str]:
         """The floors as the command line spells them, for plans and reports."""
         given = {

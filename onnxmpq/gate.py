@@ -8,8 +8,9 @@ from typing import Any
 
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
 from onnxmpq.comparison import Validation
-from onnxmpq.errors import CalibrationError, GateError, UsageError
-from onnxmpq.feeds import Feeds
+from onnxmpq.errors import GateError, UsageError
+from onnxmpq.feeds import Feeds, in_words
+from onnxmpq.footprint import Footprint
 from onnxmpq.model import file_bytes
 from onnxmpq.request import GateOptions
 from onnxmpq.resolution import unresolved
@@ -19,7 +20,8 @@ from onnxmpq.verdict import Verdict, judge
 @dataclass(frozen=True)
 class Judged:
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: of floors that the samples cannot tell."""
+    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
+    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
 
     found: Validation
     verdict: Verdict
@@ -30,6 +32,8 @@ class Judged:
     asked: dict[str, str]
     missed: tuple[str, ...]
     warnings: tuple[str, ...]
+    sessions: tuple[Footprint, Footprint] | None = None
+    shape: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -50,6 +54,8 @@ class Judged:
             "original_bytes": self.original_bytes,
             "result_bytes": self.result_bytes,
             "data": {"source": self.samples_from, "made_up": self.synthetic},
+            "shape": self.shape or None,
+            "sessions": self.sessions and dict(zip(("original", "result"), map(asdict, self.sessions), strict=True)),
             "quality": asdict(self.verdict),
             "asked": self.asked,
             "missed": list(self.missed),
@@ -65,13 +71,6 @@ class Judged:
         if self.passed is None:
             return f"not judged: {asked}; {quality}"
         return f"passed: {asked}; {quality}" if self.passed else f"FAILED: {'; '.join(self.missed)}"
-
-
-def require_data(options: GateOptions, feeds: Feeds) -> None:
-    """Raises CalibrationError where quality is to be judged on made-up samples."""
-    if feeds.synthetic and not options.floors.empty:
-        asked = ", ".join(f"--{name.replace('_', '-')}" for name in options.floors.asked())
-        raise CalibrationError(f"{asked}: no quality is judged on made-up samples; give real ones with --calib")
 
 
 def decided(options: GateOptions, found: Validation, original: Path, result: Path, feeds: Feeds) -> Judged:
@@ -92,6 +91,7 @@ def decided(options: GateOptions, found: Validation, original: Path, result: Pat
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
         _unresolved(options, found),
+        shape=in_words(options.shapes),
     )
 
 

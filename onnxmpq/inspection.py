@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.footprint import sessions_in_words
 from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
@@ -112,6 +113,10 @@ def render_validation(judged: Judged, original: Path, converted: Path, console: 
     """Draw quality per output, latency and size, and the verdict last."""
     found = judged.found
     draw_validation(found, console)
+    if judged.shape:
+        console.print(f"latency is that of {judged.shape}", highlight=False, markup=False)
+    if judged.sessions is not None:
+        console.print(sessions_in_words(*judged.sessions), highlight=False)
     if (metric := found.metric) is not None:
         console.print(f"{metric.name} {metric.original:.4g} -> {metric.result:.4g}", highlight=False, markup=False)
     before, after = judged.original_bytes, judged.result_bytes

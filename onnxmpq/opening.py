@@ -93,7 +93,9 @@ class Asked:
 
     @classmethod
     def of(cls, source: Source, request: Request, context: Context) -> Asked:
-        """Raises UsageError, TargetError, and OutputError for files that cannot be written."""
+        """Raises UsageError, CalibrationError for floors without samples, TargetError, and OutputError for files that
+        cannot be written."""
+        request.floors.require_data(request.calibration is None)
         budgets = request.budgets
         if budgets.empty:
             budgets = Budgets(fastest=True)

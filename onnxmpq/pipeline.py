@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,8 +31,9 @@ from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, load_feeds
-from onnxmpq.gate import Judged, decided, require_data
+from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
+from onnxmpq.footprint import footprint
+from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.keys import feeds_hash
@@ -212,7 +213,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
-    rules = _rules(opened.device, prepared, data.calibration)
+    rules = _rules(opened.device, prepared, data.timed.first)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
@@ -238,7 +239,9 @@ def _posed(model: Source, request: Request) -> _Posed:
         request.guard,
         request.best_effort,
         int8_everywhere(prepared, fused, rules),
-        left_out([*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, menu), strict=True)]),
+        left_out(
+            [*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, worth_it, menu), strict=True)]
+        ),
     )
     return _Posed(job, asked, opened, rescaling, menu)
 
@@ -249,6 +252,7 @@ _WHY = (
     "weights underflow, or int8 ones without saturation are as good",
     "the runtime does not run it as planned",
     "costs more than it gains",
+    "no sample shows an effect of the region, so that of few bits is not known",
 )
 """Why a menu is shorter than the one before it, from what `Asked.menu` gives on."""
 
@@ -265,13 +269,13 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
-    model = opened.model
+    data, model = replace(data, shapes=request.shapes), opened.model
     remember(samples=data.calibration.arrays)
     _warn_of_floors(request, model, data, labelled, context)
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
-        first_s = quick_latency_s(source, data.calibration, asked.settings)
+        first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
 
@@ -305,10 +309,20 @@ def _costs(
     bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
 ) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
-    request, model, feeds = asked.request, bench.model, data.calibration
+    request, model, timed = asked.request, bench.model, data.timed
     table_file = Path(request.cost_table) if request.cost_table else None
     costs, fused = plan_costs(
-        model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
+        model,
+        asked.device,
+        menu,
+        rules,
+        bench,
+        timed,
+        asked.settings,
+        effort,
+        table_file,
+        context,
+        in_words(request.shapes),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
@@ -387,6 +401,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
+            *([f"latency is that of {in_words(request.shapes)}"] if request.shapes else []),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *idle_note(job.effects.idle, outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
@@ -427,7 +442,7 @@ def _write(result: Result, request: Request) -> None:
 @documents(Request)
 @isolated()
 def profile_model(
-    model: str | Path,
+    model: Source,
     *,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
@@ -435,10 +450,14 @@ def profile_model(
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
+    shapes: Sequence[Share] = (),
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
+    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
+
+    shapes: of the inputs that are timed, with their shares; those of the first sample without.
+    """
     require_source(model)
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
@@ -451,9 +470,22 @@ def profile_model(
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
+    timed = timed_samples(feeds, shapes)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
-    rules = _rules(device, prepared, feeds)
-    costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
+    rules = _rules(device, prepared, timed.first)
+    costs, fused = plan_costs(
+        prepared,
+        device,
+        menu,
+        rules,
+        bench,
+        timed,
+        settings,
+        effort or Effort(),
+        None,
+        context,
+        in_words(shapes),
+    )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
     return replace(costs.table, node_s=offered)
@@ -467,9 +499,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     cannot be compared. A model that misses something is no error here: see `Judged`.
     """
     heard = progress or Progress()
+    options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
-    require_data(options, feeds)
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     settings = SessionSettings(threads=options.threads)
@@ -479,8 +511,21 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
         heard.warn(remark)
     latency = options.limits.limits.get(LATENCY)
-    found = validate(original, converted, feeds, settings, kinds=options.outputs, labelled=labelled, latency=latency)
+    found = validate(
+        original,
+        converted,
+        feeds,
+        settings,
+        kinds=options.outputs,
+        labelled=labelled,
+        latency=latency,
+        shapes=options.shapes,
+    )
     judged = decided(options, found, original, converted, feeds)
+    if not found.emulated:
+        inputs = timed_samples(feeds, options.shapes).first.batch([0])
+        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
+        judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
         heard.warn(line)
     return judged
@@ -496,13 +541,14 @@ def validate(
     kinds: Mapping[str, OutputKind] | None = None,
     labelled: Labelled | None = None,
     latency: Limit | None = None,
+    shapes: Sequence[Share] = (),
 ) -> Validation:
     """Compare two models on samples: quality per output, and latency side by side on the first sample.
 
     original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
     feeds, or whatever `convert` takes as `calibration`; made-up samples without.
-    kinds: of outputs, where the guess is wrong. latency: a limit that is measured long enough to tell on which side of
-    it the converted model is.
+    kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
+    long enough to tell on which side of it the converted model is.
     """
     for model in (original, converted):
         require_source(model)
@@ -514,14 +560,15 @@ def validate(
     guessed = guessed_kinds(source, feeds, settings)
     for name in set(kinds or ()) - set(guessed):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
-    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=False)
+    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
     if labelled is not None:
         before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))
         found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
+    timed = timed_samples(feeds, shapes)
     if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(source, feeds, settings)
-    timing = time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0), limit)
+        limit = latency.value / quick_latency_s(source, timed, settings)
+    timing = time_side_by_side(original, converted, timed, settings, Effort(seconds=2.0), limit)
     return replace(found, timing=timing)

@@ -252,10 +252,9 @@ def _plan(data: dict[str, Any]) -> Plan:
             raise TypeError(f"{name} is {shown(getattr(plan, name))}, no table")
     for name in _TEXTS:
         _text(getattr(plan, name))
-    for table in (plan.model, plan.budgets, plan.runtime, plan.chosen):
+    for table in (plan.budgets, plan.runtime, plan.chosen, plan.patterns):
         for value in table.values():
-            if not isinstance(value, str | int):
-                raise TypeError(f"{shown(value)} is no text")
+            _text(value)
     return plan
 
 

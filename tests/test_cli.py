@@ -316,6 +316,14 @@ BAD = [
     ),
     Bad("table with negative costs", Folder.negative_table, 8, "['int8'] is -"),
     Bad("no such table", lambda f: f.convert("--cost-table", f / "no.json"), 8, "no.json: cannot be read"),
+    Bad(
+        "table of another shape",
+        lambda f: f.convert("--cost-table", int8_pays(f.model, f.path), "--shape", "x=2x3x16x16"),
+        8,
+        "shape is None, here it is 'x=2x3x16x16': give the same --shape",
+    ),
+    Bad("a shape of no input", lambda f: f.convert("--shape", "z=1x3"), 2, "--shape z: no such input"),
+    Bad("a shape that cannot be", lambda f: f.convert("--shape", "x=1x4x16x16"), 2, "the model declares Nx3x16x16"),
     Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
     Bad("ranges of another model", Folder.foreign_ranges, 4, "was made for model 'model' (sha256"),
     Bad("ranges that are none", lambda f: f.convert("--ranges", f.calib), 4, "not a file of `onnxmpq calibrate`"),
@@ -330,6 +338,12 @@ BAD = [
     Bad("plan of another model", lambda f: f.plan(model={"sha256": "0"}), 9, "belongs to another model"),
     Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
     Bad("other interface", Folder.other_model, 11, "different inputs"),
+    Bad(
+        "convert: a floor on made-up samples",
+        lambda f: ("convert", f.model, "--max-divergence", "1", "--samples", "8", "--quiet"),
+        4,
+        "--max-divergence: no quality is judged on made-up samples",
+    ),
     Bad(
         "a floor on made-up samples",
         lambda f: ("validate", f.model, f.model, "--min-sqnr", "30dB"),

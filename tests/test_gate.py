@@ -13,7 +13,7 @@ import pytest
 
 from onnxmpq.comparison import OutputQuality, Timing, Validation
 from onnxmpq.errors import CalibrationError, UsageError
-from onnxmpq.gate import decided, require_data
+from onnxmpq.gate import decided
 from onnxmpq.model import file_bytes
 from onnxmpq.request import GateOptions
 from tests.graphs import feeds_for, outputs_of, residual_cnn, samples_for
@@ -71,8 +71,9 @@ def test_a_bad_model_fails_where_nothing_was_asked(files: tuple[Path, Path]) -> 
 def test_made_up_samples_judge_no_quality(files: tuple[Path, Path]) -> None:
     feeds = replace(feeds_for(residual_cnn(), 2), synthetic=True)
     with pytest.raises(CalibrationError, match="--min-sqnr, --min-agreement: no quality is judged on made-up samples"):
-        require_data(GateOptions(min_sqnr=3, min_agreement="9%"), feeds)
-    require_data(GateOptions(latency="90%"), feeds)
+        GateOptions(min_sqnr=3, min_agreement="9%").floors.require_data(True)
+    GateOptions(latency="90%").floors.require_data(True)
+    GateOptions(min_sqnr=3).floors.require_data(False)
     judged = decided(GateOptions(), GOOD, *files, feeds)
     assert judged.passed is None and judged.error is None and judged.in_words().startswith("not judged: ")
     assert decided(GateOptions(latency="90%"), GOOD, *files, feeds).passed

@@ -14,6 +14,7 @@ from onnxmpq.cost import (
     Crashing,
     Effort,
     MeasuredCosts,
+    MixedProfiler,
     PlanCosts,
     PlanProfiler,
     Profile,
@@ -29,9 +30,9 @@ from onnxmpq.cost import (
     read_table,
     uniform_plans,
 )
-from onnxmpq.errors import TargetError
+from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Array, Feeds
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import call
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
@@ -52,39 +53,55 @@ def plan_costs(
     menu: Menu,
     rules: Rules,
     bench: Workbench,
-    feeds: Feeds,
+    feeds: Feeds | Timed,
     settings: SessionSettings,
     effort: Effort,
     table_file: Path | None,
     context: Context,
+    shape: str = "",
 ) -> tuple[PlanCosts, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
-    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
+    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`). shape: of the
+    samples in words, where the user chose one.
     """
-    meta = describe(model, device.name, settings.provider, settings.threads)
+    timed = Timed.of(feeds)
+    meta = describe(model, device.name, settings.provider, settings.threads, shape)
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
         return TableCosts(model, replace(table, rules=rules)), in_table(menu, table.offers)
     if not device.measured or device.runtime is None:
-        return TableCosts(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
-    first, crashing = feeds.batch([0]), Crashing()
-    others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
-    profiler = RememberingProfiler(
-        Profiler(model, first, settings, effort, device.runtime, others), context.cache, model, first, effort
-    )
+        if len(timed.parts) > 1:
+            raise UsageError(f"--shape: several shapes are for measured targets; costs of {device.name} are modelled")
+        return TableCosts(model, replace(modelled_table(model, device, timed.first, menu), rules=rules)), menu
+    crashing = Crashing()
+    found = [
+        (share, Profiler(model, part.batch([0]), settings, effort, device.runtime, _others(part)))
+        for share, part in timed.parts
+    ]
+    inputs = {f"{number} {share}": profiler.feeds for number, (share, profiler) in enumerate(found)}
+    mixed: PlanProfiler = MixedProfiler(found) if len(found) > 1 else found[0][1]
+    known = inputs if len(found) > 1 else found[0][1].feeds
+    profiler = RememberingProfiler(mixed, context.cache, model, known, effort)
     profiles, uniform = profile(profiler, menu, rules, bench, context, crashing)
     if reused := profiler.timings.in_words():
         context.progress.say(reused)
-    mixed = len(profiles) - uniform
-    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=mixed)
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=len(profiles) - uniform)
     return MeasuredCosts(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
-def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
+def _others(feeds: Feeds) -> list[dict[str, Array]]:
+    """Samples beside the first, one by one."""
+    return list(single(feeds.take(range(1, len(feeds))[:OTHERS])))
+
+
+def quick_latency_s(source: Any, feeds: Feeds | Timed, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
-    return call(_quickly, absolute(source), feeds.batch([0]), settings, doing="timing the original")
+    return sum(
+        share * call(_quickly, absolute(source), part.batch([0]), settings, doing="timing the original")
+        for share, part in Timed.of(feeds).parts
+    )
 
 
 def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:

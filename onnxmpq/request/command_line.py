@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast, get_type_hints
 import typer
 
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import parse_fields
+from onnxmpq.feeds import parse_fields, parse_shapes
 from onnxmpq.request.config import parse_kinds, read_config
 from onnxmpq.request.options import Declared, Kind, options_of
 from onnxmpq.request.patterns import parse_patterns
@@ -28,12 +28,14 @@ _TYPES: Mapping[Kind, Any] = {
     "patterns": list[str] | None,
     "numbers": str | None,
     "fields": list[str] | None,
+    "shapes": list[str] | None,
     "cache": Path | None,
 }
 _PARSERS: Mapping[Kind, Callable[[Iterable[str]], Any]] = {
     "kinds": parse_kinds,
     "patterns": parse_patterns,
     "fields": parse_fields,
+    "shapes": parse_shapes,
 }
 
 
@@ -145,8 +147,8 @@ def _spelled(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, tuple):  # names of schemes
-        return "|".join(value)
+    if isinstance(value, tuple):  # names of schemes, or sizes of axes
+        return ("x" if all(isinstance(part, int) for part in value) else "|").join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -156,7 +158,7 @@ def _parameter(declared: Declared) -> inspect.Parameter:
     flags, default = declared.flags, declared.default
     if kind == "switch" and default:
         flags = (f"--{declared.name.replace('_', '-')}/--no-{declared.name.replace('_', '-')}",)
-    if kind in ("texts", "kinds", "patterns", "fields", "cache"):
+    if kind in ("texts", "kinds", "patterns", "fields", "shapes", "cache"):
         default = None
     typed: Any = _TYPES[kind] if default is None or kind == "switch" else type(default)
     said = declared.option

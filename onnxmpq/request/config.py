@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import parse_fields
+from onnxmpq.feeds import parse_fields, parse_shapes
 from onnxmpq.fields import is_number, is_whole, nearest, shown
 from onnxmpq.request.options import Declared, Kind, Option, options_of
 from onnxmpq.request.patterns import parse_patterns, patterns_of
@@ -24,6 +24,7 @@ _WANTED = {
     "kinds": "a table of NAME = KIND, or texts such as NAME=KIND",
     "numbers": "a number, a list of numbers or a text in quotes",
     "fields": "a table of FIELD = VALUE, or texts such as FIELD=VALUE",
+    "shapes": "a table of INPUT = [sizes], or texts such as INPUT=8x3x224x224",
     "patterns": "a table of PATTERN = SCHEME, or texts such as PATTERN=SCHEME",
     "cache": "a folder in quotes, or false",
 }
@@ -95,6 +96,10 @@ def _value(declared: Declared, value: object, where: str) -> Any:
             return value
         case "fields" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
             return parse_fields(value, where)
+        case "shapes" if isinstance(value, dict):
+            return parse_shapes([f"{name}={_sizes(size)}" for name, size in value.items()], where)
+        case "shapes" if isinstance(value, list):
+            return parse_shapes(map(str, value), where)
         case "patterns" if isinstance(value, dict) and all(map(_is_schemes, value.values())):
             return patterns_of(value, where)
         case "patterns" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
@@ -103,6 +108,10 @@ def _value(declared: Declared, value: object, where: str) -> Any:
             entries = [f"{name}={kind}" for name, kind in value.items()] if isinstance(value, dict) else value
             return parse_kinds(map(str, entries), where)
     wrong()
+
+
+def _sizes(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _is_schemes(value: object) -> bool:

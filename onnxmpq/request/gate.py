@@ -8,8 +8,9 @@ from typing import Annotated
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets, parse_budgets
 from onnxmpq.errors import UsageError
+from onnxmpq.feeds import Share, shares_of
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions
+from onnxmpq.request.parts import QualityOptions, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,10 +28,18 @@ class GateOptions(QualityOptions):
     ] = 1
     provider: Annotated[str | None, Option("onnxruntime execution provider", group="Target", metavar="PROVIDER")] = None
 
+    shape: Shape = None
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        _ = self.shapes
         if self.limits.fastest or self.limits.smallest:
             raise UsageError("validate compares with a limit: give --latency and --size as numbers, such as 5ms or 25%")
+
+    @cached_property
+    def shapes(self) -> tuple[Share, ...]:
+        """Of the inputs that are timed, with their shares; empty where a sample's are."""
+        return shares_of(self.shape)
 
     @cached_property
     def limits(self) -> Budgets:

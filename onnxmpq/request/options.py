@@ -18,9 +18,23 @@ from onnxmpq.fields import nearest, shown
 
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
-Kind = Literal["text", "texts", "numbers", "whole", "file", "switch", "kinds", "patterns", "fields", "cache", "python"]
+Kind = Literal[
+    "text",
+    "texts",
+    "numbers",
+    "whole",
+    "file",
+    "switch",
+    "kinds",
+    "patterns",
+    "fields",
+    "shapes",
+    "cache",
+    "python",
+]
 """Values that the command line and config files take: a text, several texts, one or several numbers, a whole number, a
-path, yes or no, kinds by output name, schemes by pattern, values by field of a recipe, a folder or no; "python" for
+path, yes or no, kinds by output name, schemes by pattern, values by field of a recipe, shapes by input, a
+folder or no; "python" for
 arguments that only Python has."""
 Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Files", "Python only"]
 """What options are about, in the order in which `--help` and the docs show them."""

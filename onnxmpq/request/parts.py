@@ -95,6 +95,17 @@ class SampleOptions:
         return override(self.recipe, self.overrides) if self.overrides else self.recipe
 
 
+Shape = Annotated[
+    Mapping[str, str | Sequence[int]] | None,
+    Option(
+        "shape of an input that is timed: NAME=8x3x224x224, or several: NAME=1x16@0.7,1x128@0.3 (docs/latency)",
+        "shapes",
+        group="Target",
+        metavar="NAME=SIZES",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QualityOptions(SampleOptions):
     """Quality floors, and whatever they are judged by: labels, a metric, kinds of outputs."""

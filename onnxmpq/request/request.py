@@ -12,11 +12,12 @@ from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
+from onnxmpq.feeds import Share, shares_of
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions
+from onnxmpq.request.parts import QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
 from onnxmpq.weights import TECHNIQUES, Techniques
@@ -71,6 +72,7 @@ class Request(QualityOptions):
     threads: Annotated[
         int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
     ] = 1
+    shape: Shape = None
     set: Annotated[
         Mapping[str, str | Iterable[str]] | None,
         Option(
@@ -171,12 +173,17 @@ class Request(QualityOptions):
         super().__post_init__()
         require_estimator(self.estimator)
         require_solver(self.solver)
-        _ = self.budgets, self.techniques, self.patterns
+        _ = self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
+
+    @cached_property
+    def shapes(self) -> tuple[Share, ...]:
+        """Of the inputs that are timed, with their shares; empty where a sample's are."""
+        return shares_of(self.shape)
 
     @cached_property
     def patterns(self) -> dict[str, tuple[str, ...]]:

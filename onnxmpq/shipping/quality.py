@@ -38,7 +38,7 @@ class Quality:
 
     def _int8_everywhere(self, quality: Validation) -> Validation | None:
         """Quality of int8 everywhere on the same samples, where `fastest` is compared with it."""
-        job, held_out = self.job, quality.held_out
+        job, held_out = self.job, bool(quality.held_out)
         if not job.budgets.fastest or not job.int8 or quality.emulated:
             return None
         if held_out not in self._int8:

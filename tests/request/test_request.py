@@ -123,6 +123,10 @@ GOOD = [
     Asked('[outputs]\n"a=b" = "logits"', {"outputs": {"a=b": "logits"}}),
     Asked('output-kind = ["y=values"]', {"outputs": {"y": "values"}}),
     Asked('[set]\nSoftmax = "fp32"\n"h*" = ["int8", "w8"]', {"set": {"Softmax": ("fp32",), "h*": ("int8", "w8")}}),
+    Asked("mean = [0.5, 1]\nscale = 0.5", {"mean": "0.5,1", "scale": "0.5"}),
+    Asked("[recipe_fields]\nsize = [8, 9]\npad = 0", {"recipe_fields": {"size": [8, 9], "pad": 0}}),
+    Asked("[shape]\nx = [1, 3]", {"shape": {"x": "1x3"}}),
+    Asked('shape = ["x=1x3@0.7,2x3@0.3"]', {"shape": {"x": "1x3@0.7,2x3@0.3"}}),
     Asked('set = ["a=b=int8|w8"]', {"set": {"a=b": ("int8", "w8")}}),
 ]
 
@@ -148,6 +152,9 @@ BAD = [
     ("set = {Conv = 8}", "it must be a table of PATTERN = SCHEME"),
     ('set = ["Conv"]', "write PATTERN=SCHEME"),
     ('set = ["Conv=w8", "Conv=w4"]', "pattern 'Conv' is given twice"),
+    ("mean = [true]", "it must be a number, a list of numbers or a text in quotes"),
+    ("recipe_fields = 3", "it must be a table of FIELD = VALUE"),
+    ("[shape]\nx = [1, 0]", "write NAME=SIZES"),
     ("latency = ", "cannot be read"),
 ]
 

@@ -25,11 +25,16 @@ SAID = {
     "cost_table": Path("t.json"),
     "min_sqnr": "30dB",
     "cache": False,
+    "mean": "0.5,0.25",
+    "recipe_fields": {"size": [8, 9], "resize": "exact"},
+    "shape": {"x": "1x3@0.5,2x3@0.5"},
 }
 FLAGS = (
     *("--latency", "5ms", "--set", "a=b=int8|w8", "--set", 'say "Conv"=fp32', "--exclude", "/x\\d/"),
     *("--exclude", "tab\tand \u00fc", "--output-kind", "y=values", "--samples", "3", "--no-keep-io", "--guard"),
     *("--cost-table", "t.json", "--min-sqnr", "30dB", "--no-cache"),
+    *("--mean", "0.5,0.25", "--recipe-field", "size=[8, 9]", "--recipe-field", "resize=exact"),
+    *("--shape", "x=1x3@0.5,2x3@0.5"),
 )
 
 
