@@ -26,7 +26,7 @@ from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializ
 from onnxmpq.model.surgeon import constants_of, drop_values, export
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
-from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.model.work import multiply_accumulates, work_in_bodies
 
 __all__ = [
     "OPERATORS",
@@ -65,6 +65,7 @@ __all__ = [
     "subgraphs",
     "table_rows",
     "without_initializers",
+    "work_in_bodies",
 ]
 
 
