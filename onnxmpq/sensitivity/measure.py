@@ -88,7 +88,11 @@ class _Worker:
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
-        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.store)
+        self.threads, self.settings, self.cutter = (
+            threads,
+            SessionSettings(lean=True),
+            Cutter(model.store, frame.divergence.tensors),
+        )
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([0]))
         batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
