@@ -26,7 +26,7 @@ from onnxmpq.model.store import WeightStore, described, serialized_bytes, withou
 from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
-from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.model.work import multiply_accumulates, work_in_bodies
 
 __all__ = [
     "OPERATORS",
@@ -68,6 +68,7 @@ __all__ = [
     "subgraphs",
     "table_rows",
     "without_initializers",
+    "work_in_bodies",
 ]
 
 
