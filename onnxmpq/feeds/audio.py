@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import MemoryColumn, assemble
 from onnxmpq.feeds.files import RAW_SOUND_SUFFIXES, SOUND_SUFFIXES, file_places, find_files
-from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import Column, MemoryColumn, assemble
 from onnxmpq.feeds.files import IMAGE_SUFFIXES, file_places, find_files
-from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
 from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.npz import npz_columns, open_npy

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import MemoryColumn, assemble
 from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
-from onnxmpq.feeds.fit import MemoryColumn, assemble, rows_per_sample, show_shape, to_dtype
+from onnxmpq.feeds.fit import rows_per_sample, show_shape, to_dtype
 from onnxmpq.feeds.lines import Line, choose_lines
 from onnxmpq.feeds.recipes import TextRecipe
 from onnxmpq.feeds.rows import is_data, parse_line

@@ -165,13 +165,15 @@ def make_divergence(
     def views(*, padded: bool, random: bool) -> tuple[OutputView, ...]:
         found = []
         for name, samples in outputs.items():
-            kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
+            kind = kinds.get(name) or guess_kind(model.structure, name, samples[feeds.largest])
             kind = "random" if name in drawn else kind
             if kind == "random" and not random:
                 found.append(hidden(name, kind))
                 continue
-            odd = padded and any(s.shape != samples[0].shape for s in samples)
-            found.append(make_view(name, kind, samples, limit, seed, padded=odd))
+            odd = any(s.shape != samples[0].shape for s in samples)
+            follows = odd and bool(feeds.ragged) and feeds.decide([s.shape for s in samples]) and kind != "random"
+            alike = make_view(name, kind, samples, limit, seed, padded=odd and padded and not follows, ragged=follows)
+            found.append(alike)
         return tuple(found)
 
     for padded, random in ((False, False), (True, False), (True, True)):
