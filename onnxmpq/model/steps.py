@@ -14,7 +14,7 @@ from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
-from onnxmpq.model.tidy import tidy
+from onnxmpq.model.tidy import tidy, with_constants_alone
 from onnxmpq.model.widen import HALVES, other_floats, widened
 
 
@@ -56,7 +56,7 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
     A step that cannot be taken is left out too, with a note. Raises UsageError and ModelError for an `opset` that the
     model cannot have.
     """
-    draft = Draft(loaded.proto, {})
+    draft = Draft(with_constants_alone(loaded.proto), {})
     if Step.INLINE not in left_out and loaded.proto.functions:
         draft = _try(draft, Step.INLINE, _inline)
     if Step.WIDEN not in left_out:
