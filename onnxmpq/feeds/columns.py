@@ -132,7 +132,7 @@ def gather(
     for spec in specs:
         laid = inputs[spec.name]
         if laid.count < count:
-            shared[spec.name] = np.array(laid.read([0])[0])
+            shared[spec.name] = np.array(np.asarray(laid.read([0]))[0, ...])
             all_notes[f"input '{spec.name}': one value for all {count} samples"] = None
         else:
             values = laid.read(chosen)
@@ -247,7 +247,9 @@ class _RowByRow:
                 f"{len(numbers)} at once; give those the same shape"
             )
         layout = find_layout(self.spec, (len(parts), *parts[0].shape), self.column.name(numbers[0]))
-        sample: Array = layout.split(np.stack([self._checked(p, n) for p, n in zip(parts, numbers, strict=True)]))[0]
+        sample: Array = layout.split(np.stack([self._checked(p, n) for p, n in zip(parts, numbers, strict=True)]))[
+            0, ...
+        ]
         return sample
 
     def _loaded(self, number: int) -> Array:
@@ -259,7 +261,8 @@ class _RowByRow:
         where = self.column.name(number)
         values, note = to_dtype(require_finite(array[None], [number], where), self.spec, where)
         self.notes.extend([note] if note else [])
-        return np.asarray(values[0])
+        found: Array = values[0, ...]
+        return found
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,7 @@ def one_array(values: Iterable[Array], count: int, spec: InputSpec, where: str) 
         if together is None:
             together = room_for((count, *value.shape), spec.dtype, where)
         if not apart and value.shape == together.shape[1:]:
-            together[place] = value
+            together[place, ...] = value  # of strings, so that an array does not become an element
             continue
         apart = apart or [np.array(v) for v in together[:place]]
         apart.append(value)

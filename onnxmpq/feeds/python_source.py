@@ -128,9 +128,10 @@ class _InputStream:
         values, note = to_dtype(checked, self.spec, where)
         if note and note not in self.notes:
             self.notes.append(note)
-        samples = list(np.array(layout.split(values)))
-        whole = self.batch > 1 and samples[0].ndim == len(self.spec.shape)
-        return [row for sample in samples for row in sample] if whole else samples
+        samples = np.array(layout.split(values))
+        if self.batch > 1 and samples.ndim == len(self.spec.shape) + 1:
+            samples = samples.reshape(-1, *samples.shape[2:])  # all rows
+        return [samples[i, ...] for i in range(len(samples))]
 
     def samples(self, limit: int | None) -> Elements:
         """All that was read, at most `limit` samples. Raises CalibrationError for too few rows, or rows of one sample

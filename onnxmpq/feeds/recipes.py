@@ -18,7 +18,7 @@ from onnxmpq.feeds.sound import RawFormat
 from onnxmpq.fields import Fields, nearest
 from onnxmpq.resources import data_folder
 
-Resize = Literal["shorter", "exact", "letterbox", "crop"]
+Resize = Literal["shorter", "exact", "letterbox", "crop", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Colour = Literal["rgb", "bgr", "grey"]
 PixelLayout = Literal["chw", "hwc"]
@@ -31,7 +31,8 @@ class ImageRecipe:
     name: the recipe's name, or the path of its file, for messages.
     input: the model's input to fill; None = its only one.
     size: (height, width) that the model must take; None = whatever the model takes.
-    fallback_size: (height, width) where neither `size` nor the model fixes it.
+    fallback_size: (height, width) where neither `size` nor the model fixes it; for `keep` the largest one.
+    multiple: pixels; of `keep`, what height and width are cut to a multiple of.
     crop_fraction: the part of the resized picture's side that the centre crop keeps.
     pad: 0-255, the grey of the border that `letterbox` adds.
     layout, dtype: None = the model's own.
@@ -44,6 +45,7 @@ class ImageRecipe:
     resize: Resize
     size: tuple[int, int] | None
     fallback_size: tuple[int, int] | None
+    multiple: int
     crop_fraction: float
     interpolation: Interpolation
     pad: int
@@ -173,6 +175,7 @@ def _image_recipe(table: Fields, name: str, description: str) -> ImageRecipe:
         resize=table.choice("resize", get_args(Resize)),
         size=table.size("size"),
         fallback_size=table.size("fallback_size"),
+        multiple=table.whole("multiple", 1, default=1),
         crop_fraction=table.positive("crop_fraction", 1.0, highest=1.0),
         interpolation=table.choice("interpolation", get_args(Interpolation), "bilinear"),
         pad=table.whole("pad", 0, 255, 114),
@@ -186,6 +189,10 @@ def _image_recipe(table: Fields, name: str, description: str) -> ImageRecipe:
     for field, numbers in (("mean", recipe.mean), ("std", recipe.std)):
         if len(numbers) not in (1, recipe.channels):
             table.wrong(field, f"has {len(numbers)} numbers; give one, or {recipe.channels} (colour = {recipe.colour})")
+    if recipe.resize == "keep" and (recipe.size is not None or recipe.crop_fraction < 1):
+        table.wrong("resize", "is keep, by which pictures have sizes of their own; leave out size and crop_fraction")
+    if recipe.multiple > 1 and recipe.resize != "keep":
+        table.wrong("multiple", 'is for resize = "keep"; leave it out')
     if min(recipe.std) <= 0:
         table.wrong("std", "must be above 0")
     if recipe.dtype is not None and recipe.dtype.kind != "f" and recipe.normalises:

@@ -98,7 +98,8 @@ class Feeds:
         """One sample's value of an input, perhaps without its batch axis."""
         if name in self.shared:
             return self.shared[name]
-        return np.asarray(self.ragged[name][sample] if name in self.ragged else self.arrays[name][sample])
+        found: Array = self.ragged[name][sample] if name in self.ragged else self.arrays[name][sample, ...]
+        return found
 
     def values(self, name: str) -> Iterator[Array]:
         """An input's values: sample by sample, or the one that all samples have."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import Feeds, InputSpec, load_feeds
 from onnxmpq.feeds.types import Array, with_batch_axes
+from onnxmpq.keys import feeds_hash
 from tests.feeds.specs import spec
 
 X = spec("x", "N", "T", 3)
@@ -372,3 +373,14 @@ def test_python_objects_are_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x=values)
     with pytest.raises(CalibrationError, match=r"one by one under <input>_<number>"):
         load_feeds(tmp_path / "c.npz", [X])
+
+
+def test_strings_stay_strings() -> None:
+    words = np.array(["a", "bc", ""], object)
+    declared = [spec("w", "N", dtype="object"), spec("x", "N", "T")]
+    whole = load_feeds({"w": words, "x": sample(0, 3, 4)}, declared)
+    stream = load_feeds([{"w": words[i : i + 1], "x": sample(i, 1, 2 + i)} for i in range(3)], declared)
+    for feeds in (whole, stream):
+        assert [inputs["w"].tolist() for inputs in feeds.batches(1)] == [["a"], ["bc"], [""]]
+        assert feeds_hash(feeds) == feeds_hash(feeds.take([0, 1, 2]))
+        assert feeds_hash(feeds) != feeds_hash(feeds.take([1, 0, 2]))
