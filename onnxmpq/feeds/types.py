@@ -31,15 +31,29 @@ class InputSpec:
         name = str(self.shape[axis] or "").casefold()
         return not isinstance(self.shape[axis], int) and (name in ("n", "b", "bs") or "batch" in name)
 
+    def looks_like_a_state(self, inputs: Sequence[InputSpec]) -> bool:
+        """True for [fixed, dynamic, fixed, ...], if no other axis of the inputs has the name of the dynamic one."""
+        kinds = [isinstance(size, int) for size in self.shape]
+        if kinds[:3] != [True, False, True] or not all(kinds[3:]):
+            return False
+        return self.shape[1] is None or sum(spec.shape.count(self.shape[1]) for spec in inputs) == 1
+
     @property
     def batch_is_dynamic(self) -> bool:
         return bool(self.shape) and not isinstance(self.shape[self.batch_axis], int)
 
 
 def with_batch_axes(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """The inputs with the axis of the batch, for models whose dimension names tell: states of recurrent layers
-    [layers, batch, features] and inputs [time, batch, features] have it second."""
-    return tuple(replace(s, batch_axis=next(filter(s.named_batch, range(len(s.shape))), 0)) for s in specs)
+    """The inputs with the axis of the batch: states of recurrent layers [layers, batch, features] and inputs [time,
+    batch, features] have it second.
+
+    Names of dimensions tell; where none does, an input [2, ?, 64] beside one whose first axis is dynamic is a state.
+    """
+    named = {s.name: next(filter(s.named_batch, range(len(s.shape))), None) for s in specs}
+    if any(axis is not None for axis in named.values()):
+        return tuple(replace(s, batch_axis=named[s.name] or 0) for s in specs)
+    beside = any(s.shape and not isinstance(s.shape[0], int) for s in specs)
+    return tuple(replace(s, batch_axis=int(beside and s.looks_like_a_state(specs))) for s in specs)
 
 
 @dataclass(frozen=True, eq=False)

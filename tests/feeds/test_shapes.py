@@ -264,6 +264,22 @@ def test_the_axis_of_the_batch_by_its_name(case: Named) -> None:
     assert found.batch_axis == case.axis
 
 
+BESIDE = [
+    Named("state", (2, None, 4), 1),
+    Named("state with a name of its own", (2, "h1", 4), 1),
+    Named("sequence that another input has too", (2, "T", 4), 0),
+    Named("picture", (3, "H", "W"), 0),
+    Named("mask", (1, None), 0),
+]
+
+
+@pytest.mark.parametrize("case", BESIDE, ids=lambda case: case.id)
+def test_the_axis_of_the_batch_without_names(case: Named) -> None:
+    x, other = with_batch_axes([spec("x", None, "T", 3), spec("h", *case.shape)])
+    assert (x.batch_axis, other.batch_axis) == (0, case.axis)
+    assert with_batch_axes([spec("b", "batch", 3), other])[1].batch_axis == 0, "names tell"
+
+
 def test_made_up_states_have_a_batch_of_one() -> None:
     feeds = load_feeds(None, STATE, limit=3)
     assert [(i["x"].shape, i["h"].shape) for i in feeds.batches(1)] == [((1, 3), (2, 1, 4))] * 3
