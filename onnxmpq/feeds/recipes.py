@@ -68,9 +68,10 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """Texts or token ids: cut and padded to one length.
+    """Texts or token ids: cut, and padded to one length.
 
     max_length: tokens per sample at most, where the model's sequence axis is dynamic (a fixed one decides itself).
+    lengths: "own" where samples are not padded if the model leaves the length open.
     vocabulary: number of token ids, for a check; None = unchecked.
     tokenizer: a `tokenizers` JSON file; None = the one beside the text.
     ids, mask, types: the model's inputs for token ids, attention mask (1 = token, 0 = padding) and token types (0);
@@ -80,6 +81,7 @@ class TextRecipe:
     name: str
     description: str
     max_length: int
+    lengths: Literal["padded", "own"]
     pad_id: int
     vocabulary: int | None
     tokenizer: Path | None
@@ -94,6 +96,7 @@ class AudioRecipe:
 
     sample_rate: Hz; the files must have it.
     fallback_window: samples per window where the model leaves its length open.
+    lengths: "own" where each file is then one sample, cut at the length of a window.
     raw_format, raw_channels: what files without a header hold, channels interleaved; None = they are refused.
     """
 
@@ -102,6 +105,7 @@ class AudioRecipe:
     input: str | None
     sample_rate: int
     fallback_window: int
+    lengths: Literal["windows", "own"]
     raw_format: RawFormat | None
     raw_channels: int
 
@@ -159,6 +163,7 @@ def read_recipe(path: Path, name: str) -> Recipe:
             table.text("input", None),
             sample_rate=table.whole("sample_rate", 1),
             fallback_window=table.whole("fallback_window", 1),
+            lengths=table.choice("lengths", ("windows", "own"), "windows"),
             raw_format=table.choice("raw_format", get_args(RawFormat), None),
             raw_channels=table.whole("raw_channels", 1, default=1),
         )
@@ -207,6 +212,7 @@ def _text_recipe(table: Fields, name: str, description: str, folder: Path) -> Te
         name,
         description,
         max_length=table.whole("max_length", 1),
+        lengths=table.choice("lengths", ("padded", "own"), "padded"),
         pad_id=table.whole("pad_id", 0, default=0),
         vocabulary=table.whole("vocabulary", 1, default=None),
         tokenizer=None if tokenizer is None else folder / tokenizer,

@@ -104,7 +104,7 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
 def _layout(spec: InputSpec) -> PixelLayout | None:
     """Layout of pictures in [batch, channels, height, width] or its channels-last form; None where it takes none."""
     layouts: tuple[tuple[PixelLayout, int, int, int], ...] = (("chw", 1, 2, 3), ("hwc", 3, 1, 2))
-    if len(spec.shape) != 4:
+    if len(spec.shape) != 4 or spec.batch_axis:
         return None
     for layout, channels, height, width in layouts:
         large = all(not isinstance(size, int) or size > 4 for size in (spec.shape[height], spec.shape[width]))
