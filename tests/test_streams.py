@@ -221,11 +221,34 @@ def test_several_samples_of_one_shape_have_the_codes_of_single_ones() -> None:
         assert Divergence((view,)).encode([samples[2]], 1).shape == (1, view.width)
 
 
+def test_samples_of_shapes_that_a_view_was_not_made_of() -> None:
+    known, longer, wider = (
+        np.random.default_rng(n).standard_normal(s) for n, s in ((0, (1, 3, 6)), (1, (1, 9, 6)), (2, (1, 3, 7)))
+    )
+    for kind in ("logits", "values"):
+        for limit in (8, 4096):
+            view = make_view("y", kind, [known.astype(np.float32)] * 3, limit, 0, ragged=True)  # type: ignore[arg-type]
+            for values in (longer, wider, np.zeros((1, 0, 6))):
+                code = view.encode(values.astype(np.float32), 1)
+                assert (code.shape, np.isfinite(code).all()) == ((1, view.width), True)
+
+
+def test_effects_fitted_on_samples_of_one_shape_judge_others() -> None:
+    found = measure_effects(MODEL, stream((5, 2, 5)).take([0, 2]), tries())
+    for inputs in sentences((9, 1)):
+        outputs = outputs_of(TOKENS, inputs)
+        code = found.divergence.encode([outputs["logits"], outputs["pooled"]], 1)
+        assert found.divergence.per_sample(code, np.zeros_like(code)) == 0.0
+        moved = found.divergence.encode([outputs["logits"] + 0.5 * outputs["logits"], outputs["pooled"]], 1)
+        assert found.divergence.per_sample(code, moved - code) > 0.0
+
+
 def test_channels_of_outputs_whose_shapes_differ() -> None:
     assert channel_axis([(1, 3, 8, 8), (1, 3, 9, 7)]) == 1
     assert channel_axis([(1, 4, 16), (1, 9, 16)]) == 2
     assert channel_axis([(1, 4), (1, 5)]) is None
     assert channel_axis([(4,), (5,)]) is None
+    assert channel_axis([(4, 2, 3), (5, 3)]) is None
 
 
 # ---- comparison ----------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ _DAMAGED = (
 )
 
 
+LONGEST_NUMBER = 10  # digits of a sample's number; Python refuses to read thousands of them
+
+
 def read_npz(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
     """Feeds from an `.npz`: arrays named after the inputs, first axis = samples, or `<input>_<number>`, one for each
     sample."""
@@ -52,7 +55,7 @@ def numbered(columns: Mapping[str, Column], specs: Sequence[InputSpec], path: Pa
     rows: dict[str, dict[int, Column]] = {s.name: {} for s in specs if s.name not in columns}
     for key, column in columns.items():
         name, _, number = key.rpartition("_")
-        if name in rows and number.isdecimal():
+        if name in rows and number.isdecimal() and len(number) < LONGEST_NUMBER:
             rows[name][int(number)] = column
             del found[key]
     for name, by_number in rows.items():

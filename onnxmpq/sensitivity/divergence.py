@@ -80,16 +80,20 @@ class OutputView:
         if not output.size:
             return np.zeros((samples, self.width), np.float32)
         if self.classes:
+            if output.shape[-1] != self.classes:  # in no sample that the view was made of
+                output = _laid_out(output, samples * len(self.rows) * self.classes)
             values = output.reshape(samples, -1, self.classes)
             chosen = np.arange(len(self.rows)) * values.shape[1] // len(self.rows)
             scores = class_scores(self.kind, values[:, chosen])
             return np.asarray(scores.reshape(samples, -1), dtype=np.float32)
         assert self.scale is not None
-        along = [1] * output.ndim
-        if self.channels is not None:
-            along[self.channels] = len(self.scale)
+        along, scale = [1] * output.ndim, self.scale
+        if self.channels is not None and output.shape[self.channels :][:1] == scale.shape:
+            along[self.channels] = len(scale)
+        elif self.channels is not None:  # so many channels had none of the samples that the view was made of
+            scale = scale.mean(keepdims=True)
         share = np.sqrt(self.elements * samples / output.size)  # the mean square times the elements of the longest
-        flat = (output * self.scale.reshape(along) * np.float32(share)).reshape(samples, -1)
+        flat = (output * scale.reshape(along) * np.float32(share)).reshape(samples, -1)
         rows = [_laid_out(row, self.elements) for row in flat]
         return np.stack(rows) if self.bucket is None else self._sketched(rows)
 
@@ -227,6 +231,8 @@ def _ragged_view(
 def channel_axis(shapes: Sequence[tuple[int, ...]]) -> int | None:
     """The axis of an output's channels where samples differ in shape: axis 1 of three or more, or else the last, if all
     have the same size there; None for one channel."""
+    if any(len(shape) != len(shapes[0]) for shape in shapes):
+        return None
     axes = [1] * (len(shapes[0]) > 2) + [len(shapes[0]) - 1] * (len(shapes[0]) > 1)
     return next((axis for axis in axes if len({shape[axis] for shape in shapes}) == 1), None)
 

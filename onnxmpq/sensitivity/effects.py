@@ -177,6 +177,7 @@ def make_divergence(
     """
     singles = list(run_samples(model.store, feeds, threads=threads))
     limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
+    one_shape = len({feeds.shapes(i) for i in range(len(feeds))}) == 1 and bool(feeds.ragged)  # others will come
     outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(model.output_names)}
 
     def views(*, padded: bool, random: bool) -> tuple[OutputView, ...]:
@@ -188,7 +189,7 @@ def make_divergence(
                 found.append(hidden(name, kind))
                 continue
             odd = any(s.shape != samples[0].shape for s in samples)
-            follows = odd and bool(feeds.ragged) and feeds.decide([s.shape for s in samples]) and kind != "random"
+            follows = (odd or one_shape) and feeds.decide([s.shape for s in samples]) and kind != "random"
             laid_out = odd and padded and not follows
             found.append(make_view(name, kind, samples, limit, seed, padded=laid_out, ragged=follows))
         return tuple(found)

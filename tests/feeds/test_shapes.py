@@ -383,6 +383,12 @@ def test_numbered_arrays_that_lack_one(tmp_path: Path) -> None:
         load_feeds(tmp_path / "c.npz", [X, MASK])
 
 
+def test_a_number_that_is_none(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", **{"x_" + "9" * 5000: sample(0, 2, 3)})
+    with pytest.raises(CalibrationError, match="input 'x' of the model is missing"):
+        load_feeds(tmp_path / "c.npz", [X])
+
+
 def test_python_objects_are_not_read(tmp_path: Path) -> None:
     values = np.empty(2, object)
     values[:] = sequences((2, 3))
