@@ -48,8 +48,8 @@ def without_rows(spec: InputSpec) -> bool:
 
 def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
     """The number of samples that the model takes at once, where all its inputs have the same first axis, fixed to more
-    than 1. Without other inputs it may be anything, such as the channels of a picture."""
-    sizes = {s.shape[0] if s.shape else None for s in specs}
+    than 1. None for [3, height, width], which is a picture without a batch axis."""
+    sizes = {s.shape[0] if s.shape and (len(s.shape), s.shape[0]) != (3, 3) else None for s in specs}
     size = sizes.pop()
     return size if not sizes and isinstance(size, int) and size > 1 else None
 

@@ -181,6 +181,13 @@ def test_rows_of_feeds_make_samples_of_a_fixed_batch(case: Fixed) -> None:
         assert feeds.places.rows.tolist() == np.arange(4 * case.samples).reshape(-1, 4).tolist()
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["array", "stream"])
+def test_channels_of_a_picture_without_a_batch_axis_are_no_samples(stream: bool) -> None:
+    rgba = sample(0, 4, 8, 8)
+    with pytest.raises(CalibrationError, match="has 4 rows, and input 'x' takes 3 at a time"):
+        load_feeds([rgba] if stream else {"x": rgba}, [spec("x", 3, 8, 8)])
+
+
 def test_rows_of_a_fixed_batch_that_differ_in_shape() -> None:
     declared = [spec("x", 2, "T")]
     feeds = load_feeds([sample(0, 1, length) for length in (3, 3, 5, 5)], declared)
