@@ -310,6 +310,8 @@ def validate(
     drawn = _Drawn(quiet)
     for note in feeds.notes:
         (drawn.warn if feeds.synthetic else drawn.say)(note)
+    if feeds.timed:
+        drawn.say(feeds.timed)
     found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
     if as_json:
         print(_dump(inspection.validation_dict(found)))

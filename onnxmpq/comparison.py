@@ -18,7 +18,15 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
-from onnxmpq.sensitivity import OUTPUT_KINDS, OutputKind, class_scores, floored, kl_divergence
+from onnxmpq.sensitivity import (
+    OUTPUT_KINDS,
+    OutputKind,
+    by_channels,
+    channel_axis,
+    class_scores,
+    floored,
+    kl_divergence,
+)
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
@@ -230,12 +238,12 @@ def time_side_by_side(
     effort: Effort,
     limit: float | None = None,
 ) -> Timing:
-    """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
+    """Interleaved timing of two models on the typical sample, in the child. Raises ModelError, CrashError.
 
     limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
     times as long.
     """
-    start, inputs = time.perf_counter(), feeds.batch([0])
+    start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
     call(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
@@ -307,13 +315,25 @@ def _qualities(
         kind = kinds.get(name, "values")
         if not OUTPUT_KINDS[kind].deliberate or not all(isinstance(x, np.ndarray) for x in (*a, *b, *(c or ()))):
             continue
-        if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
-            continue  # a list whose length depends on the data cannot be compared by position
+        if feeds.ragged and feeds.decide([x.shape for x in a]):
+            filled = [i for i, x in enumerate(a) if x.size]
+            a, b = [a[i] for i in filled], [b[i] for i in filled]
+            c = None if c is None else [c[i] for i in filled]
+            shapes = [x.shape for x in a]
+        else:
+            shapes = [a[0].shape] * len(a)
+        if not _comparable_by_position(shapes, a, b, *([] if c is None else [c])):
+            continue
         if np.issubdtype(a[0].dtype, np.floating):
             qualities.append(_quality(name, kind, *_comparable(a, b, c)))
         elif a[0].dtype.kind in "iub":
             qualities.append(_labels(name, a, b))
     return tuple(qualities), emulated
+
+
+def _comparable_by_position(shapes: Sequence[tuple[int, ...]], *sides: Sequence[Array]) -> bool:
+    """False for a list whose length depends on the data, and where nothing is left."""
+    return bool(shapes) and all(x.shape == s and x.size for side in sides for x, s in zip(side, shapes, strict=True))
 
 
 def _comparable(
@@ -354,7 +374,7 @@ def _quality(
     dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
     power = sum(float(np.square(b).sum()) for b in after)
     kl = agreement = None
-    if OUTPUT_KINDS[kind].scores is not None:
+    if OUTPUT_KINDS[kind].scores is not None and len({x.shape[-1] for x in before}) == 1:
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:
@@ -379,10 +399,15 @@ def _decibel(signal: float, noise: float) -> float:
 
 
 def _relative_mse(before: Sequence[Float], after: Sequence[Float]) -> float:
-    """Mean over channels (axis 1 from three axes on) of squared error over variance."""
-    channels = before[0].shape[1] if before[0].ndim >= 3 else 1
-    a = np.concatenate([x.reshape(channels, -1) for x in before], axis=1)
-    b = np.concatenate([x.reshape(channels, -1) for x in after], axis=1)
+    """Mean over channels (axis 1 from three axes on; see `channel_axis` where shapes differ) of squared error over
+    variance."""
+    shapes = [x.shape for x in before]
+    if len(set(shapes)) > 1:
+        axis = channel_axis(shapes)
+        a, b = (np.concatenate([by_channels(x, axis) for x in side], axis=1) for side in (before, after))
+    else:
+        channels = before[0].shape[1] if before[0].ndim >= 3 else 1
+        a, b = (np.concatenate([x.reshape(channels, -1) for x in side], axis=1) for side in (before, after))
     return float((np.square(a - b).mean(axis=1) / np.square(floored(a.std(axis=1)))).mean())
 
 

@@ -167,7 +167,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
     model = opened.model
-    remember(samples=data.calibration.arrays)
+    remember(samples=data.calibration.examples)
     if labelled is not None:
         labelled.try_out(source, data)
     if asked.device.measured and request.cost_table is None:
@@ -216,7 +216,7 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
 
 
 def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
-    """The runtime's rules, for the shapes of one sample."""
+    """The runtime's rules, for the ranks of tensors in a run of one sample."""
     return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
@@ -268,6 +268,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
+            *([job.data.calibration.timed] if "latency_ms" in made.measured and job.data.calibration.timed else []),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *idle_note(job.effects.idle, outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
@@ -334,9 +335,9 @@ def profile_model(
 def validate(
     original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the first sample."""
+    """Compare two model files on samples: quality per output, and latency side by side on the typical sample."""
     settings = settings or SessionSettings()
-    first = call(outputs_on, absolute(original), feeds.batch([0]), settings, doing=f"running {original}")
+    first = call(outputs_on, absolute(original), feeds.batch([feeds.largest]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
     kinds = {

@@ -43,7 +43,7 @@ from onnxmpq.workbench import Workbench
 
 QUICK = Effort(seconds=0.2, runs=4, rounds=2)
 CLEARLY = 0.9  # of a latency limit: only a first measurement of the original below it ends a conversion at once
-OTHERS = 2  # samples beside the first that each plan runs on before it is timed
+OTHERS = 2  # samples beside the timed one that each plan runs on before it is timed
 
 
 def plan_costs(
@@ -69,10 +69,10 @@ def plan_costs(
         return TableCosts(model, replace(table, rules=rules)), in_table(menu, table.offers)
     if not device.measured or device.runtime is None:
         return TableCosts(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
-    first, crashing = feeds.batch([0]), Crashing()
-    others = single(feeds.take(range(1, len(feeds))[:OTHERS]))
+    timed, crashing = feeds.batch([feeds.typical]), Crashing()
+    others = single(feeds.take(_others(feeds)))
     profiler = RememberingProfiler(
-        Profiler(model, first, settings, effort, device.runtime, others), context.cache, model, first, effort
+        Profiler(model, timed, settings, effort, device.runtime, others), context.cache, model, timed, effort
     )
     profiles, uniform = profile(profiler, menu, rules, bench, context, crashing)
     if reused := profiler.timings.in_words():
@@ -82,9 +82,15 @@ def plan_costs(
     return MeasuredCosts(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
+def _others(feeds: Feeds) -> list[int]:
+    """Samples beside the timed one: the largest and the smallest, where there are such, and the first ones."""
+    ends = feeds.extremes if len(feeds.extremes) > 1 else []
+    return [i for i in dict.fromkeys((*ends, *range(len(feeds)))) if i != feeds.typical][:OTHERS]
+
+
 def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
-    return call(_quickly, absolute(source), feeds.batch([0]), settings, doing="timing the original")
+    return call(_quickly, absolute(source), feeds.batch([feeds.typical]), settings, doing="timing the original")
 
 
 def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
@@ -92,7 +98,7 @@ def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
-    """Roofline or published costs for the shapes of one sample."""
+    """Roofline or published costs for the shapes of the typical sample."""
     if device.cost == "lookup":
         return lookup_table(model, device, menu)
     return roofline_table(model, device, float_shapes(model, feeds), menu)

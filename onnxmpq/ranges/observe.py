@@ -23,7 +23,7 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Observation:
-    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of one sample.
+    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of the largest sample.
 
     estimators: names of `ESTIMATORS` to make ranges with; of several the one of least effect on the outputs is taken,
     the first where effects are not known. headroom: tensor -> factor by which all its ranges are widened.
@@ -58,7 +58,7 @@ def observe(
     finite value, and the first node that makes it so.
     """
     between = (t for r in model.regions for t in (*r.inputs, *r.outputs))
-    shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))))
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))), feeds.largest)
     histograms = {t: Histogram() for t in tensors}
     for chunk in cut_to_fit(shapes, lambda tensor: [_float_bytes(shapes[tensor])], [memory.shown]):
         if not histograms.keys().isdisjoint(chunk):

@@ -32,11 +32,11 @@ Inputs = Mapping[str, Array]
 def agreeing(source: str | Path | onnx.ModelProto, model: Model, feeds: Feeds, opset: int | None = None) -> Model:
     """The model, if it computes what its source does; else prepared anew without the steps that change an output.
 
-    Compared on the first and the last sample, by outputs that do not depend on random numbers. Values count where the
-    source's are finite. Raises ModelError where the source itself does not run or computes no finite value,
-    CrashError where it ends the runtime. opset: as for `prepare`.
+    Compared on the first, last, largest and smallest sample, by outputs that do not depend on random numbers. Values
+    count where the source's are finite. Raises ModelError where the source itself does not run or computes no finite
+    value, CrashError where it ends the runtime. opset: as for `prepare`.
     """
-    samples = [feeds.batch([number]) for number in dict.fromkeys((0, len(feeds) - 1))]
+    samples = [feeds.batch([number]) for number in dict.fromkeys((0, len(feeds) - 1, *feeds.extremes))]
     drawn = random_tensors(model.structure.graph).intersection(model.output_names)
     skipped = [name in drawn for name in model.output_names]
     judge = _Judge(absolute(source), samples, skipped, first(outputs_of, absolute(source), samples, doing=RUNNING))

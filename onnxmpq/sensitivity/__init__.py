@@ -1,6 +1,6 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
-from onnxmpq.sensitivity.divergence import Code, Divergence, floored
+from onnxmpq.sensitivity.divergence import Code, Divergence, by_channels, channel_axis, floored
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
@@ -19,6 +19,8 @@ __all__ = [
     "Frame",
     "OutputKind",
     "Perturbations",
+    "by_channels",
+    "channel_axis",
     "class_scores",
     "effects_of_menu",
     "fit_frame",

@@ -181,18 +181,21 @@ def make_divergence(
     names = [*model.output_names, *inner]
     singles = list(run_samples(model.store, feeds, names if inner else None, threads=threads))
     limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
+    one_shape = len({feeds.shapes(i) for i in range(len(feeds))}) == 1 and bool(feeds.ragged)  # others will come
     outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(names)}
 
     def views(*, padded: bool, random: bool) -> tuple[OutputView, ...]:
         found = []
         for name, samples in outputs.items():
-            kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
+            kind = kinds.get(name) or guess_kind(model.structure, name, samples[feeds.largest])
             kind = "random" if name in drawn else kind
             if (kind == "random" and not random) or (inner and name not in inner):
                 found.append(hidden(name, kind))
                 continue
-            odd = padded and any(s.shape != samples[0].shape for s in samples)
-            view = make_view(name, kind, samples, limit, seed, padded=odd)
+            odd = any(s.shape != samples[0].shape for s in samples)
+            follows = (odd or one_shape) and feeds.decide([s.shape for s in samples]) and kind != "random"
+            laid_out = odd and padded and not follows
+            view = make_view(name, kind, samples, limit, seed, padded=laid_out, ragged=follows)
             found.append(replace(view, inner=name in inner))
         return tuple(found)
 

@@ -94,11 +94,11 @@ class _Worker:
             Cutter(model.store, frame.divergence.tensors),
         )
         self.targets = self._targets()
-        self.bytes = self._bytes(feeds.batch([0]))
+        self.bytes = self._bytes(feeds.batch([feeds.largest]))
         growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
         batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
         step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
-        self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
+        self.rows = feeds.stretches(step)
 
     def run(self, keep: Keep) -> Effects:
         effects, groups = self._none(), self._groups()
@@ -141,7 +141,7 @@ class _Worker:
         return tensor in self.tries.activations or self._layer(tensor) is not None
 
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
-        """Bytes of each target in a run of one sample."""
+        """Bytes of each target in a run of the largest sample."""
         inner = [t for t in self.targets if t not in one]
         values = {**one, **values_once(self.model.store, one, inner)}
         return {t: v.nbytes for t, v in values.items() if t in self.targets}
@@ -157,7 +157,7 @@ class _Worker:
         if not feeds.batchable or len(feeds) < 2:
             return False
         names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
-        one, two = (values_once(self.model.store, feeds.batch(rows), names) for rows in ([0], [0, 1]))
+        one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
         return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
 
     def _groups(self) -> list[list[str]]:
