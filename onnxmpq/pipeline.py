@@ -55,7 +55,7 @@ from onnxmpq.report import (
 )
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
-from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.rescale import Rescaling, in_best_order, rescale
 from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
@@ -110,6 +110,7 @@ def convert(model: Source, request: Request) -> Result:
     offered = asked.menu(opened)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
+    rescaling = in_best_order(rescaling, offered, techniques, context)
     prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
     observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
     bounded = bounded_activations(prepared, offered, observation.histograms)

@@ -78,6 +78,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
+    order: str = ""
     opset: int | None = None
     steps_left_out: tuple[str, ...] = ()
     keep_io: bool = True
@@ -144,6 +145,7 @@ class Plan:
                 plan.rounding,
                 plan.output_sha256,
                 plan.factors,
+                plan.order,
                 plan.exactness,
             ):
                 _text(text_field)

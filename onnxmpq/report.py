@@ -168,9 +168,10 @@ def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
 
 
 def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
-    """The plan with what `apply` needs to rescale the model again."""
+    """The plan with what `apply` needs to rescale the model again, and to order its channels."""
     packed = "" if rescaling.factors is None else pack_array(rescaling.factors.astype("<f4"))
-    return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
+    order = "" if rescaling.order is None else pack_array(rescaling.order.astype("<i4"))
+    return replace(plan, factors=packed, order=order, rescaling=dict(rescaling.losses))
 
 
 def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
