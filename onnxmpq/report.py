@@ -415,6 +415,8 @@ def _remarks(report: Report) -> list[str]:
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
         lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
+    if report.plan.order:
+        lines.append("channels of the float32 model change places: int8 weights that cannot saturate lose less by it")
     if report.timings is not None and (reused := report.timings.in_words()):
         lines.append(reused)
     lines += report.plan.notes

@@ -101,17 +101,12 @@ def _grouped(walk: Walk, node: onnx.NodeProto) -> None:
 
 
 def _heads(walk: Walk, node: onnx.NodeProto) -> None:
-    """A product of two computed matrices: other axes than that of the columns tell channels apart."""
+    """A product of two computed matrices, such as heads of attention: its columns may change places, heads may not."""
     RULES["MatMul"](walk, node)
-    carried = walk.carried.get(node.output[0])
-    if carried is None or node.input[1] in walk.index.constants:
-        return
-    shape = walk.shape(node.output[0])
-    sizes = [shape[a] or 1 for a in carried.axes]
-    places = np.unravel_index(np.arange(len(carried.ids)), sizes)
-    for axis, place in zip(carried.axes, places, strict=True):
-        if axis != len(shape) - 1:
-            walk.tell_apart(carried.ids, np.asarray(place, np.int64))
+    carried, last = walk.carried.get(node.output[0]), len(walk.shape(node.output[0])) - 1
+    if carried is not None and node.input[1] not in walk.index.constants:
+        columns = walk.shape(node.output[0])[last] if carried.axes[-1] == last else 1
+        walk.tell_apart(carried.ids, np.arange(len(carried.ids)) // (columns or 1))
 
 
 def _pool_values(walk: Walk, node: onnx.NodeProto) -> None:

@@ -1,15 +1,15 @@
 """An order of channels that keeps int8 weights within the bound on pairs (`rounding/overflow.py`) at least cost.
 
-Kernels add the products of two neighbouring input channels in 16 bits. A pair of large weights has to shrink, a large
-and a small one do not, so it counts which channels are neighbours. The order of channels that a layer makes is free
-where all that read them follow (`exchange.py`). Every output channel of every reader has the same pairs: what is
-minimised is the sum of what they lose, each layer's relative to its weight. Which channels are neighbours is a matching
-of least weight; it is improved by exchanging two channels as long as that helps.
+Kernels add the products of two neighbouring input channels in 16 bits. Two large weights have to shrink, a large and a
+small one do not, so it counts which channels are neighbours. The order of channels that a layer makes is free where all
+that read them follow (`exchange.py`). All output channels of all readers have the same pairs: what is minimised is the
+sum of what they lose, each layer's relative to its weight. That is a matching of least weight; it is approached by
+exchanging two channels as long as that helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,85 +24,72 @@ from onnxmpq.model import Model, Region
 from onnxmpq.rescale.channels import Channels, Ids
 from onnxmpq.rescale.choose import Rescaling
 from onnxmpq.rescale.exchange import find_exchangeable, reordered
-from onnxmpq.rounding import ALONE, DoubleArray, FloatArray, PairBound, WeightFormat, quantize_weight
+from onnxmpq.rounding import ALONE, DoubleArray, FloatArray, WeightFormat, quantize_weight
 from onnxmpq.weights import Techniques, pair_bound
 
-LARGEST_CODE = np.float32(127)
 TOGETHER = 512
 """Channels that are ordered among themselves; of more, the first so many, then the next: time grows with the square."""
+LARGEST_CODE, SMALLEST_NORM = np.float32(127), np.float32(1e-30)
 Indices = NDArray[np.intp]
 Costs = tuple[DoubleArray, Indices]
 """Float64 [n, n], by channels: what two of them cost as neighbours; [n], by places: the place beside each one."""
 
 
 def in_best_order(rescaling: Rescaling, menu: Menu, techniques: Techniques, context: Context) -> Rescaling:
-    """The model with channels in an order in which the weights that the bound is for lose less, where there is one."""
-    model, formats = rescaling.model, _bounded_formats(rescaling.model, menu)
-    channels = find_exchangeable(model.structure)
-    formats = {name: f for name, f in formats.items() if name in channels.reads}
-    if "channel-order" not in techniques or not formats:
+    """The model with channels in an order in which weights that obey the bound lose less, where there is one."""
+    model = rescaling.model
+    bounded = {r.name: [s.weight for s in menu[r.name] if s.weight and s.weight.saturation_free] for r in model.layers}
+    if "channel-order" not in techniques or not any(bounded.values()):
         return rescaling
+    channels = find_exchangeable(model.structure)
+    formats = {name: max(bounded[name], key=lambda f: f.bits) for name in channels.reads if bounded[name]}
     key = content_hash("order", programs(), model_hash(model), formats)
     known = context.cache.get(key)
     if known is None:
         with context.progress.stage("ordering channels", 0):
-            order, before, after = best_order(model, channels, formats)
-        known = Archive({"order": order}, [before, after])
+            found, before, after = best_order(model, channels, formats)
+        known = Archive({"order": found}, [before, after])
         context.cache.put(key, known)
     order, (before, after) = np.asarray(known.arrays["order"], np.int64), known.meta
-    moved = int(np.count_nonzero(order != np.arange(len(order))))
-    context.progress.say(
-        f"order of channels: {moved} of {channels.count} moved; int8 weights without saturation lose "
-        f"{10 * np.log10(max(before, 1e-30) / max(after, 1e-30)):.2f} dB less by it"
-    )
+    if moved := int(np.count_nonzero(order != np.arange(channels.count))):
+        less = f"{10 * np.log10(before / max(after, 1e-30)):.2f} dB less"
+        context.progress.say(f"{moved} channels change places, weights that cannot saturate in int8 lose {less} by it")
     return replace(rescaling, model=reordered(model, channels, order), order=order) if moved else rescaling
 
 
 def best_order(model: Model, channels: Channels, formats: Mapping[str, WeightFormat]) -> tuple[Ids, float, float]:
     """The order (`reordered`), and the error of the weights relative to them, summed over layers, without and with it.
 
-    formats: by layer, saturation-free. Channels that are read together keep their order where another gains nothing.
+    formats: saturation-free, by layer that reads such channels. Those that are read together keep their order where
+    another gains nothing.
     """
-    layers = [model.region(name) for name in formats]
+    layers, places = [model.region(name) for name in formats], model.weights
     readers = [r for region in layers for r in _readers(model, region, formats[region.name], channels)]
-    unordered = np.arange(channels.count)
-    order, places = unordered.copy(), model.weights
-    shared = {places[key][1].tensor for key in model.shared_weights}
-    stays = {i for r in channels.roles if r.constant in shared for i in r.ids.ravel().tolist()}
-    for number in np.unique(channels.alike):
+    shared = {places[key][1].tensor for key in model.shared_weights}  # stored once as long as they are equal
+    stay = {i for role in channels.roles if role.constant in shared for i in role.ids.ravel().tolist()}
+    order = np.arange(channels.count)
+    for number in np.flatnonzero(np.bincount(channels.alike) > 1):
         members = np.flatnonzero(channels.alike == number)
-        for start in range(0, len(members) if stays.isdisjoint(members.tolist()) else 0, TOGETHER):
-            part = members[start : start + TOGETHER]
-            order[part] = part[_matched([c for r in readers for c in r.costs(part)], len(part))]
+        for part in np.split(members, range(TOGETHER, len(members), TOGETHER)) if stay.isdisjoint(members) else ():
+            order[part] = part[_matched([r.costs(part) for r in readers if part[0] in r.ids], len(part))]
     before, after = (_errors(m, layers, formats) for m in (model, reordered(model, channels, order)))
-    groups = np.append(channels.groups, ALONE)
-    read = {name: np.unique(groups[channels.reads[name].ids]) for name in formats}
-    for group in np.unique(channels.groups):
-        together = [name for name in formats if group in read[name]]
+    groups = channels.groups
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        together = [name for name in formats if np.isin(channels.reads[name].ids, members).any()]
         if sum(after[n] for n in together) >= sum(before[n] for n in together):
-            order[groups[:-1] == group] = np.flatnonzero(groups[:-1] == group)
+            order[members] = members
             after |= {name: before[name] for name in together}
     return order, sum(before.values()), sum(after.values())
 
 
-def _bounded_formats(model: Model, menu: Menu) -> dict[str, WeightFormat]:
-    """Layer -> the widest of its formats that the bound is for."""
-    found: dict[str, WeightFormat] = {}
-    for region in model.layers:
-        bounded = [s.weight for s in menu[region.name] if s.weight is not None and s.weight.saturation_free]
-        if bounded:
-            found[region.name] = max(bounded, key=lambda f: f.bits)
-    return found
-
-
-def _errors(model: Model, layers: list[Region], formats: Mapping[str, WeightFormat]) -> dict[str, float]:
+def _errors(model: Model, layers: Sequence[Region], formats: Mapping[str, WeightFormat]) -> dict[str, float]:
     """By layer: squared error of its weight rounded to nearest under the bound, over the weight's own square."""
     found: dict[str, float] = {}
     for region in layers:
-        w, place, weight_format = model.weight(region), region.params.weights[0], formats[region.name]
-        rounded = quantize_weight(w, weight_format, bound=pair_bound(region, place, weight_format))
-        lost = np.square(w - rounded.dequantize(), dtype=np.float64).sum()
-        found[region.name] = float(lost / max(np.square(w, dtype=np.float64).sum(), np.finfo(np.float32).tiny))
+        w, bound = model.weight(region), pair_bound(region, region.params.weights[0], formats[region.name])
+        lost = w - quantize_weight(w, formats[region.name], bound=bound).dequantize()
+        found[region.name] = float(np.square(lost).sum() / np.maximum(np.square(w).sum(), SMALLEST_NORM))
     return found
 
 
@@ -110,74 +97,57 @@ def _errors(model: Model, layers: list[Region], formats: Mapping[str, WeightForm
 class _Reader:
     """A layer, or one group of a Conv.
 
-    ids: its input channels, [C]. codes: float32 [O, C, T], real values in units of int8 codes, T positions of a window.
-    prices: float64 [O], of a squared unit. partners: intp [C, T], neighbours at the same position. limit: of the sum of
-    a pair.
+    ids: its input channels, [C]. rows: float32 [R, C], its weights at each window position, over the whole weight's
+    norm. limits: float32 [R], of the sum of two. partners: intp [C], positions of neighbours.
     """
 
     ids: Ids
-    codes: FloatArray
-    prices: DoubleArray
+    rows: FloatArray
+    limits: FloatArray
     partners: Indices
-    limit: int
 
-    def costs(self, members: Ids) -> Iterator[Costs]:
-        """For every way in which these channels are neighbours at some window positions."""
+    def costs(self, members: Ids) -> Costs:
+        """Of these channels, which it reads once each: the squared excess over the limit, summed over rows.
+
+        Values of unlike signs do not exceed it together, since neither does alone.
+        """
         at = np.flatnonzero(np.isin(self.ids, members))
-        if not len(at):
-            return
         at = at[np.argsort(self.ids[at])]
-        index = np.full(len(self.ids) + 1, ALONE)  # the last entry is that of ALONE
-        index[at] = np.arange(len(at))
-        patterns, taps = np.unique(index[self.partners[at]], axis=1, return_inverse=True)
-        for number, pattern in enumerate(patterns.T):
-            if (pattern != ALONE).any():
-                rows = self.codes[:, at][:, :, taps.ravel() == number]
-                prices = np.repeat(self.prices, rows.shape[2])
-                yield _excess(rows.transpose(0, 2, 1).reshape(-1, len(at)), prices, self.limit), pattern
+        total = np.zeros((len(at), len(at)))
+        for row, limit in zip(self.rows[:, at], self.limits, strict=True):
+            large = np.flatnonzero(2 * np.abs(row) > limit)  # one of two that exceed it is
+            over = np.square(np.maximum(np.abs(row[large, None] + row) - limit, 0))
+            total[large] += over
+            over[:, large] = 0
+            total[:, large] += over.T
+        np.fill_diagonal(total, 0)
+        place = np.full(len(self.ids) + 1, ALONE)  # the last entry is that of ALONE
+        place[at] = np.arange(len(at))
+        return total, place[self.partners[at]]
 
 
 def _readers(model: Model, region: Region, weight_format: WeightFormat, channels: Channels) -> Iterator[_Reader]:
-    place, w, groups = region.params.weights[0], model.weight(region), region.params.groups
-    bound = pair_bound(region, place, weight_format)
+    """None for an odd number of channels at several window positions, where neighbours are not the same at all."""
+    w, ids = model.weight(region), channels.reads[region.name].ids.reshape(region.params.groups, -1)
+    bound = pair_bound(region, region.params.weights[0], weight_format)
     assert bound is not None
-    scales = weight_format.fit(w, None).scales
-    codes = np.clip(w / scales[:, None], -LARGEST_CODE, LARGEST_CODE)
-    prices = np.square(scales, dtype=np.float64) / max(np.square(w, dtype=np.float64).sum(), 1e-30)
-    ids = channels.reads[region.name].ids.reshape(groups, -1)
-    split = codes.reshape(groups, -1, ids.shape[1], w.shape[1] // ids.shape[1])
-    limit = min(bound.highest, -bound.lowest)
-    for group, rows, price in zip(ids, split, prices.reshape(groups, -1), strict=True):
-        yield _Reader(group, rows, price, _same_position(bound, *rows.shape[1:]), limit)
+    partners = bound.partners.reshape(ids.shape[1], -1)
+    partners = np.where(partners == ALONE, ALONE, partners // partners.shape[1])
+    if (partners != partners[:, :1]).any():
+        return
+    steps = weight_format.fit(w, None).scales[:, None]
+    units = steps / np.maximum(np.linalg.norm(w), SMALLEST_NORM)
+    rows = (np.clip(w / steps, -LARGEST_CODE, LARGEST_CODE) * units).reshape(-1, *partners.shape)
+    limits = np.repeat(min(bound.highest, -bound.lowest) * units, partners.shape[1])
+    apart = rows.transpose(0, 2, 1).reshape(-1, len(partners)), limits
+    for group, own, limit in zip(ids, *(np.split(v, len(ids)) for v in apart), strict=True):
+        yield _Reader(group, own, limit, partners[:, 0])
 
 
-def _same_position(bound: PairBound, count: int, positions: int) -> Indices:
-    """intp [count, positions]: the channel beside each one, `ALONE` where that is at another window position."""
-    partners = bound.partners.reshape(count, positions)
-    same = (partners != ALONE) & (partners % positions == np.arange(positions))
-    return np.where(same, partners // positions, ALONE)
-
-
-def _excess(rows: FloatArray, prices: DoubleArray, limit: int) -> DoubleArray:
-    """float64 [n, n]: what channels cost as neighbours, the squared excess over the limit, summed over rows [R, n].
-
-    Values of unlike signs within ±127 never exceed it, so the sum of both says enough.
-    """
-    total = np.zeros((rows.shape[1], rows.shape[1]))
-    for row, price in zip(rows, prices, strict=True):
-        large = np.flatnonzero(2 * np.abs(row) > limit)  # one of two that exceed it is
-        over = price * np.square(np.maximum(np.abs(row[large, None] + row) - limit, 0), dtype=np.float64)
-        total[large] += over
-        over[:, large] = 0
-        total[:, large] += over.T
-    np.fill_diagonal(total, 0)
-    return total
-
-
-def _matched(costs: list[Costs], count: int) -> Indices:
-    """intp [count]: the channel for each place; pairs of channels are exchanged as long as neighbours get cheaper."""
+def _matched(costs: Sequence[Costs], count: int) -> Indices:
+    """intp [count]: the channel for each place; channels are exchanged as long as neighbours get cheaper."""
     order = np.arange(count)
-    while costs:
+    while True:
         there, mutual = np.zeros((count, count)), np.zeros((count, count))
         for pairs, neighbours in costs:
             paired = np.flatnonzero(neighbours != ALONE)
@@ -185,22 +155,14 @@ def _matched(costs: list[Costs], count: int) -> Indices:
             there[paired] += pairs[order[beside]][:, order]  # [place, place that its channel would come from]
             mutual[paired, beside] += 2 * pairs[order[paired], order[beside]]
         gain = np.diagonal(there)[:, None] + np.diagonal(there) - there - there.T - mutual
-        best = gain.argmax(axis=1)
-        most = gain[np.arange(count), best]
-        least = 1e-9 * np.trace(there)
+        best, least = gain.argmax(axis=1), 1e-9 * np.trace(there)
         touched = np.zeros(count + 1, bool)  # the last entry is that of ALONE
-        exchanged = False
-        for one in np.argsort(-most, kind="stable"):
+        for one in np.argsort(-gain.max(axis=1), kind="stable"):
             other = best[one]
-            if most[one] <= least:
-                break
-            if touched[one] or touched[other]:
-                continue
-            order[[one, other]] = order[[other, one]]
-            exchanged = True
-            for place in (one, other):
-                touched[[place, *(neighbours[place] for _, neighbours in costs)]] = True
-            touched[ALONE] = False
-        if not exchanged:
-            break
-    return order
+            if gain[one, other] > least and not touched[one] and not touched[other]:
+                order[[one, other]] = order[[other, one]]
+                for place in (one, other):
+                    touched[[place, *(neighbours[place] for _, neighbours in costs)]] = True
+                touched[ALONE] = False
+        if not touched.any():
+            return order
