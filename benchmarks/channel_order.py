@@ -30,7 +30,6 @@ from onnxmpq.menu import candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale import best_order, find_exchangeable, reordered
-from onnxmpq.rounding import WeightFormat
 from onnxmpq.runtimes import REFERENCE, SessionSettings, cpu_features, cpu_model, input_specs, open_session
 from onnxmpq.target import load_target
 from onnxmpq.weights import round_for_inputs, without
@@ -55,12 +54,6 @@ class Subject:
             self.samples = {split: arrays(entry, split, limit) for split, limit in splits.items()}
         self.feeds = load_feeds(self.samples["calib"], input_specs(open_session(self.model.proto)), limit=CALIBRATION)
         self.reference = session(self.model.proto)
-
-    def bounded(self) -> dict[str, WeightFormat]:
-        """Layers in int8 -> their format within the bound, for layers that kernels add neighbours of."""
-        menu = candidates(self.model, DEVICE, DIALECT, requested=["int8"], cpu=DeployCpu.ANY)
-        found = {name: f for (name, _), f in weight_formats(self.model, menu).items() if f.saturation_free}
-        return {name: f for name, f in found.items() if name in find_exchangeable(self.model.structure).reads}
 
     def row(self, model: Model, cpu: DeployCpu) -> list[float]:
         """SQNR in dB: weights, outputs with float32 activations, outputs with int8 activations."""
@@ -104,7 +97,7 @@ def rows(subject: Subject, random: int) -> Iterator[tuple[str, list[float], str]
         spread = " / ".join(f"{s:.2f}" for s in found.std(axis=0, ddof=min(1, random - 1)))
         yield f"bound, {random} random orders", found.mean(axis=0).tolist(), f"standard deviation {spread}"
     channels, start = find_exchangeable(model.structure), time.process_time()
-    order, _, _ = best_order(model, channels, subject.bounded())
+    order, _, _ = best_order(model, channels)
     took = time.process_time() - start
     moved = np.count_nonzero(order != np.arange(channels.count))
     note = f"{moved} of {channels.count} channels moved in {took:.1f} CPU s"

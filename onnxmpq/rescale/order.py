@@ -9,7 +9,7 @@ exchanging two channels as long as that helps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +24,12 @@ from onnxmpq.model import Model, Region
 from onnxmpq.rescale.channels import Channels, Ids
 from onnxmpq.rescale.choose import Rescaling
 from onnxmpq.rescale.exchange import find_exchangeable, reordered
-from onnxmpq.rounding import ALONE, DoubleArray, FloatArray, WeightFormat, quantize_weight
+from onnxmpq.rounding import ALONE, DoubleArray, FloatArray, quantize_weight
+from onnxmpq.runtimes import sums_neighbours
+from onnxmpq.schemes import INT8_WEIGHTS
 from onnxmpq.weights import Techniques, pair_bound
 
+BOUNDED = INT8_WEIGHTS.without_saturation
 TOGETHER = 512
 """Channels that are ordered among themselves; of more, the first so many, then the next: time grows with the square."""
 LARGEST_CODE, SMALLEST_NORM = np.float32(127), np.float32(1e-30)
@@ -38,16 +41,14 @@ Costs = tuple[DoubleArray, Indices]
 def in_best_order(rescaling: Rescaling, menu: Menu, techniques: Techniques, context: Context) -> Rescaling:
     """The model with channels in an order in which weights that obey the bound lose less, where there is one."""
     model = rescaling.model
-    bounded = {r.name: [s.weight for s in menu[r.name] if s.weight and s.weight.saturation_free] for r in model.layers}
-    if "channel-order" not in techniques or not any(bounded.values()):
+    bounded = any(s.weight is not None and s.weight.saturation_free for row in menu.values() for s in row)
+    if "channel-order" not in techniques or not bounded:
         return rescaling
-    channels = find_exchangeable(model.structure)
-    formats = {name: max(bounded[name], key=lambda f: f.bits) for name in channels.reads if bounded[name]}
-    key = content_hash("order", programs(), model_hash(model), formats)
+    channels, key = find_exchangeable(model.structure), content_hash("order", programs(), model_hash(model))
     known = context.cache.get(key)
     if known is None:
         with context.progress.stage("ordering channels", 0):
-            found, before, after = best_order(model, channels, formats)
+            found, before, after = best_order(model, channels)
         known = Archive({"order": found}, [before, after])
         context.cache.put(key, known)
     order, (before, after) = np.asarray(known.arrays["order"], np.int64), known.meta
@@ -57,14 +58,15 @@ def in_best_order(rescaling: Rescaling, menu: Menu, techniques: Techniques, cont
     return replace(rescaling, model=reordered(model, channels, order), order=order) if moved else rescaling
 
 
-def best_order(model: Model, channels: Channels, formats: Mapping[str, WeightFormat]) -> tuple[Ids, float, float]:
+def best_order(model: Model, channels: Channels) -> tuple[Ids, float, float]:
     """The order (`reordered`), and the error of the weights relative to them, summed over layers, without and with it.
 
-    formats: saturation-free, by layer that reads such channels. Those that are read together keep their order where
-    another gains nothing.
+    All layers whose kernels add neighbours count, whatever a plan makes of them: what is computed for a model in one
+    order is worth nothing in another. Channels that are read together stay where another order gains nothing.
     """
-    layers, places = [model.region(name) for name in formats], model.weights
-    readers = [r for region in layers for r in _readers(model, region, formats[region.name], channels)]
+    layers = [r for r in model.layers if r.name in channels.reads and _adds_neighbours(r)]
+    readers = [r for region in layers for r in _readers(model, region, channels)]
+    places = model.weights
     shared = {places[key][1].tensor for key in model.shared_weights}  # stored once as long as they are equal
     stay = {i for role in channels.roles if role.constant in shared for i in role.ids.ravel().tolist()}
     order = np.arange(channels.count)
@@ -72,23 +74,27 @@ def best_order(model: Model, channels: Channels, formats: Mapping[str, WeightFor
         members = np.flatnonzero(channels.alike == number)
         for part in np.split(members, range(TOGETHER, len(members), TOGETHER)) if stay.isdisjoint(members) else ():
             order[part] = part[_matched([r.costs(part) for r in readers if part[0] in r.ids], len(part))]
-    before, after = (_errors(m, layers, formats) for m in (model, reordered(model, channels, order)))
+    before, after = (_errors(m, layers) for m in (model, reordered(model, channels, order)))
     groups = channels.groups
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        together = [name for name in formats if np.isin(channels.reads[name].ids, members).any()]
+        together = [r.name for r in layers if np.isin(channels.reads[r.name].ids, members).any()]
         if sum(after[n] for n in together) >= sum(before[n] for n in together):
             order[members] = members
             after |= {name: before[name] for name in together}
     return order, sum(before.values()), sum(after.values())
 
 
-def _errors(model: Model, layers: Sequence[Region], formats: Mapping[str, WeightFormat]) -> dict[str, float]:
+def _adds_neighbours(region: Region) -> bool:
+    return sums_neighbours(region.op_type, region.params.weight_shape, region.params.groups)
+
+
+def _errors(model: Model, layers: Sequence[Region]) -> dict[str, float]:
     """By layer: squared error of its weight rounded to nearest under the bound, over the weight's own square."""
     found: dict[str, float] = {}
     for region in layers:
-        w, bound = model.weight(region), pair_bound(region, region.params.weights[0], formats[region.name])
-        lost = w - quantize_weight(w, formats[region.name], bound=bound).dequantize()
+        w, bound = model.weight(region), pair_bound(region, region.params.weights[0], BOUNDED)
+        lost = w - quantize_weight(w, BOUNDED, bound=bound).dequantize()
         found[region.name] = float(np.square(lost).sum() / np.maximum(np.square(w).sum(), SMALLEST_NORM))
     return found
 
@@ -126,16 +132,16 @@ class _Reader:
         return total, place[self.partners[at]]
 
 
-def _readers(model: Model, region: Region, weight_format: WeightFormat, channels: Channels) -> Iterator[_Reader]:
+def _readers(model: Model, region: Region, channels: Channels) -> Iterator[_Reader]:
     """None for an odd number of channels at several window positions, where neighbours are not the same at all."""
     w, ids = model.weight(region), channels.reads[region.name].ids.reshape(region.params.groups, -1)
-    bound = pair_bound(region, region.params.weights[0], weight_format)
+    bound = pair_bound(region, region.params.weights[0], BOUNDED)
     assert bound is not None
     partners = bound.partners.reshape(ids.shape[1], -1)
     partners = np.where(partners == ALONE, ALONE, partners // partners.shape[1])
     if (partners != partners[:, :1]).any():
         return
-    steps = weight_format.fit(w, None).scales[:, None]
+    steps = BOUNDED.fit(w, None).scales[:, None]
     units = steps / np.maximum(np.linalg.norm(w), SMALLEST_NORM)
     rows = (np.clip(w / steps, -LARGEST_CODE, LARGEST_CODE) * units).reshape(-1, *partners.shape)
     limits = np.repeat(min(bound.highest, -bound.lowest) * units, partners.shape[1])

@@ -77,7 +77,7 @@ def error(model: Model, region: Region) -> float:
 def test_no_group_of_layers_loses_more(proto: onnx.ModelProto, seed: int) -> None:
     model = heavy(proto, seed)
     channels, layers = find_exchangeable(model.structure), bounded_layers(model)
-    order, before, after = best_order(model, channels, dict.fromkeys(layers, BOUNDED))
+    order, before, after = best_order(model, channels)
     ordered = reordered(model, channels, order)
     np.testing.assert_array_equal(channels.alike[order], channels.alike)
     assert after <= before
@@ -109,7 +109,7 @@ def large_side_by_side(count: int = 16, window: int = 1) -> onnx.ModelProto:
 
 def test_large_weights_get_small_neighbours() -> None:
     model = prepare(large_side_by_side())
-    order, before, after = best_order(model, find_exchangeable(model.structure), {model.layers[1].name: BOUNDED})
+    order, before, after = best_order(model, find_exchangeable(model.structure))
     pairs = {tuple(sorted(pair)) for pair in order.reshape(-1, 2).tolist()}
     assert pairs.isdisjoint((2 * i, 2 * i + 1) for i in range(8))
     w = model.weight(model.layers[1])
@@ -119,7 +119,7 @@ def test_large_weights_get_small_neighbours() -> None:
 
 def test_without_steady_neighbours_nothing_moves() -> None:
     model = prepare(large_side_by_side(9, window=3))
-    order, before, after = best_order(model, find_exchangeable(model.structure), {model.layers[1].name: BOUNDED})
+    order, before, after = best_order(model, find_exchangeable(model.structure))
     assert before == after and (order == np.arange(9)).all()
 
 
@@ -134,9 +134,8 @@ def test_weights_that_two_layers_have_stay_equal() -> None:
     model = heavy(proto, 1)
     twins = model.with_tensors({"w2": model.store.array("w1")})
     channels = find_exchangeable(model.structure)
-    formats = dict.fromkeys(bounded_layers(model), BOUNDED)
-    assert (best_order(model, channels, formats)[0] != np.arange(96)).any()
-    assert (best_order(twins, channels, formats)[0] == np.arange(96)).all()
+    assert (best_order(model, channels)[0] != np.arange(96)).any()
+    assert (best_order(twins, channels)[0] == np.arange(96)).all()
 
 
 symmetric = st.integers(0, 2**16).map(lambda seed: np.random.default_rng(seed).exponential(size=(2, 12, 12)))
