@@ -1,24 +1,26 @@
 """The order of channels under the bound on pairs of int8 weights: what it gains (docs/overflow.md).
 
-    ONNXMPQ_ZOO=... python -m benchmarks.channel_order [MODEL ...] [--random 4] [--test 200]
+    ONNXMPQ_ZOO=... python -m benchmarks.channel_order [MODEL ...] [--random 4] [--test 200] [--layers]
 
 Each model in int8 wherever that fuses, weights rounded by `best` for 48 calibration samples: of the full range, within
 the bound with channels as they are, in random orders, and in the order of `onnxmpq.rescale.best_order`. Printed are the
 SQNR of weights, mean over layers, and that of the outputs on test samples: with activations in float32, so that weights
 alone make the error, and in int8. All of exact arithmetic. MODEL: of the zoo, or `digits_cnn` of the samples.
+`--layers` prints instead by how many dB the SQNR of each layer's weight falls within the bound, rounded to nearest.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.uint8_weights import losses_db
 from benchmarks.zoo import arrays, session, sqnr_db, zoo
 from onnxmpq.allocate import int8_everywhere
 from onnxmpq.context import Context
@@ -26,7 +28,7 @@ from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import load_feeds
-from onnxmpq.menu import candidates, observed_tensors, weight_formats
+from onnxmpq.menu import BOUND_LOSS_DB, candidates, observed_tensors, weight_formats
 from onnxmpq.model import Model, prepare
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale import best_order, find_exchangeable, reordered
@@ -104,13 +106,33 @@ def rows(subject: Subject, random: int) -> Iterator[tuple[str, list[float], str]
     yield "bound, ordered", subject.row(reordered(model, channels, order), DeployCpu.ANY), note
 
 
+def show_layers(names: Sequence[str]) -> None:
+    print("| model | layers | order is free | channels moved | CPU s | median dB | most | more than 2 dB |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for name in names:
+        model = prepare(zoo().load(name).model)
+        channels, start = find_exchangeable(model.structure), time.process_time()
+        order, _, _ = best_order(model, channels)
+        seconds = time.process_time() - start
+        both = losses_db(model), losses_db(reordered(model, channels, order))
+        free = sum(region.name in channels.reads for region in model.layers)
+        moved = f"{np.count_nonzero(order != np.arange(channels.count))} of {channels.count}"
+        cells = [len(both[0]), free, moved, f"{seconds:.1f}"]
+        cells += [" → ".join(f"{f(found):.2f}" for found in both) for f in (np.median, np.max)]
+        cells.append(" → ".join(str(int((found > BOUND_LOSS_DB).sum())) for found in both))
+        print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=DEFAULT)
     parser.add_argument("--random", type=int, default=4)
     parser.add_argument("--test", type=int, default=200)
+    parser.add_argument("--layers", action="store_true")
     options = parser.parse_args()
     print(f"onnxruntime {ort.__version__}, NumPy {np.__version__}, {cpu_model()} ({', '.join(cpu_features())})\n")
+    if options.layers:
+        return show_layers(options.models)
     print("| model | weights in int8 | weights | outputs, float32 activations | outputs, int8 activations | |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in options.models:
