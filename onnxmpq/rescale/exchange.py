@@ -34,6 +34,8 @@ def reordered(model: Model, channels: Channels, order: Ids) -> Model:
     moved = np.append(order, channels.count)
     changed: dict[str, NDArray[np.generic]] = {}
     for role in channels.roles:  # a constant may have two: it reads channels and makes others
+        if (moved[role.ids] == role.ids).all():
+            continue
         values: NDArray[Any] = changed.get(role.constant, model.store.array(role.constant))
         places = np.apply_along_axis(_places, role.axis, role.ids, moved)
         changed[role.constant] = np.take_along_axis(values, places, role.axis)

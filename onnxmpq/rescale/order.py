@@ -65,24 +65,31 @@ def best_order(model: Model, channels: Channels) -> tuple[Ids, float, float]:
     order is worth nothing in another. Channels that are read together stay where another order gains nothing.
     """
     layers = [r for r in model.layers if r.name in channels.reads and _adds_neighbours(r)]
-    readers = [r for region in layers for r in _readers(model, region, channels)]
-    places = model.weights
+    places, groups, order = model.weights, channels.groups, np.arange(channels.count)
     shared = {places[key][1].tensor for key in model.shared_weights}  # stored once as long as they are equal
     stay = {i for role in channels.roles if role.constant in shared for i in role.ids.ravel().tolist()}
-    order = np.arange(channels.count)
-    for number in np.flatnonzero(np.bincount(channels.alike) > 1):
-        members = np.flatnonzero(channels.alike == number)
-        for part in np.split(members, range(TOGETHER, len(members), TOGETHER)) if stay.isdisjoint(members) else ():
-            order[part] = part[_matched([r.costs(part) for r in readers if part[0] in r.ids], len(part))]
+    together = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    read = [[r for r in layers if np.isin(channels.reads[r.name].ids, ids).any()] for ids in together]
+    for members, regions in zip(together, read, strict=True):
+        readers = [reader for region in regions for reader in _readers(model, region, channels)]
+        for number in np.unique(channels.alike[members]):
+            alike = np.flatnonzero(channels.alike == number)
+            if len(alike) > 1 and stay.isdisjoint(alike.tolist()):
+                order[alike] = _by_place(alike, readers)
     before, after = (_errors(m, layers) for m in (model, reordered(model, channels, order)))
-    groups = channels.groups
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        together = [r.name for r in layers if np.isin(channels.reads[r.name].ids, members).any()]
-        if sum(after[n] for n in together) >= sum(before[n] for n in together):
+    for members, regions in zip(together, read, strict=True):
+        names = [region.name for region in regions]
+        if sum(after[n] for n in names) >= sum(before[n] for n in names):
             order[members] = members
-            after |= {name: before[name] for name in together}
+            after |= {name: before[name] for name in names}
     return order, sum(before.values()), sum(after.values())
+
+
+def _by_place(alike: Ids, readers: Sequence[_Reader]) -> Ids:
+    """These channels in a better order."""
+    parts = np.split(alike, range(TOGETHER, len(alike), TOGETHER))
+    costs = [[reader.costs(part) for reader in readers if part[0] in reader.ids] for part in parts]
+    return np.concatenate([part[_matched(found, len(part))] for part, found in zip(parts, costs, strict=True)])
 
 
 def _adds_neighbours(region: Region) -> bool:

@@ -233,3 +233,11 @@ def test_an_order_follows_factors() -> None:
         restore_factors(model, pack_array(factors.astype("<f4"))), pack_array(found.order.astype("<i4"))
     )
     assert serialize(restored.proto) == serialize(found.model.proto)
+
+
+def test_of_many_channels_so_many_are_ordered_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.rescale.order.TOGETHER", 6)
+    model = prepare(large_side_by_side())
+    order, before, after = best_order(model, find_exchangeable(model.structure))
+    assert after < before and (order != np.arange(16)).any()
+    np.testing.assert_array_equal(order // 6, np.arange(16) // 6)
