@@ -110,9 +110,10 @@ def convert(model: Source, request: Request) -> Result:
     offered = asked.menu(opened)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
-    rescaling = in_best_order(rescaling, offered, techniques, context)
-    prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
-    observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
+    scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
+    observation = observe_ranges(scaled, tensors, data.calibration, context, known, request.estimator)
+    rescaling = in_best_order(rescaling, offered, techniques, context)  # ranges are those of any order
+    prepared = rescaling.model
     bounded = bounded_activations(prepared, offered, observation.histograms)
     representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(
