@@ -57,7 +57,7 @@ from onnxmpq.report import (
 )
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
-from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.rescale import Rescaling, in_best_order, rescale
 from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
@@ -112,8 +112,10 @@ def convert(model: Source, request: Request) -> Result:
     offered = asked.menu(opened)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
-    prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
-    observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
+    scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
+    observation = observe_ranges(scaled, tensors, data.calibration, context, known, request.estimator)
+    rescaling = in_best_order(rescaling, offered, techniques, context)  # ranges are those of any order
+    prepared = rescaling.model
     bounded = bounded_activations(prepared, offered, observation.histograms)
     representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(

@@ -57,7 +57,8 @@ class Plan:
     int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
     int8 arithmetic is exact, in words; empty where there is none or the target is no CPU.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
-    a quick model without and with them, by candidate.
+    a quick model without and with them, by candidate. order: of channels after that, int32 packed as text, empty where
+    none changed places.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
     compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
     """
@@ -78,6 +79,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
+    order: str = ""
     opset: int | None = None
     steps_left_out: tuple[str, ...] = ()
     keep_io: bool = True
@@ -144,6 +146,7 @@ class Plan:
                 plan.rounding,
                 plan.output_sha256,
                 plan.factors,
+                plan.order,
                 plan.exactness,
             ):
                 _text(text_field)

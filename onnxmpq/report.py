@@ -169,9 +169,10 @@ def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
 
 
 def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
-    """The plan with what `apply` needs to rescale the model again."""
+    """The plan with what `apply` needs to rescale the model again, and to order its channels."""
     packed = "" if rescaling.factors is None else pack_array(rescaling.factors.astype("<f4"))
-    return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
+    order = "" if rescaling.order is None else pack_array(rescaling.order.astype("<i4"))
+    return replace(plan, factors=packed, order=order, rescaling=dict(rescaling.losses))
 
 
 def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
@@ -427,6 +428,8 @@ def _remarks(report: Report) -> list[str]:
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
         lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
+    if report.plan.order:
+        lines.append("channels of the float32 model change places: int8 weights that cannot saturate lose less by it")
     if report.timings is not None and (reused := report.timings.in_words()):
         lines.append(reused)
     lines += report.plan.notes

@@ -17,7 +17,7 @@ from onnxmpq.menu import Menu, bounded_activations, observed_tensors, weight_for
 from onnxmpq.model import Model
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
-from onnxmpq.rescale.channels import Channels, find_channels
+from onnxmpq.rescale.channels import Channels, Ids, find_channels
 from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
 from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
@@ -34,13 +34,15 @@ ROUNDED = "{}, GPTQ"  # the name of the second look
 
 @dataclass(frozen=True, eq=False)
 class Rescaling:
-    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled.
+    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled. order: int64 by
+    channel (`reordered`), None where all kept their places.
 
     losses: divergence of the quick model, "as it is" and by candidate.
     """
 
     model: Model
     factors: FloatArray | None = None
+    order: Ids | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -95,8 +97,8 @@ def rescale(
         + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
     )
     if not kept:
-        return Rescaling(model, None, losses)
-    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses)
+        return Rescaling(model, losses=losses)
+    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses=losses)
 
 
 def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray]) -> dict[str, float]:
