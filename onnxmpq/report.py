@@ -91,7 +91,7 @@ class Report:
         held = asdict(replace(self, plan=replace(self.plan, weights={}, biases={}), curve=()))
         return {"schema": SCHEMA, **held, "curve": [point.figures() for point in self.curve]}
 
-    def render(self, console: Console) -> None:
+    def render(self, console: Console, *, verbose: bool = False) -> None:
         """Draw it on a console."""
         console.print(_summary(self))
         console.print(_coverage(self.coverage))

@@ -497,7 +497,7 @@ def test_check(tmp_path: Path, run: Run) -> None:
 
 def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
-    command = (*folder.int8("check"), "--calib", folder.calib)
+    command = (*folder.int8("check"), "--calib", folder.calib, "--quiet")
     np.savez(folder.calib, x=np.ones((3, 4, 128), np.float32))
     found = run(*command)
     assert (found.code, found.err) == (0, "")
@@ -536,7 +536,7 @@ def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
 def test_calibrate_then_convert(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     ranges = tmp_path / "ranges.npz"
-    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache")
+    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache", "--quiet")
     assert (found.code, found.err) == (0, "")
     for words in ("6 samples", "min", "max", "mse", "1x16x8x8", "wrote"):
         assert words in found.out
