@@ -46,7 +46,7 @@ Calib = Annotated[str | None, typer.Option("--calib", help=_HELP["calibration"])
 Recipe = Annotated[str | None, typer.Option("--recipe", help=_HELP["recipe"])]
 Target = Annotated[str, typer.Option("--target", help=_HELP["target"])]
 Provider = Annotated[str | None, typer.Option(help=_HELP["provider"])]
-Threads = Annotated[int, typer.Option("--threads", min=1, help=_HELP["threads"])]
+Threads = Annotated[int, typer.Option("--threads", min=0, help=_HELP["threads"])]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", help=_HELP["cache"])]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]

@@ -63,6 +63,7 @@ class OutputQuality:
 class Timing:
     """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
 
+    threads: of both sessions; 0 is the default of a session that is given no number.
     ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
     """
 
@@ -121,6 +122,7 @@ class MetricScores:
 class Validation:
     """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
 
+    timing: with the number of threads that the latency budget is about. other_timings: with other numbers.
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
@@ -130,6 +132,7 @@ class Validation:
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
+    other_timings: tuple[Timing, ...] = ()
 
     @property
     def deciding(self) -> tuple[OutputQuality, ...]:
@@ -225,18 +228,19 @@ def time_side_by_side(
     settings: SessionSettings,
     effort: Effort,
     limit: float | None = None,
+    passes: int = MOST_PASSES,
 ) -> Timing:
     """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
 
-    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
-    times as long.
+    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
+    as long.
     """
     start, inputs = time.perf_counter(), feeds.batch([0])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
     call(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
     rounds, timing = np.zeros((2, 0)), None
-    for _ in range(MOST_PASSES):
+    for _ in range(passes):
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)

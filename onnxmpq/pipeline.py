@@ -72,6 +72,7 @@ from onnxmpq.shipping import (
 )
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
+from onnxmpq.trials import other_threads
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 
@@ -100,7 +101,8 @@ def convert(model: Source, request: Request) -> Result:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset)
+    with progress.stage("preparing the model", 0):
+        read = open_model(model, asked.device, request.opset)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -162,7 +164,8 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
+    with context.progress.stage("reading samples and trying the model on them", 0):
+        opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.arrays)
     if labelled is not None:
@@ -343,4 +346,8 @@ def validate(
     found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
     if found.emulated:
         return found
-    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+    timing, *others = (
+        time_side_by_side(original, converted, feeds, way, Effort(seconds=2.0))
+        for way in (settings, *other_threads(settings))
+    )
+    return replace(found, timing=timing, other_timings=tuple(others))

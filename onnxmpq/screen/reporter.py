@@ -93,10 +93,10 @@ class _Table(RichProgress):
     """The bars on the screen: of the stages that run, and the time that the run has left."""
 
     def __init__(self, console: Console, outlook: Outlook) -> None:
+        self._outlook = outlook  # first: the constructor asks for what is to be drawn
         what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (what, BarColumn(bar_width=20), TextColumn("{task.fields[done]}"), _Left())
         super().__init__(*columns, console=console, transient=True, expand=True, refresh_per_second=REFRESHES_PER_S)
-        self._outlook = outlook
 
     def begin(self, what: str, total: int) -> TaskID:
         """A bar; of a stage whose number of steps is not known it follows the estimate, if there is one."""

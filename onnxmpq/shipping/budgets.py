@@ -36,6 +36,8 @@ INVESTIGATIONS = 3  # of plans that lose far more than predicted
 WORTH_A_LOOK = 1e-3  # divergence below which nothing is investigated: no verdict depends on it
 FEWEST_SAMPLES = 8  # on which a plan's divergence is compared with its prediction
 INVESTIGATED_SAMPLES = 16
+CHOOSING = "choosing a plan"
+"""The stage in which plans are solved for, built, measured and compared."""
 CLOSINGS = 5  # plans that are shipped and measured to the end before the budget is given up
 
 
@@ -83,9 +85,10 @@ class WithinBudgets:
     def settled(self, plan: Callable[[], Outcome]) -> Shipped:
         """A plan whose closing measurement agrees that it holds the budgets. Raises BudgetError."""
         for _ in range(CLOSINGS):
-            outcome = plan()
-            while self._learned_effects(outcome):
+            with self.progress.stage(CHOOSING, 0):
                 outcome = plan()
+                while self._learned_effects(outcome):
+                    outcome = plan()
             shipped = self.shipper.ship(outcome, self.loop)
             if self._confirmed(shipped):
                 return shipped

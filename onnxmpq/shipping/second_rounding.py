@@ -68,7 +68,7 @@ def compensate_plan(
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
     losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
-    context.progress.say(
+    context.progress.detail(
         f"second rounding, pooled divergence on {len(deciding)} samples that it has not seen: {losses}"
     )
     return found
