@@ -47,8 +47,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Subject:
-    """All that a conclusion follows from. original_bytes, result_bytes: sizes of the files. int8: quality of int8 in every layer on
-    the same samples, None where it is not offered or does not run. proven: int8 is exact on the deployment CPU."""
+    """All that a conclusion follows from.
+
+    original_bytes, result_bytes: sizes of the files. int8: quality of int8 in every layer on the same samples, None
+    where it is not offered or does not run. proven: int8 is exact on the deployment CPU.
+    """
 
     plan: Plan
     validation: Validation
