@@ -16,9 +16,9 @@ from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, load_feeds
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -35,7 +35,7 @@ from onnxmpq.menu import (
     without_underflow,
     worthwhile,
 )
-from onnxmpq.model import Model
+from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
@@ -56,7 +56,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, specs_of, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (
@@ -164,6 +164,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    _require_unmet_soon(opened, asked, context)
     with context.progress.stage("reading samples and trying the model on them", 0):
         opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
     model = opened.model
@@ -174,6 +175,25 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
+    """Raises AlreadyMetError where one made-up sample shows that the original is within all budgets, and no samples are
+    given, which might have other shapes. Whatever else goes wrong is said later."""
+    request = asked.request
+    relative = any(limit.relative and limit.value < 1.0 for limit in asked.budgets.limits.values())
+    known_later = request.calibration is not None or request.cost_table is not None or not asked.device.measured
+    if relative or known_later or not asked.budgets.limits:
+        return
+    source = _absolute(opened.source)
+    try:
+        specs = call(specs_of, absolute(source), doing="loading the model")
+        bounds = table_rows(opened.model.structure)
+        one = load_feeds(None, specs, recipe=request.recipe, limit=1, seed=context.seed, bounds=bounds)
+        first_s = quick_latency_s(source, one, asked.settings)
+    except OnnxmpqError:
+        return
+    require_unmet(asked.budgets, opened.model, first_s, latency_share=CLEARLY)
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:

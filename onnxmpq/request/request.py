@@ -136,6 +136,7 @@ class Request:
             if least is not None and value < least:
                 raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
         self.floors.require_labels(self.labels is not None or self.metric is not None)
+        self.floors.require_samples(self.calibration is not None)
         require_estimator(self.estimator)
         require_solver(self.solver)
         for name, kind in (self.outputs or {}).items():

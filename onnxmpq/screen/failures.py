@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from onnxmpq import reproducer
@@ -36,6 +36,7 @@ def ended(command: Callable[[], object], arguments: Sequence[str]) -> None:
     debug, json = "--debug" in arguments, "--json" in arguments
     with reproducer.watched(arguments) as context, _shown(context, debug=debug, json=json):
         code = command()
+        sys.stdout.flush()  # a full disk is noticed here, not when the interpreter ends
     if code == INTERRUPTED_EXIT_CODE:  # typer turns Ctrl-C into this, without a word
         _show(_Failure(INTERRUPTED_EXIT_CODE, f"onnxmpq: {INTERRUPTED}", "Interrupted", INTERRUPTED), json=json)
     if code:
@@ -61,7 +62,8 @@ def _shown(context: reproducer.Context, *, debug: bool, json: bool) -> Iterator[
 
 def _show(failure: _Failure, *, json: bool) -> None:
     if json:
-        answer_error(failure.code, failure.kind, failure.message, failure.hint)
+        with suppress(OSError):  # where stdout is what failed
+            answer_error(failure.code, failure.kind, failure.message, failure.hint)
     print(failure.line, file=sys.stderr)
 
 

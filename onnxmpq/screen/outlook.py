@@ -25,6 +25,12 @@ class Outlook:
         estimate = self._expected.get(stage)
         return None if estimate is None else estimate * self._correction
 
+    def began(self, stage: str) -> None:
+        """A stage runs, so those that were expected before it are over, or did not have to run."""
+        if stage in self._expected:
+            names = list(self._expected)
+            self._expected = {name: self._expected[name] for name in names[names.index(stage) :]}
+
     def ended(self, stage: str, taken_s: float) -> None:
         """A stage is over. One that was not expected corrects nothing."""
         estimate = self._expected.pop(stage, None)

@@ -7,7 +7,8 @@ and lines wrap at words.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
@@ -59,8 +60,9 @@ class _Lines(logging.Handler):
 class Bars(Progress):
     """A bar for each stage, and one line for the whole run once the time that is left can be told."""
 
-    def __init__(self, console: Console) -> None:
-        self._console, self._outlook = console, Outlook()
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds since some moment."""
+        self._console, self._outlook, self._clock = console, Outlook(), clock
         self._table: _Table | None = None
 
     @contextmanager
@@ -82,7 +84,7 @@ class Bars(Progress):
         if self._table is not None:
             yield self._table
             return
-        with _Table(self._console, self._outlook) as self._table:
+        with _Table(self._console, self._outlook, self._clock) as self._table:
             try:
                 yield self._table
             finally:
@@ -92,20 +94,23 @@ class Bars(Progress):
 class _Table(RichProgress):
     """The bars on the screen: of the stages that run, and the time that the run has left."""
 
-    def __init__(self, console: Console, outlook: Outlook) -> None:
+    def __init__(self, console: Console, outlook: Outlook, clock: Callable[[], float]) -> None:
         self._outlook = outlook  # first: the constructor asks for what is to be drawn
         what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (what, BarColumn(bar_width=20), TextColumn("{task.fields[done]}"), _Left())
-        super().__init__(*columns, console=console, transient=True, expand=True, refresh_per_second=REFRESHES_PER_S)
+        super().__init__(
+            *columns, console=console, transient=True, expand=True, refresh_per_second=REFRESHES_PER_S, get_time=clock
+        )
 
     def begin(self, what: str, total: int) -> TaskID:
         """A bar; of a stage whose number of steps is not known it follows the estimate, if there is one."""
+        self._outlook.began(what)
         task = self.add_task(what, total=total or None, done="", left=None, steps=total)
         self._follow()
         return task
 
     def end(self, task: TaskID) -> None:
-        row = self._tasks[task]
+        [row] = [t for t in self.tasks if t.id == task]
         self._outlook.ended(row.description, row.elapsed or 0.0)
         self.remove_task(task)
 
