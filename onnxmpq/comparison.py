@@ -17,6 +17,7 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
+from onnxmpq.progress import Tick
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
 
@@ -229,11 +230,12 @@ def time_side_by_side(
     effort: Effort,
     limit: float | None = None,
     passes: int = MOST_PASSES,
+    tick: Tick = lambda _: None,
 ) -> Timing:
     """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
 
     limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
-    as long.
+    as long. tick: gets passes done.
     """
     start, inputs = time.perf_counter(), feeds.batch([0])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
@@ -244,6 +246,7 @@ def time_side_by_side(
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
+        tick(1)
         if not timing.unsteady and (limit is None or timing.decides(limit)):
             break
     assert timing is not None

@@ -19,6 +19,7 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, load_feeds
+from onnxmpq.forecast import Work, forecast
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -126,6 +127,8 @@ def convert(model: Source, request: Request) -> Result:
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     menu = _worth_an_effect(fused, nearest, costs)
 
+    forward_s = costs.original_s if costs.measured else None
+    progress.expect(forecast(Work.of(prepared, menu, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, menu)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)

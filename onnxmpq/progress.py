@@ -11,6 +11,16 @@ Tick = Callable[[int], None]
 LOGGER = logging.getLogger("onnxmpq")
 """All that the library says. It has no handlers of its own; without any, Python prints warnings to stderr."""
 
+ROUNDING = "rounding for the layers' inputs"
+SENSITIVITY = "measuring sensitivity"
+UNSEEN = "trying plans on unseen samples"
+CHOOSING = "choosing a plan"
+SEQUENCE = "rounding the plan in sequence"
+COMPARING = "comparing the result with the original"
+TIMING = "timing the result beside the original"
+BESIDE = "timing with other threads, comparing with plain int8"
+"""Stages of a conversion once costs are known, in their order."""
+
 
 class Progress:
     """Is told what a conversion does. This class logs it to the logger `onnxmpq`; subclasses may draw it.

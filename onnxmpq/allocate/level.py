@@ -15,6 +15,7 @@ from onnxmpq.allocate.problem import Problem
 from onnxmpq.allocate.superpose import random_plan
 from onnxmpq.context import Context
 from onnxmpq.errors import CrashError
+from onnxmpq.progress import UNSEEN
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Evaluator
@@ -33,7 +34,7 @@ def at_unseen_level(problem: Problem, effects: Effects, bench: Workbench, data: 
         return effects
     settings = context.quality_settings(exact_integers=bench.exact_integers)
     ratios = []
-    with context.progress.stage("trying plans on unseen samples", len(plans)) as tick:
+    with context.progress.stage(UNSEEN, len(plans)) as tick:
         seen, unseen = (
             Evaluator.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
         )

@@ -26,6 +26,7 @@ from onnxmpq.closed_loop import (
     suspects,
 )
 from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.progress import CHOOSING
 from onnxmpq.runtimes import holds_fp8
 from onnxmpq.sensitivity import Evaluator
 from onnxmpq.shipping.job import Job, Shipped
@@ -36,8 +37,6 @@ INVESTIGATIONS = 3  # of plans that lose far more than predicted
 WORTH_A_LOOK = 1e-3  # divergence below which nothing is investigated: no verdict depends on it
 FEWEST_SAMPLES = 8  # on which a plan's divergence is compared with its prediction
 INVESTIGATED_SAMPLES = 16
-CHOOSING = "choosing a plan"
-"""The stage in which plans are solved for, built, measured and compared."""
 CLOSINGS = 5  # plans that are shipped and measured to the end before the budget is given up
 
 

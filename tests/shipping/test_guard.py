@@ -182,7 +182,7 @@ def timed(ratios: list[float]) -> Any:
     given = iter(ratios)
     latest = [ratios[0]]
 
-    def measure(*_: Any) -> Timing:
+    def measure(*_: Any, **__: Any) -> Timing:
         latest[0] = next(given, latest[0])
         return Timing.of(np.full(9, 1e-3), np.full(9, latest[0] * 1e-3), 1)
 
