@@ -1,8 +1,8 @@
 """Forecast of the seconds that the rest of a conversion takes, once costs are known: for the bar of the whole run.
 
-Runs of the model, weights and measurements are counted. Seconds for each are those of resnet20 and squeezenet1.1, rounded
-(`benchmarks/forecast.py`; AMD EPYC with AVX-512, onnxruntime 1.32.0, CPU seconds, 2026-11-26). The screen corrects them by
-what stages take; nothing else depends on them.
+Runs of the model, weights and measurements are counted. Seconds for each are those of resnet20 and squeezenet1.1,
+rounded (`benchmarks/forecast.py`; AMD EPYC with AVX-512, onnxruntime 1.32.0, CPU seconds, 2026-11-26). The screen
+corrects them by what stages take; nothing else depends on them.
 """
 
 from __future__ import annotations
