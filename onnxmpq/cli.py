@@ -299,7 +299,8 @@ def validate(
     drawn = reporter(quiet=quiet, verbose=verbose)
     for note in feeds.notes:
         (drawn.warn if feeds.synthetic else drawn.say)(note)
-    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    with drawn.stage("comparing and timing both models", 0):
+        found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
     error = _missed_floor(found, min_sqnr)
     if as_json:
         answer(inspection.validation_dict(found), error)

@@ -250,7 +250,7 @@ def _advice(subject: Subject) -> Iterator[str]:
 
 def _on_quality(subject: Subject) -> Iterator[str]:
     if subject.synthetic:
-        yield "no gate: samples are made up; give real ones with --calib to know the quality"
+        yield "no gate for quality: its samples are made up"
         return
     match subject.verdict.level:
         case "bad":

@@ -102,8 +102,7 @@ def convert(model: Source, request: Request) -> Result:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    with progress.stage("preparing the model", 0):
-        read = open_model(model, asked.device, request.opset)
+    read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -168,8 +167,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     _require_unmet_soon(opened, asked, context)
-    with context.progress.stage("reading samples and trying the model on them", 0):
-        opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
+    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.arrays)
     if labelled is not None:
@@ -337,7 +335,8 @@ def profile_model(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    opened, data = open_model(model, device).with_samples(calibration, recipe, PROFILE_SAMPLES, context)
+    read = open_model(model, device, progress=context.progress)
+    opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
     prepared, feeds = opened.model, data.calibration
     menu = opened.menu()
     require_candidates(prepared, menu)

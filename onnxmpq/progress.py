@@ -89,8 +89,8 @@ class Silent(Progress):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8 s, 2 min, 1 h 10 min. One or two digits, as estimates have no more."""
-    if seconds < 60:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
+    """Seconds as a person says them: 8 s, 25 s, 2 min, 1 h 10 min, no finer than estimates are."""
+    if seconds < 57:
+        return f"{max(round(seconds) if seconds < 20 else 5 * round(seconds / 5), 1)} s"
+    minutes = max(round(seconds / 60), 1)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

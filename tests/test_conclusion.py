@@ -111,7 +111,7 @@ CASES = {
     "made up, next": Case(
         replace(GOOD, synthetic=True, verdict=Verdict("unknown", ("r",))),
         2,
-        "next: no gate: samples are made up",
+        "next: no gate for quality: its samples are made up",
         "doubtful",
     ),
     "not held out": Case(with_quality(held_out=False), 2, "give 4 or more with --calib", "doubtful"),

@@ -12,7 +12,7 @@ from onnxmpq import reproducer
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, OutputError, UsageError
 from onnxmpq.screen.answers import answer_error
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 INTERRUPTED = "interrupted; nothing was written"
 
 

@@ -21,6 +21,7 @@ from onnxmpq.progress import LOGGER, Progress, Tick, duration
 from onnxmpq.screen.outlook import Outlook
 
 REFRESHES_PER_S = 4
+EARLY = 0.05  # share of a stage below which its speed says little
 ALMOST = 0.97  # share at which a bar waits that follows an estimate
 RUN = "whole run"
 _LEVELS = {(False, False): logging.INFO, (True, False): logging.DEBUG}
@@ -135,8 +136,8 @@ class _Table(RichProgress):
 
 
 def _left_s(elapsed_s: float, share: float | None, expected_s: float | None) -> float | None:
-    """Seconds that a stage has left: by the speed so far, before its first step by the estimate."""
-    if share:
+    """Seconds that a stage has left: by the speed so far, or by the estimate while that is too early to tell."""
+    if share and (share >= EARLY or expected_s is None):
         return elapsed_s * (1.0 - share) / share
     return None if expected_s is None else max(expected_s - elapsed_s, 0.0)
 

@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from onnxmpq.progress import LOGGER, Progress
+from onnxmpq.progress import LOGGER, Progress, duration
 from onnxmpq.screen import reporter
 from onnxmpq.screen.reporter import Bars
 
@@ -130,3 +132,25 @@ def test_bars_are_gone_when_the_last_stage_ends() -> None:
         assert len(shown(bars, console)) == 2
     assert bars._table is None
     assert "\x1b[2K" in held.getvalue(), "their lines are cleared"
+
+
+def test_the_first_steps_do_not_outweigh_the_estimate() -> None:
+    bars, clock, console, _ = screen(80)
+    bars.expect({"counting": 50.0})
+    with bars.stage("counting", 100) as tick:
+        clock.now = 10.0
+        tick(1)
+        assert "40 s left" in shown(bars, console)[0]
+        clock.now = 20.0
+        tick(9)
+        assert "3 min left" in shown(bars, console)[0]
+
+
+@given(st.floats(0.0, 1e6))
+def test_a_duration_is_near_and_short(seconds: float) -> None:
+    text = duration(seconds)
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    words = text.split()
+    told = sum(float(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(told - seconds) <= max(0.5 * units[words[-1]], 2.5)
+    assert len(words) <= 4 and told >= 1
