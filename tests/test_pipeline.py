@@ -448,9 +448,11 @@ def test_quality_is_that_of_the_deployment_cpu(
         judging.add(settings.exact_integers)
         return of(original, feeds, settings)
 
-    def side_by_side(original: object, result: object, feeds: Feeds, settings: SessionSettings, *rest: Any) -> Timing:
+    def side_by_side(
+        original: object, result: object, feeds: Feeds, settings: SessionSettings, *rest: Any, **named: Any
+    ) -> Timing:
         timing.add(settings.exact_integers)
-        return timed(original, result, feeds, settings, *rest)
+        return timed(original, result, feeds, settings, *rest, **named)
 
     monkeypatch.setattr(probes, "saturates", lambda: saturates)
     monkeypatch.setattr(Reference, "of", judged)

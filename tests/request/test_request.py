@@ -88,7 +88,7 @@ GOOD = [
 def test_config(case: Asked, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(case.text)
     assert read_config(tmp_path / "c.toml") == case.found
-    Request(**read_config(tmp_path / "c.toml"))
+    Request(**{"calibration": "samples.npz"} | read_config(tmp_path / "c.toml"))
 
 
 BAD = [
@@ -128,6 +128,7 @@ WRONG: list[dict[str, typing.Any]] = [
     {"outputs": {"y": "class"}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
+    {"min_sqnr": "30dB"},  # without samples
     {"latency": "fastest", "size": "smallest"},
 ]
 
