@@ -404,6 +404,7 @@ def _coverage(coverage: Coverage) -> Table:
 
 
 SHOWN_LAYERS = 8
+SHOWN_GAP = 5e-5  # the least that does not show as 0.00%
 
 
 def _remarks(report: Report, *, verbose: bool) -> Iterator[str]:
@@ -442,7 +443,7 @@ def _details(report: Report) -> Iterator[str]:
         low, high = (ratio * 100 for ratio in (timing.ratio_low, timing.ratio_high))
         yield f"latency: 95% interval {low:.1f} to {high:.1f}% of fp32's, {timing.rounds} rounds"
     yield from (f"quality: {reason}" for reason in report.verdict.reasons)
-    if gap := report.plan.prediction.get("solver_gap", 0.0):
+    if (gap := report.plan.prediction.get("solver_gap", 0.0)) >= SHOWN_GAP:
         yield f"by the solver's bound no plan within these budgets has a predicted loss more than {gap:.2%} lower"
 
 
