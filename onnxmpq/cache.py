@@ -95,7 +95,7 @@ class Cache:
             return
         self.reused[what] = reused, total
         if reused:
-            self._progress.say(f"{what}: {reused} of {total} from the cache")
+            self._progress.detail(f"{what}: {reused} of {total} from the cache")
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import onnx
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
+from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, saturation
 from onnxmpq.comparison import Validation
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
+from onnxmpq.errors import CheckError, UsageError, ValidationError, exit_codes
 from onnxmpq.feeds import available_recipes, load_feeds
 from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
-from onnxmpq.progress import Progress, Tick
+from onnxmpq.progress import Progress
 from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
+from onnxmpq.screen import Commands, answer, as_meant, document, ended, reporter, stdout
 from onnxmpq.target import available_targets
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
@@ -38,6 +33,8 @@ app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
     epilog=_EPILOG,
     no_args_is_help=True,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -49,37 +46,13 @@ Calib = Annotated[str | None, typer.Option("--calib", help=_HELP["calibration"])
 Recipe = Annotated[str | None, typer.Option("--recipe", help=_HELP["recipe"])]
 Target = Annotated[str, typer.Option("--target", help=_HELP["target"])]
 Provider = Annotated[str | None, typer.Option(help=_HELP["provider"])]
-Threads = Annotated[int, typer.Option("--threads", min=1, help=_HELP["threads"])]
+Threads = Annotated[int, typer.Option("--threads", min=0, help=_HELP["threads"])]
 CacheFolder = Annotated[Path | None, typer.Option("--cache", help=_HELP["cache"])]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="also how the result came about")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
-
-
-class _Drawn(Progress):
-    """Progress bars and remarks on stderr; bars only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.console = Console(stderr=True)
-        self.quiet = quiet
-
-    @contextmanager
-    def stage(self, what: str, total: int) -> Iterator[Tick]:
-        if self.quiet or not self.console.is_terminal:
-            yield lambda _: None
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with RichProgress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(what, total=total or None)
-            yield lambda steps: bars.advance(task, steps)
-
-    def say(self, message: str) -> None:
-        if not self.quiet:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-    def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -87,6 +60,9 @@ class _Drawn(Progress):
 def convert(
     context: typer.Context,
     model: ModelPath,
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="model to write; the same as --output", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file of these options; the command line wins (docs/options)")
     ] = None,
@@ -94,27 +70,32 @@ def convert(
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
     default = {"output": model.with_name(model.stem + ".mpq.onnx")}
     given = given_options(Request, context, options)
+    if destination is not None:
+        if "output" in given:
+            raise UsageError(f"output {destination} and --output {given['output']}: give one of them")
+        given["output"] = destination
     if no_cache:
         given["cache"] = _cache(given.get("cache"), no_cache)
     asked = {**default, **({} if config is None else read_config(config)), **given}
     if report is not None:
         check_writable(report)
-    result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
-    text = _dump(result.report.to_dict())
+    result = pipeline.convert(model, **asked, progress=reporter(quiet=quiet, verbose=verbose))
+    text = document(result.report.to_dict())
     if report is not None:
         write_text(report, text + "\n")
     if as_json:
         print(text)
         return
-    console, destination = _stdout(), Path(asked["output"])
-    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
-    result.report.render(console)
+    console, written = stdout(), Path(asked["output"])
+    console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
+    result.report.render(console, verbose=verbose)
 
 
 @app.command()
@@ -125,12 +106,13 @@ def apply(
     deploy_cpu: Annotated[
         str | None, typer.Option("--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert")
     ] = None,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=_Drawn(quiet=False))
-    _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=reporter(verbose=verbose))
+    stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 
 @app.command()
@@ -146,6 +128,7 @@ def calibrate(
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
@@ -158,13 +141,13 @@ def calibrate(
         samples=samples,
         seed=seed,
         cache=_cache(cache, no_cache),
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     found.write(output)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
         return
-    console = _stdout()
+    console = stdout()
     calibration.render(found, console)
     console.print(f"wrote {output}", highlight=False, markup=False)
 
@@ -180,6 +163,7 @@ def profile(
     threads: Threads = 1,
     seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
@@ -192,10 +176,10 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     write_text(output, table.to_json() + "\n")
-    _stdout().print(f"wrote {output}", highlight=False, markup=False)
+    stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command()
@@ -203,9 +187,9 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
     found = inspection.inspect(model, target)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
     else:
-        found.render(_stdout())
+        found.render(stdout())
 
 
 @app.command()
@@ -217,6 +201,7 @@ def check(
     samples: Annotated[int, typer.Option(min=1, help="largest number of samples of --calib")] = DEFAULT_SAMPLES,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
@@ -226,16 +211,19 @@ def check(
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
+    progress = reporter(quiet=quiet, verbose=verbose)
+    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, progress)
+    broken = any(f.severity == "error" for f in found)
+    error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
-        print(_dump(show.as_dict(found, model.name, dialect) | counts))
+        answer(show.as_dict(found, model.name, dialect) | counts, error)
     else:
-        show.render(found, model.name, dialect, _stdout())
+        show.render(found, model.name, dialect, stdout())
         if observed is not None:
-            counted.render(observed, _stdout())
-    if any(f.severity == "error" for f in found):
-        raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
+            counted.render(observed, stdout())
+    if error is not None:
+        raise error
 
 
 def _count_overflow(
@@ -252,12 +240,12 @@ def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
     rows = available_targets()
     if as_json:
-        print(_dump([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows]))
+        answer([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows])
         return
     table = Table("name", "costs", "dialect", "description")
     for row in rows:
         table.add_row(row.name, row.cost, row.dialect, row.description)
-    console = _stdout()
+    console = stdout()
     console.print(table)
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
@@ -273,9 +261,9 @@ def doctor_command(
     """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
-        print(_dump(doctor.as_dict(found)))
+        answer(doctor.as_dict(found))
     else:
-        doctor.render(found, _stdout())
+        doctor.render(found, stdout())
 
 
 @app.command()
@@ -283,12 +271,12 @@ def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Input recipes that ship: how pictures, text and audio become the model's inputs."""
     rows = available_recipes()
     if as_json:
-        print(_dump([{"name": r.name, "description": r.description} for r in rows]))
+        answer([{"name": r.name, "description": r.description} for r in rows])
         return
     table = Table("name", "description")
     for row in rows:
         table.add_row(row.name, row.description)
-    _stdout().print(table)
+    stdout().print(table)
 
 
 @app.command()
@@ -302,27 +290,32 @@ def validate(
     min_sqnr: Annotated[float | None, typer.Option(help="fail where an output's SQNR in dB is lower")] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
-    drawn = _Drawn(quiet)
+    drawn = reporter(quiet=quiet, verbose=verbose)
     for note in feeds.notes:
         (drawn.warn if feeds.synthetic else drawn.say)(note)
     if feeds.timed:
         drawn.say(feeds.timed)
-    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    with drawn.stage("comparing and timing both models", 0):
+        found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    error = _missed_floor(found, min_sqnr)
     if as_json:
-        print(_dump(inspection.validation_dict(found)))
+        answer(inspection.validation_dict(found), error)
     else:
-        inspection.render_validation(found, original, converted, _stdout())
-    _check_floor(found, min_sqnr)
+        inspection.render_validation(found, original, converted, stdout())
+    if error is not None:
+        raise error
 
 
-def _check_floor(found: Validation, min_sqnr: float | None) -> None:
-    if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
-        raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+def _missed_floor(found: Validation, min_sqnr: float | None) -> ValidationError | None:
+    if min_sqnr is None or found.worst_sqnr_db >= min_sqnr:
+        return None
+    return ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
@@ -331,55 +324,15 @@ def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
     return folder if folder is not None else not no_cache
 
 
-def _dump(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, default=str)
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
-    window.warn_outside(_Drawn(quiet=False).warn)
+    window.warn_outside(reporter().warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    with reproducer.watched(sys.argv[1:]) as context:
-        try:
-            app()
-        except OnnxmpqError as error:
-            saved = _reproduced(error, context) if type(error) is OnnxmpqError else ""  # a fault of ours, found by us
-            if debug:
-                raise
-            print(f"onnxmpq: error: {error}{saved}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        except SystemExit as end:  # typer turns Ctrl-C into this, without a word
-            if end.code == INTERRUPTED_EXIT_CODE:
-                print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-            raise
-        except MemoryError as error:
-            if debug:
-                raise
-            why = f" ({' '.join(str(error).split())})" if str(error) else ""
-            print(f"onnxmpq: error: there is not enough memory{why}; give fewer samples", file=sys.stderr)
-            raise SystemExit(OnnxmpqError.exit_code) from None
-        except Exception as error:
-            saved = _reproduced(error, context)
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"onnxmpq: internal error: {what}; report it (--debug shows more){saved}", file=sys.stderr)
-            if debug:
-                raise
-            raise SystemExit(OnnxmpqError.exit_code) from None
-
-
-def _reproduced(error: Exception, context: reproducer.Context) -> str:
-    """Save a reproducer, and say where it is."""
-    path = reproducer.save(error, context)
-    return f"; attach {path}: structure and statistics of the model, no weights or samples" if path else ""
+    arguments = as_meant(sys.argv[1:])
+    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments)

@@ -17,6 +17,7 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
+from onnxmpq.progress import Tick
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import (
     OUTPUT_KINDS,
@@ -71,6 +72,7 @@ class OutputQuality:
 class Timing:
     """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
 
+    threads: of both sessions; 0 is the default of a session that is given no number.
     ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
     """
 
@@ -133,6 +135,7 @@ class MetricScores:
 class Validation:
     """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
 
+    timing: with the number of threads that the latency budget is about. other_timings: with other numbers.
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
@@ -142,6 +145,7 @@ class Validation:
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
+    other_timings: tuple[Timing, ...] = ()
 
     @property
     def deciding(self) -> tuple[OutputQuality, ...]:
@@ -237,21 +241,24 @@ def time_side_by_side(
     settings: SessionSettings,
     effort: Effort,
     limit: float | None = None,
+    passes: int = MOST_PASSES,
+    tick: Tick = lambda _: None,
 ) -> Timing:
     """Interleaved timing of two models on the typical sample, in the child. Raises ModelError, CrashError.
 
-    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
-    times as long.
+    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
+    as long. tick: gets passes done.
     """
     start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
     call(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
     rounds, timing = np.zeros((2, 0)), None
-    for _ in range(MOST_PASSES):
+    for _ in range(passes):
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
+        tick(1)
         if not timing.unsteady and (limit is None or timing.decides(limit)):
             break
     assert timing is not None

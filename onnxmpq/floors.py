@@ -60,6 +60,12 @@ class Floors:
         if self.max_drop is not None and not labelled:
             raise UsageError("--max-drop needs labels: give --labels, and --metric for other than top-1 accuracy")
 
+    def require_samples(self, given: bool) -> None:
+        """Raises UsageError where a floor is asked for and samples are made up, which cannot tell what is lost."""
+        if not self.empty and not given:
+            option = f"--{next(iter(self.asked()), 'min_sqnr').replace('_', '-')}"
+            raise UsageError(f"{option} is judged on real samples, and made-up ones cannot tell quality; give --calib")
+
     def require_classes(self, found: bool) -> None:
         """Raises UsageError where classes have to agree and no output has any."""
         if self.min_agreement is not None and not found:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.conclusion import threads_in_words
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
@@ -88,11 +89,11 @@ def render_validation(found: Validation, original: Path, converted: Path, consol
         unfused = "" if o.sqnr_unfused_db is None else f"{o.sqnr_unfused_db:.1f}"
         table.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.relative_mse:.3g}", kl, agreement, unfused)
     console.print(table)
-    if found.timing is not None:
-        t = found.timing
-        console.print(
-            f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
-        )
+    for t in (found.timing, *found.other_timings):
+        if t is not None:
+            with_threads = threads_in_words(t.threads)
+            times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
+            console.print(f"latency {times}, {with_threads}")
     if found.emulated:
         console.print(EMULATED, highlight=False)
     before, after = original.stat().st_size, converted.stat().st_size

@@ -16,9 +16,10 @@ from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, load_feeds
+from onnxmpq.forecast import Work, forecast
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -36,7 +37,7 @@ from onnxmpq.menu import (
     without_underflow,
     worthwhile,
 )
-from onnxmpq.model import Model
+from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
@@ -58,7 +59,7 @@ from onnxmpq.report import (
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, takes
 from onnxmpq.rescale import Rescaling, in_best_order, rescale
-from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, specs_of, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, guess_kind
 from onnxmpq.shipping import (
@@ -74,6 +75,7 @@ from onnxmpq.shipping import (
 )
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
+from onnxmpq.trials import other_threads
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 
@@ -102,7 +104,7 @@ def convert(model: Source, request: Request) -> Result:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset)
+    read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -128,6 +130,8 @@ def convert(model: Source, request: Request) -> Result:
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
+    forward_s = costs.original_s if costs.measured else None
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
@@ -167,6 +171,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
     model = opened.model
     remember(samples=data.calibration.examples)
@@ -176,6 +181,25 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         first_s = quick_latency_s(source, data.calibration, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
+    """Raises AlreadyMetError where one made-up sample shows that the original is within all budgets, and no samples are
+    given, which might have other shapes. Whatever else goes wrong is said later."""
+    request = asked.request
+    relative = any(limit.relative and limit.value < 1.0 for limit in asked.budgets.limits.values())
+    known_later = request.calibration is not None or request.cost_table is not None or not asked.device.measured
+    if relative or known_later or not asked.budgets.limits:
+        return
+    source = _absolute(opened.source)
+    try:
+        specs = call(specs_of, absolute(source), doing="loading the model")
+        bounds = table_rows(opened.model.structure)
+        one = load_feeds(None, specs, recipe=request.recipe, limit=1, seed=context.seed, bounds=bounds)
+        first_s = quick_latency_s(source, one, asked.settings)
+    except OnnxmpqError:
+        return
+    require_unmet(asked.budgets, opened.model, first_s, latency_share=CLEARLY)
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
@@ -318,7 +342,8 @@ def profile_model(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    opened, data = open_model(model, device).with_samples(calibration, recipe, PROFILE_SAMPLES, context)
+    read = open_model(model, device, progress=context.progress)
+    opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
     prepared, feeds = opened.model, data.calibration
     menu = opened.menu()
     require_candidates(prepared, menu)
@@ -350,4 +375,8 @@ def validate(
     found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
     if found.emulated:
         return found
-    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+    timing, *others = (
+        time_side_by_side(original, converted, feeds, way, Effort(seconds=2.0))
+        for way in (settings, *other_threads(settings))
+    )
+    return replace(found, timing=timing, other_timings=tuple(others))

@@ -127,5 +127,5 @@ def profile(
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
-    context.progress.say(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    context.progress.detail(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
     return profiles, len(found[0])

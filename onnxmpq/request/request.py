@@ -65,7 +65,12 @@ class Request:
             more="Weights that saturate no x86 kernel for any and avx2, the full range of int8 for the others.",
         ),
     ] = "any"
-    threads: Annotated[int, Option("threads of the runtime while measuring", "whole", least=1)] = 1
+    threads: Annotated[
+        int,
+        Option(
+            "of the sessions that the latency budget is about; 0: as a default session, one per core", "whole", least=0
+        ),
+    ] = 1
     exclude: Annotated[
         Iterable[str], Option("node name, glob or /regex/ to leave in float32; may be repeated", "texts")
     ] = ()
@@ -131,6 +136,7 @@ class Request:
             if least is not None and value < least:
                 raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
         self.floors.require_labels(self.labels is not None or self.metric is not None)
+        self.floors.require_samples(self.calibration is not None)
         require_estimator(self.estimator)
         require_solver(self.solver)
         for name, kind in (self.outputs or {}).items():

@@ -15,6 +15,7 @@ from onnxmpq.errors import CrashError
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.menu import Menu, bounded_activations, observed_tensors, weight_formats, within_float16
 from onnxmpq.model import Model
+from onnxmpq.progress import Tick
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
 from onnxmpq.rescale.channels import Channels, Ids, find_channels
@@ -82,8 +83,8 @@ def rescale(
             model, channels, schemes, dialect, data, kinds or {}, techniques, context, exact_integers=exact_integers
         )
         try:
-            with context.progress.stage("rescaling channels", 0):
-                known = Archive({}, _losses(quick, plain))
+            with context.progress.stage("rescaling channels", len(plain) + 2) as tick:
+                known = Archive({}, _losses(quick, plain, tick))
         except CrashError as error:
             context.progress.warn(f"no channels are rescaled, a quick quantized model cannot judge it: {error}")
             return Rescaling(model)
@@ -92,7 +93,7 @@ def rescale(
     best = min(tried, key=lambda name: losses[name])
     rounded, before = losses.get(ROUNDED.format(best)), losses.get(ROUNDED.format(AS_IT_IS))
     kept = rounded is not None and before is not None and _clearly_less(rounded, before)
-    context.progress.say(
+    context.progress.detail(
         f"rescaling {channels.count} channels: {best if kept else 'nothing'} kept; divergence of a quick model "
         + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
     )
@@ -101,14 +102,18 @@ def rescale(
     return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses=losses)
 
 
-def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray]) -> dict[str, float]:
+def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray], tick: Tick) -> dict[str, float]:
     """Rounded to nearest for all candidates, the first of which leaves the model as it is; where the best of them is
-    clearly better, those two once more as they would ship."""
-    losses = {name: quick.loss(f, as_shipped=False) for name, f in factors.items()}
+    clearly better, those two once more as they would ship. tick: gets models done, at most two more than candidates."""
+    losses = {}
+    for name, candidate in factors.items():
+        losses[name] = quick.loss(candidate, as_shipped=False)
+        tick(1)
     best = min(factors, key=lambda name: losses[name])
     if _clearly_less(losses[best], losses[AS_IT_IS]):
         for name in (AS_IT_IS, best):
             losses[ROUNDED.format(name)] = quick.loss(factors[name], as_shipped=True)
+            tick(1)
     return losses
 
 

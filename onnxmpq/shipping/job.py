@@ -92,7 +92,7 @@ class Job:
     """Everything that a plan is chosen, built and judged with.
 
     guard: refuse a bad result where the user gave no floor. best_effort: hand out the closest plan
-    where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which `fastest` is compared with.
+    where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which results are compared.
     """
 
     problem: Problem
@@ -113,9 +113,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that."""
+    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that.
+
+    int8: quality of int8 everywhere on the same samples; None where it does not run.
+    """
 
     outcome: Outcome
     compensated: Compensated
     validation: Validation
     verdict: Verdict
+    int8: Validation | None = None

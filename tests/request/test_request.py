@@ -20,7 +20,7 @@ from onnxmpq.request import DEFAULT_SAMPLES, Request, option_table, options_of, 
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-COMMAND_ONLY = {"model", "config", "report", "no_cache", "as_json", "quiet", "debug"}
+COMMAND_ONLY = {"destination", "verbose", "model", "config", "report", "no_cache", "as_json", "quiet", "debug"}
 
 
 def test_convert_has_every_option_with_its_type_and_default() -> None:
@@ -88,7 +88,7 @@ GOOD = [
 def test_config(case: Asked, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(case.text)
     assert read_config(tmp_path / "c.toml") == case.found
-    Request(**read_config(tmp_path / "c.toml"))
+    Request(**{"calibration": "samples.npz"} | read_config(tmp_path / "c.toml"))
 
 
 BAD = [
@@ -120,7 +120,7 @@ def test_no_config_file(tmp_path: Path) -> None:
 
 WRONG: list[dict[str, typing.Any]] = [
     {"samples": 0},
-    {"threads": 0},
+    {"threads": -1},
     {"seed": -1},
     {"estimator": "max"},
     {"without": ["magic"]},
@@ -128,6 +128,7 @@ WRONG: list[dict[str, typing.Any]] = [
     {"outputs": {"y": "class"}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
+    {"min_sqnr": "30dB"},  # without samples
     {"latency": "fastest", "size": "smallest"},
 ]
 
