@@ -15,7 +15,7 @@ from onnxmpq.comparison import MetricScores, Reference, Validation
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.feeds import Feeds, read_labels
-from onnxmpq.floors import Floors, Metric, MetricFunction, no_better_than_guessing, outputs_for, top1
+from onnxmpq.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, top1
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
@@ -46,16 +46,16 @@ class Labelled:
     def try_out(self, source: Any, data: Samples) -> str:
         """Take the metric of the original once, so that wrong labels or a metric that fails show before the work.
 
-        Returns a warning where top-1 is at chance level, else nothing.
+        Returns a warning where top-1 is implausible, else nothing.
         """
         remarks = [self.remark(source, feeds, SessionSettings()) for feeds in (data.calibration, data.validation)]
         return remarks[0]
 
     def remark(self, source: Any, feeds: Feeds, settings: SessionSettings) -> str:
-        """A warning where the original's top-1 is at chance level. Raises CalibrationError where the metric fails."""
+        """A warning where the original's top-1 is implausible. Raises CalibrationError where the metric fails."""
         labels, outputs = self._labels(feeds), outputs_for(source, feeds, settings)
         self.metric.value(outputs, labels)
-        return no_better_than_guessing(outputs, labels) if self.metric.function is top1 else ""
+        return implausible_scores(outputs, labels) if self.metric.function is top1 else ""
 
     @property
     def of_shares(self) -> bool:
