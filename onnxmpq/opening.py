@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS, Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.feeds import Recipe
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
@@ -39,12 +40,18 @@ class Opened:
         """Writes rewritten graphs for the target."""
         return DIALECTS[self.device.dialect]
 
-    def menu(self, excluded: Iterable[str] = (), requested: Iterable[str] = (), cpu: DeployCpu | None = None) -> Menu:
+    def menu(
+        self,
+        excluded: Iterable[str] = (),
+        requested: Iterable[str] = (),
+        cpu: DeployCpu | None = None,
+        patterns: Mapping[str, Sequence[str]] | None = None,
+    ) -> Menu:
         """See `onnxmpq.menu.candidates`."""
-        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu)
+        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
     def with_samples(
-        self, calibration: Any, recipe: str | None, limit: int, context: Context
+        self, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context
     ) -> tuple[Opened, Samples]:
         """The samples, and the model without steps of preparing that change an output on them.
 
@@ -89,7 +96,9 @@ class Asked:
 
     @classmethod
     def of(cls, source: Source, request: Request, context: Context) -> Asked:
-        """Raises UsageError, TargetError, and OutputError for files that cannot be written."""
+        """Raises UsageError, CalibrationError for floors without samples, TargetError, and OutputError for files that
+        cannot be written."""
+        request.floors.require_data(request.calibration is None)
         budgets = request.budgets
         if budgets.empty:
             budgets = Budgets(fastest=True)
@@ -126,10 +135,10 @@ class Asked:
     def menu(self, opened: Opened) -> Menu:
         """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
         request = self.request
-        listed = opened.menu(request.exclude, request.schemes, self.cpu)
+        listed = opened.menu(request.exclude, request.schemes, self.cpu, request.patterns)
         consistent = one_activation_format(opened.model, listed)
         offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
-        require_candidates(opened.model, offered, bool(request.exclude))
+        require_candidates(opened.model, offered, bool(request.exclude or request.patterns))
         if not request.keep_io:
             require_half(offered, self.device)
         return offered

@@ -138,7 +138,7 @@ def build_plan(
         model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},
         target=target.name,
         dialect=target.dialect,
-        budgets={**_spell(budgets), **floors.asked()},
+        budgets={**budgets.spelled(), **floors.asked()},
         layers=tuple(rows),
         activations={t: activations[t] for t in sorted(activations)},
         rounding=rounding,
@@ -283,18 +283,6 @@ def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
 
 def source_name(source: Any) -> str:
     return "model" if isinstance(source, onnx.ModelProto) else Path(source).name
-
-
-def _spell(budgets: Budgets) -> dict[str, str]:
-    spelled = {}
-    if budgets.fastest:
-        spelled["latency"] = "fastest"
-    if budgets.smallest:
-        spelled["size"] = "smallest"
-    for name, limit in budgets.limits.items():
-        unit = QUANTITIES[name].unit
-        spelled[name] = f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / unit.value:.6g}{unit.symbol}"
-    return spelled
 
 
 def build_report(

@@ -45,6 +45,15 @@ class Budgets:
         least = {LATENCY: self.fastest, SIZE: self.smallest}
         return tuple(name for name in QUANTITIES if name in self.limits or least.get(name))
 
+    def spelled(self) -> dict[str, str]:
+        """By quantity, as the command line has it."""
+        found = {name: QUANTITIES[name].least for name in self.asked if name not in self.limits}
+        for name, limit in self.limits.items():
+            unit = QUANTITIES[name].unit
+            value = f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / unit.value:.6g}{unit.symbol}"
+            found[name] = value
+        return found
+
 
 def parse_budgets(**given: str | None) -> Budgets:
     """Budgets from the command line's spelling, by quantity: `parse_budgets(latency="60%", size=None)`.

@@ -13,7 +13,7 @@ from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
-from onnxmpq.model.load import Loaded, is_quantized_op, load, read
+from onnxmpq.model.load import Loaded, file_bytes, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
@@ -50,6 +50,7 @@ __all__ = [
     "described_again",
     "drop_values",
     "export",
+    "file_bytes",
     "find_regions",
     "free_name",
     "imported",

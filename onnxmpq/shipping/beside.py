@@ -14,7 +14,7 @@ from onnxmpq.trials import other_threads
 def with_comparisons(job: Job, quality: Quality, shipped: Shipped) -> Shipped:
     """The result with the quality of int8 everywhere on the same samples, and with its latency in sessions that have
     another number of threads than the one that the budget is about."""
-    validation, source, feeds = shipped.validation, job.quality_of.source, job.data.calibration
+    validation, source, feeds = shipped.validation, job.quality_of.source, job.data.timed
     ways = () if validation.timing is None else other_threads(job.quality_of.settings)
     with job.context.progress.stage(BESIDE, 1 + len(ways)) as tick:
         plain = quality.int8_everywhere(validation)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets
-from onnxmpq.closed_loop import option, reach
+from onnxmpq.closed_loop import Outcome, option, reach
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
 from onnxmpq.shipping.beside import with_comparisons
@@ -31,10 +31,15 @@ def finish(job: Job) -> Shipped:
     job.floors.require_classes(any(v.classes for v in job.effects.divergence.views))
     guard = _Guard(job)
     shipped = guard.run()
-    smaller = SIZE in job.budgets.limits and shipped.outcome.met  # by preparing alone, which the original is not
-    if not shipped.outcome.assignment and not smaller:
-        raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
+    require_quantized(job, shipped.outcome)
     return with_comparisons(job, guard.quality, shipped)
+
+
+def require_quantized(job: Job, outcome: Outcome) -> None:
+    """Raises AlreadyMetError where a plan leaves everything in float32."""
+    smaller = SIZE in job.budgets.limits and outcome.met  # by preparing alone, which the original is not
+    if not outcome.assignment and not smaller:
+        raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
 
 
 class _Guard:

@@ -40,7 +40,7 @@ class Quality:
 
     def int8_everywhere(self, quality: Validation) -> Validation | None:
         """Quality of int8 everywhere on the same samples; None where no layer offers it or it does not run."""
-        job, held_out = self.job, quality.held_out
+        job, held_out = self.job, bool(quality.held_out)
         if not job.int8 or quality.emulated:
             return None
         if held_out not in self._int8:

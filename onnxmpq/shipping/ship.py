@@ -67,5 +67,5 @@ class Shipper:
         longer = replace(job.effort, seconds=2 * job.effort.seconds, rounds=3 * job.effort.rounds)
         limit = loop.targets.latency_s / loop.original_s if job.costs.measured and outcome.met else None
         settings, source = job.quality_of.settings, job.quality_of.source
-        timing = time_side_by_side(source, outcome.proto, job.data.calibration, settings, longer, limit, tick=tick)
+        timing = time_side_by_side(source, outcome.proto, job.data.timed, settings, longer, limit, tick=tick)
         return timing.in_time_of(loop.original_s) if job.costs.measured else timing
