@@ -32,12 +32,19 @@ def sink(proto: onnx.ModelProto) -> None:
         for reader, slot in reads_inside(node):
             reader.input[slot] = moves.handed.get(reader.input[slot], reader.input[slot])
     given = {i.name for i in graph.input}
-    goes = {t.name: p for t in graph.initializer if t.name not in given and (p := moves.constants.get(t.name))}
-    for place in sorted({*moves.nodes, *goes.values()}, key=len, reverse=True):  # a change moves what is further inside
+    constants: dict[Place, list[onnx.TensorProto]] = {}
+    gone = list[int]()
+    for number, tensor in enumerate(graph.initializer):
+        place = _OUTERMOST if tensor.name in given else moves.constants.get(tensor.name, _OUTERMOST)
+        if place != _OUTERMOST:
+            constants.setdefault(place, []).append(tensor)
+            gone.append(number)
+    for place in sorted({*moves.nodes, *constants}, key=len, reverse=True):  # a change moves what is further inside
         body = _graph_at(graph, place)
         refill(body.node, [*reversed(moves.nodes.get(place, [])), *body.node])
-        body.initializer.extend(t for t in graph.initializer if goes.get(t.name) == place)
-    refill(graph.initializer, [t for t in graph.initializer if t.name not in goes])
+        body.initializer.extend(constants.get(place, []))
+    for number in reversed(gone):  # the others, which may be large, are not copied
+        del graph.initializer[number]
     refill(graph.node, moves.kept[::-1])
 
 
