@@ -39,6 +39,7 @@ from onnxmpq.menu import (
     Menu,
     bounded_activations,
     cautious_where_idle,
+    changed_by_rounding,
     in_table,
     needing_unsigned_weights,
     observed_tensors,
@@ -192,7 +193,8 @@ def _posed(model: Source, request: Request) -> _Posed:
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
-    menu = cautious_where_idle(prepared, worth_it, rounded.weights, measured.idle, request.schemes)
+    unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
+    menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
     seen = pose(prepared, menu, costs.table, measured, bench.weights, request.solver)
     effects = at_unseen_level(seen, measured, bench, data, context)
@@ -374,7 +376,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
             *made.notes,
             *_timed_note(request, job.data, made),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
-            *idle_note(job.effects.idle, outcome.assignment),
+            *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
