@@ -10,6 +10,8 @@ Names are imported when they are first used, so that the command line can answer
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from onnxmpq.privacy import switch_telemetry_off
+
 if TYPE_CHECKING:
     from onnxmpq.calibration import calibrate
     from onnxmpq.pipeline import Result, convert, validate
@@ -42,6 +44,8 @@ _HOMES = {
     "read_plan": "onnxmpq.plan",
     "validate": "onnxmpq.pipeline",
 }
+
+switch_telemetry_off()
 
 
 def __getattr__(name: str) -> object:

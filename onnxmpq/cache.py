@@ -25,7 +25,7 @@ from onnxmpq.progress import Progress
 LIMIT_BYTES = 4 * 2**30
 """Size of a cache folder. Three conversions of squeezenet1.1 leave 15 MB, of gpt_char 174 MB."""
 _SWEEP_SHARE = 1 / 16  # of the limit may be written between two looks at the folder's size
-_ENTRY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64}\.npz|\.writing-\w+)")
+ENTRY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64}\.npz|\.writing-\w+)")
 
 
 def default_folder() -> Path | None:
@@ -95,7 +95,7 @@ class Cache:
             return
         self.reused[what] = reused, total
         if reused:
-            self._progress.say(f"{what}: {reused} of {total} from the cache")
+            self._progress.detail(f"{what}: {reused} of {total} from the cache")
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -122,7 +122,7 @@ class Cache:
         assert self.folder is not None
         found = []
         for path in self.folder.glob("??/*"):
-            if _ENTRY.fullmatch(path.relative_to(self.folder).as_posix()):  # a user's own files are not ours to remove
+            if ENTRY.fullmatch(path.relative_to(self.folder).as_posix()):  # a user's own files are not ours to remove
                 with contextlib.suppress(OSError):  # another run may have removed it
                     status = path.stat()
                     found.append((status.st_mtime_ns, status.st_size, path))

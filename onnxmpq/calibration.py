@@ -10,6 +10,7 @@ from rich.table import Table
 
 from onnxmpq.cache import Cache
 from onnxmpq.context import Context
+from onnxmpq.feeds import Recipe
 from onnxmpq.isolation import isolated
 from onnxmpq.keys import feeds_hash
 from onnxmpq.menu import observed_tensors, require_candidates
@@ -28,7 +29,7 @@ def calibrate(
     model: str | Path,
     *,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     target: str = "cpu",
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
@@ -42,7 +43,8 @@ def calibrate(
     """
     heard = progress or Progress()
     context = Context(heard, Cache.of(cache, heard), seed)
-    opened, gathered = open_model(model, open_target(target)).with_samples(calibration, recipe, samples, context)
+    read = open_model(model, open_target(target), progress=heard)
+    opened, gathered = read.with_samples(calibration, recipe, samples, context)
     data = gathered.calibration
     menu = opened.menu()
     require_candidates(opened.model, menu)
@@ -52,7 +54,7 @@ def calibrate(
         target=opened.device.name,
         samples={
             "source": data.source,
-            "recipe": recipe,
+            "recipe": recipe if recipe is None or isinstance(recipe, str) else recipe.name,
             "count": len(data),
             "sha256": feeds_hash(data),
             "made_up": data.synthetic,

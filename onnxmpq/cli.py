@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import onnx
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
-from onnxmpq.comparison import Validation
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, ValidationError, exit_codes
-from onnxmpq.feeds import available_recipes, load_feeds
-from onnxmpq.isolation import call
+from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, saturation
+from onnxmpq.cache import default_folder
+from onnxmpq.errors import CheckError, UsageError, exit_codes
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
-from onnxmpq.progress import Progress, Tick
-from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
+from onnxmpq.prediction import Prediction
+from onnxmpq.progress import Progress
+from onnxmpq.request import (
+    GateOptions,
+    GroupedCommand,
+    Request,
+    SampleOptions,
+    config_text,
+    given_options,
+    option_like,
+    take_config,
+    toml,
+    with_options,
+)
 from onnxmpq.resources import data_folder
-from onnxmpq.runtimes import SessionSettings, absolute, specs_of, window
+from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
+from onnxmpq.screen import Commands, answer, as_meant, document, ended, reporter, stdout
 from onnxmpq.target import available_targets
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
@@ -38,231 +44,270 @@ app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
     epilog=_EPILOG,
     no_args_is_help=True,
-    add_completion=False,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
-_HELP = {name: declared.option.help for name, declared in options_of(Request).items()}
-Calib = Annotated[str | None, typer.Option("--calib", help=_HELP["calibration"])]
-Recipe = Annotated[str | None, typer.Option("--recipe", help=_HELP["recipe"])]
-Target = Annotated[str, typer.Option("--target", help=_HELP["target"])]
-Provider = Annotated[str | None, typer.Option(help=_HELP["provider"])]
-Threads = Annotated[int, typer.Option("--threads", min=1, help=_HELP["threads"])]
-CacheFolder = Annotated[Path | None, typer.Option("--cache", help=_HELP["cache"])]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing")]
+Target = Annotated[str, option_like("target", "--target")]
+Provider = Annotated[str | None, option_like("provider", "--provider")]
+Threads = Annotated[int, option_like("threads", "--threads", min=0)]
+Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
+Seed = Annotated[int, option_like("seed", "--seed")]
+CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="also how the result came about")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
 
 
-class _Drawn(Progress):
-    """Progress bars and remarks on stderr; bars only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.console = Console(stderr=True)
-        self.quiet = quiet
-
-    @contextmanager
-    def stage(self, what: str, total: int) -> Iterator[Tick]:
-        if self.quiet or not self.console.is_terminal:
-            yield lambda _: None
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with RichProgress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(what, total=total or None)
-            yield lambda steps: bars.advance(task, steps)
-
-    def say(self, message: str) -> None:
-        if not self.quiet:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-    def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
-
-
-@app.command()
+@app.command(cls=GroupedCommand)
 @with_options(Request)
 def convert(
     context: typer.Context,
     model: ModelPath,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of these options; the command line wins (docs/options)")
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="model to write; the same as --output", show_default=False)
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file of these options; the command line wins (docs/options)",
+            metavar="FILE",
+            rich_help_panel="Files",
+            is_eager=True,
+            callback=take_config,
+        ),
+    ] = None,
+    write_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="also write all options, those in effect as values, to this TOML file",
+            metavar="FILE",
+            rich_help_panel="Files",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="plan and predict, write no model; exits as convert would", rich_help_panel="Files"
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="also write the report as JSON to this file", metavar="FILE", rich_help_panel="Files"),
+    ] = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
     default = {"output": model.with_name(model.stem + ".mpq.onnx")}
     given = given_options(Request, context, options)
-    if no_cache:
-        given["cache"] = _cache(given.get("cache"), no_cache)
-    asked = {**default, **({} if config is None else read_config(config)), **given}
-    if report is not None:
-        check_writable(report)
-    result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
-    text = _dump(result.report.to_dict())
+    if destination is not None:
+        if "output" in given:
+            raise UsageError(f"output {destination} and --output {given['output']}: give one of them")
+        given["output"] = destination
+    asked = {**default, **given}
+    for file in (report, write_config):
+        if file is not None:
+            check_writable(file)
+    if write_config is not None:
+        write_text(write_config, config_text(context))
+    heard = reporter(quiet=quiet, verbose=verbose)
+    if dry_run:
+        _show_prediction(pipeline.predict(model, **asked, progress=heard), as_json)
+        return
+    result = pipeline.convert(model, **asked, progress=heard)
+    text = document(result.report.to_dict())
     if report is not None:
         write_text(report, text + "\n")
     if as_json:
         print(text)
         return
-    console, destination = _stdout(), Path(asked["output"])
-    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
-    result.report.render(console)
+    console, written = stdout(), Path(asked["output"])
+    console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
+    result.report.render(console, verbose=verbose)
 
 
-@app.command()
+def _show_prediction(found: Prediction, as_json: bool) -> None:
+    if as_json:
+        print(document(found.to_dict()))
+    else:
+        found.render(stdout())
+
+
+@app.command(cls=GroupedCommand)
 def apply(
     model: ModelPath,
-    plan: Annotated[Path, typer.Argument(help="a .plan.json file that convert wrote, edited or not")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: MODEL with .mpq.onnx")] = None,
-    deploy_cpu: Annotated[
-        str | None, typer.Option("--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert")
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="a .plan.json file that convert wrote, edited or not")],
+    output: Annotated[
+        Path | None, option_like("output", "--output", "-o", help="default: MODEL with .mpq.onnx")
     ] = None,
+    deploy_cpu: Annotated[
+        str | None,
+        option_like("deploy_cpu", "--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert"),
+    ] = None,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=_Drawn(quiet=False))
-    _stdout().print(f"wrote {destination}", highlight=False, markup=False)
+    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=reporter(verbose=verbose))
+    stdout().print(f"wrote {destination}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def calibrate(
+    context: typer.Context,
     model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="calibration to write, .npz")],
-    calib: Calib = None,
-    recipe: Recipe = None,
+    output: Annotated[Path, option_like("output", "--output", "-o", help="calibration to write, .npz")],
     target: Target = "cpu",
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
-    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
+    seed: Seed = 0,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     found = calibration.calibrate(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
-        samples=samples,
+        samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     found.write(output)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
         return
-    console = _stdout()
+    console = stdout()
     calibration.render(found, console)
     console.print(f"wrote {output}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@with_options(SampleOptions, left_out=("samples",))
 def profile(
+    context: typer.Context,
     model: ModelPath,
-    output: Annotated[Path, typer.Option("--output", "-o", help="cost table to write, .json")],
-    calib: Calib = None,
-    recipe: Recipe = None,
+    output: Annotated[Path, option_like("output", "--output", "-o", help="cost table to write, .json")],
     target: Target = "cpu",
     provider: Provider = None,
     threads: Threads = 1,
-    seed: Annotated[int, typer.Option(help=_HELP["seed"])] = 0,
+    shape: Shape = None,
+    seed: Seed = 0,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
     table = pipeline.profile_model(
         model,
-        calibration=calib,
-        recipe=recipe,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
         target=target,
         provider=provider,
         threads=threads,
         seed=seed,
-        progress=_Drawn(quiet),
+        shapes=shares_of(parse_shapes(shape or ())),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     write_text(output, table.to_json() + "\n")
-    _stdout().print(f"wrote {output}", highlight=False, markup=False)
+    stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, debug: Debug = False) -> None:
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
     found = inspection.inspect(model, target)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
     else:
-        found.render(_stdout())
+        found.render(stdout())
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def check(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="any ONNX model, quantized by whatever tool")],
-    dialect: Annotated[str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}")] = "onnxruntime",
-    calib: Calib = None,
-    recipe: Recipe = None,
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples of --calib")] = DEFAULT_SAMPLES,
+    dialect: Annotated[
+        str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
+    ] = "onnxruntime",
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
     """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    calib, recipe = asked.calibration, asked.effective_recipe
     if recipe is not None and calib is None:
-        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+        raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    observed = None if calib is None else _count_overflow(proto, calib, recipe, samples, _Drawn(quiet))
+    progress = reporter(quiet=quiet, verbose=verbose)
+    observed = None if calib is None else _count_overflow(proto, asked, progress)
+    broken = any(f.severity == "error" for f in found)
+    error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
-        print(_dump(show.as_dict(found, model.name, dialect) | counts))
+        answer(show.as_dict(found, model.name, dialect) | counts, error)
     else:
-        show.render(found, model.name, dialect, _stdout())
+        show.render(found, model.name, dialect, stdout())
         if observed is not None:
-            counted.render(observed, _stdout())
-    if any(f.severity == "error" for f in found):
-        raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
+            counted.render(observed, stdout())
+    if error is not None:
+        raise error
 
 
-def _count_overflow(
-    proto: onnx.ModelProto, calib: str, recipe: str | None, samples: int, progress: Progress
-) -> saturation.Observed:
-    feeds = load_feeds(calib, saturation.specs(proto), recipe=recipe, limit=samples)
+def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
+    specs = saturation.specs(proto)
+    feeds = load_feeds(asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
     rows = available_targets()
     if as_json:
-        print(_dump([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows]))
+        answer([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows])
         return
     table = Table("name", "costs", "dialect", "description")
     for row in rows:
         table.add_row(row.name, row.cost, row.dialect, row.description)
-    console = _stdout()
+    console = stdout()
     console.print(table)
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
 
-@app.command("doctor")
+@app.command("doctor", cls=GroupedCommand)
 def doctor_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="ask onnxruntime again instead of reading the cache")] = False,
     cache: CacheFolder = None,
@@ -273,56 +318,81 @@ def doctor_command(
     """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
-        print(_dump(doctor.as_dict(found)))
+        answer(doctor.as_dict(found))
     else:
-        doctor.render(found, _stdout())
+        doctor.render(found, stdout())
 
 
-@app.command()
-def recipes(as_json: JsonOut = False, debug: Debug = False) -> None:
-    """Input recipes that ship: how pictures, text and audio become the model's inputs."""
+@app.command(cls=GroupedCommand)
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
+    ] = None,
+    as_json: JsonOut = False,
+    debug: Debug = False,
+) -> None:
+    """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    if name is not None:
+        fields = recipe_fields(find_recipe(name))
+        print(document(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
+        return
     rows = available_recipes()
     if as_json:
-        print(_dump([{"name": r.name, "description": r.description} for r in rows]))
+        answer([{"name": r.name, "description": r.description} for r in rows])
         return
     table = Table("name", "description")
     for row in rows:
         table.add_row(row.name, row.description)
-    _stdout().print(table)
+    stdout().print(table)
+    stdout().print("fields of one: onnxmpq recipes NAME; other values: --recipe-field FIELD=VALUE", highlight=False)
 
 
-@app.command()
-def validate(
-    original: Annotated[Path, typer.Argument(help="the fp32 model")],
-    converted: Annotated[Path, typer.Argument(help="the converted model")],
-    calib: Calib = None,
-    recipe: Recipe = None,
-    threads: Threads = 1,
-    samples: Annotated[int, typer.Option(min=1, help="largest number of samples")] = DEFAULT_SAMPLES,
-    min_sqnr: Annotated[float | None, typer.Option(help="fail where an output's SQNR in dB is lower")] = None,
+@app.command("cache", cls=GroupedCommand)
+def cache_command(
+    folder: CacheFolder = None,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all entries, after asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: JsonOut = False,
-    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare CONVERTED with ORIGINAL: quality of every output, latency side by side, size."""
-    specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_feeds(calib, specs, recipe=recipe, limit=samples)
-    drawn = _Drawn(quiet)
-    for note in feeds.notes:
-        (drawn.warn if feeds.synthetic else drawn.say)(note)
-    if feeds.timed:
-        drawn.say(feeds.timed)
-    found = pipeline.validate(original, converted, feeds, SessionSettings(threads=threads))
+    """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    place = folder or default_folder()
+    if place is None:
+        raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
+    found = cache_folder.contents(place)
+    if not clear:
+        print(document(found.to_dict())) if as_json else found.render(stdout())
+        return
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("--clear asks before it removes anything, and there is nobody to ask; add --yes")
+    if not yes and not typer.confirm(f"remove {found.total.entries} entries from {place}?", err=True):
+        return
+    removed = cache_folder.clear(place)
+    text = f"removed {removed.entries} entries, {removed.bytes / 1e6:.1f} MB, from {place}"
+    print(document({"folder": str(place), "removed": removed.entries, "bytes": removed.bytes}) if as_json else text)
+
+
+@app.command(cls=GroupedCommand)
+@with_options(GateOptions)
+def validate(
+    context: typer.Context,
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="the fp32 model")],
+    converted: Annotated[Path, typer.Argument(metavar="CONVERTED", help="the converted model")],
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
+    asked = GateOptions(**given_options(GateOptions, context, options))
+    judged = pipeline.gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
     if as_json:
-        print(_dump(inspection.validation_dict(found)))
+        answer({**inspection.validation_dict(judged.found), **judged.figures()}, judged.error)
     else:
-        inspection.render_validation(found, original, converted, _stdout())
-    _check_floor(found, min_sqnr)
-
-
-def _check_floor(found: Validation, min_sqnr: float | None) -> None:
-    if min_sqnr is not None and found.worst_sqnr_db < min_sqnr:
-        raise ValidationError(f"SQNR {found.worst_sqnr_db:.1f} dB is below --min-sqnr {min_sqnr:g} dB")
+        inspection.render_validation(judged, original, converted, stdout())
+    if judged.error is not None:
+        raise judged.error
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
@@ -331,55 +401,15 @@ def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
     return folder if folder is not None else not no_cache
 
 
-def _dump(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, default=str)
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
-    window.warn_outside(_Drawn(quiet=False).warn)
+    window.warn_outside(reporter().warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    with reproducer.watched(sys.argv[1:]) as context:
-        try:
-            app()
-        except OnnxmpqError as error:
-            saved = _reproduced(error, context) if type(error) is OnnxmpqError else ""  # a fault of ours, found by us
-            if debug:
-                raise
-            print(f"onnxmpq: error: {error}{saved}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        except SystemExit as end:  # typer turns Ctrl-C into this, without a word
-            if end.code == INTERRUPTED_EXIT_CODE:
-                print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-            raise
-        except MemoryError as error:
-            if debug:
-                raise
-            why = f" ({' '.join(str(error).split())})" if str(error) else ""
-            print(f"onnxmpq: error: there is not enough memory{why}; give fewer samples", file=sys.stderr)
-            raise SystemExit(OnnxmpqError.exit_code) from None
-        except Exception as error:
-            saved = _reproduced(error, context)
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"onnxmpq: internal error: {what}; report it (--debug shows more){saved}", file=sys.stderr)
-            if debug:
-                raise
-            raise SystemExit(OnnxmpqError.exit_code) from None
-
-
-def _reproduced(error: Exception, context: reproducer.Context) -> str:
-    """Save a reproducer, and say where it is."""
-    path = reproducer.save(error, context)
-    return f"; attach {path}: structure and statistics of the model, no weights or samples" if path else ""
+    arguments = as_meant(sys.argv[1:])
+    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds import Array, Feeds
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
+from onnxmpq.progress import Tick
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
 from onnxmpq.sensitivity import (
     OUTPUT_KINDS,
@@ -48,7 +49,7 @@ class OutputQuality:
 
     kind: an `OutputKind`, or LABELS for integers. kl_nats: only for classifier-like outputs; top1_agreement: for those,
     and the share of equal values of LABELS, whose relative_mse is 1 less that. sqnr_unfused_db: the
-    same graph without the runtime's graph optimisations.
+    same graph without the runtime's graph optimisations. rows: of class scores, that agreement is a share of.
     """
 
     name: str
@@ -59,6 +60,7 @@ class OutputQuality:
     kl_nats: float | None = None
     top1_agreement: float | None = None
     sqnr_unfused_db: float | None = None
+    rows: int | None = None
 
     @property
     def levels_disagree(self) -> bool:
@@ -71,6 +73,7 @@ class OutputQuality:
 class Timing:
     """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
 
+    threads: of both sessions; 0 is the default of a session that is given no number.
     ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
     """
 
@@ -89,6 +92,23 @@ class Timing:
         low, high = median_interval(ratios)
         medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
         return cls(*medians, threads, low, high, len(ratios))
+
+    @classmethod
+    def mean(cls, parts: Sequence[tuple[float, Timing]]) -> Timing:
+        """Of runs of several shapes, by the share of each. The interval is as wide as all parts' at once."""
+        if len(parts) == 1:
+            return parts[0][1]
+        before, after, low, high = (
+            sum(share * seconds for share, seconds in row)
+            for row in (
+                [(share, t.original_s) for share, t in parts],
+                [(share, t.ratio * t.original_s) for share, t in parts],
+                [(share, t.ratio_low * t.original_s) for share, t in parts],
+                [(share, t.ratio_high * t.original_s) for share, t in parts],
+            )
+        )
+        threads, rounds = parts[0][1].threads, min(t.rounds for _, t in parts)
+        return cls(before, after, after / before, threads, low / before, high / before, rounds)
 
     def in_time_of(self, original_s: float) -> Timing:
         """The same ratios, in seconds of a machine on which the original takes so long."""
@@ -131,17 +151,20 @@ class MetricScores:
 
 @dataclass(frozen=True)
 class Validation:
-    """samples: how many, none of which calibration saw where `held_out` is true. metric: only with labels.
+    """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
+    metric: only with labels.
 
+    timing: with the number of threads that the latency budget is about. other_timings: with other numbers.
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
     outputs: tuple[OutputQuality, ...]
     samples: int
-    held_out: bool
+    held_out: bool | None
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
+    other_timings: tuple[Timing, ...] = ()
 
     @property
     def deciding(self) -> tuple[OutputQuality, ...]:
@@ -171,7 +194,7 @@ def compare(
     kinds: Mapping[str, OutputKind],
     *,
     settings: SessionSettings,
-    held_out: bool,
+    held_out: bool | None,
     unfused: bool = True,
 ) -> Validation:
     """Quality of `result` against `original` (paths, bytes or protos) on all samples, without timing.
@@ -211,7 +234,7 @@ class Reference:
         return cls(ran, samples, len(feeds), settings, patience_s(time.perf_counter() - start))
 
     def compare(
-        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool, unfused: bool = True
+        self, result: Any, kinds: Mapping[str, OutputKind], *, held_out: bool | None, unfused: bool = True
     ) -> Validation:
         """As `compare`."""
         arguments = self.ran, absolute(result), self.samples, dict(kinds), self.settings, unfused
@@ -233,25 +256,46 @@ def check_same_interface(before: Interface, after: Interface) -> None:
 def time_side_by_side(
     original: Any,
     result: Any,
-    feeds: Feeds,
+    feeds: Feeds | Timed,
     settings: SessionSettings,
     effort: Effort,
     limit: float | None = None,
+    passes: int = MOST_PASSES,
+    tick: Tick = lambda _: None,
+) -> Timing:
+    """Timing of two models, by the share of each shape. As `time_on_typical`; limit: only where there is one shape."""
+    parts = Timed.of(feeds).parts
+    limit = limit if len(parts) == 1 else None
+    return Timing.mean(
+        [(share, time_on_typical(original, result, f, settings, effort, limit, passes, tick)) for share, f in parts]
+    )
+
+
+def time_on_typical(
+    original: Any,
+    result: Any,
+    feeds: Feeds,
+    settings: SessionSettings,
+    effort: Effort,
+    limit: float | None,
+    passes: int,
+    tick: Tick,
 ) -> Timing:
     """Interleaved timing of two models on the typical sample, in the child. Raises ModelError, CrashError.
 
-    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
-    times as long.
+    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
+    as long. tick: gets passes done.
     """
     start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
     call(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
     rounds, timing = np.zeros((2, 0)), None
-    for _ in range(MOST_PASSES):
+    for _ in range(passes):
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
+        tick(1)
         if not timing.unsteady and (limit is None or timing.decides(limit)):
             break
     assert timing is not None
@@ -389,6 +433,7 @@ def _quality(
         kl,
         agreement,
         unfused,
+        None if agreement is None else sum(b.size // b.shape[-1] for b in before),
     )
 
 

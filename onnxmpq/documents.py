@@ -18,7 +18,11 @@ DEEPEST = 64  # tables and lists in each other
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The top table of a TOML file in UTF-8. Raises OSError or ValueError."""
-    text = read_text(path, LARGEST_TOML)
+    return parse_toml(read_text(path, LARGEST_TOML))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The top table of a TOML text. Raises ValueError."""
     try:
         tree: dict[str, Any] = _sane(tomllib.loads(text))
         return tree

@@ -13,6 +13,7 @@ class OnnxmpqError(Exception):
 
     exit_code = 1
     meaning = "something went wrong"
+    answered = False  # True where the command has printed its JSON document with this error in it
 
     def __str__(self) -> str:
         return _one_line(super().__str__())
@@ -119,7 +120,7 @@ class ValidationError(OnnxmpqError):
     """The two models compared by `validate` have different inputs or outputs, or one does not run."""
 
     exit_code = 11
-    meaning = "the models cannot be compared, or differ more than --min-sqnr allows"
+    meaning = "the models cannot be compared"
 
 
 class QualityError(OnnxmpqError):
@@ -134,6 +135,13 @@ class AlreadyMetError(OnnxmpqError):
 
     exit_code = 14
     meaning = "the original already meets the budgets, so nothing was written"
+
+
+class GateError(OnnxmpqError):
+    """A converted model that `validate` refuses: it misses a floor or a limit, or is bad where none was given."""
+
+    exit_code = 15
+    meaning = "validate: the converted model misses a quality floor, a latency or a size, or is bad"
 
 
 class CheckError(OnnxmpqError):

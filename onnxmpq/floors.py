@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import bdtr, bdtrc
 
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
@@ -23,6 +24,7 @@ from onnxmpq.isolation import call
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, widened
 
 _ROUNDING = 1e-9
+CHANCE = 0.05
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(dB|db|%)?\s*$")
 
@@ -64,6 +66,12 @@ class Floors:
         """Raises UsageError where classes have to agree and no output has any."""
         if self.min_agreement is not None and not found:
             raise UsageError("--min-agreement needs an output of class scores, and this model has none")
+
+    def require_data(self, made_up: bool) -> None:
+        """Raises CalibrationError where quality is to be judged on made-up samples, which say nothing of it."""
+        if made_up and not self.empty:
+            asked = ", ".join(f"--{name.replace('_', '-')}" for name in self.asked())
+            raise CalibrationError(f"{asked}: no quality is judged on made-up samples; give real ones with --calib")
 
     def asked(self) -> dict[str, str]:
         """The floors as the command line spells them, for plans and reports."""
@@ -127,7 +135,10 @@ class Metric:
         The model runs in the child of `onnxmpq.isolation`, the function here. Raises CalibrationError where the
         function fails, ModelError where the model does.
         """
-        outputs = call(_outputs, absolute(model), feeds, settings, doing="running a model for the metric")
+        return self.value(outputs_for(model, feeds, settings), labels)
+
+    def value(self, outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> float:
+        """The function's value for outputs. Raises CalibrationError where it fails."""
         try:
             value = float(self.function(outputs, labels))
         except Exception as error:
@@ -135,6 +146,11 @@ class Metric:
         if not np.isfinite(value):
             raise CalibrationError(f"metric {self.name} gave {value}; it must be a finite number")
         return value
+
+
+def outputs_for(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
+    """Output name -> values of all samples, computed in the child. Raises ModelError."""
+    return call(_outputs, absolute(model), feeds, settings, doing="running a model for the metric")
 
 
 def _outputs(model: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, Array | list[Array]]:
@@ -160,3 +176,34 @@ def top1(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> fl
     if classes.size != labels.size:
         raise ValueError(f"{labels.size} labels for {classes.size} rows of scores")
     return float((classes.reshape(-1) == labels.reshape(-1)).mean())
+
+
+def implausible_scores(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> str:
+    """A warning where top-1 of a model is implausible, empty where it is not or no class scores can be told.
+
+    Implausible: guessing among the classes is as good with a probability of more than 5 % (binomial), or it is right
+    on less than half of what it is sure of itself, by its mean largest probability, at a significance of 5 %.
+    """
+    scores = next(iter(outputs.values()))
+    if labels is None or not isinstance(scores, np.ndarray) or scores.ndim < 2 or scores.shape[-1] < 2:
+        return ""
+    count, classes = labels.size, scores.shape[-1]
+    right, sure = round(top1(outputs, labels) * count), _mean_confidence(scores)
+    if not right or float(bdtrc(right - 1, count, 1.0 / classes)) > CHANCE:
+        why = f"as by guessing among {classes} classes"
+    elif float(bdtr(right, count, sure / 2.0)) <= CHANCE:
+        why = f"but is sure of its classes by {sure:.0%} on average"
+    else:
+        return ""
+    return (
+        f"fp32 itself has {right} of {count} labels right, {why}: the recipe, the labels or their order do not fit the "
+        "model"
+    )
+
+
+def _mean_confidence(scores: Array) -> float:
+    """Mean largest probability of rows of class scores, which are probabilities or logits."""
+    rows = np.asarray(scores, np.float64).reshape(-1, scores.shape[-1])
+    if (rows >= 0.0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-2):
+        return float(rows.max(axis=1).mean())
+    return float((1.0 / np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1)).mean())

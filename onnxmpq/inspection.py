@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.conclusion import threads_in_words
+from onnxmpq.footprint import sessions_in_words
+from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
@@ -79,8 +82,12 @@ def validation_dict(found: Validation) -> dict[str, Any]:
     return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found)}
 
 
-def render_validation(found: Validation, original: Path, converted: Path, console: Console) -> None:
-    """Draw quality per output, latency and size."""
+_STYLES = {True: "green", False: "bold red", None: "yellow"}
+
+
+def render_validation(judged: Judged, original: Path, converted: Path, console: Console) -> None:
+    """Draw quality per output, latency and size, and the verdict last."""
+    found = judged.found
     table = Table("output", "SQNR dB", "cosine", "relative error", "KL nats", "top-1 agreement", "SQNR unfused dB")
     for o in found.outputs:
         kl = "" if o.kl_nats is None else f"{o.kl_nats:.4g}"
@@ -88,12 +95,19 @@ def render_validation(found: Validation, original: Path, converted: Path, consol
         unfused = "" if o.sqnr_unfused_db is None else f"{o.sqnr_unfused_db:.1f}"
         table.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.relative_mse:.3g}", kl, agreement, unfused)
     console.print(table)
-    if found.timing is not None:
-        t = found.timing
-        console.print(
-            f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
-        )
+    for t in (found.timing, *found.other_timings):
+        if t is not None:
+            with_threads = threads_in_words(t.threads)
+            times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
+            console.print(f"latency {times}, {with_threads}")
+    if judged.shape:
+        console.print(f"latency is that of {judged.shape}", highlight=False, markup=False)
+    if judged.sessions is not None:
+        console.print(sessions_in_words(*judged.sessions), highlight=False)
     if found.emulated:
         console.print(EMULATED, highlight=False)
-    before, after = original.stat().st_size, converted.stat().st_size
+    if (metric := found.metric) is not None:
+        console.print(f"{metric.name} {metric.original:.4g} -> {metric.result:.4g}", highlight=False, markup=False)
+    before, after = judged.original_bytes, judged.result_bytes
     console.print(f"size {before / 1e6:.3f} MB -> {after / 1e6:.3f} MB; {found.samples} samples")
+    console.print(judged.in_words(), style=_STYLES[judged.passed], highlight=False, markup=False)

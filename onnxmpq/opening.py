@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS, Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.feeds import Recipe
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
+from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import SessionSettings, require_provider
 from onnxmpq.samples import Samples, agreeing, gather_samples
@@ -38,19 +40,26 @@ class Opened:
         """Writes rewritten graphs for the target."""
         return DIALECTS[self.device.dialect]
 
-    def menu(self, excluded: Iterable[str] = (), requested: Iterable[str] = (), cpu: DeployCpu | None = None) -> Menu:
+    def menu(
+        self,
+        excluded: Iterable[str] = (),
+        requested: Iterable[str] = (),
+        cpu: DeployCpu | None = None,
+        patterns: Mapping[str, Sequence[str]] | None = None,
+    ) -> Menu:
         """See `onnxmpq.menu.candidates`."""
-        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu)
+        return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
     def with_samples(
-        self, calibration: Any, recipe: str | None, limit: int, context: Context
+        self, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context
     ) -> tuple[Opened, Samples]:
         """The samples, and the model without steps of preparing that change an output on them.
 
         See `onnxmpq.samples.gather_samples` and `agreeing`.
         """
-        data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
-        model = agreeing(self.source, self.model, data.calibration, self.opset)
+        with context.progress.stage("reading samples and trying the model on them", 0):
+            data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
+            model = agreeing(self.source, self.model, data.calibration, self.opset)
         for note in model.notes:
             if note not in self.model.notes:
                 context.progress.warn(note)
@@ -66,9 +75,10 @@ def open_target(name: str, batch: int | None = None) -> Target:
     return device
 
 
-def open_model(source: Source, device: Target, opset: int | None = None) -> Opened:
+def open_model(source: Source, device: Target, opset: int | None = None, progress: Progress | None = None) -> Opened:
     """The model, folded and cut into regions. Raises ModelError."""
-    return Opened(source, prepare(source, opset), device, opset)
+    with (progress or Silent()).stage("preparing the model", 0):
+        return Opened(source, prepare(source, opset), device, opset)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,9 @@ class Asked:
 
     @classmethod
     def of(cls, source: Source, request: Request, context: Context) -> Asked:
-        """Raises UsageError, TargetError, and OutputError for files that cannot be written."""
+        """Raises UsageError, CalibrationError for floors without samples, TargetError, and OutputError for files that
+        cannot be written."""
+        request.floors.require_data(request.calibration is None)
         budgets = request.budgets
         if budgets.empty:
             budgets = Budgets(fastest=True)
@@ -123,10 +135,10 @@ class Asked:
     def menu(self, opened: Opened) -> Menu:
         """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
         request = self.request
-        listed = opened.menu(request.exclude, request.schemes, self.cpu)
+        listed = opened.menu(request.exclude, request.schemes, self.cpu, request.patterns)
         consistent = one_activation_format(opened.model, listed)
         offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
-        require_candidates(opened.model, offered, bool(request.exclude))
+        require_candidates(opened.model, offered, bool(request.exclude or request.patterns))
         if not request.keep_io:
             require_half(offered, self.device)
         return offered

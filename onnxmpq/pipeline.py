@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +10,28 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
+from onnxmpq.allocate import (
+    LATENCY,
+    Limit,
+    at_unseen_level,
+    int8_everywhere,
+    pose,
+    quantized_when_fastest,
+    require_plan,
+    require_unmet,
+)
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import to_csv, trade_off
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
+from onnxmpq.footprint import footprint
+from onnxmpq.forecast import Work, forecast
+from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.lint import lint_export
@@ -36,10 +49,11 @@ from onnxmpq.menu import (
     without_underflow,
     worthwhile,
 )
-from onnxmpq.model import Model
+from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import known_ranges, observe_ranges
@@ -56,11 +70,21 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import Request, Source, takes
-from onnxmpq.rescale import Rescaling, rescale
-from onnxmpq.runtimes import Rules, SessionSettings, absolute, outputs_on, probes, warn_outside
+from onnxmpq.request import GateOptions, Request, Source, takes
+from onnxmpq.rescale import Rescaling, in_best_order, rescale
+from onnxmpq.resolution import declared_rows, unresolved
+from onnxmpq.runtimes import (
+    Rules,
+    SessionSettings,
+    absolute,
+    outputs_on,
+    probes,
+    require_provider,
+    specs_of,
+    warn_outside,
+)
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import effects_of_menu, guess_kind
+from onnxmpq.sensitivity import OutputKind, effects_of_menu, guess_kind
 from onnxmpq.shipping import (
     RULE,
     Exactness,
@@ -74,6 +98,7 @@ from onnxmpq.shipping import (
 )
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
+from onnxmpq.trials import other_threads
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 
@@ -98,11 +123,43 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
+    posed = _posed(model, request)
+    result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    _write(result, request)
+    return result
+
+
+@takes(Request)
+@with_one_blas_thread
+@isolated()
+def predict(model: Source, request: Request) -> Prediction:
+    """The plan that `convert` would start from, with its figures as predicted; nothing is written.
+
+    Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
+    what `convert` does, as far as predictions tell.
+    """
+    posed = _posed(model, request)
+    return predict_job(posed.job, posed.asked.budgets.spelled())
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """The job of a conversion, before any plan is made, and what it was made from."""
+
+    job: Job
+    asked: Asked
+    opened: Opened
+    rescaling: Rescaling
+    menu: Menu
+
+
+def _posed(model: Source, request: Request) -> _Posed:
+    """From the request to the allocation problem."""
     progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset)
+    read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -110,10 +167,14 @@ def convert(model: Source, request: Request) -> Result:
     labelled = Labelled.of(request.labels, request.metric)
     opened, data = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
+    for note in offered.asked.notes:
+        progress.say(note)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
-    prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
-    observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
+    scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
+    observation = observe_ranges(scaled, tensors, data.calibration, context, known, request.estimator)
+    rescaling = in_best_order(rescaling, offered, techniques, context)  # ranges are those of any order
+    prepared = rescaling.model
     bounded = bounded_activations(prepared, offered, observation.histograms)
     representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(
@@ -122,10 +183,12 @@ def convert(model: Source, request: Request) -> Result:
         exact_integers=asked.exact_integers,
     )
     writable = _writable(representable, nearest, asked)
-    rules = _rules(opened.device, prepared, data.calibration)
+    rules = _rules(opened.device, prepared, data.timed.first)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
+    forward_s = costs.original_s if costs.measured else None
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
@@ -149,9 +212,7 @@ def convert(model: Source, request: Request) -> Result:
         request.best_effort,
         int8_everywhere(prepared, fused, rules),
     )
-    result = _result(job, finish(job), asked, opened, rescaling, menu)
-    _write(result, request)
-    return result
+    return _Posed(job, asked, opened, rescaling, menu)
 
 
 def _absolute(model: Source) -> Any:
@@ -165,15 +226,46 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    opened, data = opened.with_samples(request.calibration, request.recipe, request.samples, context)
-    model = opened.model
+    _require_unmet_soon(opened, asked, context)
+    opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
+    data, model = replace(data, shapes=request.shapes), opened.model
     remember(samples=data.calibration.examples)
-    if labelled is not None:
-        labelled.try_out(source, data)
+    _warn_of_floors(request, model, data, labelled, context)
+    if labelled is not None and (remark := labelled.try_out(source, data)):
+        context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
-        first_s = quick_latency_s(source, data.calibration, asked.settings)
+        first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
+    """Raises AlreadyMetError where one made-up sample shows that the original is within all budgets, and no samples are
+    given, which might have other shapes. Whatever else goes wrong is said later."""
+    request = asked.request
+    relative = any(limit.relative and limit.value < 1.0 for limit in asked.budgets.limits.values())
+    known_later = request.calibration is not None or request.cost_table is not None or not asked.device.measured
+    if relative or known_later or not asked.budgets.limits:
+        return
+    source = _absolute(opened.source)
+    try:
+        specs = call(specs_of, absolute(source), doing="loading the model")
+        bounds = table_rows(opened.model.structure)
+        one = load_feeds(None, specs, recipe=request.effective_recipe, limit=1, seed=context.seed, bounds=bounds)
+        first_s = quick_latency_s(source, one, asked.settings)
+    except OnnxmpqError:
+        return
+    require_unmet(asked.budgets, opened.model, first_s, latency_share=CLEARLY)
+
+
+def _warn_of_floors(request: Request, model: Model, data: Samples, labelled: Labelled | None, context: Context) -> None:
+    """Of floors that the held-out samples cannot tell."""
+    count = len(data.validation)
+    rows = declared_rows(model.structure.graph.output)
+    for line in unresolved(
+        request.floors, count, rows and count * rows, shares=labelled is not None and labelled.of_shares
+    ):
+        context.progress.warn(line)
 
 
 def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: Context) -> Rescaling:
@@ -195,10 +287,20 @@ def _costs(
     bench: Workbench, menu: Menu, rules: Rules, data: Samples, asked: Asked, effort: Effort, context: Context
 ) -> tuple[PlanCosts, Menu]:
     """Costs of plans, and what the runtime fuses. Raises AlreadyMetError where the original is within the budgets."""
-    request, model, feeds = asked.request, bench.model, data.calibration
+    request, model, timed = asked.request, bench.model, data.timed
     table_file = Path(request.cost_table) if request.cost_table else None
     costs, fused = plan_costs(
-        model, asked.device, menu, rules, bench, feeds, asked.settings, effort, table_file, context
+        model,
+        asked.device,
+        menu,
+        rules,
+        bench,
+        timed,
+        asked.settings,
+        effort,
+        table_file,
+        context,
+        in_words(request.shapes),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
@@ -224,6 +326,7 @@ def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
     faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
     without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
+    require_plan(without_effects)
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
@@ -265,10 +368,11 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
+        patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
-            *([job.data.calibration.timed] if "latency_ms" in made.measured and job.data.calibration.timed else []),
+            *_timed_note(request, job.data, made),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
             *idle_note(job.effects.idle, outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
@@ -289,6 +393,13 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     return Result(outcome.proto, plan, report)
 
 
+def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
+    """The inputs that latencies are about, where it is not plain."""
+    if request.shapes:
+        return [f"latency is that of {in_words(request.shapes)}"]
+    return [data.calibration.timed] if "latency_ms" in made.measured and data.calibration.timed else []
+
+
 def _write(result: Result, request: Request) -> None:
     """The files that were asked for."""
     if request.output is not None:
@@ -303,11 +414,12 @@ def profile_model(
     model: str | Path,
     *,
     calibration: Any = None,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     target: str = "cpu",
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
+    shapes: Sequence[Share] = (),
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
@@ -316,36 +428,115 @@ def profile_model(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    opened, data = open_model(model, device).with_samples(calibration, recipe, PROFILE_SAMPLES, context)
+    read = open_model(model, device, progress=context.progress)
+    opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
     prepared, feeds = opened.model, data.calibration
     menu = opened.menu()
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
+    timed = timed_samples(feeds, shapes)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
-    rules = _rules(device, prepared, feeds)
-    costs, fused = plan_costs(prepared, device, menu, rules, bench, feeds, settings, effort or Effort(), None, context)
+    rules = _rules(device, prepared, timed.first)
+    costs, fused = plan_costs(
+        prepared,
+        device,
+        menu,
+        rules,
+        bench,
+        timed,
+        settings,
+        effort or Effort(),
+        None,
+        context,
+        in_words(shapes),
+    )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
     return replace(costs.table, node_s=offered)
 
 
 @isolated()
+def gate(original: Path, converted: Path, options: GateOptions, progress: Progress | None = None) -> Judged:
+    """Compare two model files on samples, and judge the converted one by floors and limits.
+
+    Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
+    cannot be compared. A model that misses something is no error here: see `Judged`.
+    """
+    heard = progress or Progress()
+    options.floors.require_data(options.calibration is None)
+    specs = call(specs_of, absolute(original), doing=f"loading {original}")
+    feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
+    for note in feeds.notes:
+        (heard.warn if feeds.synthetic else heard.say)(note)
+    settings = SessionSettings(threads=options.threads)
+    settings = settings if options.provider is None else settings.on(options.provider)
+    require_provider(settings.provider)
+    labelled = Labelled.of(options.labels, options.metric)
+    if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
+        heard.warn(remark)
+    latency = options.limits.limits.get(LATENCY)
+    found = validate(
+        original,
+        converted,
+        feeds,
+        settings,
+        kinds=options.outputs,
+        labelled=labelled,
+        latency=latency,
+        shapes=options.shapes,
+    )
+    judged = decided(options, found, original, converted, feeds)
+    if not found.emulated:
+        inputs = timed_samples(feeds, options.shapes).first.batch([0])
+        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
+        judged = replace(judged, sessions=(before, after))
+    for line in judged.warnings:
+        heard.warn(line)
+    return judged
+
+
+@isolated()
 def validate(
-    original: str | Path, converted: str | Path, feeds: Feeds, settings: SessionSettings | None = None
+    original: str | Path,
+    converted: str | Path,
+    feeds: Feeds,
+    settings: SessionSettings | None = None,
+    *,
+    kinds: Mapping[str, OutputKind] | None = None,
+    labelled: Labelled | None = None,
+    latency: Limit | None = None,
+    shapes: Sequence[Share] = (),
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the typical sample."""
+    """Compare two model files on samples: quality per output, and latency side by side on the typical sample.
+
+    kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
+    long enough to tell on which side of it the converted model is.
+    """
     settings = settings or SessionSettings()
     first = call(outputs_on, absolute(original), feeds.batch([feeds.largest]), settings, doing=f"running {original}")
     proto = onnx.load(original, load_external_data=False)
     names = [o.name for o in proto.graph.output]
-    kinds = {
+    for name in set(kinds or ()) - set(names):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    guessed = {
         n: guess_kind(proto, n, np.asarray(v, np.float32))
         for n, v in zip(names, first, strict=True)
         if np.issubdtype(v.dtype, np.floating)
     }
-    found = compare(original, converted, feeds, kinds, settings=settings, held_out=False)
+    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
+    if labelled is not None:
+        before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
+        found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
-    return replace(found, timing=time_side_by_side(original, converted, feeds, settings, Effort(seconds=2.0)))
+    limit = None if latency is None else latency.of(1.0)
+    timed = timed_samples(feeds, shapes)
+    if latency is not None and not latency.relative:
+        limit = latency.value / quick_latency_s(str(original), timed, settings)
+    timing, *others = (
+        time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
+        for way in (settings, *other_threads(settings))
+    )
+    return replace(found, timing=timing, other_timings=tuple(others))

@@ -56,8 +56,10 @@ class Plan:
     deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
     int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
     int8 arithmetic is exact, in words; empty where there is none or the target is no CPU.
+    patterns: schemes that the user set (`--set`, `--exclude`), "int8|w8" by pattern; the last that matches decides.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
-    a quick model without and with them, by candidate.
+    a quick model without and with them, by candidate. order: of channels after that, int32 packed as text, empty where
+    none changed places.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
     compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
     """
@@ -78,6 +80,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
+    order: str = ""
     opset: int | None = None
     steps_left_out: tuple[str, ...] = ()
     keep_io: bool = True
@@ -86,6 +89,7 @@ class Plan:
     compensation: dict[str, float] = field(default_factory=dict)
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
+    patterns: dict[str, str] = field(default_factory=dict)
 
     @property
     def schemes(self) -> dict[str, str]:
@@ -135,6 +139,7 @@ class Plan:
                 plan.quality,
                 plan.rescaling,
                 plan.compensation,
+                plan.patterns,
             ):
                 if not isinstance(table, dict):
                     raise TypeError(f"{table!r:.40} is no table")
@@ -144,6 +149,7 @@ class Plan:
                 plan.rounding,
                 plan.output_sha256,
                 plan.factors,
+                plan.order,
                 plan.exactness,
             ):
                 _text(text_field)

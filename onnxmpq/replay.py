@@ -17,7 +17,7 @@ from onnxmpq.output import check_writable, serialize, write_model
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
-from onnxmpq.rescale import restore_factors
+from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import SCHEMES, Scheme, scheme_named
 from onnxmpq.weights import (
@@ -82,7 +82,7 @@ def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.Mode
     """The mixed-precision graph of a plan. cpu: on which the weights must compute exactly. Raises PlanError."""
     if plan.dialect not in DIALECTS:
         raise PlanError(f"field dialect: {plan.dialect!r} is unknown; use one of {', '.join(DIALECTS)}")
-    model = restore_factors(model, plan.factors)
+    model = restore_order(restore_factors(model, plan.factors), plan.order)
     dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
     for name in (row.node for row in plan.layers if row.node not in regions):
         raise PlanError(f"layers: node {name!r} is not in the model; `onnxmpq inspect` lists the names")

@@ -93,7 +93,7 @@ def _finite(output: OutputQuality) -> bool:
 
 
 def _samples(quality: Validation) -> str:
-    what = "held-out sample" if quality.held_out else "calibration sample"
+    what = {True: "held-out sample", False: "calibration sample", None: "sample"}[quality.held_out]
     return f"{quality.samples} {what}{'' if quality.samples == 1 else 's'}"
 
 

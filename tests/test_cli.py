@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from onnxmpq.__main__ import main as entry
 from onnxmpq.cli import main
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
+from onnxmpq.feeds import available_recipes, find_recipe
+from onnxmpq.feeds.recipes import read_recipe
 from onnxmpq.model import prepare
 from onnxmpq.output import serialize
 from onnxmpq.resources import data_folder
@@ -280,6 +283,12 @@ BAD = [
     Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
     Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),
     Bad("budget of another kind", lambda f: f.convert("--size", "5ms"), 2, "--size '5ms': unknown unit 'ms'"),
+    Bad("a factor for a share", lambda f: f.convert("--latency", "2x"), 2, "2 times less is 50%"),
+    Bad("two outputs", lambda f: f.convert(f / "a.onnx", "-o", f / "b.onnx"), 2, "give one of them"),
+    Bad("a model for a command", lambda f: (f.model, "--size", "30%"), 2, "model.onnx --size 30%`"),
+    Bad("an unknown option", lambda f: f.convert("--latencyy", "5ms"), 2, "did you mean --latency?; see `onnxmpq conv"),
+    Bad("nothing to convert", lambda f: ("convert",), 2, "missing argument 'MODEL'; see `onnxmpq convert --help`"),
+    Bad("a floor on made-up samples", lambda f: ("convert", f.model, "--min-sqnr", "30dB"), 2, "give --calib"),
     Bad("unmeetable latency", lambda f: f.convert("--latency", "1ns"), 5, "the fastest plan measures"),
     Bad("unmeetable size", lambda f: f.convert("--size", "1kB"), 5, "the smallest plan takes"),
     Bad("unmeetable pair", lambda f: f.convert("--latency", "1ns", "--size", "1kB"), 5, "cannot be met"),
@@ -313,6 +322,14 @@ BAD = [
     ),
     Bad("table with negative costs", Folder.negative_table, 8, "['int8'] is -"),
     Bad("no such table", lambda f: f.convert("--cost-table", f / "no.json"), 8, "no.json: cannot be read"),
+    Bad(
+        "table of another shape",
+        lambda f: f.convert("--cost-table", int8_pays(f.model, f.path), "--shape", "x=2x3x16x16"),
+        8,
+        "shape is None, here it is 'x=2x3x16x16': give the same --shape",
+    ),
+    Bad("a shape of no input", lambda f: f.convert("--shape", "z=1x3"), 2, "--shape z: no such input"),
+    Bad("a shape that cannot be", lambda f: f.convert("--shape", "x=1x4x16x16"), 2, "the model declares Nx3x16x16"),
     Bad("table of another model", Folder.foreign_table, 8, "structure_sha256"),
     Bad("ranges of another model", Folder.foreign_ranges, 4, "was made for model 'model' (sha256"),
     Bad("ranges that are none", lambda f: f.convert("--ranges", f.calib), 4, "not a file of `onnxmpq calibrate`"),
@@ -327,6 +344,44 @@ BAD = [
     Bad("plan of another model", lambda f: f.plan(model={"sha256": "0"}), 9, "belongs to another model"),
     Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
     Bad("other interface", Folder.other_model, 11, "different inputs"),
+    Bad(
+        "convert: a floor on made-up samples",
+        lambda f: ("convert", f.model, "--max-divergence", "1", "--samples", "8", "--quiet"),
+        4,
+        "--max-divergence: no quality is judged on made-up samples",
+    ),
+    Bad(
+        "a floor on made-up samples",
+        lambda f: ("validate", f.model, f.model, "--min-sqnr", "30dB"),
+        4,
+        "give real ones",
+    ),
+    Bad(
+        "validate: fastest",
+        lambda f: ("validate", f.model, f.model, "--latency", "fastest"),
+        2,
+        "compares with a limit",
+    ),
+    Bad(
+        "validate: labels missing",
+        lambda f: ("validate", f.model, f.model, "--calib", f.calib, "--max-drop", "1%"),
+        2,
+        "--max-drop needs labels",
+    ),
+    Bad(
+        "validate: kind of no output",
+        lambda f: ("validate", f.model, f.model, "--calib", f.calib, "--output-kind", "z=logits", "-q"),
+        2,
+        "'z' is no output of the model",
+    ),
+    Bad(
+        "a recipe with a field that is none",
+        lambda f: f.convert("--recipe", "imagenet", "--recipe-field", "means=1"),
+        4,
+        "recipe imagenet with means: field 'means' is unknown; did you mean mean?",
+    ),
+    Bad("a scale of nothing", lambda f: f.convert("--scale", "0"), 2, "--scale '0'"),
+    Bad("a mean of words", lambda f: f.convert("--mean", "a,b"), 2, "--mean 'a,b'"),
     Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
     Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
 ]
@@ -444,7 +499,7 @@ def test_convert_validate_apply(tmp_path: Path, run: Run) -> None:
     [quality] = json.loads(checked.out)["outputs"]
     assert quality["name"] == "y" and quality["sqnr_db"] > 15
     low = run("validate", folder.model, result, "--calib", folder.calib, "--min-sqnr", "200")
-    assert low.code == 11 and "is below --min-sqnr 200 dB" in low.err
+    assert low.code == 15 and "at least 200 asked" in low.err
 
 
 def test_json_is_all_that_is_printed(tmp_path: Path, run: Run) -> None:
@@ -497,7 +552,7 @@ def test_check(tmp_path: Path, run: Run) -> None:
 
 def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
-    command = (*folder.int8("check"), "--calib", folder.calib)
+    command = (*folder.int8("check"), "--calib", folder.calib, "--quiet")
     np.savez(folder.calib, x=np.ones((3, 4, 128), np.float32))
     found = run(*command)
     assert (found.code, found.err) == (0, "")
@@ -536,7 +591,7 @@ def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
 def test_calibrate_then_convert(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     ranges = tmp_path / "ranges.npz"
-    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache")
+    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache", "--quiet")
     assert (found.code, found.err) == (0, "")
     for words in ("6 samples", "min", "max", "mse", "1x16x8x8", "wrote"):
         assert words in found.out
@@ -593,3 +648,49 @@ def test_lack_of_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert found.err == (
         "onnxmpq: error: there is not enough memory (Unable to allocate 9 TiB for an array); give fewer samples\n"
     )
+
+
+def test_a_dry_run_predicts_and_writes_nothing(tmp_path: Path, run: Run) -> None:
+    """And ends as convert would."""
+    folder = Folder(tmp_path)
+    table = int8_pays(folder.model, folder.path)
+    before = folder.content()
+    found = run(*folder.convert("--latency", "80%", "--cost-table", table, "--dry-run", "--json"))
+    assert found.code == 0, found.err
+    said = json.loads(found.out)
+    assert said["schema"] == "onnxmpq.prediction/1"
+    assert said["figures"]["latency_ms"] <= 0.8 * said["original"]["latency_ms"]
+    assert said["met"] and said["schemes"]
+    text = run(*folder.convert("--latency", "80%", "--min-sqnr", "9dB", "--cost-table", table, "--dry-run")).out
+    assert "nothing was written" in text and "not predicted, convert measures it: --min-sqnr 9dB" in text
+    for options, code in ((("--latency", "1ns"), 5), (("--latency", "200%"), 14), (("--size", "1kB"), 5)):
+        assert run(*folder.convert(*options, "--cost-table", table, "--dry-run")).code == code
+    closest = run(*folder.convert("--latency", "1ns", "--cost-table", table, "--dry-run", "--best-effort", "--json"))
+    assert closest.code == 0 and not json.loads(closest.out)["met"]
+    assert folder.content() == before
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in available_recipes()])
+def test_a_recipe_shows_its_fields(name: str, tmp_path: Path, run: Run) -> None:
+    """As a file that is the same recipe."""
+    shown = run("recipes", name)
+    assert shown.code == 0
+    (tmp_path / "copy.toml").write_text(shown.out)
+    assert read_recipe(tmp_path / "copy.toml", name) == find_recipe(name)
+    assert json.loads(run("recipes", name, "--json").out)["kind"] == tomllib.loads(shown.out)["kind"]
+
+
+def test_completion_knows_commands_and_options() -> None:
+    """As bash asks for it."""
+    program = "import sys; sys.argv[0] = 'onnxmpq'; from onnxmpq.__main__ import main; main()"
+
+    def completed(words: str, place: int) -> list[str]:
+        asked = {"_ONNXMPQ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert completed("onnxmpq conv", 1) == ["convert"]
+    assert completed("onnxmpq validate --min-", 2) == ["--min-sqnr", "--min-agreement"]

@@ -4,7 +4,7 @@ from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets, require_unmet
 from onnxmpq.allocate.everywhere import int8_everywhere
 from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.level import at_unseen_level, modest_plans
-from onnxmpq.allocate.pose import pose
+from onnxmpq.allocate.pose import pose, require_plan
 from onnxmpq.allocate.problem import DEFAULT, Limits, Option, Problem, Solution, quantized_roots
 from onnxmpq.allocate.quantities import EFFECT, LATENCY, QUANTITIES, SIZE, Quantity
 from onnxmpq.allocate.refine import refine
@@ -34,6 +34,7 @@ __all__ = [
     "quantized_roots",
     "quantized_when_fastest",
     "refine",
+    "require_plan",
     "require_solver",
     "require_unmet",
     "solve",

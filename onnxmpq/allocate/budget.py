@@ -12,6 +12,7 @@ from onnxmpq.cost import CostTable
 from onnxmpq.errors import AlreadyMetError, UsageError
 from onnxmpq.model import Model
 
+FACTORS = ("x", "times")
 _NUMBER_AND_UNIT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-zA-Zµ%]+)\s*$")
 
 
@@ -43,6 +44,15 @@ class Budgets:
         """Quantities with a limit, or of which the minimum is asked for."""
         least = {LATENCY: self.fastest, SIZE: self.smallest}
         return tuple(name for name in QUANTITIES if name in self.limits or least.get(name))
+
+    def spelled(self) -> dict[str, str]:
+        """By quantity, as the command line has it."""
+        found = {name: QUANTITIES[name].least for name in self.asked if name not in self.limits}
+        for name, limit in self.limits.items():
+            unit = QUANTITIES[name].unit
+            value = f"{limit.value * 100:g}%" if limit.relative else f"{limit.value / unit.value:.6g}{unit.symbol}"
+            found[name] = value
+        return found
 
 
 def parse_budgets(**given: str | None) -> Budgets:
@@ -93,6 +103,9 @@ def _parse(quantity: Quantity, text: str) -> Limit:
     if number <= 0:
         raise UsageError(f"{option} {text!r}: must be greater than zero; write for example {examples}")
     factor = 0.01 if unit == "%" else units.get(unit.lower())
+    if factor is None and unit.lower() in FACTORS and number >= 1:
+        share = f"{100 / number:.4g}%"
+        raise UsageError(f"{option} {text!r}: budgets are a share of the original's; {number:g} times less is {share}")
     if factor is None:
         raise UsageError(f"{option} {text!r}: unknown unit {unit!r}; use one of {', '.join(units)} or %")
     if not math.isfinite(number * factor):

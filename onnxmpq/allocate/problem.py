@@ -65,7 +65,8 @@ class Limits:
 class Problem:
     """options: region -> its options, fp32 first where it is offered. activations: root tensor -> divergence caused
     by quantizing it. table: for transitions. fixed: by quantity, of everything that no decision changes, beside what
-    the table has of it. solver: a name of `allocate.SOLVERS`.
+    the table has of it. solver: a name of `allocate.SOLVERS`. barred: fp32 of regions whose scheme the user set
+    (`--set`), which no plan has but the original.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class Problem:
     table: CostTable
     fixed: Mapping[str, float] = field(default_factory=dict)
     solver: str = DEFAULT
+    barred: Mapping[str, Option] = field(default_factory=dict)
 
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
@@ -88,11 +90,13 @@ class Problem:
         for option in self.options[region]:
             if option.scheme.name == wanted:
                 return option
+        if scheme is None and region in self.barred:
+            return self.barred[region]
         raise KeyError(f"{region}: {wanted}")
 
     def holds(self, assignment: Mapping[str, Scheme]) -> bool:
-        """True if every scheme of an assignment is among the options."""
-        return all(
+        """True if every scheme of an assignment is among the options, and it has all that must not stay fp32."""
+        return self.barred.keys() <= assignment.keys() and all(
             any(o.scheme.name == scheme.name for o in self.options[region]) for region, scheme in assignment.items()
         )
 

@@ -11,7 +11,7 @@ import onnx
 from onnxmpq.allocate import EFFECT, LATENCY, QUANTITIES, SIZE, Budgets, Limits, Option, Problem, Solution, solve
 from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
 from onnxmpq.cost import CostTable, PlanCosts, changed_regions
-from onnxmpq.errors import CrashError, DamagedGraphError, ModelError
+from onnxmpq.errors import CrashError, DamagedGraphError, ModelError, UsageError
 from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
@@ -164,9 +164,8 @@ class Loop:
         options = {}
         for region, row in self.problem.options.items():
             more = [excess.get((region, o.scheme.kernel), 0.0) for o in row]
-            options[region] = tuple(
-                replace(o, effect=o.effect + m) for o, m in zip(row, more, strict=True) if math.isfinite(m)
-            )
+            left = [replace(o, effect=o.effect + m) for o, m in zip(row, more, strict=True) if math.isfinite(m)]
+            options[region] = tuple(left) or row  # the only scheme that the user left
         self.problem = replace(self.problem, options=options)
         for number, r in enumerate(self.rounds):
             if self.problem.holds(r.assignment):
@@ -196,7 +195,8 @@ class Loop:
     def original_will_do(self) -> bool:
         """Nothing was asked for that follows from kernels, such as latency and energy: plans on float32's kernels will
         do, and no clock judges them."""
-        return all(QUANTITIES[name].of_storage for name in self.targets.limits)
+        stored = all(QUANTITIES[name].of_storage for name in self.targets.limits)
+        return stored and all(self.on_original_kernels().options.values())  # the user may have set other kernels
 
     def on_original_kernels(self) -> Problem:
         kept = {r: tuple(o for o in row if o.scheme.kernel == FP32) for r, row in self.problem.options.items()}
@@ -337,6 +337,8 @@ def _blamed(assignment: Mapping[str, Scheme], error: ModelError) -> str | None:
 def _without(problem: Problem, region: str, kernel: str) -> Problem:
     """The problem without a kernel of a region."""
     row = tuple(o for o in problem.options[region] if o.scheme.is_fp32 or o.scheme.kernel != kernel)
+    if not row:
+        raise UsageError(f"--set: {kernel} does not run at {region}, and no other scheme was left; set another one")
     return replace(problem, options={**problem.options, region: row})
 
 

@@ -3,6 +3,7 @@
 from onnxmpq.cost.chains import Menu, legalize
 from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
+from onnxmpq.cost.mixed import MixedProfiler
 from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
@@ -17,6 +18,7 @@ __all__ = [
     "Effort",
     "MeasuredCosts",
     "Menu",
+    "MixedProfiler",
     "PlanCosts",
     "PlanProfiler",
     "Profile",

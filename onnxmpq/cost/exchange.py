@@ -20,19 +20,23 @@ from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 
-_MUST_MATCH = ("structure_sha256", "target", "provider", "threads", "onnxruntime")
+_MUST_MATCH = ("structure_sha256", "target", "provider", "threads", "shape", "onnxruntime")
 _ADVICE = {
     "structure_sha256": "it was measured on another model, or on samples for which other steps of preparing change an "
     "output (a warning says so); profile this model with the samples that it is converted with",
     "target": "it was measured for another target",
     "provider": "it was measured with another execution provider",
     "threads": "give the same --threads, or profile again",
+    "shape": "give the same --shape, or profile again",
     "onnxruntime": "what is fused differs between versions; profile again with this one",
 }
 
 
-def describe(model: Model, target: str, provider: str, threads: int) -> dict[str, str]:
-    """The origin of a cost table: runtime, CPU, threads, date, and a hash of the prepared graph's structure."""
+def describe(model: Model, target: str, provider: str, threads: int, shape: str = "") -> dict[str, str]:
+    """The origin of a cost table: runtime, CPU, threads, date, and a hash of the prepared graph's structure.
+
+    shape: of the inputs that are timed, where the user gave one.
+    """
     return {
         **describe_runtime(),
         "date": date.today().isoformat(),
@@ -40,6 +44,7 @@ def describe(model: Model, target: str, provider: str, threads: int) -> dict[str
         "provider": provider,
         "threads": str(threads),
         "structure_sha256": _structure(model),
+        **({"shape": shape} if shape else {}),
     }
 
 
@@ -70,10 +75,9 @@ def read_table(path: Path, expected: dict[str, str]) -> CostTable:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TargetError(f"{path}: not a cost table of `onnxmpq profile` ({error}); profile again") from None
     for field in _MUST_MATCH:
-        if table.meta.get(field) != expected[field]:
-            raise TargetError(
-                f"{path}: {field} is {table.meta.get(field)!r}, here it is {expected[field]!r}: {_ADVICE[field]}"
-            )
+        there, here = table.meta.get(field), expected.get(field)
+        if there != here:
+            raise TargetError(f"{path}: {field} is {there!r}, here it is {here!r}: {_ADVICE[field]}")
     _check_costs(path, table, costs)
     return table
 

@@ -5,9 +5,11 @@
 
 from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
+from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
-from onnxmpq.feeds.recipes import ImageRecipe, available_recipes
+from onnxmpq.feeds.recipes import ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
+from onnxmpq.feeds.timed import Share, Timed, in_words, parse_shapes, shares_of, timed_samples
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 __all__ = [
@@ -15,9 +17,22 @@ __all__ = [
     "Feeds",
     "ImageRecipe",
     "InputSpec",
+    "Recipe",
+    "Share",
+    "Timed",
     "available_recipes",
+    "divisor",
+    "find_recipe",
     "import_source",
+    "in_words",
     "load_feeds",
+    "numbers",
+    "override",
+    "parse_fields",
+    "parse_shapes",
     "read_labels",
+    "recipe_fields",
+    "shares_of",
     "synthesize",
+    "timed_samples",
 ]

@@ -38,7 +38,7 @@ def load_feeds(
     source: object,
     specs: Sequence[InputSpec],
     *,
-    recipe: str | None = None,
+    recipe: str | Recipe | None = None,
     limit: int | None = None,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
@@ -49,8 +49,8 @@ def load_feeds(
     source: a path (`.npz`, `.npy`, `.csv`, `.jsonl`, `.txt`, a picture, a sound, or a folder), `"module:function"`,
         a dict of arrays, an iterable of feeds, a reader with `get_next()`, a callable that returns one of these,
         or None for made-up samples (see `synthesize`).
-    recipe: name of a recipe in `calibration/` or path of a TOML file; for pictures, text and sound. Made-up pictures
-        take their size, range and layout from it.
+    recipe: name of a recipe in `calibration/`, path of a TOML file, or the recipe itself; for pictures, text and sound.
+        Made-up pictures take their size, range and layout from it.
     limit: largest number of samples, evenly spread over the source (of iterables and readers: the first ones).
     seed, dims, bounds: for made-up samples only.
 
@@ -65,7 +65,7 @@ def load_feeds(
     if source is None:
         found = None if recipe is None else find_recipe(recipe)
         if found is not None and not isinstance(found, ImageRecipe):
-            raise UsageError(f"recipe '{recipe}' was given without calibration data; give its source too")
+            raise UsageError(f"recipe '{found.name}' was given without calibration data; give its source too")
         count = DEFAULT_SAMPLES if limit is None else limit
         return synthesize(specs, count, seed, dims=dims, bounds=bounds, recipe=found)
     if dims or bounds:
@@ -78,7 +78,8 @@ def load_feeds(
             raise CalibrationError(f"calibration data {path} does not exist; check the path")
     if recipe is not None:
         raise UsageError(
-            f"recipe '{recipe}' is for files; data from Python must be ready for the model, without recipe"
+            f"recipe '{recipe if isinstance(recipe, str) else recipe.name}' is for files; data from Python must be "
+            "ready for the model, without recipe"
         )
     if isinstance(source, str | PathLike):
         return read_python(import_source(str(source)), specs, limit, str(source))

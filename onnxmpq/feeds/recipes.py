@@ -6,7 +6,7 @@ means is documented in `docs/calibration.md`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -128,14 +128,32 @@ def recipe_names(kind: RecipeKind | None = None) -> list[str]:
     return [r.name for r in available_recipes() if kind is None or isinstance(r, kinds[kind])]
 
 
-def find_recipe(name_or_path: str) -> Recipe:
-    """The recipe of that name, or in that TOML file. CalibrationError where there is none."""
+def find_recipe(given: str | Recipe) -> Recipe:
+    """The recipe of that name, or in that TOML file, or the given one. CalibrationError where there is none."""
+    return read_recipe(find_file(given), given) if isinstance(given, str) else given
+
+
+def recipe_fields(recipe: Recipe) -> dict[str, object]:
+    """Fields and their values, defaults included, as a TOML file has them; without those that are not set."""
+    kinds = {ImageRecipe: "image", TextRecipe: "text", AudioRecipe: "audio"}
+    found: dict[str, object] = {"kind": kinds[type(recipe)]}
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if value is not None and field.name != "name":
+            found[field.name] = str(value) if isinstance(value, np.dtype | Path) else value
+    if isinstance(recipe, TextRecipe):
+        found["inputs"] = {key: found.pop(key) for key in ("ids", "mask", "types") if key in found}
+    return found
+
+
+def find_file(name_or_path: str) -> Path:
+    """The file of a recipe. CalibrationError for a name that none has."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or len(path.parts) > 1:
-        return read_recipe(path, name_or_path)
+        return path
     shipped = data_folder("calibration") / f"{name_or_path}.toml"
     if shipped.is_file():
-        return read_recipe(shipped, name_or_path)
+        return shipped
     names = recipe_names()
     hint = nearest(name_or_path, names, "the recipes are")
     raise CalibrationError(f"no recipe is called '{name_or_path}'; {hint} (a path to your own .toml file works too)")
@@ -143,19 +161,28 @@ def find_recipe(name_or_path: str) -> Recipe:
 
 def read_recipe(path: Path, name: str) -> Recipe:
     """The recipe in a TOML file. CalibrationError naming the file and field that is wrong."""
+    return make_recipe(read_fields(path), f"recipe {path}", name, path.parent)
+
+
+def read_fields(path: Path) -> dict[str, object]:
+    """Fields of a recipe's file, unchecked. CalibrationError where it is no TOML."""
     try:
-        values = read_toml(path)
+        return read_toml(path)
     except FileNotFoundError as error:
         raise CalibrationError(f"recipe {path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         raise CalibrationError(f"recipe {path} is no readable TOML file: {error}") from error
-    table = Fields(values, f"recipe {path}", CalibrationError)
+
+
+def make_recipe(values: dict[str, object], where: str, name: str, folder: Path) -> Recipe:
+    """A recipe from its fields. where: for messages. folder: that paths are relative to."""
+    table = Fields(values, where, CalibrationError)
     kind = table.choice("kind", get_args(RecipeKind))
     description = table.text("description")
     if kind == "image":
         recipe: Recipe = _image_recipe(table, name, description)
     elif kind == "text":
-        recipe = _text_recipe(table, name, description, path.parent)
+        recipe = _text_recipe(table, name, description, folder)
     else:
         recipe = AudioRecipe(
             name,

@@ -1,6 +1,6 @@
 """The menu: which schemes each region may have on a target, and every filter that makes it shorter."""
 
-from onnxmpq.menu.candidates import candidates, check_requested, matching_regions
+from onnxmpq.menu.candidates import candidates, check_requested
 from onnxmpq.menu.filters import (
     BOUND_LOSS_DB,
     bound_loss_db,
@@ -14,6 +14,7 @@ from onnxmpq.menu.filters import (
     within_float16,
     without_underflow,
 )
+from onnxmpq.menu.patterns import matching_regions
 from onnxmpq.menu.require import require_candidates, require_half
 from onnxmpq.menu.tensors import (
     activation_tensors,

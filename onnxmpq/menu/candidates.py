@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
-from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.errors import TargetError
 from onnxmpq.menu.filters import finite_weights
+from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
@@ -29,24 +28,31 @@ def candidates(
     excluded: Iterable[str] = (),
     requested: Iterable[str] = (),
     cpu: DeployCpu | None = None,
+    patterns: Mapping[str, Sequence[str]] | None = None,
 ) -> Menu:
     """Schemes per region that the target lists and the dialect can spell; float32 always first.
 
-    requested: names of schemes that may be used, all where there are none. cpu: the deployment CPU, for which schemes
-    get their weight format (`deployment.scheme_for`); None for the default of `--deploy-cpu`. Raises UsageError, and
-    TargetError for a requested scheme that the target does not list.
+    excluded: patterns of regions that stay in float32. requested: names of schemes that may be used, all where there
+    are none. patterns: schemes that regions shall have, by pattern, whatever is requested (`menu.patterns`). cpu: the
+    deployment CPU, for which schemes get their weight format (`deployment.scheme_for`); None for the default of
+    `--deploy-cpu`. Raises UsageError, and TargetError for a scheme that the target does not list.
     """
-    left_out, wanted = matching_regions(model, excluded), frozenset(requested)
+    wanted, settings = frozenset(requested), settings_of(excluded, patterns or {})
     check_requested(wanted, target)
+    for setting in settings:
+        check_requested(frozenset(setting.schemes) - {FP32}, target)
+    spelled = {r.name: [s for s in _listed(r, target) if dialect.supports(r, s, model.opset)] for r in model.regions}
+    asked = asked_of(model, settings, {name: [s.name for s in row] for name, row in spelled.items()})
     cpu = deploy_cpu(DeployCpu.ANY, target) if cpu is None else cpu
     frozen = set(model.already_quantized)
     menu: dict[str, tuple[Scheme, ...]] = {}
     reasons: dict[str, str] = {}
     for region in model.regions:
-        listed = [s for s in _listed(region, target) if not wanted or s.name in wanted]
-        offered = [s for s in listed if dialect.supports(region, s, model.opset)]
-        if region.name in left_out:
-            offered, reasons[region.name] = [], "excluded by the user"
+        allowed = asked.schemes.get(region.name, wanted)
+        listed = [s for s in _listed(region, target) if not allowed or s.name in allowed]
+        offered = [s for s in spelled[region.name] if not allowed or s.name in allowed]
+        if asked.schemes.get(region.name) == frozenset((FP32,)):
+            offered, reasons[region.name] = [], _why_fp32(asked.settings[region.name])
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
@@ -56,7 +62,11 @@ def candidates(
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
         raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
-    return finite_weights(model, Menu(menu, reasons))
+    return finite_weights(model, Menu(menu, reasons, asked))
+
+
+def _why_fp32(setting: Setting) -> str:
+    return "excluded by the user" if setting.option == "--exclude" else f"set by the user ({setting.pattern})"
 
 
 def _why_nowhere(scheme: Scheme, model: Model, target: Target, dialect: Dialect) -> str:
@@ -86,27 +96,3 @@ def _listed(region: Region, target: Target) -> list[Scheme]:
     if target.unfolds_weights and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:
         return [s for s in listed if s.weight is None or s.weight.bits == 8]
     return listed
-
-
-def matching_regions(model: Model, patterns: Iterable[str]) -> frozenset[str]:
-    """Regions whose own or original node names match a name, glob, or /regex/. Raises UsageError for no match."""
-    found: set[str] = set()
-    for pattern in patterns:
-        hits = {r.name for r in model.regions for n in _names(model, r) if _matches(n, pattern)}
-        if not hits:
-            raise UsageError(f"--exclude {pattern!r} matches no node; `onnxmpq inspect` lists the names")
-        found |= hits
-    return frozenset(found)
-
-
-def _names(model: Model, region: Region) -> list[str]:
-    return [original for node in region.nodes for original in (node, *model.origin.get(node, ()))]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if len(pattern) > 2 and pattern[0] == pattern[-1] == "/":
-        try:
-            return re.search(pattern[1:-1], name) is not None
-        except re.error as error:
-            raise UsageError(f"--exclude {pattern!r}: not a regular expression ({error})") from None
-    return name == pattern or fnmatch.fnmatchcase(name, pattern)

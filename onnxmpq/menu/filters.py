@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+from onnxmpq.errors import UsageError
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import Histogram
@@ -31,23 +32,38 @@ def one_activation_format(model: Model, menu: Menu) -> Menu:
             reach[read] = reach.get(read, 0) + macs
     enough = ABOUT_AS_MANY * max(reach.values(), default=0)
     best = next((read for read in PREFERRED if read in reach and reach[read] >= enough), Format.FLOAT)
+    best = _format_asked_for(menu) or best
     return menu.where(lambda _, s: not s.reads.quantized or s.reads is best)
+
+
+def _format_asked_for(menu: Menu) -> Format | None:
+    """Of the activations of schemes that the user set. Raises UsageError for several."""
+    found: dict[Format, str] = {}
+    for name in filter(menu.requires, menu):
+        formats = {s.reads for s in menu[name] if not s.is_fp32}
+        if len(formats) == 1 and next(iter(formats)).quantized:
+            found.setdefault(next(iter(formats)), name)
+    if len(found) > 1:
+        where = " and ".join(f"{read.value} at {name}" for read, name in found.items())
+        raise UsageError(f"--set asks for {where}; a plan has one format of quantized activations, set one of them")
+    return next(iter(found), None)
 
 
 def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
     """The menu of a measured target for what is asked. small: a size counts. fast: latency or energy counts.
 
     For size alone, float activations: w4 and w8 keep float32's latency and lose less than int8 arithmetic. Where size
-    does not count, no weights of fewer bits than others of the same kernel.
+    does not count, no weights of fewer bits than others of the same kernel. Where the user set int8 somewhere, the
+    operators around it keep the choice, since their kernels are one chain.
     """
     if not small:
         return widest_weights(menu)
-    return menu if fast else storage_only(menu)
+    return menu if fast or _format_asked_for(menu) else storage_only(menu)
 
 
 def storage_only(menu: Menu) -> Menu:
     """The menu without quantized activations."""
-    return menu.where(lambda _, s: s.reads is Format.FLOAT and not s.dynamic)
+    return menu.preferring(lambda _, s: s.reads is Format.FLOAT and not s.dynamic)
 
 
 def widest_weights(menu: Menu) -> Menu:
@@ -59,7 +75,7 @@ def widest_weights(menu: Menu) -> Menu:
             if scheme.weight is not None:
                 kind = name, scheme.kernel, scheme.reads
                 most[kind] = max(most.get(kind, 0), scheme.weight.bits)
-    return menu.where(lambda name, s: s.weight is None or s.weight.bits == most[name, s.kernel, s.reads])
+    return menu.preferring(lambda name, s: s.weight is None or s.weight.bits == most[name, s.kernel, s.reads])
 
 
 def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]) -> Menu:
@@ -75,7 +91,7 @@ def within_float16(model: Model, menu: Menu, histograms: Mapping[str, Histogram]
         kept[region.name] = tuple(s for s in row if s.half is None or s.half not in left_out)
         if not fits and any(s.half == "float16" for s in row) and len(kept[region.name]) == 1:
             reasons[region.name] = f"values up to {reach:.3g} do not fit float16"
-    return Menu(kept, {**menu.reasons, **reasons})
+    return menu.but(kept, reasons)
 
 
 def bounded_activations(model: Model, menu: Menu, histograms: Mapping[str, Histogram]) -> Menu:
@@ -89,7 +105,7 @@ def bounded_activations(model: Model, menu: Menu, histograms: Mapping[str, Histo
         kept[region.name] = row if broken is None else tuple(s for s in row if not s.reads.quantized)
         if len(kept[region.name]) == 1 < len(row):
             reasons[region.name] = f"tensor {broken!r} holds NaN or infinity on some samples"
-    return Menu(kept, {**menu.reasons, **reasons})
+    return menu.but(kept, reasons)
 
 
 def finite_weights(model: Model, menu: Menu) -> Menu:
@@ -102,7 +118,7 @@ def finite_weights(model: Model, menu: Menu) -> Menu:
         if broken is not None:
             kept[region.name] = kept[region.name][:1]
             reasons[region.name] = f"its constant {broken!r} holds NaN or infinity"
-    return Menu(kept, {**menu.reasons, **reasons})
+    return menu.but(kept, reasons)
 
 
 def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Menu:
@@ -120,7 +136,7 @@ def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str]
         kept[region.name] = tuple(s for s in menu[region.name] if s.name not in lost)
         if lost and len(kept[region.name]) == 1:
             reasons[region.name] = f"the weights of a channel underflow in {' and '.join(sorted(lost))}"
-    return Menu(kept, {**menu.reasons, **reasons})
+    return menu.but(kept, reasons)
 
 
 def cautious_where_idle(
@@ -168,7 +184,7 @@ def needing_unsigned_weights(
     uint8. requested: schemes that the user asked for by name, which stay.
     """
     regions = {r.name: r for r in model.regions}
-    return menu.where(
+    return menu.preferring(
         lambda name, s: (
             not s.unsigned_weights
             or s.name in requested

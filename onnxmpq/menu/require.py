@@ -13,11 +13,12 @@ _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None:
-    """Raises NothingToQuantizeError where no layer has a choice."""
+    """Raises NothingToQuantizeError where no layer has a choice, UsageError where a region lost all that was set."""
+    _require_set(menu)
     if any(len(menu[r.name]) > 1 for r in model.layers):
         return
     if excluded:
-        raise NothingToQuantizeError("--exclude leaves no layer to quantize; exclude fewer nodes")
+        raise NothingToQuantizeError("--exclude or --set leaves no layer to quantize; leave out fewer nodes")
     already = f"; {len(model.already_quantized)} nodes are already quantized" if model.already_quantized else ""
     known = [f"{r.name}: {menu.reasons[r.name]}" for r in model.layers if r.name in menu.reasons]
     why = known[0] if known else f"{', '.join(OPERATORS)} with a constant float32 weight, opset 13 or newer"
@@ -27,6 +28,16 @@ def require_candidates(model: Model, menu: Menu, excluded: bool = False) -> None
         f"none of the model's {len(model.layers)} layers can be quantized ({why}){already}{wide}; "
         "use the model as it is"
     )
+
+
+def _require_set(menu: Menu) -> None:
+    for name in filter(menu.requires, menu):
+        if all(s.is_fp32 for s in menu[name]):
+            why = menu.reasons.get(name, "no kernel of it is known here")
+            raise UsageError(
+                f"{menu.asked.settings[name].shown}: {name} cannot have it ({why}); leave this node out, "
+                "or set the operators around it too"
+            )
 
 
 def require_half(menu: Menu, target: Target) -> None:

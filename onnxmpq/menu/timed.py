@@ -43,7 +43,7 @@ def proven(
             reasons[name] = f"{runtime.name} does not fuse {', '.join(missing)} here"
     for name, kernels in crashing.items():
         reasons[name] = f"{runtime.name} crashes with {', '.join(sorted(kernels))} here"
-    return Menu(kept.rows, {**menu.reasons, **reasons})
+    return menu.but(kept.rows, reasons)
 
 
 def _fused(region: Region, scheme: Scheme, profiles: Sequence[ProfiledPlan], runtime: Runtime) -> bool:
@@ -70,7 +70,7 @@ def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]]) -> Menu:
         own, plain = costs.get(scheme.kernel, 0.0), costs.get(FP32, 0.0)
         return scheme.kernel == FP32 or scheme.reads is not Format.FLOAT or own < plain
 
-    return menu.where(stays)
+    return menu.preferring(stays)
 
 
 def used_when_fastest(model: Model, menu: Menu, used: Collection[str]) -> Menu:
@@ -80,4 +80,4 @@ def used_when_fastest(model: Model, menu: Menu, used: Collection[str]) -> Menu:
     measured. used: regions that are quantized in the fastest plans.
     """
     layers = {r.name for r in model.layers}
-    return menu.where(lambda name, s: name in layers or s.is_fp32 or name in used)
+    return menu.preferring(lambda name, s: name in layers or s.is_fp32 or name in used)

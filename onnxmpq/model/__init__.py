@@ -13,7 +13,7 @@ from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
-from onnxmpq.model.load import Loaded, is_quantized_op, load, read
+from onnxmpq.model.load import Loaded, file_bytes, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
@@ -26,7 +26,7 @@ from onnxmpq.model.store import WeightStore, described, serialized_bytes, withou
 from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
-from onnxmpq.model.work import multiply_accumulates
+from onnxmpq.model.work import multiply_accumulates, work_in_bodies
 
 __all__ = [
     "OPERATORS",
@@ -50,6 +50,7 @@ __all__ = [
     "described_again",
     "drop_values",
     "export",
+    "file_bytes",
     "find_regions",
     "free_name",
     "imported",
@@ -68,6 +69,7 @@ __all__ = [
     "subgraphs",
     "table_rows",
     "without_initializers",
+    "work_in_bodies",
 ]
 
 

@@ -23,6 +23,8 @@ def sink(proto: onnx.ModelProto) -> None:
     in the same graph as the node.
     """
     graph = proto.graph
+    if not any(True for node in graph.node for _ in bodies(node)):
+        return
     moves = _moves(graph)
     if not moves.handed:
         return

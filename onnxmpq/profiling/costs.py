@@ -14,6 +14,7 @@ from onnxmpq.cost import (
     Crashing,
     Effort,
     MeasuredCosts,
+    MixedProfiler,
     PlanCosts,
     PlanProfiler,
     Profile,
@@ -29,9 +30,9 @@ from onnxmpq.cost import (
     read_table,
     uniform_plans,
 )
-from onnxmpq.errors import TargetError
+from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Array, Feeds
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import call
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
@@ -52,45 +53,57 @@ def plan_costs(
     menu: Menu,
     rules: Rules,
     bench: Workbench,
-    feeds: Feeds,
+    feeds: Feeds | Timed,
     settings: SessionSettings,
     effort: Effort,
     table_file: Path | None,
     context: Context,
+    shape: str = "",
 ) -> tuple[PlanCosts, Menu]:
     """Costs from this machine, from a table measured elsewhere, or from the target's model; and what they offer.
 
-    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`).
+    Plans that this machine timed within the last hour are not measured again (`profiling/timings.py`). shape: of the
+    samples in words, where the user chose one.
     """
-    meta = describe(model, device.name, settings.provider, settings.threads)
+    timed = Timed.of(feeds)
+    meta = describe(model, device.name, settings.provider, settings.threads, shape)
     if table_file is not None:
         table = read_table(table_file, meta)
         (context.progress.warn if elsewhere(table) else context.progress.say)(origin(table))
         return TableCosts(model, replace(table, rules=rules)), in_table(menu, table.offers)
     if not device.measured or device.runtime is None:
-        return TableCosts(model, replace(modelled_table(model, device, feeds, menu), rules=rules)), menu
-    timed, crashing = feeds.batch([feeds.typical]), Crashing()
-    others = single(feeds.take(_others(feeds)))
-    profiler = RememberingProfiler(
-        Profiler(model, timed, settings, effort, device.runtime, others), context.cache, model, timed, effort
-    )
+        if len(timed.parts) > 1:
+            raise UsageError(f"--shape: several shapes are for measured targets; costs of {device.name} are modelled")
+        return TableCosts(model, replace(modelled_table(model, device, timed.first, menu), rules=rules)), menu
+    crashing = Crashing()
+    found = [
+        (share, Profiler(model, part.batch([part.typical]), settings, effort, device.runtime, _others(part)))
+        for share, part in timed.parts
+    ]
+    inputs = {f"{number} {share}": profiler.feeds for number, (share, profiler) in enumerate(found)}
+    mixed: PlanProfiler = MixedProfiler(found) if len(found) > 1 else found[0][1]
+    known = inputs if len(found) > 1 else found[0][1].feeds
+    profiler = RememberingProfiler(mixed, context.cache, model, known, effort)
     profiles, uniform = profile(profiler, menu, rules, bench, context, crashing)
     if reused := profiler.timings.in_words():
         context.progress.say(reused)
-    mixed = len(profiles) - uniform
-    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=mixed)
+    refit = partial(fit_table, model, uniform=uniform, meta=meta, rules=rules, mixed=len(profiles) - uniform)
     return MeasuredCosts(profiler, profiles, refit), proven(model, menu, profiles, device.runtime, crashing)
 
 
-def _others(feeds: Feeds) -> list[int]:
+def _others(feeds: Feeds) -> list[dict[str, Array]]:
     """Samples beside the timed one: the largest and the smallest, where there are such, and the first ones."""
     ends = feeds.extremes if len(feeds.extremes) > 1 else []
-    return [i for i in dict.fromkeys((*ends, *range(len(feeds)))) if i != feeds.typical][:OTHERS]
+    found = [i for i in dict.fromkeys((*ends, *range(len(feeds)))) if i != feeds.typical][:OTHERS]
+    return list(single(feeds.take(found)))
 
 
-def quick_latency_s(source: Any, feeds: Feeds, settings: SessionSettings) -> float:
+def quick_latency_s(source: Any, feeds: Feeds | Timed, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
-    return call(_quickly, absolute(source), feeds.batch([feeds.typical]), settings, doing="timing the original")
+    return sum(
+        share * call(_quickly, absolute(source), part.batch([part.typical]), settings, doing="timing the original")
+        for share, part in Timed.of(feeds).parts
+    )
 
 
 def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -> float:
@@ -127,5 +140,5 @@ def profile(
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
-    context.progress.say(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    context.progress.detail(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
     return profiles, len(found[0])

@@ -41,7 +41,7 @@ class RememberingProfiler:
         profiler: PlanProfiler,
         cache: Cache,
         model: Model,
-        feeds: Mapping[str, Array],
+        feeds: Mapping[str, Array] | Mapping[str, Mapping[str, Array]],
         effort: Effort,
         clock: Callable[[], float] = time.time,
     ) -> None:

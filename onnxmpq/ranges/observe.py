@@ -48,7 +48,7 @@ def observe(
     memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
 ) -> Observation:
-    """Histograms of float tensors over all samples; `tick` gets the number of samples of each run done.
+    """Histograms of float tensors over all samples; `tick` gets the number of tensors done in each run.
 
     threads: samples that run side by side, one thread each. A session shows as many tensors as `memory` has room for,
     for one sample; the model runs once more for every further part. Which tensors are shown together follows from the
@@ -88,7 +88,7 @@ def _observe_chunk(
         for tensor, values in made.items():
             if tensor in histograms and tensor in chunk:
                 histograms[tensor].add(np.asarray(values, dtype=np.float32))
-        tick(1)
+        tick(sum(t in histograms for t in chunk))
 
 
 def _float_bytes(shape: Sequence[int]) -> int:

@@ -30,7 +30,7 @@ SCHEMA = "onnxmpq.reproducer/1"
 SUFFIX = ".reproducer.zip"
 _PACKAGES = ("onnxmpq", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "highspy", "ml_dtypes", "protobuf")
 _OUTPUT = ("-o", "--output")
-_FREE_TEXT = ("--exclude", "--scheme", "--without", "--output-kind")  # options whose values are no paths
+_FREE_TEXT = ("--set", "--exclude", "--scheme", "--without", "--output-kind")  # options whose values are no paths
 _HOMES = re.compile(r"(?:[A-Za-z]:)?[\\/](?:home|Users)[\\/][^\\/\s'\"]+[\\/]")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # of a file in a .zip; the time of day is nobody's business
 

@@ -1,20 +1,34 @@
 """The request: every option of `convert`, declared once for Python, the command line, config files and the docs."""
 
-from onnxmpq.request.command_line import given_options, with_options
+from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
 from onnxmpq.request.config import read_config
-from onnxmpq.request.options import Option, Source, options_of, takes
-from onnxmpq.request.request import DEFAULT_SAMPLES, Request
+from onnxmpq.request.gate import GateOptions
+from onnxmpq.request.help import GroupedCommand
+from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
+from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
+from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
+from onnxmpq.request.written import config_text, toml
 
 __all__ = [
     "DEFAULT_SAMPLES",
+    "GROUPS",
+    "GateOptions",
+    "Group",
+    "GroupedCommand",
     "Option",
+    "QualityOptions",
     "Request",
+    "SampleOptions",
     "Source",
+    "config_text",
     "given_options",
+    "option_like",
     "option_table",
     "options_of",
     "read_config",
+    "take_config",
     "takes",
+    "toml",
     "with_options",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
+from onnxmpq.feeds import parse_fields, parse_shapes
 from onnxmpq.fields import is_number, is_whole, nearest, shown
-from onnxmpq.request.options import Declared, options_of
+from onnxmpq.request.options import Declared, Kind, Option, options_of
+from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request
 from onnxmpq.sensitivity import KINDS, OutputKind
 
@@ -20,21 +22,26 @@ _WANTED = {
     "file": "a path in quotes",
     "switch": "true or false",
     "kinds": "a table of NAME = KIND, or texts such as NAME=KIND",
+    "numbers": "a number, a list of numbers or a text in quotes",
+    "fields": "a table of FIELD = VALUE, or texts such as FIELD=VALUE",
+    "shapes": "a table of INPUT = [sizes], or texts such as INPUT=8x3x224x224",
+    "patterns": "a table of PATTERN = SCHEME, or texts such as PATTERN=SCHEME",
     "cache": "a folder in quotes, or false",
 }
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, Any]:
     """Arguments of `Request` by name. Paths are relative to the current folder, as on the command line.
 
-    Raises UsageError, with file and option, for a file that is no TOML, an unknown option or a value of a wrong type.
+    own: further options, which only the command has, with their kind. Raises UsageError, with file and option, for a
+    file that is no TOML, an unknown option or a value of a wrong type.
     """
     try:
         values = read_toml(path)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
-    spellings = _spellings()
+    spellings = {**_spellings(), **{name: _only_here(name, kind) for name, kind in (own or {}).items()}}
     found: dict[str, Any] = {}
     for key, value in values.items():
         declared = spellings.get(key.replace("-", "_"))
@@ -45,6 +52,11 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
         found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
     return found
+
+
+def _only_here(name: str, kind: Kind) -> Declared:
+    """An option that is none of the request."""
+    return Declared(name, None, None, Option("", kind, group="Files"))
 
 
 def _spellings() -> dict[str, Declared]:
@@ -76,10 +88,34 @@ def _value(declared: Declared, value: object, where: str) -> Any:
             return value
         case "cache" if isinstance(value, str | bool):
             return value
+        case "numbers" if isinstance(value, str) or is_number(value):
+            return str(value)
+        case "numbers" if isinstance(value, list) and value and all(map(is_number, value)):
+            return ",".join(map(str, value))
+        case "fields" if isinstance(value, dict):
+            return value
+        case "fields" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            return parse_fields(value, where)
+        case "shapes" if isinstance(value, dict):
+            return parse_shapes([f"{name}={_sizes(size)}" for name, size in value.items()], where)
+        case "shapes" if isinstance(value, list):
+            return parse_shapes(map(str, value), where)
+        case "patterns" if isinstance(value, dict) and all(map(_is_schemes, value.values())):
+            return patterns_of(value, where)
+        case "patterns" if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            return parse_patterns(value, where)
         case "kinds" if isinstance(value, dict | list):
             entries = [f"{name}={kind}" for name, kind in value.items()] if isinstance(value, dict) else value
             return parse_kinds(map(str, entries), where)
     wrong()
+
+
+def _sizes(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _is_schemes(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
 
 
 def parse_kinds(entries: Iterable[str], where: str = "--output-kind") -> dict[str, OutputKind]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -13,9 +13,27 @@ import onnx
 
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
-Kind = Literal["text", "texts", "whole", "file", "switch", "kinds", "cache", "python"]
-"""Values that the command line and config files take: a text, several texts, a whole number, a path, yes or no, kinds
-by output name, a folder or no; "python" for arguments that only Python has."""
+Kind = Literal[
+    "text",
+    "texts",
+    "numbers",
+    "whole",
+    "file",
+    "switch",
+    "kinds",
+    "patterns",
+    "fields",
+    "shapes",
+    "cache",
+    "python",
+]
+"""Values that the command line and config files take: a text, several texts, one or several numbers, a whole number, a
+path, yes or no, kinds by output name, schemes by pattern, values by field of a recipe, shapes by input, a
+folder or no; "python" for
+arguments that only Python has."""
+Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Files", "Python only"]
+"""What options are about, in the order in which `--help` and the docs show them."""
+GROUPS: tuple[Group, ...] = get_args(Group)
 Given = ParamSpec("Given")
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
@@ -25,7 +43,8 @@ Result = TypeVar("Result")
 class Option:
     """help: one line, without a full stop. kind: what may be given. flags: on the command line, () for `--NAME`.
 
-    least: of whole numbers. more: what Python and the docs say beside `help`, in sentences.
+    least: of whole numbers. more: what Python and the docs say beside `help`, in sentences. metavar: what the command
+    line's help writes for the value, such as DURATION; "" for switches.
     """
 
     help: str
@@ -33,6 +52,8 @@ class Option:
     flags: tuple[str, ...] = ()
     least: int | None = None
     more: str = ""
+    group: Group = field(kw_only=True)
+    metavar: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)

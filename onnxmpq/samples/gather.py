@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxmpq.context import Context
 from onnxmpq.errors import CalibrationError, ModelError
-from onnxmpq.feeds import Feeds, InputSpec, load_feeds
+from onnxmpq.feeds import Feeds, InputSpec, Recipe, Share, Timed, load_feeds, timed_samples
 from onnxmpq.isolation import patience_s
 from onnxmpq.model import Model, table_rows
 from onnxmpq.runtimes import absolute, specs_of
@@ -30,13 +30,20 @@ FEWEST_FOR_EFFECTS = 32  # to do without those that decide
 class Samples:
     """Calibration samples, and others for validation. held_out: False where there are too few to hold any back.
 
-    first_s: what the largest sample took when the model ran for the first time, sessions included.
+    first_s: what the largest sample took when the model ran for the first time, sessions included. shapes: of what is
+    timed.
     """
 
     calibration: Feeds
     validation: Feeds
     held_out: bool
     first_s: float = 0.0
+    shapes: tuple[Share, ...] = ()
+
+    @property
+    def timed(self) -> Timed:
+        """Samples that are timed. Raises UsageError for shapes that do not fit."""
+        return timed_samples(self.calibration, self.shapes)
 
     @property
     def limit_s(self) -> float:
@@ -67,7 +74,7 @@ class Samples:
 
 
 def gather_samples(
-    model: Model, calibration: Any, recipe: str | None, limit: int, context: Context, source: Any = None
+    model: Model, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context, source: Any = None
 ) -> Samples:
     """Read the samples and hold every fourth one back for validation.
 

@@ -31,6 +31,7 @@ class OutputView:
     detections), which cannot be compared by position, and for those that depend on random numbers. padded: True for the
     former where there is nothing else to compare; their values are then laid out in a row as long as the longest one,
     one sample a run.
+    inner: True for a tensor that is no output, but what integer outputs are made of.
     scale: without classes, 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
     ragged: True where samples have different shapes, and the output follows them. A class output then has as many rows
     in all codes, spread over those of the sample; values are laid out in a row as long as the longest sample's, and
@@ -47,6 +48,7 @@ class OutputView:
     width: int = 0
     elements: int = 0
     padded: bool = False
+    inner: bool = False
     ragged: bool = False
     channels: int | None = None
 
@@ -128,7 +130,7 @@ class Divergence:
     scale: float = field(default=1.0, kw_only=True)
 
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
-        """Outputs of a run of `samples` samples -> float32 [samples, width]."""
+        """Values of `tensors` in a run of `samples` samples -> float32 [samples, width]."""
         return np.concatenate([v.encode(numbers(o), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
 
     def parts(self, code: Code) -> list[Code]:
@@ -150,7 +152,13 @@ class Divergence:
 
     @property
     def kinds(self) -> dict[str, OutputKind]:
-        return {v.name: v.kind for v in self.views}
+        """Of outputs."""
+        return {v.name: v.kind for v in self.views if not v.inner}
+
+    @property
+    def tensors(self) -> list[str] | None:
+        """The tensors that are compared, one per view; None where these are the outputs."""
+        return [v.name for v in self.views] if any(v.inner for v in self.views) else None
 
     @property
     def one_at_a_time(self) -> bool:

@@ -55,7 +55,7 @@ def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind], t
     found = np.zeros(len(feeds))
     if not any(v.classes for v in divergence.views):
         return found
-    for number, outputs in enumerate(run_samples(model.store, feeds, threads=threads)):
+    for number, outputs in enumerate(run_samples(model.store, feeds, divergence.tensors, threads=threads)):
         code, start = divergence.encode(outputs, 1), 0
         for view in divergence.views:
             if view.classes:

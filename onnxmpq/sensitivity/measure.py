@@ -88,10 +88,15 @@ class _Worker:
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
-        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.store)
+        self.threads, self.settings, self.cutter = (
+            threads,
+            SessionSettings(lean=True),
+            Cutter(model.store, frame.divergence.tensors),
+        )
         self.targets = self._targets()
         self.bytes = self._bytes(feeds.batch([feeds.largest]))
-        batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
+        growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
+        batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
         step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
         self.rows = feeds.stretches(step)
 
@@ -140,6 +145,11 @@ class _Worker:
         inner = [t for t in self.targets if t not in one]
         values = {**one, **values_once(self.model.store, one, inner)}
         return {t: v.nbytes for t, v in values.items() if t in self.targets}
+
+    def _grows(self, tensor: str) -> bool:
+        """False for a weight that is handed to bodies, which is as large for many samples as for one."""
+        region = self.targets[tensor]
+        return region is None or bool(self.cutter.reads(region))
 
     def _stacks(self, feeds: Feeds) -> bool:
         """True where the outputs of samples that run together come one after the other along the first axis. The states

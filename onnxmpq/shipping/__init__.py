@@ -1,6 +1,7 @@
 """Shipping: the plan that keeps budgets and quality, built, measured to the end, and what is said about it."""
 
 from onnxmpq.shipping.default_session import Disagreement, as_shipped, disagreement
+from onnxmpq.shipping.dry import predicted
 from onnxmpq.shipping.exactness import RULE, Exactness
 from onnxmpq.shipping.guard import finish
 from onnxmpq.shipping.job import Job, Labelled, QualityCheck, Shipped
@@ -16,4 +17,5 @@ __all__ = [
     "as_shipped",
     "disagreement",
     "finish",
+    "predicted",
 ]

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets
-from onnxmpq.closed_loop import option, reach
+from onnxmpq.closed_loop import Outcome, option, reach
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
+from onnxmpq.shipping.beside import with_comparisons
 from onnxmpq.shipping.budgets import WithinBudgets
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
@@ -28,11 +29,17 @@ def finish(job: Job) -> Shipped:
     Raises BudgetError, NothingFasterError, QualityError, or AlreadyMetError where nothing needs to be quantized.
     """
     job.floors.require_classes(any(v.classes for v in job.effects.divergence.views))
-    shipped = _Guard(job).run()
-    smaller = SIZE in job.budgets.limits and shipped.outcome.met  # by preparing alone, which the original is not
-    if not shipped.outcome.assignment and not smaller:
+    guard = _Guard(job)
+    shipped = guard.run()
+    require_quantized(job, shipped.outcome)
+    return with_comparisons(job, guard.quality, shipped)
+
+
+def require_quantized(job: Job, outcome: Outcome) -> None:
+    """Raises AlreadyMetError where a plan leaves everything in float32."""
+    smaller = SIZE in job.budgets.limits and outcome.met  # by preparing alone, which the original is not
+    if not outcome.assignment and not smaller:
         raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
-    return shipped
 
 
 class _Guard:

@@ -8,6 +8,7 @@ import pytest
 
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Limits, Option, Problem, Quantity, parse_budgets, pose, solve
 from onnxmpq.allocate.quantities import BYTES, Unit, goals
+from onnxmpq.menu import Menu
 from onnxmpq.request import Request, options_of
 from tests.allocate.problems import GRAPHS, TOLERANCE, legal_assignments, random_problem, with_energies
 
@@ -103,6 +104,8 @@ def test_a_row_that_is_added_limits_plans(monkeypatch: pytest.MonkeyPatch, graph
 def test_a_row_that_is_added_is_posed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(QUANTITIES, "memory", MEMORY)  # type: ignore[arg-type]
     known = full("chain")
-    menu = {region: tuple(o.scheme for o in row if o.scheme.weight is None) for region, row in known.options.items()}
-    posed = pose(known.model, menu, known.table, None, {})  # type: ignore[arg-type]
+    menu = Menu(
+        {region: tuple(o.scheme for o in row if o.scheme.weight is None) for region, row in known.options.items()}
+    )
+    posed = pose(known.model, menu, known.table, None, {})
     assert posed.total("memory", {}) == 64.0 + 400.0 * len(known.model.regions)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import re
 import sys
 import typing
@@ -16,11 +18,23 @@ import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.cli import app, main
 from onnxmpq.errors import UsageError
-from onnxmpq.request import DEFAULT_SAMPLES, Request, option_table, options_of, read_config
+from onnxmpq.request import DEFAULT_SAMPLES, GROUPS, Request, option_table, options_of, read_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-COMMAND_ONLY = {"model", "config", "report", "no_cache", "as_json", "quiet", "debug"}
+COMMAND_ONLY = {
+    "destination",
+    "verbose",
+    "model",
+    "config",
+    "write_config",
+    "dry_run",
+    "report",
+    "no_cache",
+    "as_json",
+    "quiet",
+    "debug",
+}
 
 
 def test_convert_has_every_option_with_its_type_and_default() -> None:
@@ -44,6 +58,35 @@ def test_the_command_line_has_every_option_with_its_help_and_default() -> None:
     assert rows["samples"].default == DEFAULT_SAMPLES
     assert "--no-keep-io" in rows["keep_io"].secondary_opts
     assert not rows["best_effort"].secondary_opts
+
+
+def test_every_option_is_in_a_group_and_says_what_its_value_is() -> None:
+    for declared in options_of(Request).values():
+        said = declared.option
+        assert said.group in GROUPS
+        assert (said.group == "Python only") == (said.kind == "python")
+        assert bool(said.metavar) == (said.kind not in ("switch", "python"))
+        assert said.metavar == said.metavar.upper()
+
+
+@pytest.mark.parametrize("command", list(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_help_has_groups_and_no_python_types(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _help(command, monkeypatch)
+    assert not re.search(r"<(str|int|float|path|list|int range)", text), text
+    titles = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    wanted = [title for title in ("Arguments", *GROUPS, "Options") if title in titles]
+    assert titles == wanted
+    if command == "convert":
+        assert titles == ["Arguments", *GROUPS[:-1], "Options"]
+        assert "--latency DURATION" in text
+
+
+def _help(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", ["onnxmpq", command, "--help"])
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+        main()
+    return said.getvalue()
 
 
 def test_the_docs_list_every_option() -> None:
@@ -81,6 +124,12 @@ GOOD = [
     Asked('cache = "values"', {"cache": "values"}),
     Asked('[outputs]\n"a=b" = "logits"', {"outputs": {"a=b": "logits"}}),
     Asked('output-kind = ["y=values"]', {"outputs": {"y": "values"}}),
+    Asked('[set]\nSoftmax = "fp32"\n"h*" = ["int8", "w8"]', {"set": {"Softmax": ("fp32",), "h*": ("int8", "w8")}}),
+    Asked("mean = [0.5, 1]\nscale = 0.5", {"mean": "0.5,1", "scale": "0.5"}),
+    Asked("[recipe_fields]\nsize = [8, 9]\npad = 0", {"recipe_fields": {"size": [8, 9], "pad": 0}}),
+    Asked("[shape]\nx = [1, 3]", {"shape": {"x": "1x3"}}),
+    Asked('shape = ["x=1x3@0.7,2x3@0.3"]', {"shape": {"x": "1x3@0.7,2x3@0.3"}}),
+    Asked('set = ["a=b=int8|w8"]', {"set": {"a=b": ("int8", "w8")}}),
 ]
 
 
@@ -88,7 +137,7 @@ GOOD = [
 def test_config(case: Asked, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(case.text)
     assert read_config(tmp_path / "c.toml") == case.found
-    Request(**read_config(tmp_path / "c.toml"))
+    Request(**{"calibration": "samples.npz"} | read_config(tmp_path / "c.toml"))
 
 
 BAD = [
@@ -101,6 +150,13 @@ BAD = [
     ("exclude = [1]", "a text in quotes or a list of them"),
     ('scheme = "w4"\nschemes = "w8"', "given twice"),
     ('outputs = {y = "class"}', "write NAME=KIND"),
+    ('[set]\nConv = "int9"', "'Conv': no scheme is called 'int9'"),
+    ("set = {Conv = 8}", "it must be a table of PATTERN = SCHEME"),
+    ('set = ["Conv"]', "write PATTERN=SCHEME"),
+    ('set = ["Conv=w8", "Conv=w4"]', "pattern 'Conv' is given twice"),
+    ("mean = [true]", "it must be a number, a list of numbers or a text in quotes"),
+    ("recipe_fields = 3", "it must be a table of FIELD = VALUE"),
+    ("[shape]\nx = [1, 0]", "write NAME=SIZES"),
     ("latency = ", "cannot be read"),
 ]
 
@@ -120,14 +176,17 @@ def test_no_config_file(tmp_path: Path) -> None:
 
 WRONG: list[dict[str, typing.Any]] = [
     {"samples": 0},
-    {"threads": 0},
+    {"threads": -1},
     {"seed": -1},
     {"estimator": "max"},
     {"without": ["magic"]},
     {"latency": "5"},
     {"outputs": {"y": "class"}},
+    {"set": {"Conv": "int9"}},
+    {"set": {"Conv": ()}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
+    {"min_sqnr": "30dB"},  # without samples
     {"latency": "fastest", "size": "smallest"},
 ]
 

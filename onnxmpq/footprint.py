@@ -1,0 +1,84 @@
+"""Costs of opening a model: time until a session can run, and memory of the session."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.feeds import Array
+from onnxmpq.isolation import call
+from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
+
+OPENINGS = 3
+_STATUS, _REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # proc(5), clear_refs: the peak of resident memory becomes what is resident now
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """load_s: fastest of three openings of a file that the system has read before. peak_bytes, held_bytes: resident
+    memory that opening and one run add, at their peak and afterwards; None where the system does not tell."""
+
+    load_s: float
+    peak_bytes: int | None
+    held_bytes: int | None
+
+
+def footprint(model: Any, inputs: dict[str, Array], settings: SessionSettings) -> Footprint:
+    """Of a model (path, bytes or proto) on one sample, measured in the child. Raises ModelError, CrashError."""
+    return call(_measured, absolute(model), inputs, settings, doing="opening the model")
+
+
+def sessions_in_words(before: Footprint, after: Footprint) -> str:
+    """One line."""
+    text = f"session opens in {before.load_s * 1e3:.1f} ms -> {after.load_s * 1e3:.1f} ms"
+    if before.peak_bytes is None or after.peak_bytes is None:
+        return text
+    return f"{text}, takes {before.peak_bytes / 1e6:.1f} MB -> {after.peak_bytes / 1e6:.1f} MB of memory with one run"
+
+
+def _measured(model: Any, inputs: dict[str, Array], settings: SessionSettings) -> Footprint:
+    _release()
+    before = _resident("VmRSS")
+    with suppress(OSError):
+        _REFERENCES.write_text(_RESET_PEAK)
+    loads = []
+    session, taken = _opened(model, settings)
+    loads.append(taken)
+    run(session, inputs)
+    peak, held = _resident("VmHWM"), _resident("VmRSS")
+    del session
+    for _ in range(OPENINGS - 1):
+        loads.append(_opened(model, settings)[1])
+    return Footprint(min(loads), _more(peak, before), _more(held, before))
+
+
+def _more(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else max(after - before, 0)
+
+
+def _opened(model: Any, settings: SessionSettings) -> tuple[Any, float]:
+    start = time.perf_counter()
+    session = open_session(model, settings)
+    return session, time.perf_counter() - start
+
+
+def _release() -> None:
+    """Give memory that earlier sessions left back to the system, so that it is not used again unseen."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident(field: str) -> int | None:
+    """Bytes of a field of /proc/self/status (proc(5)); None where there is none."""
+    with suppress(OSError, ValueError):
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{field}:"):
+                return 1024 * int(line.split()[1])
+    return None
