@@ -35,7 +35,7 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.menu import activation_tensors, activation_type, candidates, observed_tensors
 from onnxmpq.model import Model, prepare
-from onnxmpq.progress import Progress, Tick
+from onnxmpq.progress import COMPARING, Progress, Tick
 from onnxmpq.ranges import observe_ranges, range_candidates
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.samples import gather_samples
@@ -47,7 +47,7 @@ CNNS = ("resnet20_cifar10", "squeezenet1.1", "mobilenet_v1_0.25", "yolov8n")
 SAMPLES, HELD_OUT = 64, 21
 PASSES = 12  # forward passes run in between
 MARK_PASSES, MARK_SECONDS, MARK_BYTES = 0.7, 60.0, 1.5e9
-BEFORE_VALIDATION = "validating"
+BEFORE_VALIDATION = COMPARING
 
 
 def cpu_seconds() -> float:

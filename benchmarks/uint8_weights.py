@@ -119,15 +119,19 @@ class Subject:
         return sqnr_db(open_session(self.model.proto), plain, samples)
 
 
+def losses_db(model: Model) -> np.ndarray:
+    """By how many dB the SQNR of each layer's weight falls within the bound, rounded to nearest."""
+    weights = full_range(model)
+    bounded = {n: within_bound(model, model.region(n)) for n, _ in weights}
+    weights |= {(n, w.format.name): w for n, w in bounded.items()}
+    return np.array([bound_loss_db(model, model.region(layer), U8U8, weights) for layer in bounded])
+
+
 def show_losses(names: list[str]) -> None:
     print(f"| model | layers | lose nothing | median dB | most | more than {BOUND_LOSS_DB:g} dB |")
     print("|---|---|---|---|---|---|")
     for name in names:
-        model = prepare(zoo().load(name).model)
-        weights = full_range(model)
-        bounded = {n: within_bound(model, model.region(n)) for n, _ in weights}
-        weights |= {(n, w.format.name): w for n, w in bounded.items()}
-        found = np.array([bound_loss_db(model, model.region(layer), U8U8, weights) for layer in bounded])
+        found = losses_db(prepare(zoo().load(name).model))
         cells = [len(found), int((found == 0).sum()), f"{np.median(found):.2f}", f"{found.max():.2f}"]
         print(f"| {name} | {' | '.join(map(str, cells))} | {int((found > BOUND_LOSS_DB).sum())} |")
 

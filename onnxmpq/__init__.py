@@ -16,6 +16,8 @@ Names are imported when they are first used, so that the command line can answer
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from onnxmpq.privacy import switch_telemetry_off
+
 if TYPE_CHECKING:
     from onnxmpq import errors, report
     from onnxmpq.calibration import calibrate
@@ -97,6 +99,8 @@ _HOMES = {
     "validate": "pipeline",
 }
 _MODULES = ("errors", "report")
+
+switch_telemetry_off()
 
 
 def __getattr__(name: str) -> object:

@@ -95,7 +95,7 @@ class Cache:
             return
         self.reused[what] = reused, total
         if reused:
-            self._progress.say(f"{what}: {reused} of {total} from the cache")
+            self._progress.detail(f"{what}: {reused} of {total} from the cache")
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -144,7 +144,8 @@ class _Hasher(Protocol):
 
 
 def content_hash(*parts: object) -> str:
-    """SHA-256 (hex) of values: numbers, text, bytes, arrays, and sequences, mappings, sets and dataclasses of these.
+    """SHA-256 (hex) of values: numbers, text, bytes, arrays (of strings too), and sequences, mappings, sets and
+    dataclasses of these.
 
     Types, lengths, dtypes and shapes count, the order of mappings and sets does not. Raises TypeError for others.
     """
@@ -163,7 +164,11 @@ def _feed(hasher: _Hasher, value: object) -> None:
             hasher.update(content)
         case np.ndarray() | np.generic():
             if value.dtype.hasobject:
-                raise TypeError("an array of Python objects has no content to hash")
+                if not all(isinstance(item, str) for item in value.ravel()):
+                    raise TypeError("an array of Python objects has no content to hash")
+                hasher.update(f"strings {value.shape};".encode())
+                _feed(hasher, value.ravel().tolist())
+                return
             hasher.update(f"array {value.dtype.str} {value.shape};".encode())
             hasher.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         case Mapping():

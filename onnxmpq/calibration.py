@@ -45,7 +45,8 @@ def calibrate(
     require_source(model)
     heard = progress or Progress()
     context = Context(heard, Cache.of(cache, heard), seed)
-    opened, gathered = open_model(model, open_target(target)).with_samples(calibration, recipe, samples, context)
+    read = open_model(model, open_target(target), progress=heard)
+    opened, gathered = read.with_samples(calibration, recipe, samples, context)
     data = gathered.calibration
     menu = opened.menu()
     require_candidates(opened.model, menu)

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import onnx
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, reproducer, saturation
+from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, saturation
 from onnxmpq.cache import default_folder
-from onnxmpq.documents import dump_json
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, CheckError, OnnxmpqError, UsageError, exit_codes
+from onnxmpq.errors import CheckError, UsageError, exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
 from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.prediction import Prediction
-from onnxmpq.progress import Progress, Tick
+from onnxmpq.progress import Progress
 from onnxmpq.request import (
     GateOptions,
     GroupedCommand,
@@ -44,6 +38,7 @@ from onnxmpq.rows import require_format
 from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
+from onnxmpq.screen import Commands, answer, as_meant, document, ended, reporter, stdout
 from onnxmpq.target import available_targets
 
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
@@ -51,6 +46,8 @@ app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
     epilog=_EPILOG,
     no_args_is_help=True,
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -58,39 +55,15 @@ app = typer.Typer(
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="fp32 ONNX model; never modified")]
 Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
-Threads = Annotated[int, option_like("threads", "--threads", min=1)]
+Threads = Annotated[int, option_like("threads", "--threads", min=0)]
 Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
 Seed = Annotated[int, option_like("seed", "--seed")]
 CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no remarks")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="also how the result came about")]
 Debug = Annotated[bool, typer.Option("--debug", help="full traceback on errors")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print JSON to stdout instead of tables")]
-
-
-class _Drawn(Progress):
-    """Progress bars and remarks on stderr; bars only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.console = Console(stderr=True)
-        self.quiet = quiet
-
-    @contextmanager
-    def stage(self, what: str, total: int) -> Iterator[Tick]:
-        if self.quiet or not self.console.is_terminal:
-            yield lambda _: None
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with RichProgress(*columns, console=self.console, transient=True) as bars:
-            task = bars.add_task(what, total=total or None)
-            yield lambda steps: bars.advance(task, steps)
-
-    def say(self, message: str) -> None:
-        if not self.quiet:
-            self.console.print(message, highlight=False, markup=False, soft_wrap=True)
-
-    def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(cls=GroupedCommand)
@@ -98,6 +71,9 @@ class _Drawn(Progress):
 def convert(
     context: typer.Context,
     model: ModelPath,
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="[OUTPUT]", help="model to write; the same as --output", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -130,36 +106,44 @@ def convert(
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
-    asked = {"output": model.with_name(model.stem + ".mpq.onnx"), **given_options(Request, context, options)}
+    default = {"output": model.with_name(model.stem + ".mpq.onnx")}
+    given = given_options(Request, context, options)
+    if destination is not None:
+        if "output" in given:
+            raise UsageError(f"output {destination} and --output {given['output']}: give one of them")
+        given["output"] = destination
+    asked = {**default, **given}
     for file in (report, write_config):
         if file is not None:
             check_writable(file)
     if write_config is not None:
         write_text(write_config, config_text(context))
+    heard = reporter(quiet=quiet, verbose=verbose)
     if dry_run:
-        _show_prediction(pipeline.predict(model, **asked, progress=_Drawn(quiet)), as_json)
+        _show_prediction(pipeline.predict(model, **asked, progress=heard), as_json)
         return
-    result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
-    text = _dump(result.report.to_dict())
+    result = pipeline.convert(model, **asked, progress=heard)
+    text = document(result.report.to_dict())
     if report is not None:
         write_text(report, text + "\n")
     if as_json:
         print(text)
         return
-    console, destination = _stdout(), Path(asked["output"])
-    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
-    result.report.render(console)
+    console, written = stdout(), Path(asked["output"])
+    console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
+    result.report.render(console, verbose=verbose)
 
 
 def _show_prediction(found: Prediction, as_json: bool) -> None:
     if as_json:
-        print(_dump(found.to_dict()))
+        print(document(found.to_dict()))
     else:
-        found.render(_stdout())
+        found.render(stdout())
 
 
 @app.command(cls=GroupedCommand)
@@ -183,6 +167,7 @@ def apply(
     ] = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -199,12 +184,12 @@ def apply(
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     if as_json:
-        print(_dump({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)}))
+        answer({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)})
         return
-    console = _stdout()
+    console = stdout()
     if applied.validation is not None:
         inspection.draw_validation(applied.validation, console)
     for line in replay.in_words(applied):
@@ -224,6 +209,7 @@ def calibrate(
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -238,13 +224,13 @@ def calibrate(
         samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     found.write(output)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
         return
-    console = _stdout()
+    console = stdout()
     calibration.render(found, console)
     console.print(f"wrote {output}", highlight=False, markup=False)
 
@@ -261,6 +247,7 @@ def profile(
     shape: Shape = None,
     seed: Seed = 0,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -276,10 +263,10 @@ def profile(
         threads=threads,
         seed=seed,
         shapes=shares_of(parse_shapes(shape or ())),
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     write_text(output, table.to_json() + "\n")
-    _stdout().print(f"wrote {output}", highlight=False, markup=False)
+    stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
@@ -287,9 +274,9 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
     found = inspection.inspect(model, target)
     if as_json:
-        print(_dump(found.to_dict()))
+        answer(found.to_dict())
     else:
-        found.render(_stdout())
+        found.render(stdout())
 
 
 @app.command("sensitivity", cls=GroupedCommand)
@@ -326,16 +313,16 @@ def sensitivity_command(
         schemes=scheme or (),
         cache=_cache(cache, no_cache),
         seed=seed,
-        progress=_Drawn(quiet),
+        progress=reporter(quiet=quiet, verbose=False),
     )
     if output is not None:
         rows.write(output)
     if as_json:
-        print(rows.to_json(), end="")
+        answer(list(rows))
     elif output is None:
         print(rows.to_csv(), end="")
     else:
-        _stdout().print(f"wrote {output}: {len(rows)} rows", highlight=False, markup=False)
+        stdout().print(f"wrote {output}: {len(rows)} rows", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
@@ -348,6 +335,7 @@ def check(
     ] = "onnxruntime",
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -360,16 +348,19 @@ def check(
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    observed = None if calib is None else _count_overflow(proto, asked, _Drawn(quiet))
+    progress = reporter(quiet=quiet, verbose=verbose)
+    observed = None if calib is None else _count_overflow(proto, asked, progress)
+    broken = any(f.severity == "error" for f in found)
+    error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
-        print(_dump(show.as_dict(found, model.name, dialect) | counts))
+        answer(show.as_dict(found, model.name, dialect) | counts, error)
     else:
-        show.render(found, model.name, dialect, _stdout())
+        show.render(found, model.name, dialect, stdout())
         if observed is not None:
-            counted.render(observed, _stdout())
-    if any(f.severity == "error" for f in found):
-        raise CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}")
+            counted.render(observed, stdout())
+    if error is not None:
+        raise error
 
 
 def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
@@ -385,12 +376,12 @@ def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
     rows = available_targets()
     if as_json:
-        print(_dump([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows]))
+        answer([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows])
         return
     table = Table("name", "costs", "dialect", "description")
     for row in rows:
         table.add_row(row.name, row.cost, row.dialect, row.description)
-    console = _stdout()
+    console = stdout()
     console.print(table)
     console.print(f"shipped in {data_folder('cost_models')}; your own: --target path/to/file.toml", highlight=False)
 
@@ -406,9 +397,9 @@ def doctor_command(
     """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
-        print(_dump(doctor.as_dict(found)))
+        answer(doctor.as_dict(found))
     else:
-        doctor.render(found, _stdout())
+        doctor.render(found, stdout())
 
 
 @app.command(cls=GroupedCommand)
@@ -422,17 +413,17 @@ def recipes(
     """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
     if name is not None:
         fields = recipe_fields(find_recipe(name))
-        print(_dump(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
+        print(document(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
         return
     rows = available_recipes()
     if as_json:
-        print(_dump([{"name": r.name, "description": r.description} for r in rows]))
+        answer([{"name": r.name, "description": r.description} for r in rows])
         return
     table = Table("name", "description")
     for row in rows:
         table.add_row(row.name, row.description)
-    _stdout().print(table)
-    _stdout().print("fields of one: onnxmpq recipes NAME; other values: --recipe-field FIELD=VALUE", highlight=False)
+    stdout().print(table)
+    stdout().print("fields of one: onnxmpq recipes NAME; other values: --recipe-field FIELD=VALUE", highlight=False)
 
 
 @app.command("cache", cls=GroupedCommand)
@@ -449,7 +440,7 @@ def cache_command(
         raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
     found = cache_folder.contents(place)
     if not clear:
-        print(_dump(found.to_dict())) if as_json else found.render(_stdout())
+        print(document(found.to_dict())) if as_json else found.render(stdout())
         return
     if not yes and not sys.stdin.isatty():
         raise UsageError("--clear asks before it removes anything, and there is nobody to ask; add --yes")
@@ -457,7 +448,7 @@ def cache_command(
         return
     removed = cache_folder.clear(place)
     text = f"removed {removed.entries} entries, {removed.bytes / 1e6:.1f} MB, from {place}"
-    print(_dump({"folder": str(place), "removed": removed.entries, "bytes": removed.bytes}) if as_json else text)
+    print(document({"folder": str(place), "removed": removed.entries, "bytes": removed.bytes}) if as_json else text)
 
 
 @app.command(cls=GroupedCommand)
@@ -468,16 +459,17 @@ def validate(
     converted: Annotated[Path, typer.Argument(metavar="CONVERTED", help="the converted model")],
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
     asked = GateOptions(**given_options(GateOptions, context, options))
-    judged = pipeline.gate(original, converted, asked, _Drawn(quiet))
+    judged = pipeline.gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
     if as_json:
-        print(_dump({**inspection.validation_dict(judged.found), **judged.figures()}))
+        answer({**inspection.validation_dict(judged.found), **judged.figures()}, judged.error)
     else:
-        inspection.render_validation(judged, original, converted, _stdout())
+        inspection.render_validation(judged, original, converted, stdout())
     if judged.error is not None:
         raise judged.error
 
@@ -488,55 +480,15 @@ def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
     return folder if folder is not None else not no_cache
 
 
-def _dump(data: Any) -> str:
-    return dump_json(data)
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
-    window.warn_outside(_Drawn(quiet=False).warn)
+    window.warn_outside(reporter().warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    with reproducer.watched(sys.argv[1:]) as context:
-        try:
-            app()
-        except OnnxmpqError as error:
-            saved = _reproduced(error, context) if type(error) is OnnxmpqError else ""  # a fault of ours, found by us
-            if debug:
-                raise
-            print(f"onnxmpq: error: {error}{saved}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        except SystemExit as end:  # typer turns Ctrl-C into this, without a word
-            if end.code == INTERRUPTED_EXIT_CODE:
-                print("onnxmpq: interrupted; nothing was written", file=sys.stderr)
-            raise
-        except MemoryError as error:
-            if debug:
-                raise
-            why = f" ({' '.join(str(error).split())})" if str(error) else ""
-            print(f"onnxmpq: error: there is not enough memory{why}; give fewer samples", file=sys.stderr)
-            raise SystemExit(OnnxmpqError.exit_code) from None
-        except Exception as error:
-            saved = _reproduced(error, context)
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"onnxmpq: internal error: {what}; report it (--debug shows more){saved}", file=sys.stderr)
-            if debug:
-                raise
-            raise SystemExit(OnnxmpqError.exit_code) from None
-
-
-def _reproduced(error: Exception, context: reproducer.Context) -> str:
-    """Save a reproducer, and say where it is."""
-    path = reproducer.save(error, context)
-    return f"; attach {path}: structure and statistics of the model, no weights or samples" if path else ""
+    arguments = as_meant(sys.argv[1:])
+    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments)

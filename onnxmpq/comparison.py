@@ -18,8 +18,18 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
+from onnxmpq.progress import Tick
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, run
-from onnxmpq.sensitivity import OUTPUT_KINDS, OutputKind, class_scores, floored, guess_kind, kl_divergence
+from onnxmpq.sensitivity import (
+    OUTPUT_KINDS,
+    OutputKind,
+    by_channels,
+    channel_axis,
+    class_scores,
+    floored,
+    guess_kind,
+    kl_divergence,
+)
 from onnxmpq.shown import Shown
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
@@ -67,6 +77,7 @@ class OutputQuality:
 class Timing:
     """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
 
+    threads: of both sessions; 0 is the default of a session that is given no number.
     ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
     """
 
@@ -147,6 +158,7 @@ class Validation(Shown):
     """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
     metric: only with labels.
 
+    timing: with the number of threads that the latency budget is about. other_timings: with other numbers.
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
@@ -156,6 +168,7 @@ class Validation(Shown):
     timing: Timing | None = None
     emulated: bool = False
     metric: MetricScores | None = None
+    other_timings: tuple[Timing, ...] = ()
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         timing, metric = self.timing, self.metric
@@ -217,7 +230,7 @@ def compare(
 def guessed_kinds(original: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
     """Kinds of a model's floating-point outputs, from the first sample. original: path or proto."""
     runs = absolute(original)
-    first = call(outputs_on, runs, feeds.batch([0]), settings, doing="running the original")
+    first = call(outputs_on, runs, feeds.batch([feeds.largest]), settings, doing="running the original")
     proto = runs if isinstance(runs, onnx.ModelProto) else onnx.load(original, load_external_data=False)
     return {
         o.name: guess_kind(proto, o.name, np.asarray(v, np.float32))
@@ -281,35 +294,42 @@ def time_side_by_side(
     settings: SessionSettings,
     effort: Effort,
     limit: float | None = None,
+    passes: int = MOST_PASSES,
+    tick: Tick = lambda _: None,
 ) -> Timing:
-    """Timing of two models, by the share of each shape. As `time_on_first`; limit: only where there is one shape."""
+    """Timing of two models, by the share of each shape. As `time_on_typical`; limit: only where there is one shape."""
     parts = Timed.of(feeds).parts
     limit = limit if len(parts) == 1 else None
-    return Timing.mean([(share, time_on_first(original, result, f, settings, effort, limit)) for share, f in parts])
+    return Timing.mean(
+        [(share, time_on_typical(original, result, f, settings, effort, limit, passes, tick)) for share, f in parts]
+    )
 
 
-def time_on_first(
+def time_on_typical(
     original: Any,
     result: Any,
     feeds: Feeds,
     settings: SessionSettings,
     effort: Effort,
-    limit: float | None = None,
+    limit: float | None,
+    passes: int,
+    tick: Tick,
 ) -> Timing:
-    """Interleaved timing of two models on the first sample, in the child. Raises ModelError, CrashError.
+    """Interleaved timing of two models on the typical sample, in the child. Raises ModelError, CrashError.
 
-    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most MOST_PASSES
-    times as long.
+    limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
+    as long. tick: gets passes done.
     """
-    start, inputs = time.perf_counter(), feeds.batch([0])
+    start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
     sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
     call(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
     rounds, timing = np.zeros((2, 0)), None
-    for _ in range(MOST_PASSES):
+    for _ in range(passes):
         more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
+        tick(1)
         if not timing.unsteady and (limit is None or timing.decides(limit)):
             break
     assert timing is not None
@@ -373,13 +393,25 @@ def _qualities(
         kind = kinds.get(name, "values")
         if not OUTPUT_KINDS[kind].deliberate or not all(isinstance(x, np.ndarray) for x in (*a, *b, *(c or ()))):
             continue
-        if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
-            continue  # a list whose length depends on the data cannot be compared by position
+        if feeds.ragged and feeds.decide([x.shape for x in a]):
+            filled = [i for i, x in enumerate(a) if x.size]
+            a, b = [a[i] for i in filled], [b[i] for i in filled]
+            c = None if c is None else [c[i] for i in filled]
+            shapes = [x.shape for x in a]
+        else:
+            shapes = [a[0].shape] * len(a)
+        if not _comparable_by_position(shapes, a, b, *([] if c is None else [c])):
+            continue
         if np.issubdtype(a[0].dtype, np.floating):
             qualities.append(_quality(name, kind, *_comparable(a, b, c)))
         elif a[0].dtype.kind in "iub":
             qualities.append(_labels(name, a, b))
     return tuple(qualities), emulated
+
+
+def _comparable_by_position(shapes: Sequence[tuple[int, ...]], *sides: Sequence[Array]) -> bool:
+    """False for a list whose length depends on the data, and where nothing is left."""
+    return bool(shapes) and all(x.shape == s and x.size for side in sides for x, s in zip(side, shapes, strict=True))
 
 
 def _comparable(
@@ -420,7 +452,7 @@ def _quality(
     dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
     power = sum(float(np.square(b).sum()) for b in after)
     kl = agreement = None
-    if OUTPUT_KINDS[kind].scores is not None:
+    if OUTPUT_KINDS[kind].scores is not None and len({x.shape[-1] for x in before}) == 1:
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:
@@ -446,10 +478,15 @@ def _decibel(signal: float, noise: float) -> float:
 
 
 def _relative_mse(before: Sequence[Float], after: Sequence[Float]) -> float:
-    """Mean over channels (axis 1 from three axes on) of squared error over variance."""
-    channels = before[0].shape[1] if before[0].ndim >= 3 else 1
-    a = np.concatenate([x.reshape(channels, -1) for x in before], axis=1)
-    b = np.concatenate([x.reshape(channels, -1) for x in after], axis=1)
+    """Mean over channels (axis 1 from three axes on; see `channel_axis` where shapes differ) of squared error over
+    variance."""
+    shapes = [x.shape for x in before]
+    if len(set(shapes)) > 1:
+        axis = channel_axis(shapes)
+        a, b = (np.concatenate([by_channels(x, axis) for x in side], axis=1) for side in (before, after))
+    else:
+        channels = before[0].shape[1] if before[0].ndim >= 3 else 1
+        a, b = (np.concatenate([x.reshape(channels, -1) for x in side], axis=1) for side in (before, after))
     return float((np.square(a - b).mean(axis=1) / np.square(floored(a.std(axis=1)))).mean())
 
 

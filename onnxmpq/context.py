@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from onnxmpq.cache import NO_CACHE, Cache
-from onnxmpq.progress import Progress
+from onnxmpq.progress import Progress, Silent
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.threads import workers
 
@@ -26,7 +26,7 @@ class Context:
     @property
     def silent(self) -> Context:
         """The same without progress and cache, for steps inside a step."""
-        return replace(self, progress=Progress(), cache=NO_CACHE)
+        return replace(self, progress=Silent(), cache=NO_CACHE)
 
     def quality_settings(self, *, exact_integers: bool) -> SessionSettings:
         """Settings of sessions that measure the quality of quantized models, and nothing else."""

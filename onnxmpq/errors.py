@@ -13,6 +13,7 @@ class OnnxmpqError(Exception):
 
     exit_code = 1
     meaning = "something went wrong"
+    answered = False  # True where the command has printed its JSON document with this error in it
 
     def __str__(self) -> str:
         return _one_line(super().__str__())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtr, bdtrc
 
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
@@ -178,17 +178,32 @@ def top1(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> fl
     return float((classes.reshape(-1) == labels.reshape(-1)).mean())
 
 
-def no_better_than_guessing(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> str:
-    """A warning where top-1 of a model is at chance level: where guessing among its classes is as good with a
-    probability of more than 5 % (binomial). Empty where it is better, and where no class scores can be told."""
+def implausible_scores(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> str:
+    """A warning where top-1 of a model is implausible, empty where it is not or no class scores can be told.
+
+    Implausible: guessing among the classes is as good with a probability of more than 5 % (binomial), or it is right
+    on less than half of what it is sure of itself, by its mean largest probability, at a significance of 5 %.
+    """
     scores = next(iter(outputs.values()))
     if labels is None or not isinstance(scores, np.ndarray) or scores.ndim < 2 or scores.shape[-1] < 2:
         return ""
     count, classes = labels.size, scores.shape[-1]
-    right = round(top1(outputs, labels) * count)
-    if right and float(bdtrc(right - 1, count, 1.0 / classes)) <= CHANCE:
+    right, sure = round(top1(outputs, labels) * count), _mean_confidence(scores)
+    if not right or float(bdtrc(right - 1, count, 1.0 / classes)) > CHANCE:
+        why = f"as by guessing among {classes} classes"
+    elif float(bdtr(right, count, sure / 2.0)) <= CHANCE:
+        why = f"but is sure of its classes by {sure:.0%} on average"
+    else:
         return ""
     return (
-        f"fp32 itself has {right} of {count} labels right, as by guessing among {classes} classes: the recipe, the "
-        "labels or their order do not fit the model"
+        f"fp32 itself has {right} of {count} labels right, {why}: the recipe, the labels or their order do not fit the "
+        "model"
     )
+
+
+def _mean_confidence(scores: Array) -> float:
+    """Mean largest probability of rows of class scores, which are probabilities or logits."""
+    rows = np.asarray(scores, np.float64).reshape(-1, scores.shape[-1])
+    if (rows >= 0.0).all() and np.allclose(rows.sum(axis=1), 1.0, atol=1e-2):
+        return float(rows.max(axis=1).mean())
+    return float((1.0 / np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1)).mean())

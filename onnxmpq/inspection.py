@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.comparison import EMULATED, Validation
+from onnxmpq.conclusion import threads_in_words
 from onnxmpq.footprint import sessions_in_words
 from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
@@ -100,11 +101,11 @@ def draw_validation(found: Validation, console: Console) -> None:
         unfused = "" if o.sqnr_unfused_db is None else f"{o.sqnr_unfused_db:.1f}"
         table.add_row(o.name, f"{o.sqnr_db:.1f}", f"{o.cosine:.5f}", f"{o.relative_mse:.3g}", kl, agreement, unfused)
     console.print(table)
-    if found.timing is not None:
-        t = found.timing
-        console.print(
-            f"latency {t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x), {t.threads} thread(s)"
-        )
+    for t in (found.timing, *found.other_timings):
+        if t is not None:
+            with_threads = threads_in_words(t.threads)
+            times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
+            console.print(f"latency {times}, {with_threads}")
     if found.emulated:
         console.print(EMULATED, highlight=False)
 

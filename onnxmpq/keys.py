@@ -37,5 +37,7 @@ def model_hash(model: Model) -> str:
 
 def feeds_hash(feeds: Feeds) -> str:
     """Hash of the samples' values and of how they are handed to the model; not of where they came from."""
-    specs = [(s.name, s.dtype.str, s.shape) for s in feeds.specs]
-    return content_hash(feeds.arrays, specs)
+    specs = [(s.name, s.dtype.str, s.shape, s.batch_axis) for s in feeds.specs]
+    if not feeds.ragged and not feeds.shared:
+        return content_hash(feeds.arrays, specs)
+    return content_hash(feeds.arrays, feeds.ragged, feeds.shared, specs)

@@ -19,6 +19,7 @@ from onnxmpq.feeds import Recipe
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
 from onnxmpq.model import Model, prepare
 from onnxmpq.output import check_writable, plan_path
+from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import SessionSettings, require_provider
 from onnxmpq.samples import Samples, agreeing, gather_samples
@@ -56,8 +57,9 @@ class Opened:
 
         See `onnxmpq.samples.gather_samples` and `agreeing`.
         """
-        data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
-        model = agreeing(self.source, self.model, data.calibration, self.opset)
+        with context.progress.stage("reading samples and trying the model on them", 0):
+            data = gather_samples(self.model, calibration, recipe, limit, context, self.source)
+            model = agreeing(self.source, self.model, data.calibration, self.opset)
         for note in model.notes:
             if note not in self.model.notes:
                 context.progress.warn(note)
@@ -73,9 +75,10 @@ def open_target(name: str, batch: int | None = None) -> Target:
     return device
 
 
-def open_model(source: Source, device: Target, opset: int | None = None) -> Opened:
+def open_model(source: Source, device: Target, opset: int | None = None, progress: Progress | None = None) -> Opened:
     """The model, folded and cut into regions. Raises ModelError."""
-    return Opened(source, prepare(source, opset), device, opset)
+    with (progress or Silent()).stage("preparing the model", 0):
+        return Opened(source, prepare(source, opset), device, opset)
 
 
 @dataclass(frozen=True)

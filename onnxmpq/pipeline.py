@@ -29,10 +29,11 @@ from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import TargetError, UsageError
+from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
 from onnxmpq.footprint import footprint
+from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -42,6 +43,7 @@ from onnxmpq.menu import (
     Menu,
     bounded_activations,
     cautious_where_idle,
+    changed_by_rounding,
     in_table,
     needing_unsigned_weights,
     observed_tensors,
@@ -52,7 +54,7 @@ from onnxmpq.menu import (
     without_underflow,
     worthwhile,
 )
-from onnxmpq.model import Model
+from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, serialize, write_model, write_text
 from onnxmpq.plan import Plan
@@ -76,7 +78,7 @@ from onnxmpq.report import (
 )
 from onnxmpq.reproducer import remember
 from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, require_source, takes
-from onnxmpq.rescale import Rescaling, rescale
+from onnxmpq.rescale import Rescaling, in_best_order, rescale
 from onnxmpq.resolution import declared_rows, unresolved
 from onnxmpq.rows import Rows
 from onnxmpq.runtimes import (
@@ -106,6 +108,7 @@ from onnxmpq.stamp import stamp, stamp_bytes
 from onnxmpq.tables import cost_rows, curve_rows, left_out, sensitivity_rows
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
+from onnxmpq.trials import other_threads
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 
@@ -190,7 +193,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset)
+    read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -202,8 +205,10 @@ def _posed(model: Source, request: Request) -> _Posed:
         progress.say(note)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
-    prepared, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
-    observation = observe_ranges(prepared, tensors, data.calibration, context, known, request.estimator)
+    scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
+    observation = observe_ranges(scaled, tensors, data.calibration, context, known, request.estimator)
+    rescaling = in_best_order(rescaling, offered, techniques, context)  # ranges are those of any order
+    prepared = rescaling.model
     bounded = bounded_activations(prepared, offered, observation.histograms)
     representable = within_float16(prepared, bounded, observation.histograms)
     nearest = replace(
@@ -217,10 +222,13 @@ def _posed(model: Source, request: Request) -> _Posed:
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
+    forward_s = costs.original_s if costs.measured else None
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
-    menu = cautious_where_idle(prepared, worth_it, rounded.weights, measured.idle, request.schemes)
+    unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
+    menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
     seen = pose(prepared, menu, costs.table, measured, bench.weights, request.solver)
     effects = at_unseen_level(seen, measured, bench, data, context)
@@ -268,9 +276,10 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+    _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     data, model = replace(data, shapes=request.shapes), opened.model
-    remember(samples=data.calibration.arrays)
+    remember(samples=data.calibration.examples)
     _warn_of_floors(request, model, data, labelled, context)
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
@@ -278,6 +287,25 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
+
+
+def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
+    """Raises AlreadyMetError where one made-up sample shows that the original is within all budgets, and no samples are
+    given, which might have other shapes. Whatever else goes wrong is said later."""
+    request = asked.request
+    relative = any(limit.relative and limit.value < 1.0 for limit in asked.budgets.limits.values())
+    known_later = request.calibration is not None or request.cost_table is not None or not asked.device.measured
+    if relative or known_later or not asked.budgets.limits:
+        return
+    source = _absolute(opened.source)
+    try:
+        specs = call(specs_of, absolute(source), doing="loading the model")
+        bounds = table_rows(opened.model.structure)
+        one = load_feeds(None, specs, recipe=request.effective_recipe, limit=1, seed=context.seed, bounds=bounds)
+        first_s = quick_latency_s(source, one, asked.settings)
+    except OnnxmpqError:
+        return
+    require_unmet(asked.budgets, opened.model, first_s, latency_share=CLEARLY)
 
 
 def _warn_of_floors(request: Request, model: Model, data: Samples, labelled: Labelled | None, context: Context) -> None:
@@ -340,7 +368,7 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
 
 
 def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
-    """The runtime's rules, for the shapes of one sample."""
+    """The runtime's rules, for the ranks of tensors in a run of one sample."""
     return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
@@ -401,9 +429,9 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
         notes=(
             *made.notes,
-            *([f"latency is that of {in_words(request.shapes)}"] if request.shapes else []),
+            *_timed_note(request, job.data, made),
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
-            *idle_note(job.effects.idle, outcome.assignment),
+            *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
@@ -428,6 +456,13 @@ def _described(data: Samples) -> dict[str, Any]:
     """The samples, as a plan names them."""
     feeds = data.calibration
     return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
+
+
+def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
+    """The inputs that latencies are about, where it is not plain."""
+    if request.shapes:
+        return [f"latency is that of {in_words(request.shapes)}"]
+    return [data.calibration.timed] if "latency_ms" in made.measured and data.calibration.timed else []
 
 
 def _write(result: Result, request: Request) -> None:
@@ -463,7 +498,8 @@ def profile_model(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    opened, data = open_model(model, device).with_samples(calibration, recipe, PROFILE_SAMPLES, context)
+    read = open_model(model, device, progress=context.progress)
+    opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
     prepared, feeds = opened.model, data.calibration
     menu = opened.menu()
     require_candidates(prepared, menu)
@@ -543,7 +579,7 @@ def validate(
     latency: Limit | None = None,
     shapes: Sequence[Share] = (),
 ) -> Validation:
-    """Compare two models on samples: quality per output, and latency side by side on the first sample.
+    """Compare two models on samples: quality per output, and latency side by side on the typical sample.
 
     original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
     feeds, or whatever `convert` takes as `calibration`; made-up samples without.
@@ -570,5 +606,8 @@ def validate(
     timed = timed_samples(feeds, shapes)
     if latency is not None and not latency.relative:
         limit = latency.value / quick_latency_s(source, timed, settings)
-    timing = time_side_by_side(original, converted, timed, settings, Effort(seconds=2.0), limit)
-    return replace(found, timing=timing)
+    timing, *others = (
+        time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
+        for way in (settings, *other_threads(settings))
+    )
+    return replace(found, timing=timing, other_timings=tuple(others))

@@ -82,7 +82,8 @@ class Plan(Shown):
     int8 arithmetic is exact, in words; empty where there is none or the target is no CPU.
     patterns: schemes that the user set (`--set`, `--exclude`), "int8|w8" by pattern; the last that matches decides.
     factors: of the channels that were rescaled, float32 packed as text, empty where none were; rescaling: divergence of
-    a quick model without and with them, by candidate.
+    a quick model without and with them, by candidate. order: of channels after that, int32 packed as text, empty where
+    none changed places.
     weights: by region, rounded for the samples. biases: by region, float32 packed as text, only where corrected.
     compensation: divergence on samples held back for it, at "first" and after each technique tried on the whole plan.
 
@@ -111,6 +112,7 @@ class Plan(Shown):
     notes: tuple[str, ...] = ()
     rescaling: dict[str, float] = field(default_factory=dict)
     factors: str = ""
+    order: str = ""
     opset: int | None = None
     steps_left_out: tuple[str, ...] = ()
     keep_io: bool = True
@@ -263,7 +265,7 @@ _TABLES = (
     *("rescaling", "compensation", "options", "data", "chosen", "patterns"),
 )
 _TEXTS = (
-    *("target", "dialect", "rounding", "output_sha256", "factors"),
+    *("target", "dialect", "rounding", "output_sha256", "factors", "order"),
     *("exactness", "created", "decisions_sha256"),
 )
 
@@ -318,7 +320,7 @@ def _decisions(plan: Plan) -> Iterator[bytes | hashlib._Hash]:
         {t: asdict(p) for t, p in plan.activations.items()},
     )
     yield dump_json(decided, indent=None, sort_keys=True).encode()
-    yield _content(plan.factors)
+    yield from map(_content, (plan.factors, plan.order))
     for region in sorted(plan.weights):
         packed = plan.weights[region]
         yield f"{region}\t{packed.format}\t{packed.block}\t{packed.tensor_scale!r}".encode()

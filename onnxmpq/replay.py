@@ -31,7 +31,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.remeasure import feeds_for, remeasured
 from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
-from onnxmpq.rescale import restore_factors
+from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.shipping import Exactness
@@ -249,7 +249,7 @@ def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
 
 def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.ModelProto:
     """The mixed-precision graph of a plan. cpu: on which the weights must compute exactly. Raises PlanError."""
-    model = restore_factors(model, plan.factors)
+    model = restore_order(restore_factors(model, plan.factors), plan.order)
     dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
     assignment: dict[str, Scheme] = {}
     weights: Weights = {}
@@ -281,7 +281,7 @@ def _with_weights(model: Model, plan: Plan, feeds: Feeds | None, progress: Progr
     """
     if not plan.changed:
         return plan, []
-    model = restore_factors(model, plan.factors)
+    model = restore_order(restore_factors(model, plan.factors), plan.order)
     found: dict[str, PackedWeight] = {}
     missing: dict[tuple[str, str], WeightFormat] = {}
     for region in model.layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.table import Table
 from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
+from onnxmpq.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
@@ -64,7 +65,8 @@ class Report(Shown):
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
-    they differ by rounding alone. created: date and time (UTC).
+    they differ by rounding alone. created: date and time (UTC). int8: quality of int8 in every layer on the same
+    samples, None where it does not run.
     """
 
     model: str
@@ -86,16 +88,17 @@ class Report(Shown):
     warnings: tuple[str, ...] = ()
     proven: bool = True
     disagreement: Disagreement | None = None
+    int8: Validation | None = None
     created: str = ""
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         timing, layers = self.validation.timing, self.coverage.layers
-        lines = [text.partition(": ") for text, _ in verdict_lines(self)]
+        last = [line.in_one().partition(": ") for line in self.conclusion.lines]
         return f"{self.model} on {self.target}", [
             ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
             ("size", f"{self.original_bytes / 1e6:.3f} -> {self.result_bytes / 1e6:.3f} MB"),
             ("layers", ", ".join(f"{count} {name}" for name, count in layers.items())),
-            *((name, text) for name, _, text in lines),
+            *((title, text) for title, _, text in last),
             ("samples", f"{self.validation.samples} {'held out' if self.validation.held_out else 'of calibration'}"),
         ]
 
@@ -103,18 +106,26 @@ class Report(Shown):
         """JSON-ready, None for figures that are not finite; stored weights and the forecast stay in the plan's file."""
         plan = replace(self.plan, weights={}, biases={}, forecast=None, points=(), point_weights={})
         held: dict[str, Any] = plain(replace(self, plan=plan, curve=()))
-        return {"schema": SCHEMA, **held, "curve": [plain(point.figures()) for point in self.curve]}
+        curve = [plain(point.figures()) for point in self.curve]
+        return {"schema": SCHEMA, "conclusion": plain(self.conclusion.fields), **held, "curve": curve}
 
-    def render(self, console: Console) -> None:
-        """Draw it on a console."""
+    @property
+    def conclusion(self) -> Conclusion:
+        """The last lines, also as data."""
+        sizes = self.original_bytes, self.result_bytes
+        parts = self.plan, self.validation, self.verdict, *sizes, self.int8, self.synthetic, self.proven
+        return Conclusion.of(Subject(*parts))
+
+    def render(self, console: Console, *, verbose: bool = False) -> None:
+        """Draw it on a console, the conclusion last. verbose: also how the result came about."""
         console.print(_summary(self))
         console.print(_coverage(self.coverage))
         if self.curve:
             console.print(draw(self.curve))
-        for line in _remarks(self):
-            console.print(line, highlight=False, markup=False)
-        for line, style in verdict_lines(self):
-            console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        for line in _remarks(self, verbose=verbose):
+            console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+        console.print()
+        self.conclusion.draw(console)
 
 
 def build_plan(
@@ -181,9 +192,10 @@ def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
 
 
 def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
-    """The plan with what `apply` needs to rescale the model again."""
+    """The plan with what `apply` needs to rescale the model again, and to order its channels."""
     packed = "" if rescaling.factors is None else pack_array(rescaling.factors.astype("<f4"))
-    return replace(plan, factors=packed, rescaling=dict(rescaling.losses))
+    order = "" if rescaling.order is None else pack_array(rescaling.order.astype("<i4"))
+    return replace(plan, factors=packed, order=order, rescaling=dict(rescaling.losses))
 
 
 def simulated_note(schemes: Iterable[Scheme]) -> tuple[str, ...]:
@@ -319,6 +331,7 @@ def build_report(
         calibration.source,
         calibration.synthetic,
         (*model.notes, *calibration.notes, *plan.notes),
+        int8=shipped.int8,
     )
 
 
@@ -340,19 +353,14 @@ def coverage_of(model: Model, plan: Plan, outcome: Outcome) -> Coverage:
 
 
 def _summary(report: Report) -> Table:
-    timing = report.validation.timing
     table = Table(title=f"{report.model} on {report.target}", title_justify="left")
     for column in ("", "fp32", "onnxmpq", "ratio"):
         table.add_column(column, justify="right" if column else "left")
-    if timing is not None:
-        speed = _speed(timing.ratio)
-        here = "" if "latency_ms" in report.plan.measured else " here, on the CPU"
-        table.add_row(
-            f"latency{here}, {timing.threads} thread(s)",
-            f"{timing.original_s * 1e3:.3f} ms",
-            f"{timing.result_s * 1e3:.3f} ms",
-            speed,
-        )
+    here = "" if "latency_ms" in report.plan.measured else " here, on the CPU"
+    for timing in (report.validation.timing, *report.validation.other_timings):
+        if timing is not None:
+            times = (f"{seconds * 1e3:.3f} ms" for seconds in (timing.original_s, timing.result_s))
+            table.add_row(f"latency{here}, {threads_in_words(timing.threads)}", *times, _speed(timing.ratio))
     for row in _modelled(report.plan):
         table.add_row(*row)
     share = report.result_bytes / report.original_bytes
@@ -410,66 +418,52 @@ def _coverage(coverage: Coverage) -> Table:
     return table
 
 
-def _remarks(report: Report) -> list[str]:
-    lines = []
-    if report.coverage.left_alone:
-        lines.append("layers left in float32:")
-        shown = list(report.coverage.left_alone.items())
-        lines += [f"  {name}: {reason}" for name, reason in shown[:8]]
-        if len(shown) > 8:
-            lines.append(f"  and {len(shown) - 8} more; the plan file has them all")
+SHOWN_LAYERS = 8
+SHOWN_GAP = 5e-5  # the least that does not show as 0.00%
+
+
+def _remarks(report: Report, *, verbose: bool) -> Iterator[str]:
+    """Lines that a user has to know beside the conclusion; with `verbose`, also how the result came about."""
     for output in report.validation.outputs:
         if output.levels_disagree:
-            lines.append(
+            yield (
                 f"output {output.name}: SQNR is {output.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
+    yield from report.plan.notes
+    yield from (f"warning, rule {warning}" for warning in report.warnings)
+    if report.validation.emulated:
+        yield EMULATED
+    if report.plan.exactness:
+        yield report.plan.exactness
+    if verbose:
+        yield from _details(report)
+    elif left := report.coverage.left_alone:
+        yield f"{len(left)} layer{'s are' if len(left) > 1 else ' is'} left in float32; --verbose and the plan say why"
+
+
+def _details(report: Report) -> Iterator[str]:
+    """Lines on how the result came about."""
+    if left := report.coverage.left_alone:
+        yield "layers left in float32:"
+        yield from (f"  {name}: {reason}" for name, reason in list(left.items())[:SHOWN_LAYERS])
+        if len(left) > SHOWN_LAYERS:
+            yield f"  and {len(left) - SHOWN_LAYERS} more; the plan file has them all"
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
-        lines.append(f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}")
+        yield f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}"
+    if report.plan.order:
+        yield "channels of the float32 model change places: int8 weights that cannot saturate lose less by it"
     if report.timings is not None and (reused := report.timings.in_words()):
-        lines.append(reused)
-    lines += report.plan.notes
-    lines += [f"warning, rule {warning}" for warning in report.warnings]
-    if report.validation.emulated:
-        lines.append(EMULATED)
-    where = "held-out samples" if report.validation.held_out else "the calibration samples themselves"
-    gap = report.plan.prediction.get("solver_gap", 0.0)
-    lines.append(f"quality on {report.validation.samples} {where}; solver gap {gap:.2%}")
-    return lines
-
-
-UNSTEADY = "; unsteady: close other programs and measure again with `onnxmpq validate`"
-_STYLES: dict[str, str] = {"good": "green", "noticeable": "yellow", "bad": "bold red", "unknown": "yellow"}
+        yield reused
+    if (timing := report.validation.timing) is not None:
+        low, high = (ratio * 100 for ratio in (timing.ratio_low, timing.ratio_high))
+        yield f"latency: 95% interval {low:.1f} to {high:.1f}% of fp32's, {timing.rounds} rounds"
+    yield from (f"quality: {reason}" for reason in report.verdict.reasons)
+    if (gap := report.plan.prediction.get("solver_gap", 0.0)) >= SHOWN_GAP:
+        yield f"by the solver's bound no plan within these budgets has a predicted loss more than {gap:.2%} lower"
 
 
 def verdict_lines(report: Report) -> list[tuple[str, str]]:
-    """(text, style) of the last lines: what was asked and measured, and what the quality is worth."""
-    plan = report.plan
-    asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in plan.budgets.items())
-    taken = f"size {report.result_bytes / 1e6:.3f} MB"
-    timing = report.validation.timing
-    if timing is not None and "latency_ms" in plan.measured:
-        low, high = (r * 100 for r in (timing.ratio_low, timing.ratio_high))
-        noted = f"{timing.rounds} rounds{UNSTEADY if timing.unsteady else ''}"
-        share = f"{timing.ratio * 100:.1f}% of fp32's (95% interval {low:.1f} to {high:.1f}%, {noted})"
-        taken = f"latency {timing.result_s * 1e3:.3f} ms, {share}; {taken}"
-    elif plan.budgets.get("latency"):
-        before, after = (plan.prediction[f"{which}latency_ms"] for which in ("original_", ""))
-        taken = f"latency {after:.3g} ms by the cost table, {after / before:.1%} of fp32's; {taken}"
-    for name, quantity in QUANTITIES.items():
-        if quantity.modelled and name in plan.budgets and quantity.figure in plan.prediction:
-            taken += f"; {name} {quantity.unit.show(plan.prediction[quantity.figure] / quantity.per_unit)}, modelled"
-    met = "met" if plan.met else "NOT met, this is the closest plan"
-    first = f"budget: {asked}; {met}; {taken}", "green" if plan.met else "bold red"
-    level, samples = report.verdict.level, report.validation.samples
-    where = "held-out" if report.validation.held_out else "calibration"
-    why = (
-        "; ".join(report.verdict.reasons)
-        or f"no loss to be noticed on {samples} {where} sample{'s' if samples != 1 else ''}"
-    )
-    words = {"good": "good", "noticeable": "noticeably worse than fp32", "bad": "BAD", "unknown": "unknown"}
-    second = f"quality: {words[level]} ({why})", _STYLES[level]
-    if not plan.exactness:
-        return [first, second]
-    return [first, second, (plan.exactness, "green" if report.proven else "bold red")]
+    """(text, style) of the last lines: what was asked and measured, what the quality is worth, and what to do."""
+    return [(line.in_one(), STYLES[line.tone]) for line in report.conclusion.lines]

@@ -11,6 +11,7 @@ from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call
 from onnxmpq.runtimes import REFERENCE, Runtime, SessionSettings, holds_fp8
+from onnxmpq.threads import workers
 
 OWN_THREADS = 0  # what a session has that is given no number of threads: one per core
 MOST_TRIES = 12  # 12 halvings tell 4096 regions apart
@@ -37,6 +38,16 @@ def both_ways(proto: onnx.ModelProto, settings: SessionSettings) -> tuple[Sessio
     """Settings to try a model with. fp8 runs here in emulation only, which is no user's session."""
     own = replace(settings, threads=OWN_THREADS)
     return (settings,) if holds_fp8(proto) or settings == own else (own, settings)
+
+
+def other_threads(settings: SessionSettings) -> tuple[SessionSettings, ...]:
+    """The same sessions with one thread and with a session's default, but for the number that these settings have.
+
+    Empty where there is one core only, on which both are the same.
+    """
+    if workers() == 1:
+        return ()
+    return tuple(replace(settings, threads=n) for n in (1, OWN_THREADS) if n != settings.threads)
 
 
 def run_all(

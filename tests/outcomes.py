@@ -25,6 +25,7 @@ from onnxmpq.model import serialized_bytes
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.weights import TECHNIQUES
 from tests.graphs import Array
+from tests.implied_noise import implied_sqnr_db
 
 Kind = Literal["converted", "unchanged", "refused", "crash", "bad file"]
 Sample = Mapping[str, Array]
@@ -39,7 +40,8 @@ class Outcome:
     """What came of a conversion.
 
     words: why the graph is unchanged or refused, or what is wrong with the result. sqnr_db: of the worst output, over
-    values that are finite in the original; infinite where nothing differs. level: of the verdict. float_bytes: of
+    values that are finite in the original; infinite where nothing differs. implied_db: what the result's scales imply
+    of it (`implied_noise.py`). level: of the verdict. float_bytes: of
     constants of rank 2 and higher, before and after. file_bytes: before and after.
     """
 
@@ -48,6 +50,7 @@ class Outcome:
     result: onnx.ModelProto | None = None
     level: str = ""
     sqnr_db: float = math.inf
+    implied_db: float = -math.inf
     float_bytes: tuple[int, int] = (0, 0)
     file_bytes: tuple[int, int] = (0, 0)
 
@@ -59,19 +62,25 @@ def attempt(proto: onnx.ModelProto, samples: Sequence[Sample], **asked: Any) -> 
     try:
         made = onnxmpq.convert(proto, **{**options, **asked})
     except UNCHANGED as error:
-        return Outcome("unchanged", str(error), None, "", math.inf, (before[0],) * 2, (before[1],) * 2)
+        return _unchanged(str(error), before)
     except OnnxmpqError as error:
         if NO_LAYER_FOR_IT in str(error):
-            return Outcome("unchanged", NO_LAYER_FOR_IT, None, "", math.inf, (before[0],) * 2, (before[1],) * 2)
+            return _unchanged(NO_LAYER_FOR_IT, before)
         ours = type(error) is OnnxmpqError or isinstance(error, DamagedGraphError) or not _is_a_line(str(error))
         return Outcome("crash" if ours else "refused", f"{type(error).__name__}: {error}")
     except Exception as error:
         return Outcome("crash", f"{type(error).__name__}: {error}")
     faults = list(faults_of(proto, made.model, samples))
     sqnr = math.nan if faults else worst_sqnr_db(proto, made.model, samples)
+    implied = -math.inf if faults else implied_sqnr_db(proto, made.model, samples)
     sizes = (before[0], float_bytes(made.model)), (before[1], serialized_bytes(made.model))
     level = made.report.verdict.level
-    return Outcome("bad file" if faults else "converted", "; ".join(faults), made.model, level, sqnr, *sizes)
+    return Outcome("bad file" if faults else "converted", "; ".join(faults), made.model, level, sqnr, implied, *sizes)
+
+
+def _unchanged(words: str, before: tuple[int, int]) -> Outcome:
+    sizes = (before[0],) * 2, (before[1],) * 2
+    return Outcome("unchanged", words, float_bytes=sizes[0], file_bytes=sizes[1])
 
 
 def _is_a_line(message: str) -> bool:

@@ -19,7 +19,7 @@ from onnxmpq.runtimes import SessionSettings, open_session, run
 from tests.graphs import Array
 
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25)
-DOMAIN = "local"
+DOMAIN, MICROSOFT = "local", "com.microsoft"
 LARGEST = 1e3
 LARGEST_WEIGHT = 1 << 15
 SAMPLES = 5
@@ -116,7 +116,12 @@ class Builder:
         called = "" if self.chance(4) else f"n{self.made}"
         node = helper.make_node(op, inputs, names, called, domain=domain, **more)
         for name, value in zip(names, self._run(node, reads), strict=True):
-            if value.dtype.kind == "f" and value.size and not np.abs(value).max() < LARGEST:
+            if (
+                isinstance(value, np.ndarray)
+                and value.dtype.kind == "f"
+                and value.size
+                and not np.abs(value).max() < LARGEST
+            ):
                 raise Refused
             self.values[name] = value
         self.nodes.append(node)
@@ -132,7 +137,8 @@ class Builder:
             raise Refused from None
 
     def model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
-        imports = [helper.make_opsetid("", self.opset), *([helper.make_opsetid(DOMAIN, 1)] if self.functions else [])]
+        domains = {node.domain for node in graph.node} & {MICROSOFT} | ({DOMAIN} if self.functions else set())
+        imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in sorted(domains))]
         ir_version = 3 if self.opset < 9 and not self.functions else 8 if self.opset < 21 else 10
         return helper.make_model(graph, opset_imports=imports, functions=self.functions, ir_version=ir_version)
 
@@ -177,6 +183,8 @@ class Builder:
 
 
 def _element(values: Array) -> int:
+    if values.dtype == object:
+        return int(TensorProto.STRING)
     return int(helper.np_dtype_to_tensor_dtype(values.dtype))
 
 
@@ -449,6 +457,45 @@ def as_sequence(b: Builder, x: str) -> str:
     return joined
 
 
+def as_optional(b: Builder, x: str) -> str:
+    _need(b.opset >= 18)
+    kept, there = b.name(), b.name()
+    b.nodes += [
+        helper.make_node("Optional", [x], [kept]),
+        helper.make_node("OptionalGetElement", [kept], [there]),
+    ]
+    b.values[there] = b.values[x]
+    return there
+
+
+def resized(b: Builder, x: str) -> str:
+    """Inputs in the middle of the list that are left out."""
+    _need(len(shape := b.shape(x)) == 4 and b.opset >= 13)
+    mode = b.rng.choice(["nearest", "linear"])
+    if b.chance(2):
+        return b.node("Resize", x, "", b.constant([1, 1, 2, 2]), mode=mode)
+    return b.node("Resize", x, "", "", b.ints(shape[0], shape[1], 5, 9), mode=mode)
+
+
+def contrib(b: Builder, x: str) -> str:
+    """An operator of onnxruntime's own domain."""
+    _need(len(shape := b.shape(x)) >= 2)
+    op = b.rng.choice(["Gelu", "QuickGelu", "BiasGelu", "FusedMatMul", "SkipLayerNormalization"])
+    more = {
+        "BiasGelu": lambda: [b.bias(shape[-1])],
+        "FusedMatMul": lambda: [b.weight(shape[-1], 16)],
+        "SkipLayerNormalization": lambda: [x, b.constant(1 + np.abs(b.random(shape[-1]))), b.bias(shape[-1])],
+    }
+    settings: dict[str, object] = {"alpha": 0.5} if op == "FusedMatMul" else {}
+    return b.results(op, x, *more.get(op, list)(), domain=MICROSOFT, **settings)[0]
+
+
+def reduced_to_a_number(b: Builder, x: str) -> str:
+    total = b.node("ReduceMean", x, keepdims=0)
+    _need(b.shape(total) == ())
+    return b.node("Mul", x, b.node("Sigmoid", total))
+
+
 def other_type(b: Builder, x: str) -> str:
     wide = b.node("Cast", x, to=b.rng.choice([TensorProto.FLOAT16, TensorProto.DOUBLE]))
     return b.node("Cast", b.node("Add", wide, wide), to=TensorProto.FLOAT)
@@ -554,6 +601,10 @@ OTHERS = (
     by_index,
     nothing_joined,
     as_sequence,
+    as_optional,
+    resized,
+    contrib,
+    reduced_to_a_number,
     other_type,
 )
 BLOCKS = (*LAYERS, *OTHERS)
@@ -569,6 +620,7 @@ def random_graph(rng: random.Random, *, blocks: int = 6, opset: int | None = Non
     b.live.append(start)
     if b.chance(3):
         b.live.append(_input(b, declared))
+    ends = [made for further in FURTHER if b.chance(6) and (made := further(b, declared)) is not None]
     used: list[str] = []
     for _ in range(8 * blocks):
         if len(used) >= blocks and set(used) & {f.__name__ for f in LAYERS}:
@@ -580,7 +632,7 @@ def random_graph(rng: random.Random, *, blocks: int = 6, opset: int | None = Non
             used.append(block.__name__)
     if b.chance(5) and (made := b.attempt(_labels, b.live[-1])) is not None:
         b.live.append(made)
-    return RandomGraph(_finished(b, declared), _samples(b, declared), tuple(used))
+    return RandomGraph(_finished(b, declared, ends), _samples(b, declared), tuple(used))
 
 
 def _labels(b: Builder, x: str) -> str:
@@ -588,9 +640,14 @@ def _labels(b: Builder, x: str) -> str:
 
 
 def _input(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
-    """A float input; or tokens, looked up in a table."""
+    """A float input; or tokens, looked up in a table; or pictures of bytes, channels last."""
     name = b.rng.choice(["x", "input.1", "x:0", "in/put"]) + str(len(declared))
     b.inputs.append(name)
+    if b.chance(6):
+        declared[name] = ("N", 7, 7, 3)
+        b.values[name] = np.abs(b.random(1, 7, 7, 3, spread=80)).astype(np.uint8)
+        scaled = b.node("Div", b.node("Cast", name, to=TensorProto.FLOAT), b.constant(255.0))
+        return b.node("Transpose", scaled, perm=[0, 3, 1, 2])
     if b.chance(4):
         declared[name] = ("N", 6)
         b.values[name] = np.array([[1, 2, 3, 4, 5, 0]], np.int64)
@@ -600,6 +657,32 @@ def _input(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
     return name
 
 
+def _number(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
+    """An input without axes, by which a tensor is multiplied."""
+    declared["factor"] = ()
+    b.values["factor"] = np.asarray(1.5, np.float32)
+    b.live.append(b.node("Mul", b.live[-1], "factor"))
+    return b.live[-1]
+
+
+def _words(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
+    """Strings that pass through."""
+    declared["words"] = ("N",)
+    b.values["words"] = np.array(["a"], object)
+    return b.node("Identity", "words")
+
+
+def _cache(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:
+    """A cache before the first step: an input without elements, which something is joined to."""
+    declared["past"] = ("N", "P", 8)
+    b.values["past"] = np.zeros((1, 0, 8), np.float32)
+    return b.node("Concat", "past", b.constant(b.random(1, 2, 8)), axis=1)
+
+
+FURTHER = (_number, _words, _cache)
+"""Inputs beside the ones that blocks read; each gives a tensor that may be an output."""
+
+
 def _sizes(shape: Sequence[int | str]) -> list[int]:
     return [{"N": 1, "T": 6}.get(d, 0) if isinstance(d, str) else d for d in shape]
 
@@ -607,23 +690,26 @@ def _sizes(shape: Sequence[int | str]) -> list[int]:
 def _samples(b: Builder, declared: Mapping[str, tuple[int | str, ...]]) -> tuple[Mapping[str, Array], ...]:
     first = {name: b.values[name] for name in declared}
     generator = np.random.default_rng(b.rng.getrandbits(32))
-    more = [
-        {
-            n: generator.integers(0, 200, v.shape)
-            if v.dtype == np.int64
-            else generator.standard_normal(v.shape).astype(np.float32)
-            for n, v in first.items()
-        }
-        for _ in range(SAMPLES - 1)
-    ]
+    more = [{name: _alike(generator, v) for name, v in first.items()} for _ in range(SAMPLES - 1)]
     return (first, *more)
 
 
-def _finished(b: Builder, declared: Mapping[str, tuple[int | str, ...]]) -> onnx.ModelProto:
-    """The whole model: its last tensor is an output, and now and then others are."""
+def _alike(generator: np.random.Generator, values: Array) -> Array:
+    """Other values of the same type and shape."""
+    if values.dtype == np.int64:
+        return generator.integers(0, 200, values.shape)
+    if values.dtype == np.uint8:
+        return generator.integers(0, 256, values.shape).astype(np.uint8)
+    if values.dtype == object:
+        return generator.choice(np.array(["a", "b", ""], object), values.shape)
+    return np.asarray(generator.standard_normal(values.shape), np.float32)
+
+
+def _finished(b: Builder, declared: Mapping[str, tuple[int | str, ...]], ends: Sequence[str]) -> onnx.ModelProto:
+    """The whole model: its last tensor is an output, and now and then others are; `ends` are."""
     computed = {o for node in b.nodes for o in node.output}
     outputs = [t for t in b.live if t in computed]
-    kept = sorted({outputs[-1], *b.rng.sample(outputs, min(len(outputs), b.rng.choice([0, 0, 1, 2])))})
+    kept = sorted({outputs[-1], *ends, *b.rng.sample(outputs, min(len(outputs), b.rng.choice([0, 0, 1, 2])))})
     inputs = [helper.make_tensor_value_info(n, _element(b.values[n]), shape) for n, shape in declared.items()]
     read = {i for node in b.nodes for i in node.input} | {r for node in b.nodes for r in _inner_reads(node)}
     stored = [numpy_helper.from_array(np.asarray(v), n) for n, v in b.constants.items() if n in read]

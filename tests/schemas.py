@@ -46,7 +46,11 @@ class _File:
 
 FILES = {
     "plan": _File(plan.SCHEMA, plan.Plan, {}),
-    "report": _File(report.SCHEMA, report.Report, {"curve": {"type": "array", "items": _NUMBERS}}),
+    "report": _File(
+        report.SCHEMA,
+        report.Report,
+        {"conclusion": {"type": "object"}, "curve": {"type": "array", "items": _NUMBERS}},
+    ),
     "cost-table": _File(
         COST_TABLE,
         cost.CostTable,

@@ -12,7 +12,8 @@ import pytest
 
 import onnxmpq
 from onnxmpq.plan import Plan
-from tests.graphs import graph, samples_for
+from tests.bodies import by_rate, convolutions_by_branch, loop_with_lstm, scan_of_a_gated_cell
+from tests.graphs import samples_for
 from tests.outcomes import QUICK
 from tests.tables import int8_pays
 
@@ -25,49 +26,6 @@ class Case:
 
     id: str
     proto: onnx.ModelProto
-
-
-def loop_with_lstm() -> onnx.ModelProto:
-    body = """d = Identity (go)
-        all, n, m = LSTM <hidden_size = 64> (p, w, r, , , h, c)
-        o = MatMul (n, v)  q = Add (o, p)  t = Squeeze (o, axes)"""
-    state = "float[1, 1, 64]"
-    return graph(
-        f"""a, b, e, y = Loop (four, , x, zeros, zeros) <body = l (int64 i, bool go, {state} p, {state} h, {state} c) =>
-                (bool d, {state} q, {state} n, {state} m, float[64] t) {{ {body} }}>""",
-        "float[1, 1, 64] x",
-        "float[1, 1, 64] a, float[t, 64] y",
-        "float[1, 256, 64] w, float[1, 256, 64] r, float[64, 64] v, float[1, 1, 64] zeros, int64 four = {4}, "
-        "int64[2] axes = {0, 1}",
-    )
-
-
-def convolutions_by_branch() -> onnx.ModelProto:
-    return graph(
-        """t = ReduceMean <keepdims = 0> (x)  flag = Greater (t, zero)
-           y = If (flag) <
-               then_branch = a () => (float[1, 32, 8, 8] u) {
-                   p = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)  u = Relu (p) },
-               else_branch = b () => (float[1, 32, 8, 8] v) {
-                   q = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, k)  v = Tanh (q) }
-           >""",
-        "float[1, 32, 8, 8] x",
-        "float[1, 32, 8, 8] y",
-        "float[32, 32, 3, 3] w, float[32, 32, 3, 3] k, float zero = {0}",
-    )
-
-
-def scan_of_a_gated_cell() -> onnx.ModelProto:
-    return graph(
-        """z, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
-               body = b (float[1, 64] h, float[1, 48] e) => (float[1, 64] n, float[1, 64] o) {
-                   f = MatMul (e, wz)  g = MatMul (h, uz)  i = Add (f, g)  gate = Sigmoid (i)
-                   j = MatMul (e, wn)  k = MatMul (h, un)  l = Add (j, k)  new = Tanh (l)
-                   d = Sub (h, new)  m = Mul (gate, d)  n = Add (new, m)  o = Identity (n) }> (start, x)""",
-        "float[1, 10, 48] x",
-        "float[1, 64] z, float[1, t, 64] y",
-        "float[48, 64] wz, float[64, 64] uz, float[48, 64] wn, float[64, 64] un, float[1, 64] start",
-    )
 
 
 CASES = [
@@ -93,20 +51,6 @@ def test_bodies_become_smaller(case: Case, share: int, sqnr_db: float, tmp_path:
     assert all(o.sqnr_db > sqnr_db for o in result.report.validation.outputs)
     again = Plan.from_json(result.plan.to_json())
     assert onnxmpq.apply(case.proto, again) == result.model
-
-
-def by_rate() -> onnx.ModelProto:
-    """Two models in one, as of voice activity: the rate says which."""
-    return graph(
-        """flag = Equal (rate, high)
-           y = If (flag) <
-               then_branch = a () => (float[3, 1, 1, 48] u) { u, h = LSTM <hidden_size = 48> (x, w, r) },
-               else_branch = b () => (float[3, 1, 1, 48] v) { v, g = GRU <hidden_size = 48> (x, k, q) }
-           >""",
-        "float[3, 1, 64] x, int64 rate",
-        "float[a, b, c, d] y",
-        "float[1, 192, 64] w, float[1, 192, 48] r, float[1, 144, 64] k, float[1, 144, 48] q, int64 high = {16000}",
-    )
 
 
 def with_rates(*rates: int) -> list[dict[str, Any]]:

@@ -283,6 +283,12 @@ BAD = [
     Bad("unknown recipe", lambda f: f.convert("--recipe", "imagnet"), 4, "imagnet"),
     Bad("budget without a unit", lambda f: f.convert("--latency", "5"), 2, "--latency '5': no number with a unit"),
     Bad("budget of another kind", lambda f: f.convert("--size", "5ms"), 2, "--size '5ms': unknown unit 'ms'"),
+    Bad("a factor for a share", lambda f: f.convert("--latency", "2x"), 2, "2 times less is 50%"),
+    Bad("two outputs", lambda f: f.convert(f / "a.onnx", "-o", f / "b.onnx"), 2, "give one of them"),
+    Bad("a model for a command", lambda f: (f.model, "--size", "30%"), 2, "model.onnx --size 30%`"),
+    Bad("an unknown option", lambda f: f.convert("--latencyy", "5ms"), 2, "did you mean --latency?; see `onnxmpq conv"),
+    Bad("nothing to convert", lambda f: ("convert",), 2, "missing argument 'MODEL'; see `onnxmpq convert --help`"),
+    Bad("a floor on made-up samples", lambda f: ("convert", f.model, "--min-sqnr", "30dB"), 2, "give --calib"),
     Bad("unmeetable latency", lambda f: f.convert("--latency", "1ns"), 5, "the fastest plan measures"),
     Bad("unmeetable size", lambda f: f.convert("--size", "1kB"), 5, "the smallest plan takes"),
     Bad("unmeetable pair", lambda f: f.convert("--latency", "1ns", "--size", "1kB"), 5, "cannot be met"),
@@ -546,7 +552,7 @@ def test_check(tmp_path: Path, run: Run) -> None:
 
 def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
-    command = (*folder.int8("check"), "--calib", folder.calib)
+    command = (*folder.int8("check"), "--calib", folder.calib, "--quiet")
     np.savez(folder.calib, x=np.ones((3, 4, 128), np.float32))
     found = run(*command)
     assert (found.code, found.err) == (0, "")
@@ -585,7 +591,7 @@ def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:
 def test_calibrate_then_convert(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     ranges = tmp_path / "ranges.npz"
-    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache")
+    found = run("calibrate", folder.model, "--calib", folder.calib, "-o", ranges, "--no-cache", "--quiet")
     assert (found.code, found.err) == (0, "")
     for words in ("6 samples", "min", "max", "mse", "1x16x8x8", "wrote"):
         assert words in found.out

@@ -12,7 +12,7 @@ import pytest
 import onnxmpq
 from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import BudgetError, CalibrationError, UsageError
-from onnxmpq.floors import Floors, Metric, parse_floors, top1
+from onnxmpq.floors import Floors, Metric, implausible_scores, parse_floors, top1
 from tests.conftest import QUICK, SAMPLES
 
 QUALITY = Validation(
@@ -146,3 +146,27 @@ def test_labels_of_other_samples() -> None:
 def test_divergence_and_agreement_of_all_outputs() -> None:
     assert QUALITY.divergence == pytest.approx(0.03) and QUALITY.agreement == 0.98
     assert replace(QUALITY, outputs=QUALITY.outputs[1:]).agreement is None
+
+
+def test_fp32_scores_that_are_implausible() -> None:
+    """At chance level, or right on less than half of what the model is sure of; logits and probabilities."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, 200)
+
+    def said(right: float, confidence: float, *, logits: bool = True, count: int = 200) -> str:
+        """Of a model that is right on a share of the samples, and gives its class such a probability."""
+        hit = np.arange(200) < round(right * 200)
+        chosen = np.where(hit, labels, (labels + 1) % 10)
+        rows = np.full((200, 10), (1.0 - confidence) / 9)
+        rows[np.arange(200), chosen] = confidence
+        order = generator.permutation(200)[:count]
+        scores = (np.log(rows) + 3.0 if logits else rows).astype(np.float32)
+        return implausible_scores({"y": scores[order]}, labels[order])
+
+    assert "as by guessing among 10 classes" in said(0.1, 0.9) and "as by guessing" in said(0.0, 0.2)
+    for logits in (True, False):
+        assert "55 of 200 labels right, but is sure of its classes by 80% on average" in said(0.275, 0.8, logits=logits)
+        assert said(0.6, 0.95, logits=logits) == said(0.82, 0.85, logits=logits) == said(0.3, 0.4, logits=logits) == ""
+    assert said(0.5, 0.9, count=8) == ""
+    assert implausible_scores({"y": np.zeros((3,), np.float32)}, labels[:3]) == ""
+    assert implausible_scores({"y": np.zeros((3, 5), np.float32)}, None) == ""

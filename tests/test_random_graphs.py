@@ -18,8 +18,10 @@ from tests.outcomes import FAULTS, attempt
 from tests.random_graphs import BLOCKS, OPSETS, RandomGraph, random_graph
 from tests.tables import int8_pays
 
+MARGIN_DB = 4.0
+"""By which a conversion may be worse than its scales imply. On 200 graphs, three goals each, it was 3.0 dB at most."""
 LEAST_DB = 8.0
-"""Of a conversion whose verdict is good. Limits of verdicts are on the error's share of the variance: this is loose."""
+"""Of a conversion whose verdict is good, whatever its scales are."""
 FEW = settings(
     max_examples=8,
     deadline=None,
@@ -49,6 +51,7 @@ def test_random_graphs_are_converted_or_left_alone(name: str, rng: random.Random
     with tempfile.TemporaryDirectory() as folder, isolated():
         found = attempt(made.proto, made.samples, **goal(name, made, Path(folder)))
     assert found.kind not in (*FAULTS, "refused"), (found.words, made.blocks)
+    assert found.sqnr_db >= found.implied_db - MARGIN_DB, made.blocks
     assert found.sqnr_db > LEAST_DB or found.level != "good", made.blocks
 
 

@@ -12,6 +12,7 @@ from onnxmpq.cost import CostTable
 from onnxmpq.errors import AlreadyMetError, UsageError
 from onnxmpq.model import Model
 
+FACTORS = ("x", "times")
 _NUMBER_AND_UNIT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-zA-Zµ%]+)\s*$")
 
 
@@ -102,6 +103,9 @@ def _parse(quantity: Quantity, text: str) -> Limit:
     if number <= 0:
         raise UsageError(f"{option} {text!r}: must be greater than zero; write for example {examples}")
     factor = 0.01 if unit == "%" else units.get(unit.lower())
+    if factor is None and unit.lower() in FACTORS and number >= 1:
+        share = f"{100 / number:.4g}%"
+        raise UsageError(f"{option} {text!r}: budgets are a share of the original's; {number:g} times less is {share}")
     if factor is None:
         raise UsageError(f"{option} {text!r}: unknown unit {unit!r}; use one of {', '.join(units)} or %")
     if not math.isfinite(number * factor):

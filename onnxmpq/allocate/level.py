@@ -15,6 +15,7 @@ from onnxmpq.allocate.problem import Problem
 from onnxmpq.allocate.superpose import random_plan
 from onnxmpq.context import Context
 from onnxmpq.errors import CrashError
+from onnxmpq.progress import UNSEEN
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, Evaluator
@@ -32,11 +33,11 @@ def at_unseen_level(problem: Problem, effects: Effects, bench: Workbench, data: 
     if len(data.deciding) < FEWEST_SAMPLES or not plans:
         return effects
     settings = context.quality_settings(exact_integers=bench.exact_integers)
-    seen, unseen = (
-        Evaluator.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
-    )
     ratios = []
-    with context.progress.stage("trying plans on samples that rounding has not seen", len(plans)) as tick:
+    with context.progress.stage(UNSEEN, len(plans)) as tick:
+        seen, unseen = (
+            Evaluator.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
+        )
         for plan in plans:
             proto = bench.build(plan)
             try:
@@ -49,7 +50,7 @@ def at_unseen_level(problem: Problem, effects: Effects, bench: Workbench, data: 
     if not ratios:
         return effects
     level = float(np.median(ratios))
-    context.progress.say(f"divergence on samples that rounding has not seen: {level:.2f} times that on those it has")
+    context.progress.detail(f"divergence on samples that rounding has not seen: {level:.2f} times that on the others")
     divergence = effects.divergence
     return replace(effects, divergence=replace(divergence, scale=divergence.scale * level))
 

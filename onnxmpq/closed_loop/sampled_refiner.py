@@ -41,9 +41,9 @@ class SampledRefiner:
         if start is None:
             return []
         better = refine(predictor, start, limits)
-        self.context.progress.say(
-            f"superposed effects: cross terms believed to {predictor.trust:.0%}, {len(better)} plans of less "
-            f"predicted divergence than the separable one"
+        terms = f"weighted {predictor.trust:.0%}" if predictor.trust else "ignored (not reliable on these samples)"
+        self.context.progress.detail(
+            f"interaction terms {terms}: {len(better)} plans of lower predicted divergence than without them"
         )
         return [*better[::-1][: MOST_PROPOSALS - 1], start]
 

@@ -22,7 +22,8 @@ from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 
 _MUST_MATCH = ("structure_sha256", "target", "provider", "threads", "shape", "onnxruntime")
 _ADVICE = {
-    "structure_sha256": "it was measured on another model",
+    "structure_sha256": "it was measured on another model, or on samples for which other steps of preparing change an "
+    "output (a warning says so); profile this model with the samples that it is converted with",
     "target": "it was measured for another target",
     "provider": "it was measured with another execution provider",
     "threads": "give the same --threads, or profile again",

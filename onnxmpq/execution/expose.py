@@ -43,11 +43,14 @@ def values_once(
     return dict(zip(tensors, run(session, dict(inputs), tensors), strict=True))
 
 
-def tensor_shapes(model: Model, feeds: Feeds, tensors: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor in a run of the first sample."""
-    return {t: tuple(np.shape(v)) for t, v in values_once(model.store, feeds.batch([0]), tensors).items()}
+def tensor_shapes(
+    model: Model, feeds: Feeds, tensors: Sequence[str], sample: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in a run of one sample; of the typical one if None."""
+    inputs = feeds.batch([feeds.typical if sample is None else sample])
+    return {t: tuple(np.shape(v)) for t, v in values_once(model.store, inputs, tensors).items()}
 
 
 def float_shapes(model: Model, feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    """Shapes of all float tensors between regions, in a run of the first sample."""
+    """Shapes of all float tensors between regions, in a run of the typical sample."""
     return tensor_shapes(model, feeds, list(dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs))))

@@ -80,7 +80,7 @@ class ForwardPass:
         outputs = list(dict.fromkeys((*wanted, *needed)))
         part = OpenPart(self.cutter.segment(self.start, len(self.cutter.index.nodes), outputs), self.settings)
         first = self._known(part, 0)
-        keep = sum(first[t].nbytes for t in needed) * len(self.rows) <= self.memory.kept
+        keep = self._bytes(part, first, needed) <= self.memory.kept
         others = in_order(lambda number: self._known(part, number), range(1, len(self.rows)), self.threads)
         runs = chain(iter([first]), others)
         del first  # or it would stay in memory beside all others
@@ -90,6 +90,18 @@ class ForwardPass:
             yield known, keep
         if keep:
             self.start = stop
+
+    def _bytes(self, part: OpenPart, first: Mapping[str, Array], needed: Sequence[str]) -> int:
+        """Of these tensors in all batches, of which `first` has them for the first one.
+
+        Where shapes differ the largest batch tells: tensors grow at least in proportion to the inputs.
+        """
+        if not self.feeds.ragged:
+            return sum(first[t].nbytes for t in needed) * len(self.rows)
+        sizes = [sum(self.feeds.sizes[r]) for r in self.rows]
+        largest = sizes.index(max(sizes))
+        most = self._known(part, largest) if largest else first
+        return int(sum(most[t].nbytes for t in needed) * sum(sizes) / max(sizes[largest], 1))
 
     def _known(self, part: OpenPart, number: int) -> dict[str, Array]:
         rows = self.rows[number]

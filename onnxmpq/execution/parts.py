@@ -48,10 +48,12 @@ class Cutter:
     """Cuts one graph; knows the types of its tensors.
 
     structure: the graph, perhaps without the values of large constants. constants: with values, as parts get them.
+    outputs: what parts at its end make: its own outputs, or other tensors in their place.
     """
 
-    def __init__(self, graph: onnx.ModelProto | WeightStore) -> None:
+    def __init__(self, graph: onnx.ModelProto | WeightStore, outputs: Sequence[str] | None = None) -> None:
         self.structure = graph.structure if isinstance(graph, WeightStore) else graph
+        self.outputs = [o.name for o in self.structure.graph.output] if outputs is None else list(outputs)
         self.index = GraphIndex(self.structure)
         self._changed: dict[str, onnx.TensorProto] = {}
         stored = graph if isinstance(graph, WeightStore) else self.index.constants
@@ -74,7 +76,7 @@ class Cutter:
         return [sum(constants[t].ByteSize() for t in read_by(n) if t in constants) for n in self.index.nodes]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
-        """The nodes from index `checkpoint` on that these tensors reach, with all graph outputs they make."""
+        """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
         affected, nodes = set(tensors), []
         for place, node in enumerate(self.index.nodes):
             if any(t in affected for t in read_by(node)):
@@ -82,11 +84,10 @@ class Cutter:
                 if place >= checkpoint:
                     nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        return self._part(nodes, [o.name for o in self.structure.graph.output if o.name in made], ())
+        return self._part(nodes, [t for t in self.outputs if t in made], ())
 
     def between(self, tensors: Sequence[str], checkpoint: int, live: Iterable[str]) -> Part:
-        """The nodes before `checkpoint` that these tensors reach, up to the live tensors and graph outputs they
-        make."""
+        """The nodes before `checkpoint` that these tensors reach, up to the live tensors and outputs they make."""
         affected = set(tensors)
         nodes = []
         for node in self.index.nodes[:checkpoint]:
@@ -94,7 +95,7 @@ class Cutter:
                 affected.update(node.output)
                 nodes.append(node)
         made = {t for n in nodes for t in n.output}
-        wanted = dict.fromkeys((*live, *(o.name for o in self.structure.graph.output)))
+        wanted = dict.fromkeys((*live, *self.outputs))
         return self._part(nodes, [t for t in wanted if t in made], tuple(tensors) if nodes else ())
 
     def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import onnx
 
+from onnxmpq.errors import ModelError
 from onnxmpq.execution.expose import whole, with_outputs
 from onnxmpq.execution.memory import MEMORY, MemoryBudget
 from onnxmpq.feeds import Array, Feeds
@@ -50,8 +51,21 @@ def run_samples(
 def runs_of(
     session: Session, feeds: Feeds, outputs: Sequence[str] | None = None, threads: int = 1
 ) -> Iterator[list[Array]]:
-    """Per sample, in order, outputs of an open session (None for all), `threads` runs side by side."""
-    return in_order(lambda inputs: run(session, inputs, outputs), feeds.batches(1), threads)
+    """Per sample, in order, outputs of an open session (None for all), `threads` runs side by side.
+
+    Raises ModelError, with the sample where not all have the same shapes.
+    """
+
+    def work(number: int) -> list[Array]:
+        try:
+            return run(session, feeds.batch([number]), outputs)
+        except ModelError as error:
+            if not feeds.ragged:
+                raise
+            shapes = ", ".join(f"'{n}' {list(v[number].shape)}" for n, v in feeds.ragged.items())
+            raise ModelError(f"sample {feeds.label(number)} ({shapes}): {error}", error.blamed) from error
+
+    return in_order(work, range(len(feeds)), threads)
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import RAW_SOUND_SUFFIXES, SOUND_SUFFIXES, file_places, find_files
-from onnxmpq.feeds.fit import MemoryColumn, assemble, is_float, rows_per_sample, show_shape
+from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.recipes import AudioRecipe
 from onnxmpq.feeds.select import spread, whole_groups
 from onnxmpq.feeds.sound import UNREADABLE, Sound, raw_sound, read_wav_header
-from onnxmpq.feeds.types import Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,19 @@ class Windows:
 
 
 def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limit: int | None) -> Feeds:
-    """Feeds from a sound file or a folder of them; at most `limit` samples, evenly spread over all windows.
+    """Feeds from a sound file or a folder of them; at most `limit` samples, evenly spread over all windows, or over the
+    files by `lengths = "own"`.
 
     A file's incomplete last window is dropped, unless it is the file's only one: then zeros fill it up. Several
     channels become their mean. Files that cannot be read are skipped and named in the notes.
     """
     spec = _find_input(specs, recipe)
     length = _window_length(spec, recipe)
-    windows, notes = _find_windows(path, recipe, length)
     group = rows_per_sample(spec) if len(spec.shape) > 1 else 1
+    if recipe.lengths == "own" and not isinstance(spec.shape[-1], int) and group == 1:
+        return _whole_files(path, spec, recipe, limit)
+    sounds, notes = _find_sounds(path, recipe, length)
+    windows = Windows(sounds, length)
     indices = spread(len(windows), None if limit is None else limit * group)
     chosen = [windows[index] for index in indices]
     kept, dropped = whole_groups(len(chosen), group, str(path), "windows")
@@ -68,6 +73,27 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     places = file_places(folder, [window.sound.path for window in chosen[:kept]], indices[:kept], len(windows))
     columns = {spec.name: MemoryColumn(through, shaped)}
     return assemble(columns, specs, source=source, notes=[*notes, *dropped], places=places)
+
+
+def _whole_files(path: Path, spec: InputSpec, recipe: AudioRecipe, limit: int | None) -> Feeds:
+    """A sample per file."""
+    sounds, notes = _find_sounds(path, recipe, 0)
+    chosen = spread(len(sounds), limit)
+    lengths = [min(sounds[i].frames, recipe.fallback_window) for i in chosen]
+    cut = sum(sounds[i].frames > recipe.fallback_window for i in chosen)
+    if cut:
+        notes.append(f"{cut} of {len(chosen)} sounds were cut to {recipe.fallback_window / recipe.sample_rate:.3g} s")
+    through = f"{path} through recipe {recipe.name}"
+
+    def load(row: int) -> Array:
+        values = _read_window(Window(sounds[chosen[row]], 0), lengths[row])
+        return values.reshape(_window_shape(spec, lengths[row])).astype(spec.dtype)
+
+    column = RowColumn(through, len(chosen), load, lambda row: str(sounds[chosen[row]].path))
+    folder = path if path.is_dir() else path.parent
+    places = file_places(folder, [sounds[i].path for i in chosen], chosen, len(sounds))
+    source = f"{through}, from {len(sounds)} files"
+    return assemble({spec.name: column}, [spec], source=source, notes=notes, places=places)
 
 
 def _find_input(specs: Sequence[InputSpec], recipe: AudioRecipe) -> InputSpec:
@@ -94,7 +120,8 @@ def _window_shape(spec: InputSpec, length: int) -> tuple[int, ...]:
     return (*(1 for _ in spec.shape[1:-1]), length)
 
 
-def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[Windows, list[str]]:
+def _find_sounds(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Sound], list[str]]:
+    """Those that can be read and are not empty, for windows of `length` frames, and notes about the others."""
     files = find_files(path, SOUND_SUFFIXES) if path.is_dir() else [path]
     sounds: list[Sound] = []
     skipped: list[str] = []
@@ -122,7 +149,7 @@ def _find_windows(path: Path, recipe: AudioRecipe, length: int) -> tuple[Windows
         (padded, "are shorter than one window and were filled up with zeros"),
         (len(skipped), f"could not be read and were skipped: {', '.join(skipped[:3])}"),
     ]
-    return Windows(sounds, length), [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
+    return sounds, [f"{count} of {len(files)} sound files {what}" for count, what in counted if count]
 
 
 def _open_sound(file: Path, recipe: AudioRecipe) -> Sound:

@@ -1,61 +1,33 @@
-"""Do these arrays fit this model? Names, shapes, dtypes, finite values: the one place where that is decided.
-
-Every reader of ready-made arrays (npz, npy, rows, Python objects) hands its data over as columns, which are read
-only after their shapes are known to fit, and only in the chosen samples: memory is bounded by what is kept.
-"""
+"""Do these arrays fit this model? Names, shapes, dtypes, finite values: the one place where that is decided."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.select import spread
-from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places, whole_source
+from onnxmpq.feeds.types import Array, InputSpec
 
-
-class Column(Protocol):
-    """The data of one input, first axis = rows, read on demand."""
-
-    @property
-    def where(self) -> str:
-        """Its name in a message: file and array."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def read(self, rows: Sequence[int]) -> Array:
-        """These rows (ascending), in this order, of shape (len(rows), *shape[1:])."""
-
-
-@dataclass(frozen=True)
-class MemoryColumn:
-    """A column that is an array already (in memory, or mapped from a file)."""
-
-    where: str
-    array: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def read(self, rows: Sequence[int]) -> Array:
-        if len(rows) == len(self.array):
-            return np.asarray(self.array)
-        return np.asarray(self.array[np.asarray(rows, dtype=np.int64)])
+Size = TypeVar("Size")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The place of samples in an array: `samples` of them, each `rows` consecutive rows, kept with shape `sample`."""
+    """The place of samples in an array: `samples` of them, each `rows` consecutive entries of axis `axis`, kept with
+    shape `sample`. left_over: rows behind the last whole sample."""
 
     samples: int
     rows: int
     sample: tuple[int, ...]
+    axis: int = 0
+    left_over: int = 0
+
+    def split(self, array: Array) -> Array:
+        """The samples of an array that was found to have this layout, [samples, *sample]."""
+        return np.moveaxis(array, self.axis, 0)[: self.samples * self.rows].reshape(self.samples, *self.sample)
 
 
 def show_shape(shape: Sequence[int | str | None]) -> str:
@@ -64,8 +36,8 @@ def show_shape(shape: Sequence[int | str | None]) -> str:
 
 
 def rows_per_sample(spec: InputSpec) -> int:
-    """Rows of the model's first axis that make one sample: 1, unless that axis is fixed to another number."""
-    first = spec.shape[0] if spec.shape else None
+    """Rows of the model's batch axis that make one sample: 1, unless that axis is fixed to another number."""
+    first = spec.shape[spec.batch_axis] if spec.shape else None
     return first if isinstance(first, int) and first > 0 else 1
 
 
@@ -74,25 +46,42 @@ def without_rows(spec: InputSpec) -> bool:
     return spec.shape[:1] == (0,)
 
 
-def find_layout(spec: InputSpec, shape: tuple[int, ...], where: str) -> Layout:
-    """Samples' place in an array of `shape`, of the input `spec` (see `Feeds`); CalibrationError if it does not."""
-    rank = len(spec.shape)
-    if shape[:1] == (0,):
+def fixed_batch(specs: Sequence[InputSpec]) -> int | None:
+    """The number of samples that the model takes at once, where all its inputs have the same first axis, fixed to more
+    than 1. None for [3, height, width], which is a picture without a batch axis."""
+    sizes = {s.shape[0] if s.shape and (len(s.shape), s.shape[0]) != (3, 3) else None for s in specs}
+    size = sizes.pop()
+    return size if not sizes and isinstance(size, int) and size > 1 else None
+
+
+def find_layout(spec: InputSpec, shape: tuple[int, ...], where: str, *, loose: bool = False) -> Layout:
+    """Samples' place in an array of `shape`, of the input `spec` (see `Feeds`); CalibrationError if it has none.
+
+    loose: rows that do not fill the last sample are left over rather than refused.
+    """
+    rank, axis = len(spec.shape), spec.batch_axis
+    if shape[:1] == (0,) and (len(shape) > rank or axis == 0):
         raise CalibrationError(f"{where} is empty (shape {show_shape(shape)}): it holds no samples; add some")
     if len(shape) == rank + 1:
         _check_axes(spec, spec.shape, shape[1:], shape, where)
-        one = rank > 0 and shape[1] == 1 and rows_per_sample(spec) == 1
-        return Layout(shape[0], 1, shape[2:] if one else shape[1:])
+        one = rank > 0 and shape[1 + axis] == 1 and rows_per_sample(spec) == 1
+        return Layout(shape[0], 1, _without(shape[1:], axis) if one else shape[1:])
     if len(shape) != rank or rank == 0 or without_rows(spec):
         raise CalibrationError(f"{where} has shape {show_shape(shape)}, {_wanted(spec)}")
-    _check_axes(spec, spec.shape[1:], shape[1:], shape, where)
+    others = _without(shape, axis)
+    _check_axes(spec, _without(spec.shape, axis), others, shape, where)
     group = rows_per_sample(spec)
-    if shape[0] % group:
+    if shape[axis] < group or (shape[axis] % group and not loose):
         raise CalibrationError(
-            f"{where} has {shape[0]} rows, and input '{spec.name}' takes {group} at a time: "
+            f"{where} has {shape[axis]} rows, and input '{spec.name}' takes {group} at a time: "
             f"give a multiple of {group} rows"
         )
-    return Layout(shape[0] // group, group, shape[1:] if group == 1 else (group, *shape[1:]))
+    sample = others if group == 1 else (group, *others)
+    return Layout(shape[axis] // group, group, sample, axis, shape[axis] % group)
+
+
+def _without(shape: Sequence[Size], axis: int) -> tuple[Size, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 def _check_axes(
@@ -110,51 +99,9 @@ def _wanted(spec: InputSpec) -> str:
     takes = f"but input '{spec.name}' of the model takes {show_shape(spec.shape)}"
     if not spec.shape or without_rows(spec) or rows_per_sample(spec) > 1:
         return f"{takes}: give {show_shape(['samples', *spec.shape])}"
+    if spec.batch_axis:
+        return f"{takes}: give that with samples side by side, or {show_shape(['samples', *spec.shape])}"
     return f"{takes}: give {show_shape(['samples', *spec.shape[1:]])}"
-
-
-def assemble(
-    columns: Mapping[str, Column],
-    specs: Sequence[InputSpec],
-    *,
-    source: str,
-    limit: int | None = None,
-    notes: Sequence[str] = (),
-    places: Places | None = None,
-) -> Feeds:
-    """Feeds from one column per input of the model, at most `limit` samples spread evenly.
-
-    source: what the data is, in words; it starts the messages about the whole of it. places: of the columns' rows,
-    where those are not all rows of the source already.
-    Raises CalibrationError for names, shapes, dtypes, counts or values that do not fit.
-    """
-    check_names(columns, specs, source)
-    layouts = {s.name: find_layout(s, columns[s.name].shape, columns[s.name].where) for s in specs}
-    counts = {name: layout.samples for name, layout in layouts.items()}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-        raise CalibrationError(
-            f"{source}: the inputs have different numbers of samples ({listed}); give every input the same number"
-        )
-    count = next(iter(counts.values()))
-    chosen = spread(count, limit)
-    arrays: dict[str, Array] = {}
-    all_notes = list(notes)
-    for spec in specs:
-        column, layout = columns[spec.name], layouts[spec.name]
-        rows = _sample_rows(chosen, layout.rows).ravel().tolist()
-        values, note = to_dtype(_finite(column.read(rows), rows, column.where), spec, column.where)
-        arrays[spec.name] = values.reshape(len(chosen), *layout.sample)
-        all_notes += [note] if note else []
-    kept = f"{count} samples" if len(chosen) == count else f"{len(chosen)} of {count} samples, evenly spread"
-    known = (places or whole_source(columns[specs[0].name].shape[0]))[_sample_rows(chosen, layouts[specs[0].name].rows)]
-    return Feeds(arrays, tuple(specs), f"{source} ({kept})", notes=tuple(all_notes), places=known)
-
-
-def _sample_rows(chosen: Sequence[int], rows: int) -> NDArray[np.int64]:
-    """Rows of each sample: int64 [samples], or [samples, rows] where it takes several."""
-    first = np.asarray(chosen, np.int64) * rows
-    return first if rows == 1 else first[:, None] + np.arange(rows)
 
 
 def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: str) -> None:
@@ -173,7 +120,7 @@ def check_names(given: Mapping[str, object], specs: Sequence[InputSpec], where: 
         raise CalibrationError(f"{where}: '{extra[0]}' is no input of the model; take it out (inputs: {listed})")
 
 
-def _finite(values: Array, rows: Sequence[int], where: str) -> Array:
+def require_finite(values: Array, rows: Sequence[int], where: str) -> Array:
     """The values unchanged; CalibrationError naming the first NaN or infinity. -inf is let through, for masks."""
     if not is_float(values.dtype):
         return values
@@ -217,7 +164,9 @@ def to_dtype(values: Array, spec: InputSpec, where: str) -> tuple[Array, str | N
         with np.errstate(over="ignore"):
             converted = values.astype(wanted)
         overflown = (converted == -np.inf) & np.isfinite(values)
-        _finite(np.where(overflown, np.inf, converted), range(len(converted)), f"{where}, converted to {wanted},")
+        require_finite(
+            np.where(overflown, np.inf, converted), range(len(converted)), f"{where}, converted to {wanted},"
+        )
     elif given.kind in "iub" and wanted.kind in "iub":
         lowest, highest = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted.str).min, np.iinfo(wanted.str).max)
         smallest, largest = (int(values.min()), int(values.max())) if values.size else (lowest, highest)

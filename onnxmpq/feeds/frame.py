@@ -16,7 +16,8 @@ from onnxmpq.feeds.types import Array, InputSpec
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture as the model takes it: `channels` x height x width in `layout` (None: no channel axis)."""
+    """One picture as the model takes it: `channels` x height x width in `layout` (None: no channel axis); of a recipe
+    that keeps sizes the largest one."""
 
     spec: InputSpec
     height: int
@@ -106,6 +107,11 @@ def _find_layout(axes: Sequence[int | str | None], recipe: ImageRecipe, where: s
 
 def _find_size(height: int | str | None, width: int | str | None, recipe: ImageRecipe, where: str) -> tuple[int, int]:
     wanted = recipe.size or recipe.fallback_size
+    if recipe.resize == "keep" and (isinstance(height, int) or isinstance(width, int)):
+        raise CalibrationError(
+            f'{where}: by resize = "keep" pictures have sizes of their own, but the model takes '
+            f'{show_shape((height, width))}; use resize = "shorter"'
+        )
     found = []
     for axis, declared in enumerate((height, width)):
         if isinstance(declared, int):

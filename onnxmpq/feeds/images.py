@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import Column, MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import IMAGE_SUFFIXES, file_places, find_files
-from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
 from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.npz import npz_columns, open_npy
@@ -51,8 +51,13 @@ def read_images(path: Path, specs: Sequence[InputSpec], recipe: ImageRecipe, lim
         raise CalibrationError(f"{path}: nothing to calibrate with: {notes[0]}; give readable pictures")
     kept, dropped = whole_groups(len(values), group, str(path), "pictures")
     through = f"{path} through recipe {recipe.name}"
+    column = (
+        RowColumn(through, kept, values.__getitem__, lambda row: next(source.pictures([done[row]])).name)
+        if isinstance(values, list)
+        else MemoryColumn(through, values[:kept])
+    )
     return assemble(
-        {frame.spec.name: MemoryColumn(through, values[:kept])},
+        {frame.spec.name: column},
         specs,
         source=f"{through}, from {len(source)} pictures",
         notes=[*notes, *dropped],
@@ -62,23 +67,30 @@ def read_images(path: Path, specs: Sequence[InputSpec], recipe: ImageRecipe, lim
 
 def _decode(
     source: PictureSource, chosen: Sequence[int], recipe: ImageRecipe, frame: Frame
-) -> tuple[Array, list[int], list[str]]:
-    """The chosen pictures that can be read, first axis = pictures; their indices; and notes about the others."""
-    values = room_for((len(chosen), *frame.shape), frame.spec.dtype, f"recipe {recipe.name}")
+) -> tuple[Array | list[Array], list[int], list[str]]:
+    """The chosen pictures that can be read, first axis = pictures, or a list of those that keep their sizes; their
+    indices; and notes about the others."""
+    apart = list[Array]()
+    together = room_for((0 if recipe.resize == "keep" else len(chosen), *frame.shape), frame.spec.dtype, recipe.name)
     done, skipped, repairs = list[int](), list[str](), Counter[str]()
     for index, picture in zip(chosen, source.pictures(chosen), strict=True):
         try:
             image = picture.decode()
             _require_moderate(image, recipe, frame)
+            image, own = _framed(image, recipe, frame)
         except Exception as error:  # Pillow's readers of damaged files raise anything
             skipped.append(f"{picture.name} ({error})")
             continue
-        values[len(done)] = _prepare(image, recipe, frame, picture.name, repairs)
+        prepared = _prepare(image, recipe, own, picture.name, repairs)
+        if recipe.resize == "keep":
+            apart.append(prepared)
+        else:
+            together[len(done)] = prepared
         done.append(index)
     notes = [f"{count} of {len(done)} pictures {what}" for what, count in repairs.items()]
     if skipped:
         notes.append(f"{len(skipped)} of {len(chosen)} pictures could not be read and were skipped: {_some(skipped)}")
-    return values[: len(done)], done, notes
+    return apart if recipe.resize == "keep" else together[: len(done)], done, notes
 
 
 def _some(names: list[str]) -> str:
@@ -197,6 +209,24 @@ def _prepare(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str, r
     return to_tensor(np.asarray(image).reshape(frame.height, frame.width, recipe.channels), recipe, frame)
 
 
+def _framed(image: Image.Image, recipe: ImageRecipe, frame: Frame) -> tuple[Image.Image, Frame]:
+    """The picture and its frame: that of all pictures, or where they keep their sizes its own, into which a picture
+    beyond the largest size was shrunk.
+
+    Raises ValueError for a picture smaller than what its sides are to be a multiple of.
+    """
+    if recipe.resize != "keep":
+        return image, frame
+    ratio = min(frame.height / image.height, frame.width / image.width)
+    if ratio < 1:
+        size = max(round(image.width * ratio), 1), max(round(image.height * ratio), 1)
+        image = image.resize(size, Image.Resampling[recipe.interpolation.upper()])
+    height, width = (side - side % recipe.multiple for side in (image.height, image.width))
+    if not height or not width:
+        raise ValueError(f"{image.height}x{image.width} pixels have no side of {recipe.multiple}")
+    return image, replace(frame, height=height, width=width)
+
+
 def _to_size(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str) -> Image.Image:
     """The picture in the frame's size."""
     filter_ = Image.Resampling[recipe.interpolation.upper()]
@@ -208,6 +238,8 @@ def _to_size(image: Image.Image, recipe: ImageRecipe, frame: Frame, name: str) -
                 f"{name} has {image.height}x{image.width} pixels, recipe {recipe.name} crops to "
                 f'{frame.height}x{frame.width} without resizing; use resize = "shorter"'
             )
+        return _centre_crop(image, frame)
+    if recipe.resize == "keep":
         return _centre_crop(image, frame)
     height, width = _resized(image, recipe, frame)
     return _centre_crop(image.resize((width, height), filter_), frame)

@@ -17,7 +17,7 @@ from onnxmpq.feeds.recipes import AudioRecipe, ImageRecipe, Recipe, RecipeKind, 
 from onnxmpq.feeds.rows import read_rows
 from onnxmpq.feeds.synthetic import DEFAULT_SAMPLES, synthesize
 from onnxmpq.feeds.text import read_text
-from onnxmpq.feeds.types import Feeds, InputSpec
+from onnxmpq.feeds.types import Feeds, InputSpec, with_batch_axes
 
 _READERS: dict[str, Callable[[Path, Sequence[InputSpec], int | None], Feeds]] = {
     ".npz": read_npz,
@@ -61,6 +61,7 @@ def load_feeds(
         raise UsageError(f"the limit of calibration samples is {limit}; it must be at least 1")
     if not specs:
         raise CalibrationError("the model has no inputs, so no data can calibrate it")
+    specs = with_batch_axes(specs)
     if source is None:
         found = None if recipe is None else find_recipe(recipe)
         if found is not None and not isinstance(found, ImageRecipe):

@@ -6,7 +6,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxmpq.archive import require_plausible
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.fit import Column, MemoryColumn, assemble
+from onnxmpq.feeds.columns import Column, MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
@@ -36,9 +36,45 @@ _DAMAGED = (
 )
 
 
+LONGEST_NUMBER = 10  # digits of a sample's number; Python refuses to read thousands of them
+
+
 def read_npz(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
-    """Feeds from an `.npz` whose arrays are named after the inputs, first axis = samples."""
-    return assemble(npz_columns(path), specs, source=str(path), limit=limit)
+    """Feeds from an `.npz`: arrays named after the inputs, first axis = samples, or `<input>_<number>`, one for each
+    sample."""
+    columns = numbered(npz_columns(path), specs, path)
+    return assemble(columns, specs, source=str(path), limit=limit)
+
+
+def numbered(columns: Mapping[str, Column], specs: Sequence[InputSpec], path: Path) -> dict[str, Column | RowColumn]:
+    """Arrays `<input>_<number>` as the rows of that input, in the order of their numbers; others as they are.
+
+    Raises CalibrationError where inputs have different numbers.
+    """
+    found: dict[str, Column | RowColumn] = dict(columns)
+    rows: dict[str, dict[int, Column]] = {s.name: {} for s in specs if s.name not in columns}
+    for key, column in columns.items():
+        name, _, number = key.rpartition("_")
+        if name in rows and number.isdecimal() and len(number) < LONGEST_NUMBER:
+            rows[name][int(number)] = column
+            del found[key]
+    for name, by_number in rows.items():
+        if by_number:
+            found[name] = _of_members(f"{path}, arrays '{name}_...'", [by_number[n] for n in sorted(by_number)])
+    numbers = sorted({number for by_number in rows.values() for number in by_number})
+    for name, by_number in rows.items():
+        lacking = next((number for number in numbers if by_number and number not in by_number), None)
+        if lacking is not None:
+            raise CalibrationError(f"{path}: sample {lacking} has no array '{name}_{lacking}'; add it")
+    return found
+
+
+def _of_members(where: str, members: Sequence[Column]) -> RowColumn:
+    def load(row: int) -> Array:
+        member = members[row]
+        return member.read(range(member.shape[0])) if member.shape else np.asarray(member.read([0]))
+
+    return RowColumn(where, len(members), load, lambda row: members[row].where)
 
 
 def npz_columns(path: Path) -> dict[str, Column]:
@@ -111,7 +147,10 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
         shape, fortran_order, dtype = _read_header(stream)
         data_offset = stream.tell()
     if dtype.hasobject:
-        raise CalibrationError(f"{where} holds Python objects, which are not read; save an array of numbers")
+        raise CalibrationError(
+            f"{where} holds Python objects, which are not read; save arrays of numbers, samples of different shapes "
+            "one by one under <input>_<number>"
+        )
     if any(side < 0 for side in shape) or not dtype.itemsize:
         raise CalibrationError(f"{where} is damaged (its header says {dtype}{list(shape)}); save the file again")
     if info.file_size != data_offset + dtype.itemsize * math.prod(shape):

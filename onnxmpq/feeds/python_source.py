@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from onnxmpq.errors import CalibrationError, OnnxmpqError, UsageError
-from onnxmpq.feeds.fit import MemoryColumn, assemble, check_names, find_layout, show_shape, without_rows
+from onnxmpq.feeds.columns import Elements, MemoryColumn, assemble, gather
+from onnxmpq.feeds.fit import check_names, find_layout, fixed_batch, require_finite, to_dtype, without_rows
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, Places
 
 
@@ -88,34 +90,82 @@ def _guard(called: str, step: Callable[[], object]) -> object:
 
 def _read_stream(steps: Iterator[object], specs: Sequence[InputSpec], limit: int | None, called: str) -> Feeds:
     """At most the first `limit` samples of a stream of feeds; a stream cannot be spread without reading it all."""
-    parts: dict[str, list[Array]] = {s.name: [] for s in specs}
-    count, exhausted = 0, False
+    batch = fixed_batch(specs) or 1
+    streams = [_InputStream(s, called, batch) for s in specs]
+    exhausted = False
     for number, item in enumerate(steps):
         feed = _as_feed(item, specs, f"{called}, feed {number}")
-        for spec in specs:
-            kept = parts[spec.name]
-            if kept and kept[0].shape[1:] != feed[spec.name].shape[1:]:
-                raise CalibrationError(
-                    f"{called}, feed {number}: input '{spec.name}' has shape {show_shape(feed[spec.name].shape)}, "
-                    f"in feed 0 it was {show_shape(kept[0].shape)}; pad or crop all samples to one shape"
-                )
-            kept.append(feed[spec.name])
-        first = specs[0]
-        count += find_layout(first, feed[first.name].shape, f"{called}, feed {number}").samples
-        if limit is not None and count >= limit:
+        parts = [stream.split(feed[stream.spec.name], number) for stream in streams]
+        _add(streams, parts, f"{called}, feed {number}")
+        if limit is not None and len(streams[0].values) >= limit * batch:
             break
     else:
         exhausted = True
-    if not count:
+    if not streams[0].values:
         raise CalibrationError(f"{called} yields nothing: there are no samples (is it an iterator already used up?)")
-    columns = {}
-    for spec in specs:
-        where, array = f"{called}, input '{spec.name}'", np.concatenate(parts[spec.name])
-        rows = None if limit is None else limit * find_layout(spec, array.shape, where).rows
-        columns[spec.name] = MemoryColumn(where, array[:rows])
-    length = columns[specs[0].name].shape[0]
-    places = Places(np.arange(length), length if exhausted else None)
-    return assemble(columns, specs, source=called, places=places)
+    inputs = {stream.spec.name: stream.samples(limit) for stream in streams}
+    group, left_over = inputs[specs[0].name].group, inputs[specs[0].name].left_over
+    rows = inputs[specs[0].name].count * group
+    notes = [f"the last {left_over} rows were dropped (the model takes {batch} at once)"] * bool(left_over)
+    places = Places(np.arange(rows), rows if exhausted else None)
+    return gather(inputs, specs, source=called, notes=notes, places=places)
+
+
+class _InputStream:
+    """One input of a stream of feeds. values: its samples so far; of a model with a fixed batch, the rows of them."""
+
+    def __init__(self, spec: InputSpec, called: str, batch: int) -> None:
+        self.spec, self.called, self.batch = spec, called, batch
+        self.rows = spec if batch == 1 else replace(spec, shape=(None, *spec.shape[1:]))
+        self.values: list[Array] = []
+        self.notes: list[str] = []
+
+    def split(self, array: Array, number: int) -> list[Array]:
+        """Copies of a feed's samples in the input's dtype, or of its rows; a reader may use its memory again."""
+        where = f"{self.called}, feed {number}, input '{self.spec.name}'"
+        layout = find_layout(self.rows, array.shape, where)
+        checked = require_finite(array, range(len(array)), where)
+        values, note = to_dtype(checked, self.spec, where)
+        if note and note not in self.notes:
+            self.notes.append(note)
+        samples = np.array(layout.split(values))
+        if self.batch > 1 and samples.ndim == len(self.spec.shape) + 1:
+            samples = samples.reshape(-1, *samples.shape[2:])  # all rows
+        return [samples[i, ...] for i in range(len(samples))]
+
+    def samples(self, limit: int | None) -> Elements:
+        """All that was read, at most `limit` samples. Raises CalibrationError for too few rows, or rows of one sample
+        that differ in shape."""
+        where = f"{self.called}, input '{self.spec.name}'"
+        if self.batch == 1:
+            return Elements(self.spec, self.values[:limit], where, notes=self.notes)
+        count = len(self.values) // self.batch
+        if not count:
+            raise CalibrationError(
+                f"{where} has {len(self.values)} rows, and the model takes {self.batch} at a time: give a multiple of "
+                f"{self.batch} rows"
+            )
+        groups = [self.values[i * self.batch : (i + 1) * self.batch] for i in range(count)][:limit]
+        if any(row.shape != group[0].shape for group in groups for row in group):
+            raise CalibrationError(
+                f"{where}: rows have different shapes, and the model takes {self.batch} at a time; give those of one "
+                "sample the same shape"
+            )
+        left_over = len(self.values) % self.batch if len(groups) == count else 0
+        return Elements(self.spec, list(map(np.stack, groups)), where, self.batch, left_over, self.notes)
+
+
+def _add(streams: Sequence[_InputStream], parts: Sequence[list[Array]], where: str) -> None:
+    """Add a feed's samples to those of each input; one value stands for all of the feed."""
+    count = max(map(len, parts))
+    if any(len(part) not in (1, count) for part in parts):
+        listed = ", ".join(f"'{s.spec.name}' {len(part)}" for s, part in zip(streams, parts, strict=True))
+        raise CalibrationError(
+            f"{where}: the inputs have different numbers of samples ({listed}); give every input the same number, "
+            "or one value for all"
+        )
+    for stream, part in zip(streams, parts, strict=True):
+        stream.values += part if len(part) == count else part * count
 
 
 def _as_feed(item: object, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
@@ -129,8 +179,8 @@ def _as_feed(item: object, specs: Sequence[InputSpec], where: str) -> dict[str, 
     for spec in specs:
         array = _as_array(item[spec.name], where)
         lacks_batch = array.ndim == max(len(spec.shape) - (not without_rows(spec)), 0)
-        feed[spec.name] = array[None] if lacks_batch else array
-        find_layout(spec, feed[spec.name].shape, f"{where}, input '{spec.name}'")
+        axis = spec.batch_axis if array.ndim == len(spec.shape) - 1 else 0
+        feed[spec.name] = np.expand_dims(array, axis) if lacks_batch else array
     return feed
 
 

@@ -18,7 +18,7 @@ from onnxmpq.feeds.sound import RawFormat
 from onnxmpq.fields import Fields, nearest
 from onnxmpq.resources import data_folder
 
-Resize = Literal["shorter", "exact", "letterbox", "crop"]
+Resize = Literal["shorter", "exact", "letterbox", "crop", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Colour = Literal["rgb", "bgr", "grey"]
 PixelLayout = Literal["chw", "hwc"]
@@ -31,7 +31,8 @@ class ImageRecipe:
     name: the recipe's name, or the path of its file, for messages.
     input: the model's input to fill; None = its only one.
     size: (height, width) that the model must take; None = whatever the model takes.
-    fallback_size: (height, width) where neither `size` nor the model fixes it.
+    fallback_size: (height, width) where neither `size` nor the model fixes it; for `keep` the largest one.
+    multiple: pixels; of `keep`, what height and width are cut to a multiple of.
     crop_fraction: the part of the resized picture's side that the centre crop keeps.
     pad: 0-255, the grey of the border that `letterbox` adds.
     layout, dtype: None = the model's own.
@@ -44,6 +45,7 @@ class ImageRecipe:
     resize: Resize
     size: tuple[int, int] | None
     fallback_size: tuple[int, int] | None
+    multiple: int
     crop_fraction: float
     interpolation: Interpolation
     pad: int
@@ -66,9 +68,10 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """Texts or token ids: cut and padded to one length.
+    """Texts or token ids: cut, and padded to one length.
 
     max_length: tokens per sample at most, where the model's sequence axis is dynamic (a fixed one decides itself).
+    lengths: "own" where samples are not padded if the model leaves the length open.
     vocabulary: number of token ids, for a check; None = unchecked.
     tokenizer: a `tokenizers` JSON file; None = the one beside the text.
     ids, mask, types: the model's inputs for token ids, attention mask (1 = token, 0 = padding) and token types (0);
@@ -78,6 +81,7 @@ class TextRecipe:
     name: str
     description: str
     max_length: int
+    lengths: Literal["padded", "own"]
     pad_id: int
     vocabulary: int | None
     tokenizer: Path | None
@@ -92,6 +96,7 @@ class AudioRecipe:
 
     sample_rate: Hz; the files must have it.
     fallback_window: samples per window where the model leaves its length open.
+    lengths: "own" where each file is then one sample, cut at the length of a window.
     raw_format, raw_channels: what files without a header hold, channels interleaved; None = they are refused.
     """
 
@@ -100,6 +105,7 @@ class AudioRecipe:
     input: str | None
     sample_rate: int
     fallback_window: int
+    lengths: Literal["windows", "own"]
     raw_format: RawFormat | None
     raw_channels: int
 
@@ -184,6 +190,7 @@ def make_recipe(values: dict[str, object], where: str, name: str, folder: Path) 
             table.text("input", None),
             sample_rate=table.whole("sample_rate", 1),
             fallback_window=table.whole("fallback_window", 1),
+            lengths=table.choice("lengths", ("windows", "own"), "windows"),
             raw_format=table.choice("raw_format", get_args(RawFormat), None),
             raw_channels=table.whole("raw_channels", 1, default=1),
         )
@@ -200,6 +207,7 @@ def _image_recipe(table: Fields, name: str, description: str) -> ImageRecipe:
         resize=table.choice("resize", get_args(Resize)),
         size=table.size("size"),
         fallback_size=table.size("fallback_size"),
+        multiple=table.whole("multiple", 1, default=1),
         crop_fraction=table.positive("crop_fraction", 1.0, highest=1.0),
         interpolation=table.choice("interpolation", get_args(Interpolation), "bilinear"),
         pad=table.whole("pad", 0, 255, 114),
@@ -213,6 +221,10 @@ def _image_recipe(table: Fields, name: str, description: str) -> ImageRecipe:
     for field, numbers in (("mean", recipe.mean), ("std", recipe.std)):
         if len(numbers) not in (1, recipe.channels):
             table.wrong(field, f"has {len(numbers)} numbers; give one, or {recipe.channels} (colour = {recipe.colour})")
+    if recipe.resize == "keep" and (recipe.size is not None or recipe.crop_fraction < 1):
+        table.wrong("resize", "is keep, by which pictures have sizes of their own; leave out size and crop_fraction")
+    if recipe.multiple > 1 and recipe.resize != "keep":
+        table.wrong("multiple", 'is for resize = "keep"; leave it out')
     if min(recipe.std) <= 0:
         table.wrong("std", "must be above 0")
     if recipe.dtype is not None and recipe.dtype.kind != "f" and recipe.normalises:
@@ -227,6 +239,7 @@ def _text_recipe(table: Fields, name: str, description: str, folder: Path) -> Te
         name,
         description,
         max_length=table.whole("max_length", 1),
+        lengths=table.choice("lengths", ("padded", "own"), "padded"),
         pad_id=table.whole("pad_id", 0, default=0),
         vocabulary=table.whole("vocabulary", 1, default=None),
         tokenizer=None if tokenizer is None else folder / tokenizer,

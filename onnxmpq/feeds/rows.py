@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from onnxmpq.documents import parse_json
 from onnxmpq.errors import CalibrationError
-from onnxmpq.feeds.fit import assemble, is_float, rows_per_sample, to_dtype
+from onnxmpq.feeds.columns import RowColumn, assemble
+from onnxmpq.feeds.fit import is_float, rows_per_sample, to_dtype
 from onnxmpq.feeds.lines import Line, cells, choose_lines
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
 
@@ -24,7 +24,7 @@ def read_rows(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feed
     if not lines:
         raise CalibrationError(f"{path} holds no rows; add samples")
     items = [parse_line(line) for line in lines]
-    columns = {s.name: RowsColumn(lines, [_values(item, s, specs) for item in items], s) for s in specs}
+    columns = {s.name: _column(lines, [_values(item, s, specs) for item in items], s) for s in specs}
     return assemble(columns, specs, source=f"{path}, from {places.total} rows", limit=limit, places=places)
 
 
@@ -65,32 +65,15 @@ def _values(item: object, spec: InputSpec, specs: Sequence[InputSpec]) -> object
     return item.get(spec.name) if isinstance(item, dict) else None
 
 
-@dataclass(frozen=True)
-class RowsColumn:
-    """One input's values in each line, parsed, not yet arrays."""
-
-    lines: Sequence[Line]
-    values: Sequence[object]
-    spec: InputSpec
-
-    @property
-    def where(self) -> str:
-        return f"{self.lines[0].path}, input '{self.spec.name}'"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.lines), *to_numbers(self.values[0], self.spec, self.lines[0]).shape)
-
-    def read(self, rows: Sequence[int]) -> Array:
-        arrays = [to_numbers(self.values[row], self.spec, self.lines[row]) for row in rows]
-        for row, array in zip(rows, arrays, strict=True):
-            if array.shape != arrays[0].shape:
-                raise CalibrationError(
-                    f"{self.lines[row].where}: input '{self.spec.name}' has {list(array.shape)} values, in "
-                    f"{self.lines[rows[0]].where} it has {list(arrays[0].shape)}; make the rows equally long, "
-                    "or pad token ids with a text recipe such as bert-text"
-                )
-        return np.stack(arrays)
+def _column(lines: Sequence[Line], values: Sequence[object], spec: InputSpec) -> RowColumn:
+    """One input's values in each line, parsed, not yet arrays; one value for all where only the first line has any."""
+    common = values[0] is not None and len(values) > 1 and all(value is None for value in values[1:])
+    return RowColumn(
+        f"{lines[0].path}, input '{spec.name}'",
+        1 if common else len(lines),
+        lambda row: to_numbers(values[row], spec, lines[row]),
+        lambda row: f"{lines[row].where}: input '{spec.name}'",
+    )
 
 
 def to_numbers(value: object, spec: InputSpec, line: Line) -> Array:
@@ -105,4 +88,4 @@ def to_numbers(value: object, spec: InputSpec, line: Line) -> Array:
         raise CalibrationError(f"{line.where}: input '{spec.name}' holds {array.dtype} values; give numbers")
     if is_float(spec.dtype):
         array = array.astype(np.float64)
-    return to_dtype(array, spec, line.where)[0] if array.size else array
+    return np.asarray(to_dtype(array[None], spec, line.where)[0][0]) if array.size else array

@@ -14,7 +14,7 @@ from onnxmpq.feeds.fit import is_float, rows_per_sample, show_shape, type_words,
 from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.made_pictures import DEVIATION, MEAN, made_picture
 from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, with_batch_axes
 
 DEFAULT_SAMPLES = 32
 DEFAULT_LENGTH = 128  # of dynamic axes such as sequences
@@ -49,8 +49,9 @@ def synthesize(
     Raises UsageError for a dim or bound that the model does not have, CalibrationError for a dtype that cannot be
     made up.
     """
-    dims, bounds = dims or {}, bounds or {}
-    dynamic = {_axis_key(s, i) for s in specs for i, size in enumerate(s.shape) if i > 0 and not isinstance(size, int)}
+    dims, bounds, specs = dims or {}, bounds or {}, with_batch_axes(specs)
+    open_axes = {(s, i) for s in specs for i, size in enumerate(s.shape) if not isinstance(size, int)}
+    dynamic = {_axis_key(s, i) for s, i in open_axes if i != s.batch_axis}
     _check_known("dimension", dims, dynamic)
     _check_known("bound of input", bounds, {s.name for s in specs})
     generator = np.random.default_rng(seed)
@@ -90,7 +91,7 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
     default = DEFAULT_PIXELS if _layout(spec) else DEFAULT_LENGTH
     sizes, assumed = [], []
     for axis, declared in enumerate(spec.shape):
-        if axis == 0 and rows_per_sample(spec) == 1 and not without_rows(spec):
+        if axis == spec.batch_axis and rows_per_sample(spec) == 1 and not without_rows(spec):
             continue
         if isinstance(declared, int):
             sizes.append(declared)
@@ -103,7 +104,7 @@ def _resolve(spec: InputSpec, dims: Mapping[str, int]) -> tuple[tuple[int, ...],
 def _layout(spec: InputSpec) -> PixelLayout | None:
     """Layout of pictures in [batch, channels, height, width] or its channels-last form; None where it takes none."""
     layouts: tuple[tuple[PixelLayout, int, int, int], ...] = (("chw", 1, 2, 3), ("hwc", 3, 1, 2))
-    if len(spec.shape) != 4:
+    if len(spec.shape) != 4 or spec.batch_axis:
         return None
     for layout, channels, height, width in layouts:
         large = all(not isinstance(size, int) or size > 4 for size in (spec.shape[height], spec.shape[width]))

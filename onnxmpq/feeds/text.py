@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from onnxmpq.errors import CalibrationError
+from onnxmpq.feeds.columns import MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
-from onnxmpq.feeds.fit import MemoryColumn, assemble, rows_per_sample, show_shape, to_dtype
+from onnxmpq.feeds.fit import rows_per_sample, show_shape, to_dtype
 from onnxmpq.feeds.lines import Line, choose_lines
 from onnxmpq.feeds.recipes import TextRecipe
 from onnxmpq.feeds.rows import is_data, parse_line
@@ -27,7 +28,7 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
 
     JSON lines may be a list of token ids, or hold them under the name of the ids input, or hold a text as "text".
     At most `limit` samples, evenly spread. All are padded to one length: that of the model, or where it leaves the
-    length open the longest sample's, at most `recipe.max_length`.
+    length open the longest sample's, at most `recipe.max_length`. By `lengths = "own"` none is padded then.
     """
     spec = _check_inputs(specs, recipe)
     files = find_files(path, (*TEXT_SUFFIXES, *ROW_SUFFIXES)) if path.is_dir() else [path]
@@ -42,13 +43,31 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
     length = longest if isinstance(fixed, int) else max(len(row) for row in rows)
     if truncated:
         notes.append(f"{truncated} of {kept} samples were cut to {longest} tokens")
+    through = f"{path} through recipe {recipe.name}"
+    source = f"{through}, from {places.total} lines"
+    if recipe.lengths == "own" and not isinstance(fixed, int) and group == 1:
+        return assemble(_own_lengths(rows, specs, recipe, lines), specs, source=source, notes=notes, places=places)
     padded = sum(len(row) < length for row in rows)
     if padded:
         notes.append(f"{padded} of {kept} samples were padded to {length} tokens with id {recipe.pad_id}")
-    through = f"{path} through recipe {recipe.name}"
     arrays = _fill(rows, length, specs, recipe, through)
     columns = {name: MemoryColumn(through, array) for name, array in arrays.items()}
-    return assemble(columns, specs, source=f"{through}, from {places.total} lines", notes=notes, places=places)
+    return assemble(columns, specs, source=source, notes=notes, places=places)
+
+
+def _own_lengths(
+    rows: Sequence[Sequence[int]], specs: Sequence[InputSpec], recipe: TextRecipe, lines: Sequence[Line]
+) -> dict[str, RowColumn]:
+    """A column per input, each row as long as its sample."""
+
+    def column(spec: InputSpec) -> RowColumn:
+        def load(row: int) -> Array:
+            filled: Array = _fill([rows[row]], len(rows[row]), specs, recipe, lines[row].where)[spec.name][0]
+            return filled
+
+        return RowColumn(recipe.name, len(rows), load, lambda row: lines[row].where)
+
+    return {spec.name: column(spec) for spec in specs}
 
 
 def _check_inputs(specs: Sequence[InputSpec], recipe: TextRecipe) -> InputSpec:

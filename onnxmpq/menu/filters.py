@@ -139,32 +139,31 @@ def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str]
     return menu.but(kept, reasons)
 
 
-def cautious_where_idle(
-    model: Model,
-    menu: Menu,
-    weights: Mapping[tuple[str, str], QuantizedWeight],
-    idle: Collection[str],
-    requested: Iterable[str],
-) -> Menu:
+def changed_by_rounding(
+    model: Model, weights: Mapping[tuple[str, str], QuantizedWeight], regions: Collection[str]
+) -> frozenset[str]:
+    """Those of the regions that have a weight which one of its formats does not hold exactly. weights: by (key, weight
+    format)."""
+    places = model.weights
+    return frozenset(
+        region.name
+        for (key, _), weight in weights.items()
+        for region, place in [places[key]]
+        if region.name in regions and not np.array_equal(weight.dequantize(), model.matrix(place))
+    )
+
+
+def cautious_where_idle(menu: Menu, idle: Collection[str], requested: Iterable[str]) -> Menu:
     """The menu without weights of fewer than `IDLE_BITS` for regions of which no sample shows an effect, such as those
-    of a branch that is never taken: their effect is not 0, it is not known.
-
-    weights: by (key, weight format); formats that store a weight as it is stay. requested: schemes that the user asked
-    for by name, which stay.
-    """
-    places, asked = {r.name: r.params.weights for r in model.layers if r.name in idle}, frozenset(requested)
-
-    def exact(region: str, scheme: Scheme) -> bool:
-        return scheme.weight is not None and all(
-            np.array_equal(weights[place.key, scheme.weight.name].dequantize(), model.matrix(place))
-            for place in places[region]
-        )
+    of a branch that is never taken: their effect is not 0, it is not known. requested: schemes that the user asked for
+    by name, which stay."""
+    asked = frozenset(requested)
 
     def stays(region: str, scheme: Scheme) -> bool:
-        narrow = scheme.weight is not None and scheme.weight.bits < IDLE_BITS and region in places
-        return not narrow or scheme.name in asked or exact(region, scheme)
+        wide = scheme.weight is None or scheme.weight.bits >= IDLE_BITS
+        return wide or region not in idle or scheme.name in asked
 
-    short = {n for n in places if len(menu[n]) > 1 and not any(stays(n, s) for s in menu[n][1:])}
+    short = {n for n in idle if len(menu[n]) > 1 and not any(stays(n, s) for s in menu[n][1:])}
     return menu.where(stays, dict.fromkeys(short, f"no sample shows its effect, so {IDLE_BITS} bits are the fewest"))
 
 

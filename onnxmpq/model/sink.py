@@ -20,9 +20,12 @@ def sink(proto: onnx.ModelProto) -> None:
     nodes that unfold it, into the innermost body in which all of its readers are. Changes the proto.
 
     onnxruntime folds constants in every graph, but blocks the weights of convolutions (NCHWc) only if they are stored
-    in the same graph as the node.
+    in the same graph as the node. Nodes that unfold a weight do not go into a Loop or Scan for other operators: a
+    session without optimizations would run them in each iteration.
     """
     graph = proto.graph
+    if not any(True for node in graph.node for _ in bodies(node)):
+        return
     moves = _moves(graph)
     if not moves.handed:
         return
@@ -30,12 +33,19 @@ def sink(proto: onnx.ModelProto) -> None:
         for reader, slot in reads_inside(node):
             reader.input[slot] = moves.handed.get(reader.input[slot], reader.input[slot])
     given = {i.name for i in graph.input}
-    goes = {t.name: p for t in graph.initializer if t.name not in given and (p := moves.constants.get(t.name))}
-    for place in sorted({*moves.nodes, *goes.values()}, key=len, reverse=True):  # a change moves what is further inside
+    constants: dict[Place, list[onnx.TensorProto]] = {}
+    gone = list[int]()
+    for number, tensor in enumerate(graph.initializer):
+        place = _OUTERMOST if tensor.name in given else moves.constants.get(tensor.name, _OUTERMOST)
+        if place != _OUTERMOST:
+            constants.setdefault(place, []).append(tensor)
+            gone.append(number)
+    for place in sorted({*moves.nodes, *constants}, key=len, reverse=True):  # a change moves what is further inside
         body = _graph_at(graph, place)
         refill(body.node, [*reversed(moves.nodes.get(place, [])), *body.node])
-        body.initializer.extend(t for t in graph.initializer if goes.get(t.name) == place)
-    refill(graph.initializer, [t for t in graph.initializer if t.name not in goes])
+        body.initializer.extend(constants.get(place, []))
+    for number in reversed(gone):  # the others, which may be large, are not copied
+        del graph.initializer[number]
     refill(graph.node, moves.kept[::-1])
 
 
@@ -53,12 +63,14 @@ class _Moves:
 def _moves(graph: onnx.GraphProto) -> _Moves:
     moves, constant = _Moves(), _constant(graph)
     outside = {t for n in graph.node for t in n.input} | {o.name for o in graph.output}
-    homes = _homes(graph)  # of all readers that have been seen so far
+    homes, homes_of_unfolded = _homes(graph)  # of all readers that have been seen so far
+    stored = {t.name for t in graph.initializer}
     for node in reversed(graph.node):
         place = _common([homes[t] for t in node.output if t in homes])
         unfolds = constant.issuperset(node.output) and moves.constants.keys() >= {*node.output}
         if node.op_type == "Identity" and node.output[0] in constant and node.output[0] not in outside:
             moves.handed[node.output[0]] = node.input[0]
+            place = place if node.input[0] in stored else homes_of_unfolded[node.output[0]]
         elif unfolds and place != _OUTERMOST:
             moves.nodes.setdefault(place, []).append(node)
         else:
@@ -81,21 +93,36 @@ def _constant(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _homes(graph: onnx.GraphProto) -> dict[str, Place]:
-    """Tensor that bodies read -> the innermost graph in which all of these readers are."""
-    found: dict[str, Place] = {o.name: _OUTERMOST for o in graph.output}
-    for place, body in _bodies(graph, _OUTERMOST):
-        for tensor in (*(t for n in body.node for t in n.input), *(o.name for o in body.output)):
-            found[tensor] = _common([found.get(tensor, place), place])
-    return found
+def _homes(graph: onnx.GraphProto) -> tuple[dict[str, Place], dict[str, Place]]:
+    """Tensor that bodies read -> the innermost graph in which all of these readers are; and the same for one that has
+    to be unfolded, which is not in a Loop or Scan unless only convolutions read it there."""
+    homes = {o.name: _OUTERMOST for o in graph.output}
+    of_unfolded = dict(homes)
+
+    def seen(tensor: str, place: Place, before_loops: Place) -> None:
+        homes[tensor] = _common([homes.get(tensor, place), place])
+        of_unfolded[tensor] = _common([of_unfolded.get(tensor, before_loops), before_loops])
+
+    for place, before_loops, body in _bodies(graph, _OUTERMOST):
+        for node in body.node:
+            for tensor in node.input:
+                seen(tensor, place, place if node.op_type == "Conv" else before_loops)
+        for output in body.output:
+            seen(output.name, place, before_loops)
+    return homes, of_unfolded
 
 
-def _bodies(graph: onnx.GraphProto, place: Place) -> Iterator[tuple[Place, onnx.GraphProto]]:
+def _bodies(
+    graph: onnx.GraphProto, place: Place, before_loops: Place | None = None
+) -> Iterator[tuple[Place, Place, onnx.GraphProto]]:
+    """(place, the innermost place around it that runs once at most, graph). before_loops: of the graph itself, None
+    where that is its place."""
     for number, node in enumerate(graph.node):
         for which, body in enumerate(bodies(node)):
             inner = (*place, (number, which))
-            yield inner, body
-            yield from _bodies(body, inner)
+            once = place if before_loops is None and node.op_type != "If" else before_loops
+            yield inner, inner if once is None else once, body
+            yield from _bodies(body, inner, once)
 
 
 def _graph_at(graph: onnx.GraphProto, place: Place) -> onnx.GraphProto:

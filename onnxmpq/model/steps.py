@@ -16,7 +16,7 @@ from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
-from onnxmpq.model.tidy import tidy
+from onnxmpq.model.tidy import tidy, with_constants_alone
 from onnxmpq.model.widen import HALVES, other_floats, widened
 
 
@@ -69,6 +69,8 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
     model cannot have.
     """
     draft = Draft(loaded.store, {})
+    if (alone := with_constants_alone(draft.proto)) is not draft.proto:
+        draft = draft.with_proto(alone)
     if Step.INLINE not in left_out and draft.proto.functions:
         draft = _try(draft, Step.INLINE, _inline)
     if Step.WIDEN not in left_out:

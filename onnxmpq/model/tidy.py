@@ -18,6 +18,24 @@ from google.protobuf.message import Message
 
 Item = TypeVar("Item", bound=Message)
 
+CONSTANTS_ALONE = 4
+"""IR version from which on a constant need not be an input too."""
+
+
+def with_constants_alone(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without inputs for its constants, which up to IR version 3 all have; later, such an input means that a
+    caller may give another value, and it stays. Steps add constants and no inputs, which version 3 does not load."""
+    if not 0 < proto.ir_version < CONSTANTS_ALONE:
+        return proto
+    alone = onnx.ModelProto()
+    alone.CopyFrom(proto)
+    alone.ir_version = CONSTANTS_ALONE
+    constants = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in constants]
+    del alone.graph.input[:]
+    alone.graph.input.extend(inputs)
+    return alone
+
 
 def tidy(graph: onnx.GraphProto) -> None:
     """All of the below, subgraphs included. Changes the graph."""

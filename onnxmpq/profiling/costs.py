@@ -44,7 +44,7 @@ from onnxmpq.workbench import Workbench
 
 QUICK = Effort(seconds=0.2, runs=4, rounds=2)
 CLEARLY = 0.9  # of a latency limit: only a first measurement of the original below it ends a conversion at once
-OTHERS = 2  # samples beside the first that each plan runs on before it is timed
+OTHERS = 2  # samples beside the timed one that each plan runs on before it is timed
 
 
 def plan_costs(
@@ -77,7 +77,7 @@ def plan_costs(
         return TableCosts(model, replace(modelled_table(model, device, timed.first, menu), rules=rules)), menu
     crashing = Crashing()
     found = [
-        (share, Profiler(model, part.batch([0]), settings, effort, device.runtime, _others(part)))
+        (share, Profiler(model, part.batch([part.typical]), settings, effort, device.runtime, _others(part)))
         for share, part in timed.parts
     ]
     inputs = {f"{number} {share}": profiler.feeds for number, (share, profiler) in enumerate(found)}
@@ -92,14 +92,16 @@ def plan_costs(
 
 
 def _others(feeds: Feeds) -> list[dict[str, Array]]:
-    """Samples beside the first, one by one."""
-    return list(single(feeds.take(range(1, len(feeds))[:OTHERS])))
+    """Samples beside the timed one: the largest and the smallest, where there are such, and the first ones."""
+    ends = feeds.extremes if len(feeds.extremes) > 1 else []
+    found = [i for i in dict.fromkeys((*ends, *range(len(feeds)))) if i != feeds.typical][:OTHERS]
+    return list(single(feeds.take(found)))
 
 
 def quick_latency_s(source: Any, feeds: Feeds | Timed, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
     return sum(
-        share * call(_quickly, absolute(source), part.batch([0]), settings, doing="timing the original")
+        share * call(_quickly, absolute(source), part.batch([part.typical]), settings, doing="timing the original")
         for share, part in Timed.of(feeds).parts
     )
 
@@ -109,7 +111,7 @@ def _quickly(source: Any, inputs: dict[str, Array], settings: SessionSettings) -
 
 
 def modelled_table(model: Model, device: Target, feeds: Feeds, menu: Menu) -> CostTable:
-    """Roofline or published costs for the shapes of one sample."""
+    """Roofline or published costs for the shapes of the typical sample."""
     if device.cost == "lookup":
         return lookup_table(model, device, menu)
     return roofline_table(model, device, float_shapes(model, feeds), menu)
@@ -138,5 +140,5 @@ def profile(
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
-    context.progress.say(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
+    context.progress.detail(f"timed {len(profiles)} of {len(plans)} plans in {time.perf_counter() - start:.1f} s")
     return profiles, len(found[0])

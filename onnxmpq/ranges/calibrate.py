@@ -53,11 +53,11 @@ def observe_ranges(
     if known is not None:
         found, made_up = known.of(tensors), bool(known.samples["made_up"])
     else:
-        with context.progress.stage("calibrating activation ranges", 0) as tick:
+        with context.progress.stage("calibrating activation ranges", len(tensors) * len(feeds)) as tick:
             found, made_up = observed(context, model, feeds, tensors, tick), feeds.synthetic
     room = headroom(model.structure, tensors) if made_up else {}
     if room:
-        context.progress.say(
+        context.progress.detail(
             f"made-up samples: activation ranges are widened with depth, up to {max(room.values()):.2g} times"
         )
     return replace(found, estimators=CHOICES[estimator], headroom=room)

@@ -23,7 +23,7 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Observation:
-    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of one sample.
+    """histograms: tensor -> histogram. shapes: tensor -> shape in a run of the largest sample.
 
     estimators: names of `ESTIMATORS` to make ranges with; of several the one of least effect on the outputs is taken,
     the first where effects are not known. headroom: tensor -> factor by which all its ranges are widened.
@@ -48,7 +48,7 @@ def observe(
     memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
 ) -> Observation:
-    """Histograms of float tensors over all samples; `tick` gets the number of samples of each run done.
+    """Histograms of float tensors over all samples; `tick` gets the number of tensors done in each run.
 
     threads: samples that run side by side, one thread each. A session shows as many tensors as `memory` has room for,
     for one sample; the model runs once more for every further part. Which tensors are shown together follows from the
@@ -58,7 +58,7 @@ def observe(
     finite value, and the first node that makes it so.
     """
     between = (t for r in model.regions for t in (*r.inputs, *r.outputs))
-    shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))))
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys((*between, *tensors))), feeds.largest)
     histograms = {t: Histogram() for t in tensors}
     for chunk in cut_to_fit(shapes, lambda tensor: [_float_bytes(shapes[tensor])], [memory.shown]):
         if not histograms.keys().isdisjoint(chunk):
@@ -88,7 +88,7 @@ def _observe_chunk(
         for tensor, values in made.items():
             if tensor in histograms and tensor in chunk:
                 histograms[tensor].add(np.asarray(values, dtype=np.float32))
-        tick(1)
+        tick(sum(t in histograms for t in chunk))
 
 
 def _float_bytes(shape: Sequence[int]) -> int:

@@ -21,11 +21,12 @@ from onnxmpq.ranges.observe import Observation, observe
 
 
 def observed(context: Context, model: Model, feeds: Feeds, tensors: Sequence[str], tick: Tick) -> Observation:
-    """`observe`: histograms by tensor."""
+    """`observe`: histograms by tensor. tick: gets tensors done, once for each sample."""
     common = content_hash("histogram", programs(), model_hash(model), feeds_hash(feeds))
     keys = {t: content_hash(common, t) for t in tensors}
     found = {t: entry for t, key in keys.items() if (entry := context.cache.get(key)) is not None}
     missing = [t for t in tensors if t not in found]
+    tick(len(found) * len(feeds))
     fresh = Observation({}, {})
     if missing:
         fresh = observe(model, feeds, missing, threads=context.threads, tick=tick)

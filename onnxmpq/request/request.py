@@ -70,7 +70,14 @@ class Request(QualityOptions):
         ),
     ] = "any"
     threads: Annotated[
-        int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
+        int,
+        Option(
+            "of the sessions that the latency budget is about; 0: as a default session, one per core",
+            "whole",
+            least=0,
+            group="Target",
+            metavar="N",
+        ),
     ] = 1
     shape: Shape = None
     set: Annotated[

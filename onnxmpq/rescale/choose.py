@@ -15,9 +15,10 @@ from onnxmpq.errors import CrashError
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.menu import Menu, bounded_activations, observed_tensors, weight_formats, within_float16
 from onnxmpq.model import Model
+from onnxmpq.progress import Tick
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
-from onnxmpq.rescale.channels import Channels, find_channels
+from onnxmpq.rescale.channels import Channels, Ids, find_channels
 from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
 from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
@@ -34,13 +35,15 @@ ROUNDED = "{}, GPTQ"  # the name of the second look
 
 @dataclass(frozen=True, eq=False)
 class Rescaling:
-    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled.
+    """model: the one to go on with. factors: float32 by channel, None where nothing was rescaled. order: int64 by
+    channel (`reordered`), None where all kept their places.
 
     losses: divergence of the quick model, "as it is" and by candidate.
     """
 
     model: Model
     factors: FloatArray | None = None
+    order: Ids | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -80,8 +83,8 @@ def rescale(
             model, channels, schemes, dialect, data, kinds or {}, techniques, context, exact_integers=exact_integers
         )
         try:
-            with context.progress.stage("rescaling channels", 0):
-                known = Archive({}, _losses(quick, plain))
+            with context.progress.stage("rescaling channels", len(plain) + 2) as tick:
+                known = Archive({}, _losses(quick, plain, tick))
         except CrashError as error:
             context.progress.warn(f"no channels are rescaled, a quick quantized model cannot judge it: {error}")
             return Rescaling(model)
@@ -90,23 +93,27 @@ def rescale(
     best = min(tried, key=lambda name: losses[name])
     rounded, before = losses.get(ROUNDED.format(best)), losses.get(ROUNDED.format(AS_IT_IS))
     kept = rounded is not None and before is not None and _clearly_less(rounded, before)
-    context.progress.say(
+    context.progress.detail(
         f"rescaling {channels.count} channels: {best if kept else 'nothing'} kept; divergence of a quick model "
         + ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
     )
     if not kept:
-        return Rescaling(model, None, losses)
-    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses)
+        return Rescaling(model, losses=losses)
+    return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses=losses)
 
 
-def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray]) -> dict[str, float]:
+def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray], tick: Tick) -> dict[str, float]:
     """Rounded to nearest for all candidates, the first of which leaves the model as it is; where the best of them is
-    clearly better, those two once more as they would ship."""
-    losses = {name: quick.loss(f, as_shipped=False) for name, f in factors.items()}
+    clearly better, those two once more as they would ship. tick: gets models done, at most two more than candidates."""
+    losses = {}
+    for name, candidate in factors.items():
+        losses[name] = quick.loss(candidate, as_shipped=False)
+        tick(1)
     best = min(factors, key=lambda name: losses[name])
     if _clearly_less(losses[best], losses[AS_IT_IS]):
         for name in (AS_IT_IS, best):
             losses[ROUNDED.format(name)] = quick.loss(factors[name], as_shipped=True)
+            tick(1)
     return losses
 
 

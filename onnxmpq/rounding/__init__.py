@@ -9,13 +9,14 @@ from onnxmpq.rounding.formats.fp8_dual import Fp8Dual
 from onnxmpq.rounding.fp8 import E4M3FN_LARGEST, round_to_fp8
 from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.overflow import LARGEST_CODE, LARGEST_SUM, SMALLEST_SUM, overflowing_channels, overflowing_pairs
-from onnxmpq.rounding.pairs import PairBound
+from onnxmpq.rounding.pairs import ALONE, PairBound
 from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.rounding.quantize import METHODS, quantize_weight
 from onnxmpq.rounding.second_order import corrected_target
 from onnxmpq.rounding.types import DoubleArray, FloatArray, Grid, MultiplierArray, QuantizedWeight, WeightFormat
 
 __all__ = [
+    "ALONE",
     "E4M3FN_LARGEST",
     "LARGEST_CODE",
     "LARGEST_SUM",

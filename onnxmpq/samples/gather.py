@@ -30,7 +30,8 @@ FEWEST_FOR_EFFECTS = 32  # to do without those that decide
 class Samples:
     """Calibration samples, and others for validation. held_out: False where there are too few to hold any back.
 
-    first_s: what one sample took when the model ran for the first time, sessions included. shapes: of what is timed.
+    first_s: what the largest sample took when the model ran for the first time, sessions included. shapes: of what is
+    timed.
     """
 
     calibration: Feeds
@@ -91,7 +92,7 @@ def gather_samples(
     check_lookups(feeds, tables)
     feeds = replace(feeds, notes=(*feeds.notes, *reasons))
     start = time.perf_counter()
-    first(run_all, runs, [feeds.batch([0])], WAYS, doing=RUNNING)
+    first(run_all, runs, [feeds.batch([feeds.largest])], WAYS, doing=RUNNING)
     first_s = time.perf_counter() - start
     for note in feeds.notes:
         (context.progress.warn if feeds.synthetic else context.progress.say)(note)
@@ -99,10 +100,16 @@ def gather_samples(
     every = round(1 / HELD_OUT_SHARE)
     if count < every:
         context.progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
-        return Samples(feeds, feeds, False, first_s)
+        return _said(Samples(feeds, feeds, False, first_s), context)
     back = [i for i in range(count) if i % every == every - 1]
     rest = [i for i in range(count) if i % every != every - 1]
-    return Samples(feeds.take(rest), feeds.take(back), True, first_s)
+    return _said(Samples(feeds.take(rest), feeds.take(back), True, first_s), context)
+
+
+def _said(samples: Samples, context: Context) -> Samples:
+    if samples.calibration.timed:
+        context.progress.say(samples.calibration.timed)
+    return samples
 
 
 def _fitting_recipe(model: Model, specs: Sequence[InputSpec], context: Context) -> tuple[str, str] | None:
@@ -116,11 +123,11 @@ def _fitting_recipe(model: Model, specs: Sequence[InputSpec], context: Context) 
 def check_lookups(feeds: Feeds, tables: Mapping[str, int]) -> None:
     """Every id must be in the table that the model looks it up in. tables: rows by input. Raises CalibrationError."""
     for name, rows in tables.items():
-        ids = feeds.arrays[name].astype(np.int64)
-        wrong = (ids < -rows) | (ids >= rows)  # Gather counts negative ones from the table's end
-        if wrong.any():
-            first = np.argwhere(wrong)[0]
-            raise CalibrationError(
-                f"input {name!r} holds {ids[tuple(first)]} in sample {feeds.label(int(first[0]))}, but the model looks "
-                f"it up in a table of {rows} rows; give ids from 0 to {rows - 1}"
-            )
+        for sample, values in enumerate(feeds.values(name)):
+            ids = values.astype(np.int64)
+            wrong = ids[(ids < -rows) | (ids >= rows)]  # Gather counts negative ones from the table's end
+            if wrong.size:
+                raise CalibrationError(
+                    f"input {name!r} holds {wrong[0]} in sample {feeds.label(sample)}, but the model looks it up in a "
+                    f"table of {rows} rows; give ids from 0 to {rows - 1}"
+                )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,11 @@ class OutputView:
     detections), which cannot be compared by position, and for those that depend on random numbers. padded: True for the
     former where there is nothing else to compare; their values are then laid out in a row as long as the longest one,
     one sample a run.
+    inner: True for a tensor that is no output, but what integer outputs are made of.
     scale: without classes, 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
+    ragged: True where samples have different shapes, and the output follows them. A class output then has as many rows
+    in all codes, spread over those of the sample; values are laid out in a row as long as the longest sample's, and
+    count by their mean square; scale is per channel, along axis `channels` (None for one channel).
     """
 
     name: str
@@ -43,12 +48,17 @@ class OutputView:
     width: int = 0
     elements: int = 0
     padded: bool = False
+    inner: bool = False
+    ragged: bool = False
+    channels: int | None = None
 
     def encode(self, output: NDArray[np.float32], samples: int) -> Code:
         """Output of a run of `samples` samples -> float32 [samples, width]."""
         if not self.width:
             return np.zeros((samples, 0), np.float32)
         output = finite(output)
+        if self.ragged:
+            return self._encode_ragged(output, samples)
         if output.size != samples * self.elements:  # in one sample as it was in none of those that the view was made of
             output = _laid_out(output, samples * self.elements)
         if self.classes:
@@ -58,14 +68,42 @@ class OutputView:
         flat = output.reshape(samples, -1)
         if self.bucket is None:
             return np.asarray(flat * self.scale, dtype=np.float32)
-        return np.stack([np.bincount(self.bucket, self._signed_scale * row, self.width) for row in flat]).astype(
+        return self._sketched(flat)
+
+    def _sketched(self, rows: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> Code:
+        """Elements of each bucket, added up."""
+        assert self.bucket is not None
+        return np.stack([np.bincount(self.bucket, self._signed_scale * row, self.width) for row in rows]).astype(
             np.float32
         )
 
+    def _encode_ragged(self, output: NDArray[np.float32], samples: int) -> Code:
+        """Of samples of one shape."""
+        if not output.size:
+            return np.zeros((samples, self.width), np.float32)
+        if self.classes:
+            if output.shape[-1] != self.classes:  # in no sample that the view was made of
+                output = _laid_out(output, samples * len(self.rows) * self.classes)
+            values = output.reshape(samples, -1, self.classes)
+            chosen = np.arange(len(self.rows)) * values.shape[1] // len(self.rows)
+            scores = class_scores(self.kind, values[:, chosen])
+            return np.asarray(scores.reshape(samples, -1), dtype=np.float32)
+        assert self.scale is not None
+        along, scale = [1] * output.ndim, self.scale
+        if self.channels is not None and output.shape[self.channels :][:1] == scale.shape:
+            along[self.channels] = len(scale)
+        elif self.channels is not None:  # so many channels had none of the samples that the view was made of
+            scale = scale.mean(keepdims=True)
+        share = np.sqrt(self.elements * samples / output.size)  # the mean square times the elements of the longest
+        flat = (output * scale.reshape(along) * np.float32(share)).reshape(samples, -1)
+        rows = [_laid_out(row, self.elements) for row in flat]
+        return np.stack(rows) if self.bucket is None else self._sketched(rows)
+
     @cached_property
     def _signed_scale(self) -> NDArray[np.float32]:
+        """Per element; ragged values are scaled already."""
         assert self.scale is not None and self.sign is not None
-        return self.scale * self.sign
+        return self.sign if self.ragged else self.scale * self.sign
 
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
@@ -92,7 +130,7 @@ class Divergence:
     scale: float = field(default=1.0, kw_only=True)
 
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
-        """Outputs of a run of `samples` samples -> float32 [samples, width]."""
+        """Values of `tensors` in a run of `samples` samples -> float32 [samples, width]."""
         return np.concatenate([v.encode(numbers(o), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
 
     def parts(self, code: Code) -> list[Code]:
@@ -114,7 +152,13 @@ class Divergence:
 
     @property
     def kinds(self) -> dict[str, OutputKind]:
-        return {v.name: v.kind for v in self.views}
+        """Of outputs."""
+        return {v.name: v.kind for v in self.views if not v.inner}
+
+    @property
+    def tensors(self) -> list[str] | None:
+        """The tensors that are compared, one per view; None where these are the outputs."""
+        return [v.name for v in self.views] if any(v.inner for v in self.views) else None
 
     @property
     def one_at_a_time(self) -> bool:
@@ -134,10 +178,14 @@ def make_view(
     seed: int,
     *,
     padded: bool = False,
+    ragged: bool = False,
 ) -> OutputView:
     """A view fitted to reference outputs (one array per sample, without a batch axis of more than one). padded: of an
-    output without a shape of its own, by the values laid out in a row."""
+    output without a shape of its own, by the values laid out in a row. ragged: of an output whose shapes follow those
+    of the samples."""
     generator, samples = np.random.default_rng(seed), [finite(s) for s in samples]
+    if ragged:
+        return _ragged_view(name, kind, samples, width_limit, generator)
     if padded:
         longest = max(s.size for s in samples)
         samples = [_laid_out(s, longest) for s in samples]
@@ -161,6 +209,42 @@ def make_view(
     return OutputView(name, kind, 0, none, scale, bucket, sign, width_limit, elements, padded)
 
 
+def _ragged_view(
+    name: str,
+    kind: OutputKind,
+    samples: Sequence[NDArray[np.float32]],
+    width_limit: int,
+    generator: np.random.Generator,
+) -> OutputView:
+    shapes = [s.shape for s in samples]
+    elements, none = max(s.size for s in samples), np.zeros(0, np.int64)
+    if not elements:
+        return hidden(name, "values")
+    classes = shapes[0][-1]
+    if OUTPUT_KINDS[kind].scores is not None and all(shape[-1] == classes for shape in shapes):
+        rows = np.arange(min(elements // classes, max(width_limit // classes, 1)))
+        return OutputView(
+            name, kind, classes, rows, width=len(rows) * classes, elements=len(rows) * classes, ragged=True
+        )
+    channels = channel_axis(shapes)
+    scale = _ragged_inverse_spread([s for s in samples if s.size], channels)
+    width = min(elements, width_limit)
+    bucket = sign = None
+    if elements > width_limit:
+        bucket = generator.integers(0, width_limit, elements)
+        sign = generator.choice(np.array([-1.0, 1.0], np.float32), elements)
+    return OutputView(name, "values", 0, none, scale, bucket, sign, width, elements, ragged=True, channels=channels)
+
+
+def channel_axis(shapes: Sequence[tuple[int, ...]]) -> int | None:
+    """The axis of an output's channels where samples differ in shape: axis 1 of three or more, or else the last, if all
+    have the same size there; None for one channel."""
+    if any(len(shape) != len(shapes[0]) for shape in shapes):
+        return None
+    axes = [1] * (len(shapes[0]) > 2) + [len(shapes[0]) - 1] * (len(shapes[0]) > 1)
+    return next((axis for axis in axes if len({shape[axis] for shape in shapes}) == 1), None)
+
+
 def hidden(name: str, kind: OutputKind) -> OutputView:
     """The view of an output that is not compared."""
     return OutputView(name, kind, 0, np.zeros(0, np.int64), width=0, elements=1)
@@ -171,6 +255,20 @@ def _laid_out(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     row = np.zeros(length, np.float32)
     row[: values.size] = values.ravel()[:length]
     return row
+
+
+def _ragged_inverse_spread(samples: Sequence[NDArray[np.float32]], axis: int | None) -> NDArray[np.float32]:
+    """1 / standard deviation per channel over all values of all samples, float32 [channels]."""
+    by_channel = [by_channels(s, axis).astype(np.float64) for s in samples]
+    count = sum(v.shape[1] for v in by_channel)
+    mean = np.sum([v.sum(axis=1) for v in by_channel], axis=0) / count
+    square = np.sum([np.square(v).sum(axis=1) for v in by_channel], axis=0) / count
+    return np.asarray(1.0 / floored(np.sqrt(np.maximum(square - mean**2, 0.0))), np.float32)
+
+
+def by_channels(values: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """[channels, values of each]."""
+    return values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
 def _inverse_spread(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.effects import make_divergence
+from onnxmpq.sensitivity.elimination import FIRST_LOOK
 from onnxmpq.sensitivity.output_kinds import OutputKind, softmax
 
 
@@ -25,9 +26,16 @@ def effect_samples(
     divergence on them that all samples have on average)."""
     doubts = output_doubts(model, feeds, kinds, threads) if count < len(feeds) else np.zeros(len(feeds))
     if not doubts.any():
-        return mixed(evenly_spread(len(feeds), count)), 1.0
+        return together(feeds, mixed(evenly_spread(len(feeds), count))), 1.0
     most = sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count])
-    return mixed(most), float(doubts.mean() / doubts[most].mean())
+    return together(feeds, mixed(most)), float(doubts.mean() / doubts[most].mean())
+
+
+def together(feeds: Feeds, numbers: Sequence[int]) -> list[int]:
+    """The same with samples of one shape side by side, which then go through the model in one run; only among as many
+    as ranges are first compared on, so that these stay a mixture."""
+    places = sorted(range(len(numbers)), key=lambda place: (place // FIRST_LOOK, feeds.shapes(numbers[place])))
+    return [numbers[place] for place in places]
 
 
 def evenly_spread(available: int, count: int) -> list[int]:
@@ -43,11 +51,11 @@ def mixed(ascending: Sequence[int]) -> list[int]:
 
 def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind], threads: int) -> NDArray[np.float64]:
     """float64 [samples]: 1 - Σ p² of the fp32 model's classes, mean over rows, summed over such outputs; else 0."""
-    divergence, _ = make_divergence(model, feeds.take([0]), 1, threads=threads, kinds=kinds)
+    divergence, _ = make_divergence(model, feeds.take(feeds.extremes), 1, threads=threads, kinds=kinds)
     found = np.zeros(len(feeds))
     if not any(v.classes for v in divergence.views):
         return found
-    for number, outputs in enumerate(run_samples(model.store, feeds, threads=threads)):
+    for number, outputs in enumerate(run_samples(model.store, feeds, divergence.tensors, threads=threads)):
         code, start = divergence.encode(outputs, 1), 0
         for view in divergence.views:
             if view.classes:

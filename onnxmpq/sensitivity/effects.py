@@ -11,7 +11,7 @@ Only the part of the graph behind the perturbed tensor is run (`sensitivity/meas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
+from onnxmpq.sensitivity.behind_labels import float_sources
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
@@ -172,23 +173,30 @@ def make_divergence(
     """Views fitted to the fp32 outputs on these samples, and those outputs (one list per batch).
 
     Outputs whose shape depends on the data are laid out in a row where no other output can be compared, and random ones
-    taken as they come where there is nothing else. threads: samples that run side by side, one thread each. Raises
-    ModelError where no output holds a number for any sample.
+    taken as they come where there is nothing else. Where all outputs are integers, the float tensors that they are made
+    of have views too, behind theirs, and the outputs themselves do not count. threads: samples that run side by side,
+    one thread each. Raises ModelError where no output holds a number for any sample.
     """
-    singles = list(run_samples(model.store, feeds, threads=threads))
+    inner = float_sources(model.structure)
+    names = [*model.output_names, *inner]
+    singles = list(run_samples(model.store, feeds, names if inner else None, threads=threads))
     limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
-    outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(model.output_names)}
+    one_shape = len({feeds.shapes(i) for i in range(len(feeds))}) == 1 and bool(feeds.ragged)  # others will come
+    outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(names)}
 
     def views(*, padded: bool, random: bool) -> tuple[OutputView, ...]:
         found = []
         for name, samples in outputs.items():
-            kind = kinds.get(name) or guess_kind(model.structure, name, samples[0])
+            kind = kinds.get(name) or guess_kind(model.structure, name, samples[feeds.largest])
             kind = "random" if name in drawn else kind
-            if kind == "random" and not random:
+            if (kind == "random" and not random) or (inner and name not in inner):
                 found.append(hidden(name, kind))
                 continue
-            odd = padded and any(s.shape != samples[0].shape for s in samples)
-            found.append(make_view(name, kind, samples, limit, seed, padded=odd))
+            odd = any(s.shape != samples[0].shape for s in samples)
+            follows = (odd or one_shape) and feeds.decide([s.shape for s in samples]) and kind != "random"
+            laid_out = odd and padded and not follows
+            view = make_view(name, kind, samples, limit, seed, padded=laid_out, ragged=follows)
+            found.append(replace(view, inner=name in inner))
         return tuple(found)
 
     for padded, random in ((False, False), (True, False), (True, True)):

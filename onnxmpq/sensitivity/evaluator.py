@@ -56,6 +56,6 @@ class Evaluator:
 def _codes(
     graph: onnx.ModelProto | WeightStore, divergence: Divergence, feeds: Feeds, settings: SessionSettings
 ) -> Code:
-    """Codes of a model's outputs on all samples."""
-    runs = run_samples(graph, feeds, threads=settings.threads, settings=settings)
+    """Codes of a model's outputs, or of the tensors behind them, on all samples."""
+    runs = run_samples(graph, feeds, divergence.tensors, threads=settings.threads, settings=settings)
     return np.concatenate([divergence.encode(outputs, 1) for outputs in runs])

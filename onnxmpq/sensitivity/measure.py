@@ -88,12 +88,17 @@ class _Worker:
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
-        self.threads, self.settings, self.cutter = threads, SessionSettings(lean=True), Cutter(model.store)
+        self.threads, self.settings, self.cutter = (
+            threads,
+            SessionSettings(lean=True),
+            Cutter(model.store, frame.divergence.tensors),
+        )
         self.targets = self._targets()
-        self.bytes = self._bytes(feeds.batch([0]))
-        batch = batch or min(max(RUN_BYTES // max(self.bytes.values(), default=1), 1), MOST_AT_A_TIME)
+        self.bytes = self._bytes(feeds.batch([feeds.largest]))
+        growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
+        batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
         step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
-        self.rows = [slice(start, min(start + step, len(feeds))) for start in range(0, len(feeds), step)]
+        self.rows = feeds.stretches(step)
 
     def run(self, keep: Keep) -> Effects:
         effects, groups = self._none(), self._groups()
@@ -136,10 +141,15 @@ class _Worker:
         return tensor in self.tries.activations or self._layer(tensor) is not None
 
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
-        """Bytes of each target in a run of one sample."""
+        """Bytes of each target in a run of the largest sample."""
         inner = [t for t in self.targets if t not in one]
         values = {**one, **values_once(self.model.store, one, inner)}
         return {t: v.nbytes for t, v in values.items() if t in self.targets}
+
+    def _grows(self, tensor: str) -> bool:
+        """False for a weight that is handed to bodies, which is as large for many samples as for one."""
+        region = self.targets[tensor]
+        return region is None or bool(self.cutter.reads(region))
 
     def _stacks(self, feeds: Feeds) -> bool:
         """True where the outputs of samples that run together come one after the other along the first axis. The states
@@ -147,7 +157,7 @@ class _Worker:
         if not feeds.batchable or len(feeds) < 2:
             return False
         names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
-        one, two = (values_once(self.model.store, feeds.batch(rows), names) for rows in ([0], [0, 1]))
+        one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
         return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
 
     def _groups(self) -> list[list[str]]:

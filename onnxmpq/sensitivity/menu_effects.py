@@ -11,7 +11,8 @@ from onnxmpq.elements import DTYPES
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
-from onnxmpq.model import Model, multiply_accumulates
+from onnxmpq.model import Model, multiply_accumulates, work_in_bodies
+from onnxmpq.progress import SENSITIVITY
 from onnxmpq.ranges import Observation, params_key, range_candidates
 from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread
 from onnxmpq.sensitivity.effects import Effects, Perturbations
@@ -66,7 +67,8 @@ def effects_of_menu(
     chosen = feeds.take(numbers)
     few = chosen.take(evenly_spread(count, min(FEWEST_EFFECT_SAMPLES, count)))
     total = tries.count + sum(t.count for t in halves.values())
-    with context.progress.stage(f"sensitivity on {count} samples", total) as tick:
+    context.progress.detail(f"sensitivity is measured on {count} of {len(feeds)} samples")
+    with context.progress.stage(SENSITIVITY, total) as tick:
         effects = _shared(reused_effects(context, model, chosen, tries, kinds or {}, tick), share)
         found = {
             half: _shared(reused_effects(context, model, few, tried, kinds or {}, tick, f"{half} effects"), share)
@@ -102,5 +104,6 @@ def forward_seconds(model: Model, shapes: Mapping[str, Sequence[int]]) -> float:
     """
     macs = sum(multiply_accumulates(region, shapes.__getitem__) for region in model.regions)
     moved = sum(math.prod(shapes[t]) for region in model.regions for t in (*region.inputs, *region.outputs))
-    nodes = max(len(model.structure.graph.node), 1)
+    inside_macs, inside_nodes = work_in_bodies(model, shapes)
+    macs, nodes = macs + inside_macs, max(len(model.structure.graph.node) + inside_nodes, 1)
     return (MAC_S * macs + ELEMENT_S * moved + NODE_S * nodes) / REFERENCE_THREADS

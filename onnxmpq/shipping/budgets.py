@@ -26,6 +26,7 @@ from onnxmpq.closed_loop import (
     suspects,
 )
 from onnxmpq.errors import BudgetError, NothingFasterError
+from onnxmpq.progress import CHOOSING
 from onnxmpq.runtimes import holds_fp8
 from onnxmpq.sensitivity import Evaluator
 from onnxmpq.shipping.job import Job, Shipped
@@ -83,9 +84,10 @@ class WithinBudgets:
     def settled(self, plan: Callable[[], Outcome]) -> Shipped:
         """A plan whose closing measurement agrees that it holds the budgets. Raises BudgetError."""
         for _ in range(CLOSINGS):
-            outcome = plan()
-            while self._learned_effects(outcome):
+            with self.progress.stage(CHOOSING, 0):
                 outcome = plan()
+                while self._learned_effects(outcome):
+                    outcome = plan()
             shipped = self.shipper.ship(outcome, self.loop)
             if self._confirmed(shipped):
                 return shipped

@@ -12,6 +12,7 @@ from onnxmpq.allocate import LATENCY, SIZE, Budgets
 from onnxmpq.closed_loop import Outcome, option, reach
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
+from onnxmpq.shipping.beside import with_comparisons
 from onnxmpq.shipping.budgets import WithinBudgets
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
@@ -28,9 +29,10 @@ def finish(job: Job) -> Shipped:
     Raises BudgetError, NothingFasterError, QualityError, or AlreadyMetError where nothing needs to be quantized.
     """
     job.floors.require_classes(any(v.classes for v in job.effects.divergence.views))
-    shipped = _Guard(job).run()
+    guard = _Guard(job)
+    shipped = guard.run()
     require_quantized(job, shipped.outcome)
-    return shipped
+    return with_comparisons(job, guard.quality, shipped)
 
 
 def require_quantized(job: Job, outcome: Outcome) -> None:

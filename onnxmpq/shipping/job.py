@@ -14,7 +14,7 @@ from onnxmpq.comparison import MetricScores, Reference, Validation
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.feeds import Feeds, read_labels
-from onnxmpq.floors import Floors, Metric, MetricFunction, no_better_than_guessing, outputs_for, top1
+from onnxmpq.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, top1
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
@@ -45,16 +45,16 @@ class Labelled:
     def try_out(self, source: Any, data: Samples) -> str:
         """Take the metric of the original once, so that wrong labels or a metric that fails show before the work.
 
-        Returns a warning where top-1 is at chance level, else nothing.
+        Returns a warning where top-1 is implausible, else nothing.
         """
         remarks = [self.remark(source, feeds, SessionSettings()) for feeds in (data.calibration, data.validation)]
         return remarks[0]
 
     def remark(self, source: Any, feeds: Feeds, settings: SessionSettings) -> str:
-        """A warning where the original's top-1 is at chance level. Raises CalibrationError where the metric fails."""
+        """A warning where the original's top-1 is implausible. Raises CalibrationError where the metric fails."""
         labels, outputs = self._labels(feeds), outputs_for(source, feeds, settings)
         self.metric.value(outputs, labels)
-        return no_better_than_guessing(outputs, labels) if self.metric.function is top1 else ""
+        return implausible_scores(outputs, labels) if self.metric.function is top1 else ""
 
     @property
     def of_shares(self) -> bool:
@@ -107,7 +107,7 @@ class Job:
     """Everything that a plan is chosen, built and judged with.
 
     guard: refuse a bad result where the user gave no floor. best_effort: hand out the closest plan
-    where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which `fastest` is compared with.
+    where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which results are compared.
     left_out: schemes of regions that were not offered, with the reason in words.
     """
 
@@ -130,9 +130,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that."""
+    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that.
+
+    int8: quality of int8 everywhere on the same samples; None where it does not run.
+    """
 
     outcome: Outcome
     compensated: Compensated
     validation: Validation
     verdict: Verdict
+    int8: Validation | None = None

@@ -30,16 +30,18 @@ class Quality:
         return unmet
 
     def verdict(self, quality: Validation) -> Verdict:
-        return judge(quality, int8=self._int8_everywhere(quality), synthetic=self.job.data.calibration.synthetic)
+        """`fastest` is held to what int8 everywhere would lose."""
+        int8 = self.int8_everywhere(quality) if self.job.budgets.fastest else None
+        return judge(quality, int8=int8, synthetic=self.job.data.calibration.synthetic)
 
     def on_calibration(self, unmet: Callable[[Validation], list[str]]) -> Callable[[onnx.ModelProto], list[str]]:
         quality_of, feeds = self.job.quality_of, self.job.data.calibration
         return lambda proto: unmet(quality_of(proto, feeds, False, unfused=False))
 
-    def _int8_everywhere(self, quality: Validation) -> Validation | None:
-        """Quality of int8 everywhere on the same samples, where `fastest` is compared with it."""
+    def int8_everywhere(self, quality: Validation) -> Validation | None:
+        """Quality of int8 everywhere on the same samples; None where no layer offers it or it does not run."""
         job, held_out = self.job, bool(quality.held_out)
-        if not job.budgets.fastest or not job.int8 or quality.emulated:
+        if not job.int8 or quality.emulated:
             return None
         if held_out not in self._int8:
             feeds = job.data.validation if held_out or not job.data.held_out else job.data.calibration

@@ -12,6 +12,7 @@ from onnxmpq.context import Context
 from onnxmpq.errors import CrashError
 from onnxmpq.keys import feeds_hash, model_hash
 from onnxmpq.model import Model
+from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.sensitivity import Effects, Evaluator
@@ -43,7 +44,7 @@ def compensate_plan(
         evaluator = Evaluator.of(
             bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
         )
-        with context.progress.stage("rounding the plan in sequence", 2 * len(weights)) as tick:
+        with context.progress.stage(SEQUENCE, 2 * len(weights)) as tick:
             return compensate(
                 bench.model,
                 weights,
@@ -68,7 +69,7 @@ def compensate_plan(
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
     losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
-    context.progress.say(
+    context.progress.detail(
         f"second rounding, pooled divergence on {len(deciding)} samples that it has not seen: {losses}"
     )
     return found

@@ -7,10 +7,11 @@ from dataclasses import replace
 import onnx
 
 from onnxmpq.closed_loop import Loop, Outcome
-from onnxmpq.comparison import Timing, time_side_by_side
+from onnxmpq.comparison import MOST_PASSES, Timing, time_side_by_side
 from onnxmpq.errors import DamagedGraphError, ModelError, OnnxmpqError
 from onnxmpq.integrity import structure_faults
 from onnxmpq.lint import lint_export
+from onnxmpq.progress import COMPARING, TIMING, Tick
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.shipping.second_rounding import compensate_plan, plain_weights, rebuilt
@@ -49,21 +50,22 @@ class Shipper:
         except ModelError as error:  # with other weights in the same graph, which ran
             job.context.progress.warn(f"second rounding is left out: {error}")
             compensated = replace(compensated, weights=plain_weights(job.bench, outcome), biases={}, kept=())
-        with job.context.progress.stage("validating", 0):
+        with job.context.progress.stage(COMPARING, 0):
             quality = job.quality_of(outcome.proto, job.data.validation, job.data.held_out, unfused=True)
-            if not quality.emulated:
-                quality = replace(quality, timing=self._timing(outcome, loop))
+        if not quality.emulated:
+            with job.context.progress.stage(TIMING, MOST_PASSES) as tick:
+                quality = replace(quality, timing=self._timing(outcome, loop, tick))
         if quality.timing is not None and job.costs.measured:
             measured_s = quality.timing.result_s
             loop.revised(outcome.kept, measured_s)
             outcome = replace(outcome, kept=replace(outcome.kept, measured_s=measured_s))
         return Shipped(outcome, compensated, quality, self.quality.verdict(quality))
 
-    def _timing(self, outcome: Outcome, loop: Loop) -> Timing:
+    def _timing(self, outcome: Outcome, loop: Loop, tick: Tick) -> Timing:
         """The closing measurement: long enough to tell on which side of the limit the model is."""
         job = self.job
         longer = replace(job.effort, seconds=2 * job.effort.seconds, rounds=3 * job.effort.rounds)
         limit = loop.targets.latency_s / loop.original_s if job.costs.measured and outcome.met else None
         settings, source = job.quality_of.settings, job.quality_of.source
-        timing = time_side_by_side(source, outcome.proto, job.data.timed, settings, longer, limit)
+        timing = time_side_by_side(source, outcome.proto, job.data.timed, settings, longer, limit, tick=tick)
         return timing.in_time_of(loop.original_s) if job.costs.measured else timing

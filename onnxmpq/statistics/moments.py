@@ -156,8 +156,8 @@ def _summed(
 
 
 def _chunks(model: Model, feeds: Feeds, keys: Sequence[Key], memory: MemoryBudget) -> Iterator[list[Key]]:
-    """Keys in order, cut so that activations of one sample and moments of a chunk stay below their limits."""
-    shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys)))
+    """Keys in order, cut so that activations of any sample and moments of a chunk stay below their limits."""
+    shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys)), feeds.largest)
 
     def sizes(key: Key) -> tuple[int, int]:
         return 4 * int(np.prod(shapes[key[0]])), MomentSum.bytes_held(key[1])

@@ -15,7 +15,7 @@ from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model
-from onnxmpq.progress import Tick
+from onnxmpq.progress import ROUNDING, Tick
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.sequence import Compensated
@@ -26,7 +26,7 @@ def round_for_inputs(
     model: Model, formats: Mapping[WeightKey, WeightFormat], feeds: Feeds, techniques: Techniques, context: Context
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights in these formats, rounded for what their layers read in the fp32 model on the samples."""
-    with context.progress.stage("rounding for the layers' inputs", len(formats)) as tick:
+    with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
 
 

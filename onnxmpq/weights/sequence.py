@@ -106,7 +106,7 @@ class _Pass:
         self.fp32 = _walk(model.store, feeds, threads)
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
-        call(run_all, changed, single(feeds.take([0])), ways, doing="running a plan unfused")
+        call(run_all, changed, single(feeds.take(feeds.extremes)), ways, doing="running a plan unfused")
         self.quantized = _walk(changed, feeds, threads)
 
     def head(self, key: str) -> str:

@@ -10,6 +10,7 @@ from onnxmpq.errors import UsageError
 TECHNIQUES: Mapping[str, str] = {
     "equalisation": "channels scaled against each other so that the weights before and after them have equal ranges",
     "smoothquant": "channels scaled by the ranges of activations and weights",
+    "channel-order": "an order of channels by which int8 weights that cannot saturate on any CPU lose less",
     "gptq": "rounding that makes up for earlier errors, from second moments of the inputs (also switches off the rest)",
     "descent": "coordinate descent on the codes, least-squares scales, exact search for depthwise kernels",
     "cross": "second rounding of the chosen plan, layer by layer, for inputs as the quantized model computes them",

@@ -35,6 +35,11 @@ def rewritten(model: Model, assignment: dict[str, Scheme]) -> tuple[onnx.ModelPr
     return written, model.with_tensors(values).proto
 
 
+def inside(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """All bodies of a node, nested ones too."""
+    return [b for a in node.attribute if a.type == onnx.AttributeProto.GRAPH for b in subgraphs(a.g)]
+
+
 @given(nested(), st.data())
 @settings(max_examples=30, deadline=None)
 def test_bodies_compute_with_the_weights_that_are_stored(made: Nested, data: st.DataObject) -> None:
@@ -44,6 +49,8 @@ def test_bodies_compute_with_the_weights_that_are_stored(made: Nested, data: st.
     onnx.checker.check_model(written, full_check=True)
     kept = {n.name for n in model.structure.graph.node} - {r.name for r in model.layers if r.op_type == "Identity"}
     assert kept <= {n.name for n in written.graph.node}
+    repeated = [b for g in subgraphs(written.graph) for n in g.node if n.op_type in ("Loop", "Scan") for b in inside(n)]
+    assert not any(n.op_type in ("Cast", "Reshape", "Transpose", "Mul") for b in repeated for n in b.node)
     for flag in (False, True):
         for optimize in (False, True):
             found = outputs_of(written, made.inputs(flag), optimize=optimize)["y"]
@@ -68,13 +75,29 @@ def branches() -> onnx.ModelProto:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_weight_is_stored_where_it_is_read(scheme: str) -> None:
+    """But for one that a Loop would unfold in each iteration: it is in front of the Loop."""
     model = prepare(branches())
     written, _ = rewritten(model, {r.name: scheme_named(scheme) for r in model.layers})
     assert not any(n.op_type == "Identity" for n in written.graph.node)
-    outermost, *inner = subgraphs(written.graph)
-    matrices = [[t.name for t in g.initializer if np.prod(t.dims) == 32 * 32] for g in (outermost, *inner)]
-    assert sorted(map(len, matrices)) == [0, 1, 1, 1] and len(matrices[0]) == 1, "that of both branches is outside"
-    assert not inner[[g.name for g in inner].index("e")].initializer
+    found = {g.name: sum(np.prod(t.dims) == 32 * 32 for t in g.initializer) for g in subgraphs(written.graph)}
+    in_the_loop = int(scheme == "fp32")
+    assert found == {"g": 1, "t": 2 - in_the_loop, "e": 0, "l": in_the_loop}
+
+
+def test_a_convolution_unfolds_its_weight_in_a_loop_too() -> None:
+    """Sessions block its weight there alone."""
+    proto = graph(
+        """y = Loop (two, , x) <body = l (int64 i, bool c, float[1, 32, 4, 4] s) => (bool d, float[1, 32, 4, 4] r) {
+               d = Identity (c)  m = Conv <kernel_shape = [1, 1]> (s, w)  r = Tanh (m) }>""",
+        "float[1, 32, 4, 4] x",
+        "float[1, 32, 4, 4] y",
+        "float[32, 32, 1, 1] w, int64 two = {2}",
+    )
+    model = prepare(proto)
+    written, _ = rewritten(model, {r.name: scheme_named("w8") for r in model.layers})
+    outermost, loop = subgraphs(written.graph)
+    assert [n.op_type for n in outermost.node] == ["Loop"]
+    assert [n.op_type for n in loop.node][-3:] == ["Identity", "Conv", "Tanh"] and len(loop.node) > 3
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -190,3 +190,22 @@ def test_raw_files_need_a_recipe_that_knows_them(tmp_path: Path) -> None:
     recipe.write_text('description = "a test"\nkind = "audio"\nsample_rate = 8000\nfallback_window = 8\n')
     with pytest.raises(CalibrationError, match=r"a\.pcm has no header, and recipe .* add raw_format"):
         load_feeds(tmp_path / "a.pcm", [SOUND], recipe=str(recipe))
+
+
+OWN = 'kind = "audio"\ndescription = "d"\nsample_rate = 16000\nfallback_window = 12\nlengths = "own"\n'
+
+
+@pytest.mark.parametrize("shape", [("N", "T"), (1, "T"), ("T",), ("N", 1, "T")], ids=str)
+def test_files_of_their_own_lengths(tmp_path: Path, shape: tuple[int | str, ...]) -> None:
+    (tmp_path / "own.toml").write_text(OWN)
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number, count in enumerate((5, 20, 8)):
+        save(folder / f"{number}.wav", counting(count))
+    feeds = load_feeds(folder, [spec("sound", *shape)], recipe=str(tmp_path / "own.toml"))
+    assert [(run["sound"] * 2**15).ravel().tolist() for run in feeds.batches(1)] == [list(range(n)) for n in (5, 12, 8)]
+    assert [run["sound"].ndim for run in feeds.batches(1)] == [len(shape)] * 3
+    assert feeds.label(2) == "2.wav"
+    assert any("1 of 3 sounds were cut to" in note for note in feeds.notes)
+    fixed = load_feeds(folder, [spec("sound", "N", 4)], recipe=str(tmp_path / "own.toml"))
+    assert fixed.arrays["sound"].shape == (1 + 5 + 2, 4)

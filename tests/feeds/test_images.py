@@ -229,3 +229,37 @@ def test_a_pillow_that_cannot_be_imported_is_named(folder: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(CalibrationError, match=r"needs the package Pillow.*pip install"):
         load_feeds(folder, [spec("x", "N", 3, 8, 8)], recipe="cifar10")
+
+
+KEEP = 'resize = "keep"\nfallback_size = [48, 64]\nmultiple = 4\ndivide = 255'
+
+
+def test_pictures_keep_their_sizes_for_a_model_that_leaves_them_open(folder: Path) -> None:
+    sizes = [(20, 33), (48, 64), (100, 64), (8, 8)]
+    pixels = [picture(folder / f"{i}.png", *size) for i, size in enumerate(sizes)]
+    feeds = load_feeds(folder, [spec("x", "N", 3, "h", "w")], recipe=recipe(folder, KEEP))
+    found = [inputs["x"] for inputs in feeds.batches(1)]
+    assert [x.shape for x in found] == [(1, 3, 20, 32), (1, 3, 48, 64), (1, 3, 48, 28), (1, 3, 8, 8)]
+    np.testing.assert_array_equal(found[3][0], (pixels[3].astype(np.float32) / np.float32(255)).transpose(2, 0, 1))
+    assert feeds.label(2) == "2.png"
+
+
+def test_pictures_of_one_size_that_keep_it_are_one_array(folder: Path) -> None:
+    for number in range(3):
+        picture(folder / f"{number}.png", 8, 12)
+    feeds = load_feeds(folder, [spec("x", "N", 3, "h", "w")], recipe=recipe(folder, KEEP))
+    assert feeds.arrays["x"].shape == (3, 3, 8, 12)
+
+
+def test_pictures_too_small_to_keep_their_size_are_skipped(folder: Path) -> None:
+    picture(folder / "0.png", 8, 12)
+    picture(folder / "1.png", 3, 12)
+    feeds = load_feeds(folder, [spec("x", "N", 3, "h", "w")], recipe=recipe(folder, KEEP))
+    assert len(feeds) == 1
+    assert "3x12 pixels have no side of 4" in feeds.notes[0]
+
+
+def test_a_model_of_one_size_takes_no_others(folder: Path) -> None:
+    picture(folder / "0.png", 8, 12)
+    with pytest.raises(CalibrationError, match=r'the model takes \[8, w\]; use resize = "shorter"'):
+        load_feeds(folder, [spec("x", "N", 3, 8, "w")], recipe=recipe(folder, KEEP))

@@ -70,7 +70,7 @@ def test_file_of_no_input(tmp_path: Path) -> None:
 def test_shapes_that_differ(tmp_path: Path) -> None:
     save(tmp_path / "0.npy", 0, 2)
     save(tmp_path / "1.npy", 0, 3)
-    with pytest.raises(CalibrationError, match=r"1\.npy is float32\[3\], but 0\.npy is float32\[2\]"):
+    with pytest.raises(CalibrationError, match=r"1\.npy has shape \[1, 3\], but input 'x' of the model takes \[N, 2\]"):
         load_feeds(tmp_path, [X])
 
 

@@ -81,7 +81,7 @@ BAD = [
     Bad("wrong rank", {"x": floats(3)}, r"array 'x' has shape \[3\], but .* takes \[N, 3\]: give \[samples, 3\]"),
     Bad("wrong size", {"x": floats(2, 4)}, r"shape \[2, 4\], but input 'x' of the model takes \[N, 3\]"),
     Bad("wrong whole size", {"x": floats(2, 5, 3)}, r"give \[samples, 4, 3\]", [spec("x", 4, 3)]),
-    Bad("no divisor", {"x": floats(6, 3)}, "6 rows, and input 'x' takes 4 at a time", [spec("x", 4, 3)]),
+    Bad("too few rows", {"x": floats(3, 3)}, "3 rows, and input 'x' takes 4 at a time", [spec("x", 4, 3)]),
     Bad("zero samples", {"x": floats(0, 3)}, "holds no samples"),
     Bad("integers for floats", {"x": np.ones((2, 3), np.uint8)}, r"holds uint8 .* convert it .*/ 255"),
     Bad("floats for integers", {"x": floats(2, 3)}, "give an array of int64", [spec("x", "N", 3, dtype="int64")]),

@@ -139,11 +139,3 @@ BAD = [
 def test_bad_sources_are_refused(case: Bad) -> None:
     with pytest.raises(CalibrationError, match=case.message):
         load_feeds(case.source, [X])
-
-
-def test_shape_that_changes_midway() -> None:
-    stream = ({"x": np.zeros((1, 3, size), np.float32)} for size in (8, 8, 9))
-    with pytest.raises(
-        CalibrationError, match=r"feed 2: input 'x' has shape \[1, 3, 9\], in feed 0 it was \[1, 3, 8\]"
-    ):
-        load_feeds(stream, [spec("x", "N", 3, "length")])

@@ -53,6 +53,12 @@ IMAGE = 'kind = "image"\ndescription = "d"\nresize = "exact"\n'
 TEXT = 'kind = "text"\ndescription = "d"\nmax_length = 8\n'
 
 BAD = [
+    Bad("multiple without keep", IMAGE + "multiple = 32", "field 'multiple' is for resize = \"keep\""),
+    Bad(
+        "size with keep",
+        IMAGE.replace("exact", "keep") + "size = 32",
+        "field 'resize' is keep, by which pictures have sizes of their own",
+    ),
     Bad("no TOML", "kind = \n", r"no readable TOML file: .*line 1"),
     Bad("no kind", 'description = "d"', "field 'kind' is missing"),
     Bad("unknown kind", 'kind = "video"', "field 'kind' is 'video'; it must be one of image, text, audio"),

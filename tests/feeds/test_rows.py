@@ -63,7 +63,7 @@ BAD = [
     Bad("header only", "c.csv", "a,b,c\n", "holds no rows"),
     Bad("no number", "c.csv", "1,2,3\n1,two,3\n", r"c\.csv, line 2: 'two' is no number"),
     Bad("empty cell", "c.csv", "1,2,3\n1,,3\n", "line 2: '' is no number"),
-    Bad("ragged", "c.csv", "1,2,3\n1,2\n", r"line 2: input 'tokens' has \[2\] values, in .* line 1 .* bert-text"),
+    Bad("ragged", "c.csv", "1,2,3\n1,2\n", r"line 2: input 'tokens' has shape \[1, 2\], but .* takes \[N, 3\]"),
     Bad("wrong length", "c.csv", "1,2\n1,2\n", r"takes \[N, 3\]"),
     Bad("fractions", "c.csv", "1,2,3.5\n", "holds float64 values, but input 'tokens' takes int64"),
     Bad("not a number", "c.csv", "1,2,nan\n", "NaN", (FEATURES,)),

@@ -43,6 +43,17 @@ def test_rows_of_ids_are_padded_to_the_longest(tmp_path: Path) -> None:
     assert feeds.notes == ("1 of 2 samples were padded to 4 tokens with id 0",)
 
 
+def test_samples_of_their_own_lengths(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("[1, 5]\n[1, 6, 7, 8, 9]\n[2]\n")
+    mine = own_recipe(tmp_path, 'lengths = "own"', 'mask = "mask"')
+    specs = [spec(name, "N", "T", dtype="int64") for name in ("tokens", "mask")]
+    runs = list(load_feeds(tmp_path / "c.jsonl", specs, recipe=mine).batches(4))
+    assert [run["tokens"].tolist() for run in runs] == [[[1, 5]], [[1, 6, 7, 8]], [[2]]]
+    assert all(run["mask"].shape == run["tokens"].shape and run["mask"].all() for run in runs)
+    fixed = load_feeds(tmp_path / "c.jsonl", [spec("tokens", "N", 3, dtype="int64")], recipe=mine)
+    assert fixed.arrays["tokens"].tolist() == [[1, 5, 0], [1, 6, 7], [2, 0, 0]]
+
+
 def test_length_of_the_model_decides(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("1,2\n1,2,3,4,5\n")
     specs = [spec("input_ids", "N", 3, dtype="int32"), spec("attention_mask", "N", 3)]
@@ -53,8 +64,8 @@ def test_length_of_the_model_decides(tmp_path: Path) -> None:
     assert feeds.notes[0] == "1 of 2 samples were cut to 3 tokens"
 
 
-def own_recipe(folder: Path, extra: str = "") -> str:
-    text = f'kind = "text"\ndescription = "d"\nmax_length = 4\n{extra}\n[inputs]\nids = "tokens"\n'
+def own_recipe(folder: Path, extra: str = "", inputs: str = "") -> str:
+    text = f'kind = "text"\ndescription = "d"\nmax_length = 4\n{extra}\n[inputs]\nids = "tokens"\n{inputs}\n'
     (folder / "mine.toml").write_text(text)
     return str(folder / "mine.toml")
 

@@ -15,6 +15,8 @@ from onnxmpq.menu import (
     Menu,
     bounded_activations,
     candidates,
+    cautious_where_idle,
+    changed_by_rounding,
     matching_regions,
     needing_unsigned_weights,
     proven,
@@ -270,3 +272,35 @@ def test_layers_whose_weights_hold_infinity_stay_float(value: float) -> None:
     first, second = (r.name for r in model.layers)
     assert len(menu[first]) > 1 and [s.is_fp32 for s in menu[second]] == [True]
     assert menu.reasons[second] == "its constant 'v' holds NaN or infinity"
+
+
+def test_weights_without_a_known_effect_keep_8_bits() -> None:
+    """Other regions keep all, and so do weights that few bits hold exactly; what was asked for by name stays."""
+    model = prepared(
+        graph(
+            "a = MatMul (x, w)  b = MatMul (a, v)  y = MatMul (b, u)",
+            "float[N, 32] x",
+            "float[N, 32] y",
+            "float[32, 32] w, float[32, 32] v, float[32, 32] u",
+        )
+    )
+    model = model.with_tensors({"u": np.eye(32, dtype=np.float32)})
+    every = candidates(model, CPU, ORT)
+    weights = {
+        (r.name, s.weight.name): quantize_weight(model.weight(r), s.weight)
+        for r in model.layers
+        for s in every[r.name]
+        if s.weight is not None
+    }
+
+    unknown = changed_by_rounding(model, weights, {"MatMul_1", "MatMul_2"})
+    assert unknown == {"MatMul_1"}
+
+    def offered(requested: tuple[str, ...] = ()) -> list[set[str]]:
+        found = cautious_where_idle(every, unknown, requested)
+        return [{s.name for s in found[r.name]} for r in model.layers]
+
+    first, idle, exact = offered()
+    assert (first, exact) == tuple({s.name for s in every[n]} for n in ("MatMul_0", "MatMul_2"))
+    assert idle == {s.name for s in every["MatMul_1"] if s.weight is None or s.weight.bits == 8}
+    assert offered(("w5",))[1] == idle | {"w5"}

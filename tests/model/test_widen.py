@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,3 +120,23 @@ def test_constants_that_are_inputs_are_widened() -> None:
     assert len(model.layers) == len(prepare(residual_cnn()).layers) > 0
     assert not any("left out" in note for note in model.notes)
     assert [i.name for i in model.proto.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("left_out", [(), (Step.RAISE_TO_INT4, Step.RAISE_TO_CHANNELS)], ids=["raised", "kept"])
+def test_a_model_of_ir_version_3_loads_whatever_its_opset(left_out: Sequence[Step]) -> None:
+    """There every constant has to be an input, which those that steps add are not."""
+    proto = graph(
+        """h = Cast <to = 10> (x)  t = Transpose <perm = [1, 0]> (w)  c = Cast <to = 10> (t)
+           m = MatMul (h, c)  r = Cast <to = 1> (m)  y = Mul (r, k)""",
+        "float[N, 8] x",
+        "float[N, 4] y",
+        "float[4, 8] w, float[4] k",
+        opset=8,
+    )
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model = prepare(proto, None, left_out)
+    assert [note for note in model.notes if "(" in note] == []  # in brackets is why something failed
+    inputs = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
+    np.testing.assert_allclose(outputs_of(model.proto, inputs)["y"], outputs_of(proto, inputs)["y"], atol=1e-2)

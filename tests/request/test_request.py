@@ -23,6 +23,8 @@ from onnxmpq.request import DEFAULT_SAMPLES, GROUPS, Request, option_table, opti
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 COMMAND_ONLY = {
+    "destination",
+    "verbose",
     "model",
     "config",
     "write_config",
@@ -135,7 +137,7 @@ GOOD = [
 def test_config(case: Asked, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(case.text)
     assert read_config(tmp_path / "c.toml") == case.found
-    Request(**read_config(tmp_path / "c.toml"))
+    Request(**{"calibration": "samples.npz"} | read_config(tmp_path / "c.toml"))
 
 
 BAD = [
@@ -174,7 +176,7 @@ def test_no_config_file(tmp_path: Path) -> None:
 
 WRONG: list[dict[str, typing.Any]] = [
     {"samples": 0},
-    {"threads": 0},
+    {"threads": -1},
     {"seed": -1},
     {"estimator": "max"},
     {"without": ["magic"]},
@@ -184,6 +186,7 @@ WRONG: list[dict[str, typing.Any]] = [
     {"set": {"Conv": ()}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
+    {"min_sqnr": "30dB"},  # without samples
     {"latency": "fastest", "size": "smallest"},
 ]
 

@@ -59,12 +59,23 @@ ATTENTION = graph(
     "float[8] g, float[8] e, float[8, 8] wq, float[8, 8] wk, float[8, 8] wv, float[8] bv, float[8, 8] wo, "
     "int64[4] heads = {2, 5, 2, 4}, int64[3] joined = {2, 5, 8}",
 )
+POOLED = graph(
+    """a = MatMul (x, w0)
+       u = Unsqueeze (a, one)
+       p = AveragePool <kernel_shape = [1, 3], pads = [0, 1, 0, 1]> (u)
+       s = Squeeze (p, one)
+       y = MatMul (s, w1)""",
+    "float[2, 5, 4] x",
+    "float[2, 5, 4] y",
+    "float[4, 8] w0, float[8, 4] w1, int64[1] one = {1}",
+)
 CASES = (
     Case("one layer reaches the output", conv_relu(), 0),
     Case(
         "residual stream shares factors", residual_cnn(), 32, ("w0", "b0", "w1", "b1", "w2", "b2"), ("w1", "w2", "w3")
     ),
     Case("embedding and GELU", token_model(), 0),
+    Case("pooling over channels", POOLED, 0),
     Case("attention", ATTENTION, 16, ("g", "e", "wv", "bv"), ("wq", "wk", "wv", "wo")),
     Case(
         "depthwise and grouped",

@@ -13,9 +13,10 @@ import pytest
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.model import Model, Spelling
+from onnxmpq.model import Model, Spelling, prepare
 from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import quantize_weight
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects
 from onnxmpq.sensitivity.effects import Rounded
@@ -99,6 +100,21 @@ def recurrent() -> onnx.ModelProto:
     )
 
 
+def bodies() -> onnx.ModelProto:
+    """Weights that branches read, one of them both; and two in a Loop, of which the graph reads one too."""
+    return graph(
+        """a = MatMul (x, w0)  m = ReduceMean <keepdims = 0> (a)  flag = Greater (m, least)
+           b = If (flag) <
+               then_branch = t () => (float[1, 4, 12] u) { c = MatMul (a, w1)  u = Tanh (c) },
+               else_branch = e () => (float[1, 4, 12] v) { d = MatMul (a, w1)  v = MatMul (d, w2) }>
+           y = Loop (three, , b) <body = l (int64 i, bool go, float[1, 4, 12] s) => (bool on, float[1, 4, 12] r) {
+               on = Identity (go)  n = MatMul (s, w3)  o = Add (n, s)  q = MatMul (o, w0)  r = Tanh (q) }>""",
+        "float[1, 4, 12] x",
+        "float[1, 4, 12] y",
+        "float[12, 12] w0, float[12, 12] w1, float[12, 12] w2, float[12, 12] w3, float least = {0}, int64 three = {3}",
+    )
+
+
 CASES = [
     Case("residual network", residual_cnn()),
     Case("tokens, several inputs and outputs", token_model()),
@@ -108,6 +124,7 @@ CASES = [
     Case("shared weight", shared_weight()),
     Case("two branches", branches()),
     Case("layer of two weights and three outputs", recurrent()),
+    Case("weights of bodies", bodies()),
 ]
 
 
@@ -346,3 +363,22 @@ def test_ranges_drop_out_at_the_same_samples_on_any_number_of_threads() -> None:
     one, many = (measure_effects(model, feeds, Perturbations({}, {"a": rows}), batch=2, threads=n) for n in (1, 5))
     assert one.params == many.params
     np.testing.assert_array_equal(one.activations["a"], many.activations["a"])
+
+
+def test_weights_that_no_sample_reaches_are_told_from_those_that_do_little() -> None:
+    """Behind a branch that is never taken, all formats leave the outputs as they are, but for last bits."""
+    proto = graph(
+        """flag = Equal (rate, high)
+           y = If (flag) <
+               then_branch = t () => (float[N, 4] u) { a = MatMul (x, w1)  u = Mul (a, small) },
+               else_branch = e () => (float[N, 4] v) { v = MatMul (x, w2) }>""",
+        "float[N, 12] x, int64[1] rate",
+        "float[N, 4] y",
+        "float[12, 4] w1, float[12, 4] w2, int64[1] high = {7}, float small = {0.001}",
+    )
+    model = prepare(proto)
+    x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    for rate, idle in ((7, "MatMul_4/weight"), (8, "MatMul_2/weight")):
+        feeds = Feeds({"x": x, "rate": np.full((5, 1), rate)}, input_specs(open_session(proto)), "rates")
+        tries = Perturbations(perturbations(model, feeds).weights, {})
+        assert measure_effects(model, feeds, tries).idle == {idle}

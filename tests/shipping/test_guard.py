@@ -13,10 +13,12 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq import verdict
+from onnxmpq import trials, verdict
 from onnxmpq.comparison import Timing
 from onnxmpq.errors import AlreadyMetError, BudgetError, OnnxmpqError, QualityError
+from onnxmpq.opening import Opened
 from onnxmpq.progress import Progress
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.shipping import ship
 from onnxmpq.workbench import Workbench
@@ -150,12 +152,37 @@ def test_what_the_original_meets_is_said(budget: dict[str, str], monkeypatch: py
         onnxmpq.convert(MODEL, **DATA, **budget)
 
 
+def test_what_the_original_meets_takes_one_made_up_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of them, where none are given; with a share of the original there is nothing to look at."""
+    monkeypatch.setattr(Opened, "with_samples", lambda *_: pytest.fail("made all samples"))
+    with pytest.raises(AlreadyMetError, match=r"--latency 1e\+05 ms: it takes"):
+        onnxmpq.convert(MODEL, latency="100 s")
+    for latency in ("60%", "1ns"):
+        with pytest.raises(pytest.fail.Exception, match="made all samples"):
+            onnxmpq.convert(MODEL, latency=latency)
+
+
+def test_what_is_shown_beside_a_result(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain int8 on the same samples, also where nothing is compared with it; other numbers of threads, once."""
+    monkeypatch.setattr(trials, "workers", lambda: 2)
+    result = convert(latency="80%")
+    found = result.report
+    assert found.int8 is not None and found.int8.samples == found.validation.samples
+    assert found.validation.timing is not None and found.validation.timing.threads == 1
+    assert [t.threads for t in found.validation.other_timings] == [0]
+    on_all = convert(latency="80%", threads=0, cost_table=None).report.validation
+    assert on_all.timing is not None and on_all.timing.threads == 0
+    assert [t.threads for t in on_all.other_timings] == [1]
+    monkeypatch.setattr(trials, "workers", lambda: 1)
+    assert not trials.other_threads(SessionSettings()), "on one core both are the same"
+
+
 def timed(ratios: list[float]) -> Any:
     """A closing measurement that gives one ratio after another, and then the last one."""
     given = iter(ratios)
     latest = [ratios[0]]
 
-    def measure(*_: Any) -> Timing:
+    def measure(*_: Any, **__: Any) -> Timing:
         latest[0] = next(given, latest[0])
         return Timing.of(np.full(9, 1e-3), np.full(9, latest[0] * 1e-3), 1)
 

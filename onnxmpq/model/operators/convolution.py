@@ -68,7 +68,7 @@ class Convolution(_Convolution):
 class TransposedConvolution(_Convolution):
     """ConvTranspose: weight [C, O / groups, *kernel].
 
-    A matrix [C, O·kernel] would mix output channels: the view keeps a row per input channel, and only stores.
+    A matrix [C, O / groups · kernel] would mix output channels: the view has a row per input channel, and only stores.
     """
 
     affine_axis = 1
@@ -76,9 +76,6 @@ class TransposedConvolution(_Convolution):
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
         layer = super().describe(node, index)
         return layer and replace(layer, storage_only=True)
-
-    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
-        return super().view(node, slot, shape) if _groups(node) == 1 else None
 
     def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
         """Every input element meets one row."""

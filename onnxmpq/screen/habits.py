@@ -1,0 +1,39 @@
+"""Habits of typing: options at other places, a model where a command belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperGroup
+
+from onnxmpq.errors import UsageError
+
+VERSION, VERBOSE = "--version", ("-v", "--verbose")
+
+
+def as_meant(arguments: Sequence[str]) -> list[str]:
+    """The command line as the commands understand it: --version counts anywhere and alone, -v also before the command.
+
+    `onnxmpq -v` alone asks for the version, as it does elsewhere.
+    """
+    found = list(arguments)
+    options = found[: found.index("--")] if "--" in found else found
+    if VERSION in options or (len(found) == 1 and found[0] in VERBOSE):
+        return [VERSION]
+    if found and found[0] in VERBOSE:
+        return [*found[1:], VERBOSE[0]]
+    return found
+
+
+class Commands(TyperGroup):
+    """The commands of the program. Raises UsageError for a model in the place of one."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        first = args[0]
+        if first not in self.commands and (first.endswith(".onnx") or Path(first).is_file()):
+            rest = " ".join(args[1:])
+            said = f"onnxmpq convert {first} {rest}".strip() if rest else f"onnxmpq convert {first} --latency 60%"
+            raise UsageError(f"{first}: is a file and no command; write `{said}`")
+        return super().resolve_command(ctx, args)

@@ -1,0 +1,26 @@
+"""Comparisons that are shown beside a result and decide on nothing: plain int8, and sessions with other threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxmpq.comparison import time_side_by_side
+from onnxmpq.progress import BESIDE
+from onnxmpq.shipping.job import Job, Shipped
+from onnxmpq.shipping.quality import Quality
+from onnxmpq.trials import other_threads
+
+
+def with_comparisons(job: Job, quality: Quality, shipped: Shipped) -> Shipped:
+    """The result with the quality of int8 everywhere on the same samples, and with its latency in sessions that have
+    another number of threads than the one that the budget is about."""
+    validation, source, feeds = shipped.validation, job.quality_of.source, job.data.timed
+    ways = () if validation.timing is None else other_threads(job.quality_of.settings)
+    with job.context.progress.stage(BESIDE, 1 + len(ways)) as tick:
+        plain = quality.int8_everywhere(validation)
+        tick(1)
+        timings = []
+        for way in ways:
+            timings.append(time_side_by_side(source, shipped.outcome.proto, feeds, way, job.effort, passes=1))
+            tick(1)
+    return replace(shipped, int8=plain, validation=replace(validation, other_timings=tuple(timings)))
