@@ -1,8 +1,14 @@
 """onnxmpq: mixed-precision quantization of ONNX models to a measured budget.
 
-import onnxmpq
-result = onnxmpq.convert("model.onnx", latency="5ms", calibration={"input": samples})
-result.model, result.plan, result.report
+    import onnxmpq
+
+    result = onnxmpq.convert("model.onnx", latency="5ms", calibration={"input": samples}, output="small.onnx")
+    result                     # what was asked, measured, met; and the quality
+    result.sensitivity         # rows for pandas.DataFrame or polars.DataFrame; also .costs and .curve
+
+Do: `convert`, `predict` (the same without building anything), `apply` a plan, `validate` two models, `calibrate`,
+`profile`, `inspect`, `check`, `measure_sensitivity`. Read files: `read_plan`, `read_calibration`, `read_cost_table`.
+Whatever goes wrong is an `OnnxmpqError` of one line; `onnxmpq.errors` has the families.
 
 Names are imported when they are first used, so that the command line can answer Ctrl-C from its first moment.
 """
@@ -13,42 +19,98 @@ from typing import TYPE_CHECKING
 from onnxmpq.privacy import switch_telemetry_off
 
 if TYPE_CHECKING:
+    from onnxmpq import errors, report
     from onnxmpq.calibration import calibrate
-    from onnxmpq.pipeline import Result, convert, validate
+    from onnxmpq.checking import check
+    from onnxmpq.comparison import Validation
+    from onnxmpq.cost import CostTable, Effort, read_cost_table
+    from onnxmpq.errors import OnnxmpqError
+    from onnxmpq.inspection import Inspection, inspect
+    from onnxmpq.measured_sensitivity import measure_sensitivity
+    from onnxmpq.pipeline import Result, convert, predict, validate
+    from onnxmpq.pipeline import profile_model as profile
     from onnxmpq.plan import Plan, read_plan
+    from onnxmpq.prediction import Prediction
+    from onnxmpq.progress import Progress
     from onnxmpq.ranges import Calibration, read_calibration
-    from onnxmpq.replay import apply
+    from onnxmpq.replay import Applied, apply, apply_plan
+    from onnxmpq.report import Report
+    from onnxmpq.rows import Rows
 
 __version__ = "0.1.0"
 __all__ = [
+    "Applied",
     "Calibration",
+    "CostTable",
+    "Effort",
+    "Inspection",
+    "OnnxmpqError",
     "Plan",
+    "Prediction",
+    "Progress",
+    "Report",
     "Result",
+    "Rows",
+    "Validation",
     "__version__",
     "apply",
+    "apply_plan",
     "calibrate",
+    "check",
     "convert",
+    "errors",
+    "inspect",
+    "measure_sensitivity",
+    "predict",
+    "profile",
     "read_calibration",
+    "read_cost_table",
     "read_plan",
+    "report",
     "validate",
 ]
 
 _HOMES = {
-    "Calibration": "onnxmpq.ranges.exchange",
-    "Plan": "onnxmpq.plan",
-    "Result": "onnxmpq.pipeline",
-    "apply": "onnxmpq.replay",
-    "calibrate": "onnxmpq.calibration",
-    "convert": "onnxmpq.pipeline",
-    "read_calibration": "onnxmpq.ranges.exchange",
-    "read_plan": "onnxmpq.plan",
-    "validate": "onnxmpq.pipeline",
+    "Applied": "replay",
+    "Calibration": "ranges",
+    "CostTable": "cost",
+    "Effort": "cost",
+    "Inspection": "inspection",
+    "OnnxmpqError": "errors",
+    "Plan": "plan",
+    "Prediction": "prediction",
+    "Progress": "progress",
+    "Report": "report",
+    "Result": "pipeline",
+    "Rows": "rows",
+    "Validation": "comparison",
+    "apply": "replay",
+    "apply_plan": "replay",
+    "calibrate": "calibration",
+    "check": "checking",
+    "convert": "pipeline",
+    "inspect": "inspection",
+    "measure_sensitivity": "measured_sensitivity",
+    "predict": "pipeline",
+    "profile": "pipeline:profile_model",
+    "read_calibration": "ranges",
+    "read_cost_table": "cost",
+    "read_plan": "plan",
+    "validate": "pipeline",
 }
+_MODULES = ("errors", "report")
 
 switch_telemetry_off()
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"onnxmpq.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxmpq' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"onnxmpq.{home}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

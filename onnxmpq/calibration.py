@@ -19,14 +19,15 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import CHOICES, Calibration, observe_ranges
 from onnxmpq.report import source_name
-from onnxmpq.request import DEFAULT_SAMPLES
+from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, documents, require_source
 from onnxmpq.threads import with_one_blas_thread
 
 
+@documents(Request)
 @with_one_blas_thread
 @isolated()
 def calibrate(
-    model: str | Path,
+    model: Source,
     *,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
@@ -41,6 +42,7 @@ def calibrate(
     The samples are those that `convert` with the same arguments would calibrate on: every fourth one is left out, so
     that a later validation on the same source has samples that were never seen.
     """
+    require_source(model)
     heard = progress or Progress()
     context = Context(heard, Cache.of(cache, heard), seed)
     read = open_model(model, open_target(target), progress=heard)

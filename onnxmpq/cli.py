@@ -16,6 +16,7 @@ from onnxmpq.cache import default_folder
 from onnxmpq.errors import CheckError, UsageError, exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
+from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.prediction import Prediction
@@ -33,6 +34,7 @@ from onnxmpq.request import (
     with_options,
 )
 from onnxmpq.resources import data_folder
+from onnxmpq.rows import require_format
 from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
@@ -145,7 +147,9 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
 
 
 @app.command(cls=GroupedCommand)
+@with_options(SampleOptions)
 def apply(
+    context: typer.Context,
     model: ModelPath,
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="a .plan.json file that convert wrote, edited or not")],
     output: Annotated[
@@ -155,13 +159,42 @@ def apply(
         str | None,
         option_like("deploy_cpu", "--deploy-cpu", help="refuse the plan if int8 is not exact there; as for convert"),
     ] = None,
+    point: Annotated[
+        int | None, typer.Option("--point", metavar="N", help="of the plan's trade-off curve, instead of the plan")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="take quality and latency of the result again, on --calib")
+    ] = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
+    **options: Any,
 ) -> None:
-    """Write PLAN into MODEL again: the same bytes as convert."""
+    """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    replay.apply(model, plan, deploy_cpu=deploy_cpu, output=destination, progress=reporter(verbose=verbose))
-    stdout().print(f"wrote {destination}", highlight=False, markup=False)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    applied = replay.apply_plan(
+        model,
+        plan,
+        deploy_cpu=deploy_cpu,
+        output=destination,
+        point=point,
+        measure=measure,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
+        samples=asked.samples,
+        progress=reporter(quiet=quiet, verbose=verbose),
+    )
+    if as_json:
+        answer({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)})
+        return
+    console = stdout()
+    if applied.validation is not None:
+        inspection.draw_validation(applied.validation, console)
+    for line in replay.in_words(applied):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
@@ -244,6 +277,53 @@ def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, 
         answer(found.to_dict())
     else:
         found.render(stdout())
+
+
+@app.command("sensitivity", cls=GroupedCommand)
+@with_options(SampleOptions)
+def sensitivity_command(
+    context: typer.Context,
+    model: ModelPath,
+    output: Annotated[
+        Path | None, option_like("output", "--output", "-o", help="table to write, .csv or .json")
+    ] = None,
+    target: Target = "cpu",
+    exclude: Annotated[list[str] | None, option_like("exclude", "--exclude")] = None,
+    scheme: Annotated[list[str] | None, option_like("schemes", "--scheme")] = None,
+    seed: Seed = 0,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Effect of every layer and scheme on MODEL's outputs, one at a time, and why a scheme is not offered."""
+    if output is not None:
+        require_format(output)
+        check_writable(output, model)
+    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    rows = measure_sensitivity(
+        model,
+        calibration=asked.calibration,
+        recipe=asked.effective_recipe,
+        target=target,
+        samples=asked.samples,
+        exclude=exclude or (),
+        schemes=scheme or (),
+        cache=_cache(cache, no_cache),
+        seed=seed,
+        progress=reporter(quiet=quiet, verbose=verbose),
+    )
+    if output is not None:
+        rows.write(output)
+    if as_json:
+        print(rows.to_json(), end="")
+    elif output is None:
+        print(rows.to_csv(), end="")
+    else:
+        stdout().print(f"wrote {output}: {len(rows)} rows", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.cost import Effort, interleaved_s
@@ -18,7 +19,7 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.progress import Tick
-from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
+from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, run
 from onnxmpq.sensitivity import (
     OUTPUT_KINDS,
     OutputKind,
@@ -26,11 +27,14 @@ from onnxmpq.sensitivity import (
     channel_axis,
     class_scores,
     floored,
+    guess_kind,
     kl_divergence,
 )
+from onnxmpq.shown import Shown
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
+_SHOWN = 6  # outputs of a repr
 DISAGREEMENT_DB = 3.0  # a larger difference of SQNR between optimisation levels is reported
 EMULATED = (
     "the model has fp8: quality was computed on the CPU with Q/DQ kept as they are (session entry "
@@ -149,8 +153,8 @@ class MetricScores:
     result: float
 
 
-@dataclass(frozen=True)
-class Validation:
+@dataclass(frozen=True, repr=False)
+class Validation(Shown):
     """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
     metric: only with labels.
 
@@ -165,6 +169,17 @@ class Validation:
     emulated: bool = False
     metric: MetricScores | None = None
     other_timings: tuple[Timing, ...] = ()
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        timing, metric = self.timing, self.metric
+        quality = [(o.name, _in_words(o)) for o in self.outputs[:_SHOWN]]
+        more = [("", "")] if len(self.outputs) <= _SHOWN else [("...", f"{len(self.outputs) - _SHOWN} more outputs")]
+        return f"{self.samples} {'held-out ' if self.held_out else ''}samples", [
+            *quality,
+            *more,
+            ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
+            ("metric", "" if metric is None else f"{metric.name} {metric.original:.4g} -> {metric.result:.4g}"),
+        ]
 
     @property
     def deciding(self) -> tuple[OutputQuality, ...]:
@@ -187,6 +202,13 @@ class Validation:
         return min((o.top1_agreement for o in self.deciding if o.top1_agreement is not None), default=None)
 
 
+def _in_words(output: OutputQuality) -> str:
+    parts = [f"SQNR {output.sqnr_db:.1f} dB", f"relative error {output.relative_mse:.3g}"]
+    parts += [] if output.kl_nats is None else [f"KL {output.kl_nats:.3g} nats"]
+    parts += [] if output.top1_agreement is None else [f"agreement {output.top1_agreement:.1%}"]
+    return ", ".join(parts)
+
+
 def compare(
     original: Any,
     result: Any,
@@ -203,6 +225,18 @@ def compare(
     ends or hangs the runtime, ValidationError where they have different inputs or outputs.
     """
     return Reference.of(original, feeds, settings).compare(result, kinds, held_out=held_out, unfused=unfused)
+
+
+def guessed_kinds(original: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
+    """Kinds of a model's floating-point outputs, from the first sample. original: path or proto."""
+    runs = absolute(original)
+    first = call(outputs_on, runs, feeds.batch([0]), settings, doing="running the original")
+    proto = runs if isinstance(runs, onnx.ModelProto) else onnx.load(original, load_external_data=False)
+    return {
+        o.name: guess_kind(proto, o.name, np.asarray(v, np.float32))
+        for o, v in zip(proto.graph.output, first, strict=True)
+        if isinstance(v, np.ndarray) and np.issubdtype(v.dtype, np.floating)
+    }
 
 
 def fusion_sqnr_db(model: Any, feeds: Feeds, settings: SessionSettings) -> float:

@@ -1,6 +1,7 @@
 """The trade-off curve: plans of least loss at many limits, from one cost table and one table of effects.
 
-Nothing is built or measured for it; `convert` with a point's latency or size as the budget makes the model.
+Nothing is built or measured for it. `apply --point` makes the model of a point, and `convert` with a point's latency or
+size as the budget one whose weights are rounded for that plan.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -27,20 +28,26 @@ class Point:
     """One plan, as predicted. effect: divergence from fp32 (nats, or error over variance), summed over decisions.
 
     taken: by quantity, in its own unit; energy 0 where the target has no energies. schemes: layers per scheme, as
-    "9 int8, 1 fp32".
+    "9 int8, 1 fp32". number: from 1, cheapest first. assignment: region -> scheme, without those left in float32.
     """
 
     taken: Mapping[str, float]
     effect: float
     schemes: str
+    number: int = 1
+    assignment: Mapping[str, Scheme] = field(default_factory=dict)
 
-    def figures(self) -> dict[str, float | str]:
+    def predicted(self) -> dict[str, float]:
         """By the names that reports and .csv files have: what is measured in the end first, then the effect."""
         measured, modelled = (
             {q.figure: q.in_figures(self.taken[n]) for n, q in QUANTITIES.items() if q.modelled is modelled}
             for modelled in (False, True)
         )
-        return {**measured, "effect": self.effect, **modelled, "schemes": self.schemes}
+        return {**measured, "effect": self.effect, **modelled}
+
+    def figures(self) -> dict[str, float | str]:
+        """A row of reports and .csv files."""
+        return {"point": self.number, **self.predicted(), "schemes": self.schemes}
 
 
 def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point, ...]:
@@ -57,16 +64,18 @@ def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point
             continue
         effect = problem.effect(solution.assignment)
         if not found or effect < found[-1].effect:
-            found.append(_point(problem, solution.assignment, effect))
+            found.append(_point(problem, solution.assignment, effect, len(found) + 1))
     return tuple(found)
 
 
-def _point(problem: Problem, plan: Mapping[str, Scheme], effect: float) -> Point:
+def _point(problem: Problem, plan: Mapping[str, Scheme], effect: float, number: int) -> Point:
     names = Counter(plan[r.name].name if r.name in plan else FP32 for r in problem.model.layers)
     return Point(
         {name: problem.total(name, plan) for name in QUANTITIES},
         effect,
         ", ".join(f"{count} {name}" for name, count in names.most_common()),
+        number,
+        dict(plan),
     )
 
 
@@ -84,9 +93,9 @@ def draw(curve: Sequence[Point]) -> Table:
     """A row per point."""
     table = Table(title="what else can be had, as predicted", title_justify="left")
     shown = [q for name, q in QUANTITIES.items() if any(point.taken[name] for point in curve)]
-    for column in (*(q.name for q in shown), "divergence", "layers"):
+    for column in ("point", *(q.name for q in shown), "divergence", "layers"):
         table.add_column(column, justify="left" if column == "layers" else "right")
     for point in curve:
         cells = (q.unit.show(point.taken[q.name]) for q in shown)
-        table.add_row(*cells, f"{point.effect:.2g}", point.schemes)
+        table.add_row(str(point.number), *cells, f"{point.effect:.2g}", point.schemes)
     return table

@@ -1,15 +1,21 @@
-"""TOML and JSON from others: files no larger, trees no deeper and numbers no longer than what they are for.
+"""TOML and JSON. From others: files no larger, trees no deeper and numbers no longer than what they are for. Our own:
+JSON that every parser reads.
 
-Whatever is wrong is an OSError or a ValueError; parsers also raise RecursionError, and what they let through (whole
-numbers that no float holds, text that is no Unicode) fails later, where nobody expects it.
+Whatever is wrong with a file is an OSError or a ValueError; parsers also raise RecursionError, and what they let
+through (whole numbers that no float holds, text that is no Unicode) fails later, where nobody expects it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 LARGEST_TOML = 2**20  # bytes; recipes, targets and config files have a few thousand
 LARGEST_JSON = 2**31  # bytes; plans hold weights
@@ -38,6 +44,34 @@ def parse_json(text: str | bytes, *, wide: bool = False) -> Any:
         return _sane(json.loads(text), wide=wide)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def dump_json(value: object, *, indent: int | None = 1, sort_keys: bool = False) -> str:
+    """JSON text of dataclasses, mappings, sequences, texts and numbers; of anything else, its `str`.
+
+    JSON has no word for infinity and NaN: they become null. docs/plans.md says what null means in each field.
+    """
+    return json.dumps(plain(value), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: object) -> Any:
+    """The value in tables, lists, texts, finite numbers, truth values and None alone, as `dump_json` writes it."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case np.generic():
+            return plain(value.item())
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): plain(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(inner) for inner in (sorted(value) if isinstance(value, set | frozenset) else value)]
+        case np.ndarray():
+            return plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return {row.name: plain(getattr(value, row.name)) for row in fields(value)}
+    return str(value)
 
 
 def read_text(path: Path, largest: int = LARGEST_JSON) -> str:

@@ -16,6 +16,8 @@ from onnxmpq.gate import Judged
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
+from onnxmpq.report import source_name
+from onnxmpq.request import Source, require_source
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ class Inspection:
             console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def inspect(model: str | Path, target: str = "cpu") -> Inspection:
-    """Layers and other regions of a model with the schemes a target lists for them."""
+def inspect(model: Source, target: str = "cpu") -> Inspection:
+    """Layers and other regions of a model with the schemes a target lists for them.
+
+    model: path, or the model itself. target: a name from `onnxmpq targets`, or a .toml file. Raises ModelError,
+    TargetError, and UsageError for what is no model.
+    """
+    require_source(model)
     opened = open_model(model, open_target(target))
     prepared, device, menu = opened.model, opened.device, opened.menu()
     rows = tuple(
@@ -75,7 +82,7 @@ def inspect(model: str | Path, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    return Inspection(Path(model).name, device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:
@@ -85,9 +92,8 @@ def validation_dict(found: Validation) -> dict[str, Any]:
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
 
-def render_validation(judged: Judged, original: Path, converted: Path, console: Console) -> None:
-    """Draw quality per output, latency and size, and the verdict last."""
-    found = judged.found
+def draw_validation(found: Validation, console: Console) -> None:
+    """Draw quality per output, and latency."""
     table = Table("output", "SQNR dB", "cosine", "relative error", "KL nats", "top-1 agreement", "SQNR unfused dB")
     for o in found.outputs:
         kl = "" if o.kl_nats is None else f"{o.kl_nats:.4g}"
@@ -100,12 +106,18 @@ def render_validation(judged: Judged, original: Path, converted: Path, console: 
             with_threads = threads_in_words(t.threads)
             times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
             console.print(f"latency {times}, {with_threads}")
+    if found.emulated:
+        console.print(EMULATED, highlight=False)
+
+
+def render_validation(judged: Judged, original: Path, converted: Path, console: Console) -> None:
+    """Draw quality per output, latency and size, and the verdict last."""
+    found = judged.found
+    draw_validation(found, console)
     if judged.shape:
         console.print(f"latency is that of {judged.shape}", highlight=False, markup=False)
     if judged.sessions is not None:
         console.print(sessions_in_words(*judged.sessions), highlight=False)
-    if found.emulated:
-        console.print(EMULATED, highlight=False)
     if (metric := found.metric) is not None:
         console.print(f"{metric.name} {metric.original:.4g} -> {metric.result:.4g}", highlight=False, markup=False)
     before, after = judged.original_bytes, judged.result_bytes

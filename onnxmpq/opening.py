@@ -132,12 +132,28 @@ class Asked:
         """A quantity is asked for that follows from the kernels that run."""
         return any(not QUANTITIES[name].of_storage for name in self.budgets.asked)
 
-    def menu(self, opened: Opened) -> Menu:
-        """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
+    def stages(self, opened: Opened) -> list[tuple[str, Menu]]:
+        """Menus from all that the target lists to what serves the budgets, with why each is shorter than the last."""
+        saves = "its weights are smaller, not faster" if not self.small else "it saves time, not bytes"
+        why = (
+            "excluded, or not among the schemes that were asked for",
+            "another format of activations reaches more of the model",
+            f"{saves}, and no {'size' if not self.small else 'latency'} was asked for",
+        )
+        return [("", opened.menu(cpu=self.cpu)), *zip(why, self._offered(opened), strict=True)]
+
+    def _offered(self, opened: Opened) -> tuple[Menu, Menu, Menu]:
+        """Schemes that were asked for, those with one format of activations, and of these what serves the budgets."""
         request = self.request
         listed = opened.menu(request.exclude, request.schemes, self.cpu, request.patterns)
         consistent = one_activation_format(opened.model, listed)
-        offered = for_goal(consistent, small=self.small, fast=self.fast) if self.device.measured else consistent
+        measured = self.device.measured
+        return listed, consistent, for_goal(consistent, small=self.small, fast=self.fast) if measured else consistent
+
+    def menu(self, opened: Opened) -> Menu:
+        """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""
+        request = self.request
+        *_, offered = self._offered(opened)
         require_candidates(opened.model, offered, bool(request.exclude or request.patterns))
         if not request.keep_io:
             require_half(offered, self.device)

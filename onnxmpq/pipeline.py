@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxmpq.allocate import (
     LATENCY,
     Limit,
+    Problem,
     at_unseen_level,
     int8_everywhere,
     pose,
@@ -21,10 +24,10 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import MetricScores, Validation, compare, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
-from onnxmpq.curve import to_csv, trade_off
+from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
@@ -34,6 +37,7 @@ from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
+from onnxmpq.keys import feeds_hash
 from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
@@ -52,8 +56,10 @@ from onnxmpq.menu import (
 )
 from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
-from onnxmpq.output import plan_path, write_model, write_text
+from onnxmpq.output import plan_path, serialize, write_model, write_text
 from onnxmpq.plan import Plan
+from onnxmpq.plan_forecast import Forecast
+from onnxmpq.points import with_points
 from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
@@ -71,21 +77,21 @@ from onnxmpq.report import (
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import GateOptions, Request, Source, takes
+from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, require_source, takes
 from onnxmpq.rescale import Rescaling, in_best_order, rescale
 from onnxmpq.resolution import declared_rows, unresolved
+from onnxmpq.rows import Rows
 from onnxmpq.runtimes import (
     Rules,
     SessionSettings,
     absolute,
-    outputs_on,
     probes,
     require_provider,
     specs_of,
     warn_outside,
 )
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import OutputKind, effects_of_menu, guess_kind
+from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.shipping import (
     RULE,
     Exactness,
@@ -97,6 +103,9 @@ from onnxmpq.shipping import (
     disagreement,
     finish,
 )
+from onnxmpq.shown import Shown
+from onnxmpq.stamp import stamp, stamp_bytes
+from onnxmpq.tables import cost_rows, curve_rows, left_out, sensitivity_rows
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.trials import other_threads
@@ -106,13 +115,37 @@ from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
-@dataclass(frozen=True)
-class Result:
-    """The mixed-precision model, its plan, and the report."""
+@dataclass(frozen=True, repr=False)
+class Result(Shown):
+    """The mixed-precision model, its plan, and the report; and what is known about its decisions, as rows.
+
+    problem: that the plan solves. left_out: schemes that were not offered, and why.
+    """
 
     model: onnx.ModelProto
     plan: Plan
     report: Report
+    problem: Problem
+    left_out: Mapping[tuple[str, str], str]
+
+    @cached_property
+    def sensitivity(self) -> Rows:
+        """A row for every region and scheme: effect, latency, bytes, or the reason why it is not on the menu."""
+        return sensitivity_rows(self.problem, self.left_out, {r.node: r.scheme for r in self.plan.layers})
+
+    @cached_property
+    def costs(self) -> Rows:
+        """The cost table: regions, and changes of format and layout, in milliseconds."""
+        return cost_rows(self.problem.model, self.problem.table)
+
+    @cached_property
+    def curve(self) -> Rows:
+        """The trade-off curve: that which was asked for, else in latency, or in size where that alone was limited."""
+        axis: Axis = "size" if "size" in self.plan.budgets and "latency" not in self.plan.budgets else "latency"
+        return curve_rows(self.report.curve or trade_off(self.problem, axis))
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        return self.report.shown()
 
 
 @takes(Request)
@@ -182,6 +215,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
         exact_integers=asked.exact_integers,
+        stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
     rules = _rules(opened.device, prepared, data.timed.first)
@@ -213,8 +247,22 @@ def _posed(model: Source, request: Request) -> _Posed:
         request.guard,
         request.best_effort,
         int8_everywhere(prepared, fused, rules),
+        left_out(
+            [*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, worth_it, menu), strict=True)]
+        ),
     )
     return _Posed(job, asked, opened, rescaling, menu)
+
+
+_WHY = (
+    "a tensor holds NaN or infinity",
+    "values do not fit 16 bits",
+    "weights underflow, or int8 ones without saturation are as good",
+    "the runtime does not run it as planned",
+    "costs more than it gains",
+    "no sample shows an effect of the region, so that of few bits is not known",
+)
+"""Why a menu is shorter than the one before it, from what `Asked.menu` gives on."""
 
 
 def _absolute(model: Source) -> Any:
@@ -364,8 +412,15 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         opened.source,
         ROUNDING,
     )
+    axis: Axis = "latency" if asked.fast or not asked.small else "size"
+    curve = () if request.curve is None else trade_off(outcome.problem, axis)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = replace(
-        with_factors(with_stored_weights(made, shipped.compensated), rescaling),
+        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), curve, job.bench),
+        options=asked_for(request),
+        data=_described(job.data),
+        created=now if outcome.measured else "",
+        forecast=Forecast.of(outcome.problem),
         opset=request.opset,
         steps_left_out=prepared.left_out,
         keep_io=request.keep_io,
@@ -381,18 +436,26 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),
         ),
-    )
-    axis: Literal["latency", "size"] = "latency" if asked.fast or not asked.small else "size"
+    ).sealed()
+    stamp(outcome.proto, plan)
+    plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
         timings=job.costs.timings,
         warnings=warned,
-        curve=() if request.curve is None else trade_off(outcome.problem, axis),
+        curve=curve,
         proven=exactness.proven,
         disagreement=differs,
+        created=now,
     )
-    return Result(outcome.proto, plan, report)
+    return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
+
+
+def _described(data: Samples) -> dict[str, Any]:
+    """The samples, as a plan names them."""
+    feeds = data.calibration
+    return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
 
 
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
@@ -411,9 +474,10 @@ def _write(result: Result, request: Request) -> None:
         write_text(Path(request.curve), to_csv(result.report.curve))
 
 
+@documents(Request)
 @isolated()
 def profile_model(
-    model: str | Path,
+    model: Source,
     *,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
@@ -425,7 +489,11 @@ def profile_model(
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
+    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
+
+    shapes: of the inputs that are timed, with their shares; those of the first sample without.
+    """
+    require_source(model)
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
     if not device.measured:
@@ -501,9 +569,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
 
 @isolated()
 def validate(
-    original: str | Path,
-    converted: str | Path,
-    feeds: Feeds,
+    original: Source,
+    converted: Source,
+    feeds: Any = None,
     settings: SessionSettings | None = None,
     *,
     kinds: Mapping[str, OutputKind] | None = None,
@@ -511,32 +579,33 @@ def validate(
     latency: Limit | None = None,
     shapes: Sequence[Share] = (),
 ) -> Validation:
-    """Compare two model files on samples: quality per output, and latency side by side on the typical sample.
+    """Compare two models on samples: quality per output, and latency side by side on the typical sample.
 
+    original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
+    feeds, or whatever `convert` takes as `calibration`; made-up samples without.
     kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
     long enough to tell on which side of it the converted model is.
     """
+    for model in (original, converted):
+        require_source(model)
     settings = settings or SessionSettings()
-    first = call(outputs_on, absolute(original), feeds.batch([feeds.largest]), settings, doing=f"running {original}")
-    proto = onnx.load(original, load_external_data=False)
-    names = [o.name for o in proto.graph.output]
-    for name in set(kinds or ()) - set(names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
-    guessed = {
-        n: guess_kind(proto, n, np.asarray(v, np.float32))
-        for n, v in zip(names, first, strict=True)
-        if np.issubdtype(v.dtype, np.floating)
-    }
+    source = _absolute(original)
+    if not isinstance(feeds, Feeds):
+        specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
+        feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
+    guessed = guessed_kinds(source, feeds, settings)
+    for name in set(kinds or ()) - set(guessed):
+        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
     found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
     if labelled is not None:
-        before, after = (labelled.score(str(m), feeds, settings) for m in (original, converted))
+        before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))
         found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
     timed = timed_samples(feeds, shapes)
     if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(str(original), timed, settings)
+        limit = latency.value / quick_latency_s(source, timed, settings)
     timing, *others = (
         time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
         for way in (settings, *other_threads(settings))

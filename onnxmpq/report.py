@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from onnxmpq.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
+from onnxmpq.documents import plain
 from onnxmpq.feeds import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
-from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
@@ -31,6 +30,7 @@ from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import OUTPUT_KINDS, Effects, OutputKind
 from onnxmpq.shipping import Disagreement, Shipped
+from onnxmpq.shown import Shown
 from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, pack, pack_array
@@ -58,14 +58,15 @@ class Coverage:
         return sum(self.before.values())
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
     they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
+    created: date and time (UTC).
     """
 
     model: str
@@ -88,12 +89,25 @@ class Report:
     proven: bool = True
     disagreement: Disagreement | None = None
     int8: Validation | None = None
+    created: str = ""
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        timing, layers = self.validation.timing, self.coverage.layers
+
+        return f"{self.model} on {self.target}", [
+            ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
+            ("size", f"{self.original_bytes / 1e6:.3f} -> {self.result_bytes / 1e6:.3f} MB"),
+            ("layers", ", ".join(f"{count} {name}" for name, count in layers.items())),
+            *((line.title, "; ".join(line.parts)) for line in self.conclusion.lines),
+            ("samples", f"{self.validation.samples} {'held out' if self.validation.held_out else 'of calibration'}"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the stored weights stay in the plan's own file."""
-        held = asdict(replace(self, plan=replace(self.plan, weights={}, biases={}), curve=()))
-        curve = [point.figures() for point in self.curve]
-        return {"schema": SCHEMA, "conclusion": self.conclusion.fields, **held, "curve": curve}
+        """JSON-ready, None for figures that are not finite; stored weights and the forecast stay in the plan's file."""
+        plan = replace(self.plan, weights={}, biases={}, forecast=None, points=(), point_weights={})
+        held: dict[str, Any] = plain(replace(self, plan=plan, curve=()))
+        curve = [plain(point.figures()) for point in self.curve]
+        return {"schema": SCHEMA, "conclusion": plain(self.conclusion.fields), **held, "curve": curve}
 
     @property
     def conclusion(self) -> Conclusion:
@@ -155,8 +169,7 @@ def build_plan(
         measured=_measured(outcome, shipped.validation.timing),
         met=outcome.met,
         quality={"level": shipped.verdict.level, "reasons": list(shipped.verdict.reasons)},
-        notes=_simulated(outcome.assignment.values()),
-        output_sha256=hashlib.sha256(serialize(outcome.proto)).hexdigest(),
+        notes=simulated_note(outcome.assignment.values()),
     )
 
 
@@ -185,7 +198,7 @@ def with_factors(plan: Plan, rescaling: Rescaling) -> Plan:
     return replace(plan, factors=packed, order=order, rescaling=dict(rescaling.losses))
 
 
-def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
+def simulated_note(schemes: Iterable[Scheme]) -> tuple[str, ...]:
     """Notes on schemes whose bit-widths the file has no type for."""
     found = Counter(s.name for s in schemes if s.simulated)
     if not found:

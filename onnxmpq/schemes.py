@@ -89,6 +89,8 @@ class Scheme:
 
 
 FP32 = "fp32"
+MARK = "onnxmpq"
+"""Key of the metadata by which a written graph names the scheme at each node of a region."""
 INT8_WEIGHTS = PerChannel(8)
 
 

@@ -10,7 +10,7 @@ import onnx
 from onnxmpq.context import Context
 from onnxmpq.dialects import Dialect, Rewrite
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
-from onnxmpq.model import Model
+from onnxmpq.model import Model, serialized_bytes
 from onnxmpq.ranges import Observation, QuantParams, params_key
 from onnxmpq.reproducer import remember
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
@@ -26,7 +26,7 @@ class Workbench:
     """Everything a rewritten model is built from, for any assignment.
 
     weights: by key of the weight and name of its format. keep_io: see `Rewrite`. exact_integers: of the sessions that
-    measure the quality of what is built.
+    measure the quality of what is built. stamp_bytes: what a written file has beyond what is built (`onnxmpq.stamp`).
     """
 
     model: Model
@@ -35,12 +35,17 @@ class Workbench:
     weights: Mapping[tuple[str, str], QuantizedWeight]
     keep_io: bool = True
     exact_integers: bool = False
+    stamp_bytes: int = 0
 
     def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
         """The mixed-precision graph of an assignment."""
         remember(assignment=assignment)
         roots, keep_io = self.model.roots, self.keep_io
         return self.dialect.rewrite(Rewrite(self.model, assignment, self.activations, self.weights, roots, keep_io))
+
+    def file_bytes(self, proto: onnx.ModelProto) -> int:
+        """Size of a model that was built, as a file."""
+        return serialized_bytes(proto) + self.stamp_bytes
 
     def with_weights(self, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Workbench:
         """The same with these weights instead of those of the same region and format."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import onnxmpq
-from onnxmpq.allocate import Limits, solve
+from onnxmpq.allocate import SOLVERS, Limits, solve
 from onnxmpq.curve import Axis, Point, to_csv, trade_off
 from tests.allocate.problems import random_problem
 from tests.conftest import QUICK, SAMPLES
@@ -27,6 +28,16 @@ def test_curve(axis: Axis, seed: int) -> None:
     assert least is not None
     assert costs[0] == pytest.approx(problem.total(axis, least.assignment), rel=1e-2)
     assert effects[-1] == pytest.approx(problem.effect({}), abs=max(effects) * 1e-3)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_has_a_curve(solver: str) -> None:
+    problem = replace(random_problem("residual", 1), solver=solver)
+    curve = trade_off(problem, "latency")
+    assert [p.number for p in curve] == list(range(1, len(curve) + 1)) and len(curve) > 1
+    for point in curve:
+        assert point.effect == pytest.approx(problem.effect(point.assignment))
+        assert point.taken["latency"] == pytest.approx(problem.total("latency", point.assignment))
 
 
 def test_csv_reads_back() -> None:

@@ -115,7 +115,7 @@ def test_kernels_of_another_cpu_are_named(result: Result) -> None:
     onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime), progress=heard)
     assert not heard.warnings, "proven exact on any CPU"
     onnxmpq.apply(PROTO, replace(result.plan, runtime=runtime, deploy_cpu="vnni"), progress=heard)
-    [line] = heard.warnings
+    line = heard.warnings[-1]
     assert "rounded for the kernels of x86_64 abacus; this machine comes without abacus" in line
 
 

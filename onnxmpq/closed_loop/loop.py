@@ -12,7 +12,6 @@ from onnxmpq.allocate import EFFECT, LATENCY, QUANTITIES, SIZE, Budgets, Limits,
 from onnxmpq.closed_loop.types import Outcome, Refiner, Round, Trial
 from onnxmpq.cost import CostTable, PlanCosts, changed_regions
 from onnxmpq.errors import CrashError, DamagedGraphError, ModelError, UsageError
-from onnxmpq.model import serialized_bytes
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import FP32, Scheme
 from onnxmpq.trials import culprit
@@ -94,7 +93,7 @@ class Loop:
             dict(solution.assignment),
             predicted_s,
             latency_s,
-            serialized_bytes(proto),
+            self.bench.file_bytes(proto),
             self.problem.effect(solution.assignment),
             {n: self.problem.total(n, solution.assignment) for n, q in QUANTITIES.items() if q.modelled},
         )

@@ -1,7 +1,7 @@
 """Costs: what plans take, measured on whole models and fitted, and the rules by which formats and layouts change."""
 
 from onnxmpq.cost.chains import Menu, legalize
-from onnxmpq.cost.exchange import describe, elsewhere, origin, read_table
+from onnxmpq.cost.exchange import describe, elsewhere, origin, read_cost_table, read_table
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.mixed import MixedProfiler
 from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
@@ -38,6 +38,7 @@ __all__ = [
     "origin",
     "plans_to_profile",
     "profile_plans",
+    "read_cost_table",
     "read_table",
     "region_bytes",
     "uniform_plans",

@@ -59,6 +59,19 @@ def _structure(model: Model) -> str:
     return digest.hexdigest()
 
 
+def read_cost_table(path: str | Path) -> CostTable:
+    """A cost table from a file that `onnxmpq profile` wrote, whatever it was measured on; `convert` checks that.
+
+    Raises TargetError where it cannot be read or is none.
+    """
+    try:
+        return CostTable.from_json(read_text(Path(path)))
+    except OSError as error:
+        raise TargetError(f"{path}: cannot be read ({error.strerror}); give a file of `onnxmpq profile`") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TargetError(f"{path}: no cost table of this version ({error}); run `onnxmpq profile` again") from None
+
+
 def read_table(path: Path, expected: dict[str, str]) -> CostTable:
     """A table from a file. Raises TargetError where it cannot be read, has impossible costs, or fits something else."""
     try:

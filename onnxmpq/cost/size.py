@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from onnxmpq.model import SHARED_BYTES, Model, Region
 from onnxmpq.rounding import QuantizedWeight
-from onnxmpq.schemes import Format, Scheme, writes
+from onnxmpq.schemes import MARK, Format, Scheme, writes
 
 NODE_BYTES = 90  # a node with its name, tensor names and attributes, beyond what its names take
 PAIR_BYTES = 300  # Q and DQ with their scale and zero point, beyond what the tensor's name takes
@@ -15,17 +15,19 @@ BIAS_BYTES = 110  # the same around an int32 bias, without its scales
 FLOAT_BYTES = 4
 HALF_BYTES = 2
 VALUE_INFO_HEADER = 3
+MARK_BYTES = 6 + len(MARK)  # of a node's mark (`dialects/marks.py`), beyond the scheme's name
 
 
 def region_bytes(region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]) -> int:
     """Bytes of the region's weights and of the nodes that unfold them and quantize its result."""
     names = len(region.name) + sum(len(t) for t in region.outputs)
-    total = 0
+    total = 0 if scheme.is_fp32 else len(region.nodes) * (MARK_BYTES + len(scheme.name))
     if region.layer is not None:
-        total = (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
-        if scheme.weight is not None:
+        if scheme.weight is None:
+            total += (FLOAT_BYTES if scheme.half is None else HALF_BYTES) * region.layer.parameters
+        else:
             keys = [w.key for w in region.layer.weights]
-            total = sum(weights[k, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(k) for k in keys)
+            total += sum(weights[k, scheme.weight.name].size_bytes + scheme.weight.unfolding_bytes(k) for k in keys)
             if scheme.reads in (Format.INT8, Format.SYMMETRIC_INT8) or scheme.dynamic:
                 total += sum(ZERO_POINT_BYTES + len(region.name) + w.out_channels for w in region.layer.weights)
             if scheme.reads is Format.INT8 and region.layer.bias is not None and region.layer.bias_slot is not None:

@@ -6,19 +6,19 @@ all int8 readers share) and once per reader (its own dequantization, layout chan
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from onnxmpq.cost.layout import Layouts
-from onnxmpq.documents import parse_json
+from onnxmpq.documents import dump_json, parse_json
 from onnxmpq.errors import TargetError
 from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
 from onnxmpq.runtimes import Rules
 from onnxmpq.schemes import FP32, Format, Scheme, writes
+from onnxmpq.shown import Shown
 
 Assignment = Mapping[str, Scheme]
 SCHEMA = "onnxmpq.cost-table/3"
@@ -78,8 +78,8 @@ class Formats:
         return scheme.reads if scheme else Format.FLOAT
 
 
-@dataclass(frozen=True)
-class CostTable:
+@dataclass(frozen=True, repr=False)
+class CostTable(Shown):
     """Measured or modelled costs of one model on one target.
 
     node_s: region -> scheme name, or the kernel's name where schemes share its cost (`Scheme.kernel`) -> seconds.
@@ -98,6 +98,15 @@ class CostTable:
     meta: dict[str, str] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     node_j: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        fp32_s = self.base_s + sum(row.get(FP32, 0.0) for row in self.node_s.values())
+        kernels = dict.fromkeys(k for row in self.node_s.values() for k in row)
+        return f"{len(self.node_s)} regions, {fp32_s * 1e3:.3f} ms in float32", [
+            ("kernels", ", ".join(kernels)),
+            ("changes", f"{len(self.edges)} between regions"),
+            *((name, str(self.meta[name])) for name in ("target", "cpu", "threads", "date") if name in self.meta),
+        ]
 
     def offers(self, region: str, scheme: Scheme) -> bool:
         """True where the table has the cost of the scheme for the region."""
@@ -161,7 +170,7 @@ class CostTable:
     def to_json(self) -> str:
         held = asdict(replace(self, rules=Rules()))
         del held["rules"]
-        return json.dumps({"schema": SCHEMA, **held, "layout": dict(self.rules.layout)}, indent=1, sort_keys=True)
+        return dump_json({"schema": SCHEMA, **held, "layout": dict(self.rules.layout)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxmpq.dialects import dynamic, onnxruntime, portable, tensorrt
+from onnxmpq.dialects.marks import marked
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region, Spelling
 from onnxmpq.rounding import QuantizedWeight
@@ -41,4 +42,4 @@ DIALECTS: dict[str, Dialect] = {
     "portable": Dialect("portable", portable.rewrite, portable.supports),
 }
 
-__all__ = ["DIALECTS", "Dialect", "Forbids", "Rewrite", "Supports"]
+__all__ = ["DIALECTS", "Dialect", "Forbids", "Rewrite", "Supports", "marked"]

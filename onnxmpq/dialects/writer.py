@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxmpq.dialects.marks import mark
 from onnxmpq.dialects.sharing import share_constants
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import (
@@ -73,6 +74,7 @@ class Writer:
         proto.ir_version = store.structure.ir_version
         del proto.graph.value_info[:]
         keep_descriptions(store.structure, proto)
+        mark(proto, self.chosen())
         return proto
 
     # ---- names, constants, nodes ---------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,21 +23,32 @@ from onnxmpq.feeds.types import Array, Feeds, Places, whole_source
 Labels = NDArray[np.generic]
 
 
-def read_labels(path: str | Path, samples: Feeds) -> Labels:
+def read_labels(path: object, samples: Feeds) -> Labels:
     """Labels of these samples, [samples, ...], or [samples, k, ...] where k rows of the source make one sample.
 
     path: `.npy`; `.npz` with one array, or `file.npz:name`; `.csv` with one number per line, or `file name,number`
         (relative to the folder of samples, or the bare name where no two files share it). A header is skipped.
+        From Python also an array, or a list of numbers.
     Numbers only, of any shape per sample; integers stay integers.
     Raises CalibrationError where the labels are not those of the source that the samples were read from.
     """
+    given = f" {path}" if isinstance(path, str | PathLike) else ""
     if samples.synthetic:
-        raise CalibrationError(f"labels {path} were given, but the samples are made up; give calibration data too")
+        raise CalibrationError(f"labels{given} were given, but the samples are made up; give calibration data too")
     places = samples.places or whole_source(len(samples))
+    if not isinstance(path, str | PathLike):
+        return _by_position(_as_array(path), "labels", places)
     file, _, name = str(path).partition(".npz:")
     if name:
         return _by_position(_npz_array(Path(f"{file}.npz"), name), f"{file}.npz, array '{name}'", places)
     return _read_file(Path(path), places)
+
+
+def _as_array(labels: object) -> Array:
+    try:
+        return np.asarray(labels)
+    except ValueError as error:  # a list of lists of several lengths
+        raise CalibrationError(f"labels are no array of one shape ({error}); give one label per sample") from None
 
 
 def _read_file(path: Path, places: Places) -> Labels:

@@ -18,12 +18,13 @@ from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.histogram import BINS, Histogram
 from onnxmpq.ranges.observe import Observation
 from onnxmpq.ranges.params import QuantParams
+from onnxmpq.shown import Shown
 
 SCHEMA = "onnxmpq.calibration/2"
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
     """Histograms of a model's activations, and where they come from.
 
     model: name, sha256. target: whose menu said what may be quantized. samples: source, recipe, count, sha256 (of the
@@ -35,6 +36,13 @@ class Calibration:
     samples: Mapping[str, Any]
     runtime: Mapping[str, str]
     observation: Observation
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        made_up = " (made up)" if self.samples.get("made_up") else ""
+        return f"{self.model.get('name', 'model')} for {self.target}", [
+            ("activations", str(len(self.observation.histograms))),
+            ("samples", f"{self.samples.get('count')} of {self.samples.get('source')}{made_up}"),
+        ]
 
     def params(self) -> dict[str, dict[str, QuantParams]]:
         """Estimator -> tensor -> the uint8 parameters it gives, headroom included."""
@@ -93,10 +101,10 @@ class Calibration:
         write_bytes(path, Archive({"counts": counts, "ends": ends}, self.to_dict()).to_bytes(compress=True))
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: str | Path) -> Calibration:
     """A calibration from a file. Raises CalibrationError where it cannot be read or is none."""
     try:
-        archive = Archive.from_bytes(path.read_bytes())
+        archive = Archive.from_bytes(Path(path).read_bytes())
     except OSError as error:
         raise CalibrationError(
             f"{path}: cannot be read ({error.strerror}); give a file written by `onnxmpq calibrate`"

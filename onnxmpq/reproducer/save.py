@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import io
-import json
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxmpq.documents import dump_json
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.output import write_bytes
 from onnxmpq.reproducer.context import Context
@@ -65,10 +65,10 @@ def archive(error: BaseException, context: Context, model: Path | None) -> bytes
             structure, statistics = stripped(onnx.load(str(model)))
             files["structure.onnx"] = structure.SerializeToString(deterministic=True)
             rows = {place: dataclasses.asdict(s) for place, s in statistics.items()}
-            files["statistics.json"] = json.dumps(rows, indent=1).encode()
+            files["statistics.json"] = dump_json(rows).encode()
     except Exception as second:  # the model may be what is broken, or memory what is missing
         report["structure"] = f"not included: {type(second).__name__}"
-    files["report.json"] = json.dumps(report, indent=1, ensure_ascii=False, default=str).encode()
+    files["report.json"] = dump_json(report).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
         for name, content in sorted(files.items()):

@@ -4,8 +4,9 @@ from onnxmpq.request.command_line import given_options, option_like, take_config
 from onnxmpq.request.config import read_config
 from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
-from onnxmpq.request.options import GROUPS, Group, Option, Source, options_of, takes
+from onnxmpq.request.options import GROUPS, Group, Option, Source, documents, options_of, require_source, takes
 from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
+from onnxmpq.request.provenance import asked_for
 from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
 from onnxmpq.request.written import config_text, toml
@@ -21,12 +22,15 @@ __all__ = [
     "Request",
     "SampleOptions",
     "Source",
+    "asked_for",
     "config_text",
+    "documents",
     "given_options",
     "option_like",
     "option_table",
     "options_of",
     "read_config",
+    "require_source",
     "take_config",
     "takes",
     "toml",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import onnx
+
+from onnxmpq.errors import UsageError
+from onnxmpq.fields import nearest, shown
 
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""
@@ -34,6 +39,7 @@ arguments that only Python has."""
 Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Files", "Python only"]
 """What options are about, in the order in which `--help` and the docs show them."""
 GROUPS: tuple[Group, ...] = get_args(Group)
+Function = TypeVar("Function", bound=Callable[..., Any])
 Given = ParamSpec("Given")
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
@@ -95,6 +101,8 @@ def takes(
     def decorate(function: Callable[[Source, Asked], Result]) -> Callable[Concatenate[Source, Given], Result]:
         @functools.wraps(function)
         def called(model: Source, *args: Given.args, **options: Given.kwargs) -> Result:
+            require_source(model)
+            require_known(function.__name__, options, options_of(request))  # type: ignore[arg-type]
             return function(model, request(*args, **options))
 
         assert isinstance(request, type)
@@ -106,16 +114,63 @@ def takes(
         ]
         model_parameter = next(iter(given.parameters.values()))
         called.__signature__ = given.replace(parameters=[model_parameter, *keywords])  # type: ignore[attr-defined]
-        called.__doc__ = f"{inspect.getdoc(function)}\n\n" + "\n".join(map(_documented, rows))
+        called.__doc__ = f"{inspect.getdoc(function)}\n\n{documented(rows)}"
         return cast(Callable[Concatenate[Source, Given], Result], called)
 
     return decorate
 
 
-def _documented(declared: Declared) -> str:
-    """One line of a docstring."""
+def documents(request: type[Any]) -> Callable[[Function], Function]:
+    """Give a function the documentation of those of its arguments that are called as options of a request."""
+
+    def decorate(function: Function) -> Function:
+        rows = options_of(request)
+        named = [rows[name] for name in inspect.signature(function).parameters if name in rows]
+        function.__doc__ = f"{inspect.getdoc(function)}\n\n{documented(named)}"
+        return function
+
+    return decorate
+
+
+def require_source(model: object) -> None:
+    """Raises UsageError for what is neither the path of a model nor a model."""
+    if not isinstance(model, str | Path | onnx.ModelProto):
+        raise UsageError(f"{shown(model)} is no model; give the path of an .onnx file, or an onnx.ModelProto")
+
+
+def require_known(called: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError, as Python does for a keyword that a function does not take, with the nearest that it does."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            near = nearest(name, names, "it takes")
+            raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {near}")
+
+
+def documented(rows: Iterable[Declared]) -> str:
+    """Part of a docstring: the options in their groups, a paragraph each, with type and default."""
+    given, parts = list(rows), []
+    for group in GROUPS:
+        lines = [line for d in given if d.option.group == group for line in _documented(d)]
+        if lines:
+            parts.append("\n".join([group, "-" * len(group), *lines]))
+    return "\n\n".join(parts)
+
+
+def _documented(declared: Declared) -> list[str]:
+    """name : type, default, and under it what the option is."""
     more = f". {declared.option.more}" if declared.option.more else ""
-    return f"{declared.name}: {declared.option.help}{more}".removesuffix(".") + "."
+    said = f"{declared.option.help}{more}".removesuffix(".") + "."
+    default = "" if declared.default in (None, ()) else f", default {declared.default!r}"
+    head = f"{declared.name} : {_short_type(declared.annotation)}{default}"
+    return [head, *textwrap.wrap(said, 96, initial_indent="    ", subsequent_indent="    ")]
+
+
+def _short_type(annotation: Any) -> str:
+    """The type in a few words: without modules, choices or signatures."""
+    text = re.sub(r"Literal\[[^\]]*\]", "str", shown_type(annotation))
+    text = re.sub(r"Callable\[.*\]", "Callable", text)
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
 
 
 def shown_type(annotation: Any) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Recipe, divisor, numbers, override
 from onnxmpq.floors import Floors, MetricFunction, parse_floors
+from onnxmpq.request.accepted import accept
 from onnxmpq.request.options import Option, options_of
 from onnxmpq.sensitivity import KINDS, OutputKind
 
@@ -73,6 +73,7 @@ class SampleOptions:
     ] = None
 
     def __post_init__(self) -> None:
+        accept(self)
         _ = self.overrides
         for declared in options_of(type(self)).values():
             least, value = declared.option.least, getattr(self, declared.name)
@@ -134,7 +135,13 @@ class QualityOptions(SampleOptions):
         Option("quality floor: 0.5% of the metric on labelled samples", group="Quality", metavar="SHARE"),
     ] = None
     labels: Annotated[
-        str | Path | None, Option("of the samples: .npy, .npz:NAME or .csv", group="Quality", metavar="FILE")
+        Any,
+        Option(
+            "of the samples: .npy, .npz:NAME or .csv",
+            more="From Python also an array or a list, one label per sample.",
+            group="Quality",
+            metavar="FILE",
+        ),
     ] = None
     metric: Annotated[
         str | MetricFunction | None,

@@ -177,8 +177,6 @@ class Request(QualityOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        for name in ("exclude", "schemes", "without"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
         require_estimator(self.estimator)
         require_solver(self.solver)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
+from onnxmpq.documents import dump_json
 from onnxmpq.errors import OnnxmpqError
 
 SCHEMA = "onnxmpq.error/1"
@@ -22,7 +22,7 @@ def stdout() -> Console:
 
 def document(data: Any) -> str:
     """One JSON document."""
-    return json.dumps(data, indent=1, ensure_ascii=False, default=str)
+    return dump_json(data)
 
 
 def answer(data: Any, error: OnnxmpqError | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -27,21 +26,21 @@ from onnxmpq.workbench import Workbench
 
 @dataclass(frozen=True)
 class Labelled:
-    """A metric and its labels. labels: path as for `read_labels`, or None for a metric that needs none.
+    """A metric and its labels. labels: as for `read_labels`, or None for a metric that needs none.
 
     ranks: True where the user chose the metric; it then decides between plans, before their divergence does.
     """
 
     metric: Metric
-    labels: str | None
+    labels: Any
     ranks: bool
 
     @classmethod
-    def of(cls, labels: str | Path | None, metric: str | MetricFunction | None) -> Labelled | None:
+    def of(cls, labels: Any, metric: str | MetricFunction | None) -> Labelled | None:
         """None where neither is given."""
         if labels is None and metric is None:
             return None
-        return cls(Metric.named(metric), None if labels is None else str(labels), metric is not None)
+        return cls(Metric.named(metric), labels, metric is not None)
 
     def try_out(self, source: Any, data: Samples) -> str:
         """Take the metric of the original once, so that wrong labels or a metric that fails show before the work.
@@ -109,6 +108,7 @@ class Job:
 
     guard: refuse a bad result where the user gave no floor. best_effort: hand out the closest plan
     where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which results are compared.
+    left_out: schemes of regions that were not offered, with the reason in words.
     """
 
     problem: Problem
@@ -125,6 +125,7 @@ class Job:
     guard: bool = True
     best_effort: bool = False
     int8: Mapping[str, Scheme] = field(default_factory=dict)
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

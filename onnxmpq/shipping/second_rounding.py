@@ -11,7 +11,7 @@ from onnxmpq.closed_loop import Outcome
 from onnxmpq.context import Context
 from onnxmpq.errors import CrashError
 from onnxmpq.keys import feeds_hash, model_hash
-from onnxmpq.model import Model, serialized_bytes
+from onnxmpq.model import Model
 from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
@@ -90,4 +90,4 @@ def rebuilt(bench: Workbench, outcome: Outcome, compensated: Compensated) -> Out
     weights = {(name, weight.format.name): weight for name, weight in compensated.weights.items()}
     model = with_biases(bench.model, compensated.biases)
     proto = replace(bench, model=model, weights=weights).build(outcome.assignment)
-    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=serialized_bytes(proto)))
+    return replace(outcome, proto=proto, kept=replace(outcome.kept, size_bytes=bench.file_bytes(proto)))

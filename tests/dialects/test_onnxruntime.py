@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.dialects import marked
 from onnxmpq.runtimes import SessionSettings, open_session
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.attribute import attribute
@@ -180,10 +181,11 @@ def describe(proto: onnx.ModelProto) -> str:
     def kind(element: int) -> str:
         return onnx.TensorProto.DataType.Name(element).lower()
 
-    lines = [f"opset {proto.opset_import[0].version}, ir {proto.ir_version}"]
+    lines, marks = [f"opset {proto.opset_import[0].version}, ir {proto.ir_version}"], marked(proto)
     for node in proto.graph.node:
         attributes = ", ".join(sorted(map(attribute_text, node.attribute)))
-        lines.append(f"{', '.join(node.output)} = {node.op_type}({', '.join(node.input)}) {attributes}  # {node.name}")
+        computed = f"{', '.join(node.output)} = {node.op_type}({', '.join(node.input)}) {attributes}"
+        lines.append(f"{computed}  # {node.name} {marks.get(node.name, '')}")
     tensors = [f"{t.name}: {kind(t.data_type)}{list(t.dims)}" for t in proto.graph.initializer]
     numbers: dict[str, int] = {}
     renamed = [

@@ -1,0 +1,106 @@
+"""Values of Python callers as options have them: a single text where a list is meant, NumPy's numbers, other paths.
+
+What cannot be meant is a UsageError that says what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from onnxmpq.allocate import QUANTITIES
+from onnxmpq.errors import UsageError
+from onnxmpq.fields import shown
+from onnxmpq.request.options import Declared, options_of
+
+_DATA = frozenset({"calibration", "labels"})
+"""Options that take arrays as well."""
+_NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
+_OBJECTS_TOO = frozenset({"metric", "recipe", "ranges"})
+
+
+def accept(request: Any) -> None:
+    """Bring the fields of a request, a frozen dataclass, into their types. Raises UsageError."""
+    for name, declared in options_of(type(request)).items():
+        object.__setattr__(request, name, accepted(declared, getattr(request, name)))
+
+
+def accepted(declared: Declared, value: Any) -> Any:
+    """The value as the option has it; None where it may be left out. Raises UsageError."""
+    name, kind = declared.name, declared.option.kind
+
+    def wrong(wanted: str) -> NoReturn:
+        raise UsageError(f"{name}={shown(value)}: {wanted}")
+
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None:
+        if isinstance(declared.default, int | str):
+            wrong(f"leave it out for the default, {declared.default!r}")
+        return () if declared.default == () else None
+    match kind:
+        case "texts":
+            return _texts(name, value)
+        case "whole":
+            if isinstance(value, bool) or not isinstance(value, int):
+                wrong("must be a whole number")
+        case "switch":
+            if not isinstance(value, bool):
+                wrong("must be True or False")
+        case "kinds" | "patterns" | "fields":
+            if not isinstance(value, Mapping):
+                wrong(f"must be a dict, such as {{'name': '{_EXAMPLES[kind]}'}}")
+        case "file":
+            if not isinstance(value, str | os.PathLike) and name not in _OBJECTS_TOO:
+                wrong("must be the path of a file")
+        case "text" if name in QUANTITIES:
+            return _budget(name, value)
+        case "text" if name not in _DATA:
+            if isinstance(value, bool) or not _is_text(name, value):
+                wrong("must be a text")
+            return str(value) if isinstance(value, Path) else value
+    return value
+
+
+_EXAMPLES = {"kinds": "logits", "patterns": "int8", "fields": "letterbox"}
+
+
+def _is_text(name: str, value: Any) -> bool:
+    if name in _NUMBERS_TOO and isinstance(value, int | float):
+        return True
+    return isinstance(value, str | Path) or name in _OBJECTS_TOO
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """One text, or several."""
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(f"{name}: {shown(text)} is no text; give names in a list, such as {name}=['first']")
+    return texts
+
+
+def _budget(name: str, value: Any) -> str:
+    """A budget needs its unit: a bare number may be seconds, milliseconds, or a share."""
+    if isinstance(value, str):
+        return value
+    quantity = QUANTITIES[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UsageError(f"{name}={shown(value)}: write a number with a unit, such as {name}={_example(name)}")
+    unit = quantity.unit
+    spelled = f'{name}="{value / unit.value:g}{unit.symbol}"'
+    share = f', or {name}="{value * 100:g}%" for a share of the original' if value < 1 else ""
+    raise UsageError(f"{name}={value!r}: a number without a unit; write {spelled} for {value:g} {_own(name)}{share}")
+
+
+def _own(name: str) -> str:
+    """Unit in which the quantity is counted."""
+    return next(symbol for symbol, value in QUANTITIES[name].units.items() if value == 1) if name != "size" else "bytes"
+
+
+def _example(name: str) -> str:
+    return f'"{QUANTITIES[name].examples.split(",")[0]}"'

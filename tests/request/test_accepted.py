@@ -1,0 +1,93 @@
+"""Values of Python callers: what can be meant is taken, and the rest is told what to write."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmpq
+from onnxmpq.errors import UsageError
+from onnxmpq.request import GROUPS, Request, options_of
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Arguments, and the values that the request has then."""
+
+    id: str
+    given: dict[str, Any]
+    values: dict[str, Any]
+
+
+TAKEN = [
+    Taken("a text for a list", {"schemes": "w8", "exclude": "Conv_0"}, {"schemes": ("w8",), "exclude": ("Conv_0",)}),
+    Taken("any iterable", {"schemes": {"w8": 1}.keys()}, {"schemes": ("w8",)}),
+    Taken("NumPy's numbers", {"samples": np.int64(8), "keep_io": np.bool_(False)}, {"samples": 8, "keep_io": False}),
+    Taken("None for the default", {"exclude": None, "latency": None}, {"exclude": (), "latency": None}),
+    Taken(
+        "a floor as a number",
+        {"min_sqnr": 30, "max_divergence": np.float32(0.5)},
+        {"min_sqnr": 30, "max_divergence": 0.5},
+    ),
+    Taken("a path for a target", {"target": Path("a/b.toml")}, {"target": "a/b.toml"}),
+]
+
+
+@pytest.mark.parametrize("case", TAKEN, ids=lambda case: case.id)
+def test_what_can_be_meant_is_taken(case: Taken) -> None:
+    made = Request(**case.given)
+    assert {name: getattr(made, name) for name in case.values} == case.values
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"latency": 0.5},
+        r'latency=0.5: a number without a unit; write latency="500ms" for 0.5 s, or latency="50%" for a',
+    ),
+    ({"latency": 5}, r'latency=5: a number without a unit; write latency="5000ms" for 5 s$'),
+    ({"size": 3e6}, r'size=3000000.0: a number without a unit; write size="3MB" for 3e\+06 bytes$'),
+    ({"size": [1]}, r'size=\[1\]: write a number with a unit, such as size="3MB"'),
+    ({"latency": -1}, 'latency=-1: write a number with a unit, such as latency="5ms"'),
+    ({"schemes": [8]}, r"schemes: 8 is no text; give names in a list, such as schemes=\['first'\]"),
+    ({"schemes": 8}, "schemes: 8 is no text"),
+    ({"samples": 2.5}, "samples=2.5: must be a whole number"),
+    ({"samples": True}, "samples=True: must be a whole number"),
+    ({"samples": None}, "samples=None: leave it out for the default, 64"),
+    ({"keep_io": "no"}, "keep_io='no': must be True or False"),
+    ({"outputs": ["y"]}, r"outputs=\['y'\]: must be a dict, such as \{'name': 'logits'\}"),
+    ({"cost_table": {"a": 1}}, r"cost_table=\{'a': 1\}: must be the path of a file"),
+    ({"target": 3}, "target=3: must be a text"),
+    ({"min_sqnr": [30]}, r"min_sqnr=\[30\]: must be a text"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), REFUSED, ids=[str(given) for given, _ in REFUSED])
+def test_what_cannot_be_meant_is_told_what_to_write(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        Request(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_argument() -> None:
+    with pytest.raises(
+        TypeError, match=r"convert\(\) got an unexpected keyword argument 'latncy'; did you mean latency"
+    ):
+        onnxmpq.convert("model.onnx", latncy="5ms")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("function", [onnxmpq.convert, onnxmpq.predict])
+def test_help_lists_every_argument_in_its_group(function: Any) -> None:
+    text = inspect.getdoc(function) or ""
+    declared = options_of(Request)
+    assert list(inspect.signature(function).parameters)[1:] == list(declared)
+    places = [text.index(f"\n{group}\n{'-' * len(group)}\n") for group in GROUPS]
+    assert places == sorted(places)
+    for name, option in declared.items():
+        section = text[places[GROUPS.index(option.option.group)] :]
+        assert f"\n{name} : " in section, name
+    assert max(map(len, text.splitlines())) <= 120
