@@ -25,6 +25,7 @@ from onnxmpq.isolation import call
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
+from onnxmpq.page import make_page
 from onnxmpq.progress import Progress, Tick
 from onnxmpq.request import DEFAULT_SAMPLES, Request, given_options, options_of, read_config, with_options
 from onnxmpq.resources import data_folder
@@ -90,7 +91,6 @@ def convert(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file of these options; the command line wins (docs/options)")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="also write the report as JSON to this file")] = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
@@ -103,14 +103,9 @@ def convert(
     if no_cache:
         given["cache"] = _cache(given.get("cache"), no_cache)
     asked = {**default, **({} if config is None else read_config(config)), **given}
-    if report is not None:
-        check_writable(report)
     result = pipeline.convert(model, **asked, progress=_Drawn(quiet))
-    text = _dump(result.report.to_dict())
-    if report is not None:
-        write_text(report, text + "\n")
     if as_json:
-        print(text)
+        print(result.report.to_json(), end="")
         return
     console, destination = _stdout(), Path(asked["output"])
     console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
@@ -245,6 +240,25 @@ def _count_overflow(
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)
+
+
+@app.command()
+def report(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE [OTHER]", help="a .plan.json, or a report as .json; two are compared")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="page to write, .html; default: named as FILE")
+    ] = None,
+    model_explorer: Annotated[
+        Path | None,
+        typer.Option(help="also write node data for Google's Model Explorer: X.json is X.scheme.json and two more"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """A page of a plan or report: verdict, time by operator, layers, trade-off (docs/report)."""
+    for written in make_page(files, output, model_explorer):
+        _stdout().print(f"wrote {written}", highlight=False, markup=False)
 
 
 @app.command()

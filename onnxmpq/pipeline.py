@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from onnxmpq.account import account_regions, account_transitions, account_uniform
 from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_unmet
 from onnxmpq.cache import Cache
 from onnxmpq.comparison import Validation, compare, time_side_by_side
@@ -38,6 +39,7 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, write_model, write_text
+from onnxmpq.page import write_report
 from onnxmpq.plan import Plan
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
@@ -277,9 +279,12 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         reused=context.cache.reused,
         timings=job.costs.timings,
         warnings=warned,
-        curve=() if request.curve is None else trade_off(outcome.problem, axis),
+        curve=() if request.curve is None and request.report is None else trade_off(outcome.problem, axis),
         proven=exactness.proven,
         disagreement=differs,
+        regions=account_regions(outcome.problem, outcome.assignment),
+        transitions=account_transitions(outcome.problem, outcome.assignment),
+        uniform=account_uniform(outcome.problem, job.int8, job.costs.known),
     )
     return Result(outcome.proto, plan, report)
 
@@ -291,6 +296,8 @@ def _write(result: Result, request: Request) -> None:
         write_text(plan_path(Path(request.output)), result.plan.to_json())
     if request.curve is not None:
         write_text(Path(request.curve), to_csv(result.report.curve))
+    if request.report is not None:
+        write_report(Path(request.report), result.report.to_json())
 
 
 @isolated()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +14,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+from onnxmpq.account import RegionRow, TransitionRow, UniformRow
 from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
@@ -63,7 +65,7 @@ class Report:
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
-    they differ by rounding alone.
+    they differ by rounding alone. regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
     """
 
     model: str
@@ -85,6 +87,13 @@ class Report:
     warnings: tuple[str, ...] = ()
     proven: bool = True
     disagreement: Disagreement | None = None
+    regions: tuple[RegionRow, ...] = ()
+    transitions: tuple[TransitionRow, ...] = ()
+    uniform: tuple[UniformRow, ...] = ()
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the stored weights stay in the plan's own file."""

@@ -14,6 +14,7 @@ from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import UsageError
 from onnxmpq.floors import Floors, MetricFunction, parse_floors
+from onnxmpq.output import require_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
@@ -118,6 +119,10 @@ class Request:
     ] = DEFAULT_SOLVER
     best_effort: Annotated[bool, Option("write the closest plan where a budget cannot be met", "switch")] = False
     curve: Annotated[str | Path | None, Option("also write the trade-off curve to this .csv", "file")] = None
+    report: Annotated[
+        str | Path | None,
+        Option("also write the report: FILE.html is a page for people, FILE.json is for programs", "file"),
+    ] = None
     cache: Annotated[str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache")] = True
     seed: Annotated[int, Option("for everything random", "whole", least=0)] = 0
     effort: Annotated[Effort | None, Option("how long kernels and plans are timed", "python")] = None
@@ -131,6 +136,8 @@ class Request:
             if least is not None and value < least:
                 raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
         self.floors.require_labels(self.labels is not None or self.metric is not None)
+        if self.report is not None:
+            require_format(self.report)
         require_estimator(self.estimator)
         require_solver(self.solver)
         for name, kind in (self.outputs or {}).items():
