@@ -15,6 +15,7 @@ from onnxmpq.page.markup import Markup, element, join
 
 HEIGHT = 320  # pixels of the scatter chart
 LABEL_LINE = 15  # pixels between two labels
+THIN = 2e-3  # of the width: two pixels
 _TOP = 9.0  # percent of the height, for labels
 CLOSE = 34.0  # percent of the width within which labels may touch
 
@@ -51,6 +52,29 @@ def bar(parts: Sequence[Part], largest: float, *, height: int = 12, label: str =
         start += part.value
     said = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
     return element("svg", *rects, class_="bar", height=height, **said)
+
+
+def thin_joined(parts: Sequence[Part], largest: float) -> list[Part]:
+    """The same bar in at most a few hundred pieces: neighbours that are too thin to be seen are one piece, of the kind
+    that has most of it, without a note."""
+    found: list[Part] = []
+    thin: dict[str, float] = {}
+
+    def end() -> None:
+        if thin:
+            found.append(Part(sum(thin.values()), max(thin, key=lambda kind: thin[kind])))
+            thin.clear()
+
+    for part in parts:
+        if part.value >= THIN * largest:
+            end()
+            found.append(part)
+        elif part.value > 0:
+            thin[part.kind] = thin.get(part.kind, 0.0) + part.value
+            if sum(thin.values()) >= THIN * largest:
+                end()
+    end()
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from onnxmpq.page.document import FP32
 
@@ -21,7 +22,9 @@ class Palette:
 
     def of(self, scheme: str) -> str:
         """Class of the style sheet; those beyond the last colour start again."""
-        if scheme == FP32:
-            return "s0"
+        return self._classes.get(scheme, "s0")
+
+    @cached_property
+    def _classes(self) -> dict[str, str]:
         others = [s for s in self.schemes if s != FP32]
-        return f"s{others.index(scheme) % COLOURS + 1}" if scheme in others else "s0"
+        return {scheme: f"s{number % COLOURS + 1}" for number, scheme in enumerate(others)}

@@ -98,7 +98,7 @@ def render_comparison(a: Document, b: Document, names: tuple[str, str]) -> str:
     rows = differing(a, b)
     figures_table = table(
         "Figures of both",
-        [Column(""), Column(labels[0]), Column(labels[1]), Column("Difference")],
+        [Column(""), Column(labels[0], wide=True), Column(labels[1], wide=True), Column("Difference")],
         [[f.name, short(f.shown[0]), short(f.shown[1]), f.difference] for f in compared(a, b)],
         sortable=False,
     )
@@ -113,7 +113,7 @@ def _regions(a: Document, b: Document, labels: tuple[str, str]) -> Markup | None
         return None
     palettes = Palette(a.shown), Palette(a.shown if set(b.shown) <= set(a.shown) else (*a.shown, *b.shown))
     numbers = [f"{what}, {label}" for what in ("ms", "effect", "bytes") for label in labels]
-    columns = [Column("Region"), Column("Operators"), *(Column(label) for label in labels)]
+    columns = [Column("Region", wide=True), Column("Operators"), *(Column(label) for label in labels)]
     columns += [Column(name, numeric=True) for name in numbers]
     made = [_cells(x, y, (palettes[0], palettes[1])) for x, y in rows[:MOST_ROWS]]
     return join([table("Regions that differ", columns, made), left_off(len(rows), "the plan files have them all")])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from onnxmpq.errors import printable
 
+LONGEST_TEXT = 2000
+"""Characters of any text; documents of others may hold megabytes."""
 _VOID = frozenset({"meta", "link", "wbr"})
 
 
@@ -29,7 +31,15 @@ NOTHING = Markup("")
 
 def text(value: str) -> Markup:
     """Text as markup; characters that steer a terminal or turn the direction of text are shown as escapes."""
-    return Markup(html.escape(printable(value), quote=True))
+    return Markup(html.escape(printable(shortened(value, LONGEST_TEXT)), quote=True))
+
+
+def shortened(value: str, most: int) -> str:
+    """A text with its middle left out where it is too long: names of nodes differ at their ends."""
+    if len(value) <= most:
+        return value
+    kept = most // 2
+    return f"{value[:kept]}…{value[-kept:]}"
 
 
 def element(tag: str, *children: Child, **attributes: Attribute) -> Markup:

@@ -2,7 +2,7 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-    const numeric = head.classList.contains("number");
+    const numeric = head.classList.contains("n");
     const before = head.getAttribute("aria-sort");
     const down = before ? before === "ascending" : numeric;
     for (const other of heads) other.removeAttribute("aria-sort");

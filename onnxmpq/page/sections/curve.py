@@ -16,6 +16,7 @@ from onnxmpq.page.tree import Tree
 
 NEEDS = "It takes a report that was made with --report FILE.json or FILE.html; a plan file has the chosen plan alone."
 STATIC_INT8 = "static int8"
+MOST = 200  # points of each kind
 _NAME = 30  # characters
 Kind = Literal["curve", "uniform", "static", "chosen", "fp32"]
 
@@ -95,18 +96,18 @@ def _curve(document: Document) -> list[_Point]:
             False,
             r.text("schemes"),
         )
-        for n, r in enumerate(document.tree.rows("curve"), 1)
+        for n, r in enumerate(document.tree.rows("curve")[:MOST], 1)
     ]
 
 
 def _uniform(document: Document) -> list[_Point]:
-    return [_of_uniform(row) for row in document.tree.rows("uniform")]
+    return [_of_uniform(row) for row in document.tree.rows("uniform")[:MOST]]
 
 
 def _of_uniform(row: Tree) -> _Point:
     name, regions = row.text("name"), row.number("regions")
     kind: Kind = "fp32" if name == FP32 else "static" if name == STATIC_INT8 else "uniform"
-    words = "" if not regions else f"{regions:.0f} regions"
+    words = "" if not regions else f"in {regions:.0f} regions"
     measured = row.flag("measured") is True
     return _Point(kind, name, row.number("latency_ms"), row.number("size_bytes"), row.number("effect"), measured, words)
 
@@ -132,7 +133,7 @@ def _table(points: list[_Point]) -> Markup:
         Column("Timed"),
         Column("Size", numeric=True),
         Column("Predicted divergence", numeric=True),
-        Column("Layers"),
+        Column("Layers", wide=True),
     ]
     rows = [
         [

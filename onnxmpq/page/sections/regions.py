@@ -9,6 +9,8 @@ from onnxmpq.page.markup import Markup, element, join
 from onnxmpq.page.sections.types import Section
 from onnxmpq.page.tables import MOST_ROWS, Cell, Column, breakable, left_off, short, table
 
+MOST_REASONS = 300  # rows
+
 
 def build(document: Document) -> Markup | None:
     if not document.regions:
@@ -17,7 +19,7 @@ def build(document: Document) -> Markup | None:
     numbers = ("fp32 ms", "Plan ms", "Effect", "fp32 bytes", "Stored bytes")
     columns = [
         Column("#", numeric=True),
-        Column("Region"),
+        Column("Region", wide=True),
         Column("Operators"),
         Column("Scheme"),
         *(Column(name, numeric=True) for name in numbers),
@@ -53,9 +55,10 @@ def _left_alone(document: Document) -> Markup | None:
     left = [r for r in document.regions if r.layer and r.scheme == FP32 and r.reason]
     if not left:
         return None
-    rows: list[list[Cell | str]] = [[Cell(breakable(r.name)), short(r.reason, 400)] for r in left[:MOST_ROWS]]
-    made = table("Layers in float32", [Column("Layer"), Column("Why")], rows)
-    return join([element("h3", "Layers that stay in float32"), made, left_off(len(left))])
+    rows: list[list[Cell | str]] = [[Cell(breakable(r.name)), short(r.reason, 400)] for r in left[:MOST_REASONS]]
+    made = table("Layers in float32", [Column("Layer", wide=True), Column("Why", wide=True)], rows)
+    rest = left_off(len(left), "the plan file has them all", MOST_REASONS)
+    return join([element("h3", "Layers that stay in float32"), made, rest])
 
 
 SECTION = Section("regions", "All regions", build)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from onnxmpq.errors import UsageError
 from onnxmpq.page import figures
-from onnxmpq.page.charts import Part, bar, cells
+from onnxmpq.page.charts import Part, bar, cells, thin_joined
 from onnxmpq.page.colours import Palette
 from onnxmpq.page.document import Document, RegionView
 from onnxmpq.page.markup import Markup, element, join
@@ -15,7 +15,8 @@ from onnxmpq.page.tables import Cell, Column, short, table
 from onnxmpq.schemes import scheme_named
 
 FEW, MANY = 60, 400  # regions up to which fields are large, and from which on they are small
-MOST = 3000  # fields
+MOST_SCHEMES = 40  # rows of the legend
+MOST = 2000  # fields
 NOTED = 1000  # fields with a note each
 _NAME = 60  # characters of a name in a note
 
@@ -65,8 +66,9 @@ def _times(document: Document, palette: Palette) -> Markup | None:
     """fp32 and the plan, both to the same scale of time."""
     if not document.full:
         return None
-    before = [Part(r.ms_fp32 or 0.0, "s0", _note(r, r.ms_fp32)) for r in document.regions]
-    after = [Part(r.ms or 0.0, palette.of(r.scheme), _note(r, r.ms)) for r in document.regions]
+    noted = len(document.regions) < MANY
+    before = [Part(r.ms_fp32 or 0.0, "s0", _note(r, r.ms_fp32) if noted else "") for r in document.regions]
+    after = [Part(r.ms or 0.0, palette.of(r.scheme), _note(r, r.ms) if noted else "") for r in document.regions]
     change = sum(t.number("latency_ms") or 0.0 for t in document.tree.rows("transitions"))
     after.append(Part(change, "change", f"changes of format and layout: {figures.ms(change)} ms"))
     totals = [sum(max(p.value, 0.0) for p in parts) for parts in (before, after)]
@@ -75,7 +77,7 @@ def _times(document: Document, palette: Palette) -> Markup | None:
         for name, parts, total in zip(("fp32", "this plan"), (before, after), totals, strict=True)
         for cell in (
             element("span", name, class_="name"),
-            element("div", bar([p for p in parts if p.value > 0], max(totals), height=26), class_="bars"),
+            element("div", bar(thin_joined(parts, max(totals)), max(totals), height=26), class_="bars"),
             element("span", element("b", figures.ms(total)), " ms", class_="value"),
         )
     ]
@@ -94,11 +96,11 @@ def _note(region: RegionView, value: float | None) -> str:
 
 def _legend(document: Document, palette: Palette) -> Markup:
     columns = [
-        Column("Scheme"),
+        Column("Scheme", wide=True),
         *(Column(c, numeric=True) for c in ("Layers", "Other regions", "Weights in fp32", "Weights stored")),
     ]
     rows = []
-    for scheme in document.shown:
+    for scheme in document.shown[:MOST_SCHEMES]:
         mine = [r for r in document.regions if r.scheme == scheme]
         layers = [r for r in mine if r.layer]
         stored = sum(r.bytes or 0.0 for r in layers) if layers else None

@@ -29,7 +29,11 @@ def build(document: Document) -> Markup | None:
     )
     ordered = sorted(rows, key=lambda r: -(r.number("latency_ms") or 0.0))
     largest = ordered[0].number("latency_ms") or 0.0
-    columns = [Column("Tensor"), Column("From"), Column("To"), Column("Change"), Column("ms", numeric=True)]
+    columns = [
+        *(Column(name, wide=True) for name in ("Tensor", "From", "To")),
+        Column("Change"),
+        Column("ms", numeric=True),
+    ]
     return join(
         [
             element("p", said, class_="lead"),
