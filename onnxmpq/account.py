@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxmpq.allocate import QUANTITIES, SIZE, Problem, rounded_by
+from onnxmpq.allocate import SIZE, Problem, pose, rounded_by
 from onnxmpq.cost import Assignment, legalize
+from onnxmpq.menu import Menu
 from onnxmpq.model import Region
-from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.schemes import FP32, SCHEMES, Scheme
 
 Change = Literal["quantize", "dequantize", "layout"]
 Known = Sequence[tuple[Assignment, float]]
 """Plans whose latency was measured, in seconds (`PlanCosts.known`)."""
+Weights = Mapping[tuple[str, str], QuantizedWeight]
+"""By region, or a further weight's key, and weight format."""
 STATIC_INT8 = "static int8"
 _FLOAT_BYTES = 4
 
@@ -59,8 +63,8 @@ class TransitionRow:
 
 @dataclass(frozen=True)
 class UniformRow:
-    """One scheme wherever it is offered. measured: True where the latency was timed. effect: None where it is not known
-    for each of its regions; size_bytes likewise. regions: how many have the scheme."""
+    """One scheme wherever it is offered. measured: True where the latency was timed. effect, size_bytes: None where
+    they are not known for each of its regions. regions: number that is not left in float32."""
 
     name: str
     latency_ms: float
@@ -111,9 +115,11 @@ def account_transitions(problem: Problem, plan: Assignment) -> tuple[TransitionR
     return tuple(rows)
 
 
-def account_uniform(problem: Problem, int8: Assignment, known: Known) -> tuple[UniformRow, ...]:
-    """Float32, the plan that other tools make (int8: empty where there is none), and every scheme that weights may have
-    wherever it is offered."""
+def account_uniform(problem: Problem, int8: Assignment, known: Known, weights: Weights) -> tuple[UniformRow, ...]:
+    """Float32, the plan that other tools make, and every scheme that weights may have wherever it is offered.
+
+    int8: the plan that other tools make, empty where there is none; some of its schemes may not be options any more.
+    """
     found = {FP32: dict[str, Scheme]()}
     if int8:
         found[STATIC_INT8] = dict(int8)
@@ -122,7 +128,7 @@ def account_uniform(problem: Problem, int8: Assignment, known: Known) -> tuple[U
         if plan and plan not in found.values():
             found[name] = plan
     measured = {_kernels(plan): seconds for plan, seconds in known}
-    return tuple(_point(problem, name, plan, measured) for name, plan in found.items())
+    return tuple(_point(problem, name, plan, measured, weights) for name, plan in found.items())
 
 
 def _uniform(problem: Problem, name: str) -> dict[str, Scheme]:
@@ -138,17 +144,33 @@ def _uniform(problem: Problem, name: str) -> dict[str, Scheme]:
     return legal if any(s.name == name for s in legal.values()) else {}
 
 
-def _point(problem: Problem, name: str, plan: dict[str, Scheme], measured: Mapping[_Kernels, float]) -> UniformRow:
+def _point(
+    problem: Problem, name: str, plan: dict[str, Scheme], measured: Mapping[_Kernels, float], weights: Weights
+) -> UniformRow:
     held, timed_s = problem.holds(plan), measured.get(_kernels(plan))
     latency_s = problem.table.predict_s(problem.model, plan) if timed_s is None else timed_s
     return UniformRow(
         name,
         latency_s * 1e3,
         timed_s is not None,
-        round(QUANTITIES[SIZE].in_figures(problem.total(SIZE, plan))) if held else None,
+        _size_bytes(problem, plan, weights),
         problem.effect(plan) if held else None,
         len(plan),
     )
+
+
+def _size_bytes(problem: Problem, plan: Assignment, weights: Weights) -> int | None:
+    """None where a weight was not rounded in its format."""
+    if not problem.holds(plan):
+        needed = [(w, s) for r, s in plan.items() if (layer := problem.regions[r].layer) for w in layer.weights]
+        if not all(s.weight is None or (w.key, s.weight.name) in weights for w, s in needed):
+            return None
+        fp32 = SCHEMES[FP32]
+        menu = {r: (fp32, *([plan[r]] if r in plan else [])) for r in problem.options}
+        problem = pose(problem.model, Menu(menu), problem.table, None, weights)
+        if not problem.holds(plan):
+            return None
+    return round(problem.total(SIZE, plan))
 
 
 _Kernels = frozenset[tuple[str, str]]

@@ -55,7 +55,7 @@ def test_transitions_start_and_end_where_formats_differ(which: str, seed: int) -
 def test_uniform_schemes_are_predicted_or_timed() -> None:
     problem = random_problem("chain", 1)
     int8 = {r: o.scheme for r, row in problem.options.items() for o in row if o.scheme.name == "int8"}
-    rows = {r.name: r for r in account_uniform(problem, int8, [(int8, 0.25)])}
+    rows = {r.name: r for r in account_uniform(problem, int8, [(int8, 0.25)], {})}
     assert rows[FP32].effect == 0.0 and rows[FP32].regions == 0 and not rows[FP32].measured
     assert rows[FP32].latency_ms == pytest.approx(problem.latency_s({}) * 1e3)
     assert rows[STATIC_INT8].measured and rows[STATIC_INT8].latency_ms == 250.0
@@ -70,6 +70,6 @@ def test_a_plan_beyond_the_options_has_no_effect_to_tell() -> None:
     [int8] = [o.scheme for o in problem.options[region] if o.scheme.name == "int8"]
     options = {r: tuple(o for o in row if o.scheme.is_fp32) for r, row in problem.options.items()}
     without = Problem(problem.model, options, problem.activations, problem.table, problem.fixed)
-    rows = {r.name: r for r in account_uniform(without, {region: int8}, ())}
+    rows = {r.name: r for r in account_uniform(without, {region: int8}, (), {})}
     assert rows[STATIC_INT8].effect is None and rows[STATIC_INT8].size_bytes is None
     assert rows[STATIC_INT8].latency_ms == pytest.approx(problem.latency_s({region: int8}) * 1e3)

@@ -79,13 +79,15 @@ def thin_joined(parts: Sequence[Part], largest: float) -> list[Part]:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of the scatter chart. x: in the axis' unit. y: 0 or more. label: beside it, empty for none."""
+    """A point of the scatter chart. x: in the axis' unit. y: 0 or more. label: beside it, empty for none. hollow: drawn
+    as a ring."""
 
     x: float
     y: float
     kind: Literal["curve", "uniform", "static", "chosen", "fp32"]
     note: str
     label: str = ""
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,12 @@ def _point(mark: Mark, scale: _Scale) -> Markup:
     sizes = {"curve": 3.5, "uniform": 5, "static": 6.5, "chosen": 8, "fp32": 6}
     note = element("title", mark.note)
     return element(
-        "circle", note, cx=_pc(scale.x(mark.x)), cy=_pc(scale.y(mark.y)), r=sizes[mark.kind], class_=f"mark {mark.kind}"
+        "circle",
+        note,
+        cx=_pc(scale.x(mark.x)),
+        cy=_pc(scale.y(mark.y)),
+        r=sizes[mark.kind],
+        class_=f"mark {mark.kind}{' hollow' if mark.hollow else ''}",
     )
 
 

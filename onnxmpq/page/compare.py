@@ -63,7 +63,7 @@ def _taken(a: Document, b: Document) -> list[Figure]:
 
 
 def _worst(document: Document, name: str, pick: Callable[[list[float]], float]) -> float | None:
-    values = [v for o in document.tree.rows("validation", "outputs") if (v := o.number(name)) is not None]
+    values = [v for o in document.tree.rows("validation", "outputs") if (v := o.level(name)) is not None]
     return pick(values) if values else None
 
 
@@ -102,7 +102,8 @@ def render_comparison(a: Document, b: Document, names: tuple[str, str]) -> str:
         [[f.name, short(f.shown[0]), short(f.shown[1]), f.difference] for f in compared(a, b)],
         sortable=False,
     )
-    said = f"{figures.count(len(rows), 'region')} of {max(len(a.regions), len(b.regions))} differ in scheme."
+    number = max(len(a.regions), len(b.regions))
+    said = f"Scheme differs in {len(rows)} of {figures.count(number, 'region')}."
     sections = [("regions", "Regions that differ", join([element("p", said, class_="lead"), _regions(a, b, labels)]))]
     return layout.page(f"{title} – onnxmpq", header, sections, first=figures_table)
 

@@ -9,7 +9,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.output import check_writable, require_format, write_text
 from onnxmpq.page.compare import render_comparison
 from onnxmpq.page.document import read_document
-from onnxmpq.page.overlay import write_overlays
+from onnxmpq.page.overlay import overlay_paths, write_overlays
 from onnxmpq.page.render import render
 
 
@@ -27,7 +27,8 @@ def make_page(files: Sequence[Path], output: Path | None = None, overlay: Path |
     require_format(destination, "-o", among=(".html",))
     if overlay is not None:
         require_format(overlay, "--model-explorer", among=(".json",))
-    check_writable(destination)
+    for path in (destination, *([] if overlay is None else overlay_paths(overlay).values())):
+        check_writable(path)
     documents = [read_document(file) for file in files]
     if len(documents) == 2:
         page = render_comparison(documents[0], documents[1], (files[0].name, files[1].name))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE, Quantity
 from onnxmpq.page import figures
 from onnxmpq.page.document import Document
+from onnxmpq.page.tree import Tree
 
 _LIMIT = re.compile(r"([0-9.]+(?:e[-+]?[0-9]+)?)\s*(\S+)", re.IGNORECASE)
 _LONGEST_LIMIT = 40  # characters
@@ -96,6 +97,8 @@ def _limit(quantity: Quantity, asked: str, original: float | None) -> float | No
     except ValueError:
         return None
     if match[2] == "%":
-        return None if original is None else number / 100 * original
-    factor = quantity.units.get(match[2].lower())
-    return None if factor is None else number * factor * quantity.per_unit
+        found = None if original is None else number / 100 * original
+    else:
+        factor = quantity.units.get(match[2].lower())
+        found = None if factor is None else number * factor * quantity.per_unit
+    return Tree(found).number()

@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+MOST = 1e30
+"""No figure of a report is larger; sums and ratios of such numbers stay finite."""
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -26,7 +29,12 @@ class Tree:
         return self.value is not None and self.value not in ({}, [], "")
 
     def number(self, *path: str) -> float | None:
-        """A number, infinite ones included; None for anything else, NaN too."""
+        """A finite number of a sane size; None for anything else."""
+        found = self.level(*path)
+        return found if found is not None and abs(found) <= MOST else None
+
+    def level(self, *path: str) -> float | None:
+        """A number that may be infinite, as the SQNR of equal outputs is; None for anything else, NaN too."""
         found = self.at(*path).value
         if not isinstance(found, int | float) or isinstance(found, bool):
             return None
@@ -34,6 +42,11 @@ class Tree:
             return None if math.isnan(found) else float(found)
         except OverflowError:
             return None
+
+    def whole(self, *path: str) -> int | None:
+        """A number without fraction; None for anything else."""
+        found = self.number(*path)
+        return int(found) if found is not None and found.is_integer() else None
 
     def text(self, *path: str) -> str:
         """A text; empty for anything else."""

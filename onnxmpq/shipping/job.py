@@ -113,9 +113,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that."""
+    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that.
+
+    int8: quality of int8 everywhere on the same samples, None where it was not measured.
+    """
 
     outcome: Outcome
     compensated: Compensated
     validation: Validation
     verdict: Verdict
+    int8: Validation | None = None

@@ -57,7 +57,8 @@ class Shipper:
             measured_s = quality.timing.result_s
             loop.revised(outcome.kept, measured_s)
             outcome = replace(outcome, kept=replace(outcome.kept, measured_s=measured_s))
-        return Shipped(outcome, compensated, quality, self.quality.verdict(quality))
+        verdict = self.quality.verdict(quality)
+        return Shipped(outcome, compensated, quality, verdict, self.quality.measured_int8(held_out=quality.held_out))
 
     def _timing(self, outcome: Outcome, loop: Loop) -> Timing:
         """The closing measurement: long enough to tell on which side of the limit the model is."""

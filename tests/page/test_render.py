@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.errors import PlanError
-from onnxmpq.page import as_document, render
+from onnxmpq.page import as_document, node_data, render, render_comparison
 from onnxmpq.page.sections import SECTIONS
 from onnxmpq.page.tables import MOST_ROWS
 from tests.page.reports import Parsed, made_report
@@ -181,8 +181,9 @@ def test_the_same_report_is_the_same_page() -> None:
     assert render(as_document(made_report())) == render(as_document(made_report()))
 
 
+EXTREMES = (1e308, -1e308, 5e-324, float("inf"), float("-inf"), float("nan"), 10**400, -1, 0, "60%", "1e999ms")
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(EXTREMES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -202,8 +203,13 @@ def test_any_value_anywhere_is_survived(data: st.DataObject) -> None:
     except PlanError:
         assert place is report and key in ("schema", "plan")
         return
-    page = Parsed(render(document))
-    assert not page.faults
+    good = as_document(made_report())
+    for html in (render(document), render_comparison(document, good, ("a", "b"))):
+        page = Parsed(html)
+        assert not page.faults
+        numbers = [v for _, a in page.tags for n, v in a.items() if n in ("x", "y", "width", "cx", "cy", "x1", "x2")]
+        assert not [v for v in numbers if v and ("nan" in v or "inf" in v)]
+    json.dumps(node_data(document))
 
 
 @pytest.mark.parametrize("content", [None, 3, [], {}, {"schema": "onnxmpq.plan/2"}, {"schema": "other", "plan": {}}])

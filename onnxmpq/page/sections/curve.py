@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from onnxmpq.page.tree import Tree
 
 NEEDS = "It takes a report that was made with --report FILE.json or FILE.html; a plan file has the chosen plan alone."
 STATIC_INT8 = "static int8"
+LEAST = 1e-15  # divergence that a chart can tell from 0
 MOST = 200  # points of each kind
 _NAME = 30  # characters
 Kind = Literal["curve", "uniform", "static", "chosen", "fp32"]
@@ -23,15 +24,17 @@ Kind = Literal["curve", "uniform", "static", "chosen", "fp32"]
 
 @dataclass(frozen=True)
 class _Point:
-    """One plan. measured: True where its latency was timed. words: of its layers."""
+    """One plan. effect: predicted divergence; found: the measured one. timed: True where its latency was. words: of its
+    layers."""
 
     kind: Kind
     name: str
     ms: float | None
     bytes: float | None
     effect: float | None
-    measured: bool
+    timed: bool
     words: str
+    found: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,37 @@ def build(document: Document) -> Markup | None:
     points = [*_uniform(document), *_curve(document), _chosen(document)]
     if len(points) < 2:
         return None
-    by_size = "latency" not in document.plan.at("budgets").value if document.plan.at("budgets") else False
+    by_size = bool(document.plan.text("budgets", "size")) and not document.plan.text("budgets", "latency")
     axes = (_SIZE, _LATENCY) if by_size else (_LATENCY, _SIZE)
     said = (
-        "Predicted divergence from fp32 (lower is better) against latency and size. Points of the curve and of uniform "
-        "schemes are predictions of the cost table and of single effects; none of them was built. Latencies that were "
-        "timed are marked in the table."
+        "Divergence from fp32 (lower is better) against latency and size. Filled points are predictions of the cost "
+        "table and of single effects; none of those plans was built. Rings were measured, on the validation samples. "
+        "Latencies that were timed are marked in the table."
     )
-    keys = [
-        ("chosen", "this plan"),
-        ("curve", "least loss at a limit"),
-        ("static", "int8 wherever it runs"),
-        ("uniform", "one scheme for all"),
-        ("fp32", "fp32"),
-    ]
-    kinds = {p.kind for p in points}
-    shown = legend([(kind, words) for kind, words in keys if kind in kinds])
+    kinds: set[str] = {p.kind for p in points}
+    kinds |= {"hollow" for p in points if p.found is not None}
+    shown = legend([(kind, words) for kind, words in _KEYS if kind in kinds])
     return join([element("p", said, class_="lead"), shown, *(_chart(points, a) for a in axes), _table(points)])
+
+
+_KEYS: tuple[tuple[str, str], ...] = (
+    ("chosen", "this plan"),
+    ("curve", "least loss at a limit"),
+    ("static", "int8 wherever it runs"),
+    ("uniform", "one scheme for all"),
+    ("fp32", "fp32"),
+    ("hollow", "measured"),
+)
+
+
+def _divergence(validation: Tree) -> float | None:
+    """Measured, as predictions count it: summed over outputs, KL in nats where they are class scores, else error over
+    variance."""
+    outputs = validation.rows("outputs")
+    deciding = [o for o in outputs if o.text("kind") != "labels"] or outputs
+    kls = [(o.number("kl_nats"), o.number("relative_mse")) for o in deciding]
+    values = [mse if kl is None else kl for kl, mse in kls]
+    return sum(v for v in values if v is not None) if values and None not in values else None
 
 
 def _chosen(document: Document) -> _Point:
@@ -82,7 +99,8 @@ def _chosen(document: Document) -> _Point:
         if region.layer:
             counts[region.scheme] = counts.get(region.scheme, 0) + 1
     words = ", ".join(f"{n} {s}" for s, n in sorted(counts.items(), key=lambda item: -item[1]))
-    return _Point("chosen", "this plan", latency, size, effect, timed is not None, words)
+    found = _divergence(document.tree.at("validation"))
+    return _Point("chosen", "this plan", latency, size, effect, timed is not None, words, found)
 
 
 def _curve(document: Document) -> list[_Point]:
@@ -101,29 +119,35 @@ def _curve(document: Document) -> list[_Point]:
 
 
 def _uniform(document: Document) -> list[_Point]:
-    return [_of_uniform(row) for row in document.tree.rows("uniform")[:MOST]]
+    int8 = _divergence(document.tree.at("int8"))
+    return [_of_uniform(row, int8) for row in document.tree.rows("uniform")[:MOST]]
 
 
-def _of_uniform(row: Tree) -> _Point:
+def _of_uniform(row: Tree, int8: float | None) -> _Point:
     name, regions = row.text("name"), row.number("regions")
     kind: Kind = "fp32" if name == FP32 else "static" if name == STATIC_INT8 else "uniform"
     words = "" if not regions else f"in {regions:.0f} regions"
-    measured = row.flag("measured") is True
-    return _Point(kind, name, row.number("latency_ms"), row.number("size_bytes"), row.number("effect"), measured, words)
+    latency, size, effect = (row.number(field) for field in ("latency_ms", "size_bytes", "effect"))
+    found = int8 if kind == "static" else None
+    return _Point(kind, name, latency, size, effect, row.flag("measured") is True, words, found)
 
 
 def _chart(points: list[_Point], axis: _Axis) -> Markup | None:
-    marks = []
-    for p in points:
-        x = axis.of(p)
-        if x is None or p.effect is None or p.effect < 0:
-            continue
-        note = f"{short(p.name, _NAME)}: {axis.show(x)}, divergence {figures.effect(p.effect)}; {short(p.words)}"
-        marks.append(Mark(x * axis.scale, p.effect, p.kind, note, "" if p.kind == "curve" else short(p.name, _NAME)))
+    marks = [mark for p in points for mark in _marks(p, axis)]
     if len(marks) < 2:
         return None
-    summary = f"Predicted divergence over {axis.label}: {len(marks)} plans; the table below has their figures."
-    return element("figure", scatter(marks, axis.label, "predicted divergence", summary))
+    summary = f"Divergence over {axis.label}: {len(marks)} points; the table below has their figures."
+    return element("figure", scatter(marks, axis.label, "divergence", summary))
+
+
+def _marks(p: _Point, axis: _Axis) -> Iterator[Mark]:
+    """Predicted and measured. The first of them has the label."""
+    x, label = axis.of(p), "" if p.kind == "curve" else short(p.name, _NAME)
+    for value, how in ((p.effect, "predicted"), (p.found, "measured")):
+        if x is not None and x >= 0 and value is not None and (value == 0 or value >= LEAST):
+            note = f"{short(p.name, _NAME)}: {axis.show(x)}, divergence {figures.effect(value)} {how}; {short(p.words)}"
+            yield Mark(x * axis.scale, value, p.kind, note, label, how == "measured")
+            label = ""
 
 
 def _table(points: list[_Point]) -> Markup:
@@ -132,16 +156,18 @@ def _table(points: list[_Point]) -> Markup:
         Column("Latency ms", numeric=True),
         Column("Timed"),
         Column("Size", numeric=True),
-        Column("Predicted divergence", numeric=True),
+        Column("Divergence, predicted", numeric=True),
+        Column("measured", numeric=True),
         Column("Layers", wide=True),
     ]
     rows = [
         [
             Cell(element("b", p.name)) if p.kind == "chosen" else short(p.name),
             Cell(figures.ms(p.ms), p.ms),
-            "yes" if p.measured else "",
+            "yes" if p.timed else "",
             Cell(figures.size(p.bytes), p.bytes),
             Cell(figures.effect(p.effect), p.effect),
+            Cell(figures.effect(p.found), p.found),
             short(p.words),
         ]
         for p in points

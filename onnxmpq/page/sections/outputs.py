@@ -1,38 +1,49 @@
-"""Quality of each output, the worst first."""
+"""Quality of each output, the worst first, beside that of static int8."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from onnxmpq.page import figures
 from onnxmpq.page.document import Document
 from onnxmpq.page.markup import Markup, element, join
 from onnxmpq.page.sections.types import Section
-from onnxmpq.page.tables import MOST_ROWS, Cell, Column, left_off, short, table
+from onnxmpq.page.tables import Cell, Column, left_off, short, table
 from onnxmpq.page.tree import Tree
+
+Shown = tuple[str, str, Callable[[float | None], str]]
+"""Heading, field of an output, and how it is shown."""
+_FIGURES: Sequence[Shown] = (
+    ("SQNR", "sqnr_db", figures.decibel),
+    ("Cosine", "cosine", lambda v: figures.UNKNOWN if v is None else f"{v:.5f}"),
+    ("Relative error", "relative_mse", figures.effect),
+    ("KL, nats", "kl_nats", figures.effect),
+    ("Same top class", "top1_agreement", figures.percent),
+    ("SQNR unfused", "sqnr_unfused_db", figures.decibel),
+)
+_OF_INT8: Sequence[Shown] = (
+    ("Static int8: SQNR", "sqnr_db", figures.decibel),
+    ("Static int8: KL", "kl_nats", figures.effect),
+)
 
 
 def build(document: Document) -> Markup | None:
     rows = document.tree.rows("validation", "outputs")
     if not rows:
         return None
-    ordered = sorted(rows, key=lambda row: _or(row.number("sqnr_db"), math.inf))
-    columns = [
-        Column("Output"),
-        Column("Kind"),
-        *(
-            Column(name, numeric=True)
-            for name in ("SQNR", "Cosine", "Relative error", "KL, nats", "Same top class", "SQNR unfused")
-        ),
-    ]
+    int8 = {row.text("name"): row for row in document.tree.rows("int8", "outputs")}
+    ordered = sorted(rows, key=lambda row: math.inf if (v := row.level("sqnr_db")) is None else v)
     said = (
         f"Against fp32's outputs on {_samples(document)}. Unfused is the same file without the runtime's graph "
         "optimisations; where it differs by more than 3 dB, check the runtime that you deploy on."
     )
+    if int8:
+        said += " Static int8 is int8 wherever it runs, as other tools make it, on the same samples."
     return join(
         [
             element("p", said, class_="lead"),
-            table("Quality of the outputs, worst first", columns, [_cells(row) for row in ordered[:MOST_ROWS]]),
+            _table(ordered, int8),
             left_off(len(rows)),
             _metric(document.tree.at("validation", "metric")),
         ]
@@ -40,27 +51,25 @@ def build(document: Document) -> Markup | None:
 
 
 def _samples(document: Document) -> str:
-    samples, held_out = document.tree.number("validation", "samples"), document.tree.flag("validation", "held_out")
+    samples = document.tree.whole("validation", "samples")
     if samples is None:
         return "the samples"
-    what = "sample that calibration never saw" if held_out else "calibration sample"
-    number = int(samples) if math.isfinite(samples) else 0
-    return f"{number} {what.replace('sample', 'samples', 1)}" if number != 1 else f"1 {what}"
+    what = figures.count(samples, "sample")
+    held_out = document.tree.flag("validation", "held_out")
+    return f"{what} that calibration never saw" if held_out else f"{what} of the calibration"
 
 
-def _cells(row: Tree) -> list[Cell | str]:
-    sqnr, unfused = row.number("sqnr_db"), row.number("sqnr_unfused_db")
-    agreement = row.number("top1_agreement")
-    return [
-        short(row.text("name")),
-        short(row.text("kind")),
-        Cell(figures.decibel(sqnr), sqnr),
-        Cell(figures.UNKNOWN if (c := row.number("cosine")) is None else f"{c:.5f}", c),
-        Cell(figures.effect(row.number("relative_mse")), row.number("relative_mse")),
-        Cell(figures.effect(row.number("kl_nats")), row.number("kl_nats")),
-        Cell(figures.percent(agreement), agreement),
-        Cell(figures.decibel(unfused), unfused),
-    ]
+def _table(rows: Sequence[Tree], int8: dict[str, Tree]) -> Markup:
+    others = _OF_INT8 if int8 else ()
+    columns = [Column("Output", wide=True), Column("Kind")]
+    columns += [Column(title, numeric=True) for title, _, _ in (*_FIGURES, *others)]
+    cells: list[list[Cell | str]] = []
+    for row in rows:
+        other = int8.get(row.text("name"), Tree(None))
+        found = [Cell(show(row.level(field)), row.level(field)) for _, field, show in _FIGURES]
+        found += [Cell(show(other.level(field)), other.level(field)) for _, field, show in others]
+        cells.append([short(row.text("name")), short(row.text("kind")), *found])
+    return table("Quality of the outputs, worst first", columns, cells)
 
 
 def _metric(metric: Tree) -> Markup | None:
@@ -69,10 +78,6 @@ def _metric(metric: Tree) -> Markup | None:
         return None
     name = metric.text("name") or "metric"
     return element("p", f"{name} on labelled samples: {before:.4g} in fp32, {after:.4g} here ({after - before:+.3g}).")
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
 
 
 SECTION = Section("outputs", "Outputs", build)

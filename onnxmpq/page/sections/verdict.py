@@ -93,11 +93,11 @@ def _asked(document: Document) -> str:
 
 
 def _no_loss(document: Document) -> str:
-    samples = document.tree.number("validation", "samples")
+    samples = document.tree.whole("validation", "samples")
     if level_of(document) != "good" or samples is None:
         return "no figures in this file" if level_of(document) != "good" else "no loss to be noticed"
     where = "held-out" if document.tree.flag("validation", "held_out") else "calibration"
-    return f"no loss to be noticed on {figures.count(int(samples), f'{where} sample')}"
+    return f"no loss to be noticed on {figures.count(samples, f'{where} sample')}"
 
 
 def _measured(row: Taken) -> str:
@@ -116,7 +116,7 @@ def _tiles(document: Document) -> list[Markup]:
             more += [row.change] if row.change else []
             found.append(_tile(row.title, row.show(row.result), ", ".join(more)))
     outputs = document.tree.rows("validation", "outputs")
-    ratios = [r for o in outputs if (r := o.number("sqnr_db")) is not None]
+    ratios = [r for o in outputs if (r := o.level("sqnr_db")) is not None]
     if ratios:
         found.append(_tile("SQNR of the worst output", figures.decibel(min(ratios)), "against fp32"))
     shares = [a for o in outputs if (a := o.number("top1_agreement")) is not None]
@@ -132,8 +132,8 @@ def _tiles(document: Document) -> list[Markup]:
 
 
 def _samples(document: Document) -> str:
-    samples = document.tree.number("validation", "samples")
-    return "" if samples is None else f"on {figures.count(int(samples), 'sample')}"
+    samples = document.tree.whole("validation", "samples")
+    return "" if samples is None else f"on {figures.count(samples, 'sample')}"
 
 
 def _tile(name: str, value: str, more: str) -> Markup:
