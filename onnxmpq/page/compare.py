@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxmpq.page import figures, layout
@@ -12,7 +12,7 @@ from onnxmpq.page.document import Document, RegionView
 from onnxmpq.page.markup import Markup, element, join
 from onnxmpq.page.quantities import taken
 from onnxmpq.page.sections.verdict import level_of, verdict
-from onnxmpq.page.tables import MOST_ROWS, Cell, Column, left_off, short, table
+from onnxmpq.page.tables import MOST_ROWS, Cell, Column, breakable, left_off, short, table
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ def _difference(one: float | None, other: float | None, show: Callable[[float | 
     return f"{'+' if change > 0 else ''}{show(change)}" if abs(change) < float("inf") else ""
 
 
-def differing(a: Document, b: Document) -> list[tuple[RegionView | None, RegionView | None]]:
+Pair = tuple[RegionView | None, RegionView | None]
+"""A region in two plans; None where a plan does not have it."""
+
+
+def differing(a: Document, b: Document) -> list[Pair]:
     """Regions whose scheme differs, or that only one of them has, in the order of execution."""
     mine, other = ({r.name: r for r in d.regions} for d in (a, b))
     pairs = ((mine.get(name), other.get(name)) for name in dict.fromkeys([*mine, *other]))
@@ -95,47 +99,42 @@ def render_comparison(a: Document, b: Document, names: tuple[str, str]) -> str:
     labels = short(names[0]), short(names[1])
     title = f"{labels[0]} and {labels[1]}"
     header = element("header", element("p", "onnxmpq comparison", class_="by"), element("h1", title))
-    rows = differing(a, b)
-    figures_table = table(
+    columns = [Column(f"{which}: {label}", wide=True) for which, label in zip("AB", labels, strict=True)]
+    both = table(
         "Figures of both",
-        [Column(""), Column(labels[0], wide=True), Column(labels[1], wide=True), Column("Difference")],
+        [Column(""), *columns, Column("B to A")],
         [[f.name, short(f.shown[0]), short(f.shown[1]), f.difference] for f in compared(a, b)],
         sortable=False,
     )
-    number = max(len(a.regions), len(b.regions))
-    said = f"Scheme differs in {len(rows)} of {figures.count(number, 'region')}."
-    sections = [("regions", "Regions that differ", join([element("p", said, class_="lead"), _regions(a, b, labels)]))]
-    return layout.page(f"{title} – onnxmpq", header, sections, first=figures_table)
+    rows, number = differing(a, b), max(len(a.regions), len(b.regions))
+    said = f"Scheme differs in {len(rows)} of {figures.count(number, 'region')}. A is {labels[0]}, B is {labels[1]}."
+    sections = [("regions", "Regions that differ", join([element("p", said, class_="lead"), _regions(a, b, rows)]))]
+    return layout.page(f"{title} – onnxmpq", header, sections, first=both)
 
 
-def _regions(a: Document, b: Document, labels: tuple[str, str]) -> Markup | None:
-    rows = differing(a, b)
+def _regions(a: Document, b: Document, rows: Sequence[Pair]) -> Markup | None:
     if not rows:
         return None
-    palettes = Palette(a.shown), Palette(a.shown if set(b.shown) <= set(a.shown) else (*a.shown, *b.shown))
-    numbers = [f"{what}, {label}" for what in ("ms", "effect", "bytes") for label in labels]
-    columns = [Column("Region", wide=True), Column("Operators"), *(Column(label) for label in labels)]
-    columns += [Column(name, numeric=True) for name in numbers]
-    made = [_cells(x, y, (palettes[0], palettes[1])) for x, y in rows[:MOST_ROWS]]
+    schemes = Palette(tuple(dict.fromkeys([*a.shown, *b.shown])))
+    largest = max(r.ms or 0.0 for pair in rows for r in pair if r)
+    columns = [Column("Region", wide=True), Column("Operators"), Column("A"), Column("B")]
+    columns += [Column(f"{what}, {which}", numeric=True) for what in ("ms", "effect", "bytes") for which in "AB"]
+    made = [_cells(x, y, schemes, largest) for x, y in rows[:MOST_ROWS]]
     return join([table("Regions that differ", columns, made), left_off(len(rows), "the plan files have them all")])
 
 
-def _cells(x: RegionView | None, y: RegionView | None, palettes: tuple[Palette, Palette]) -> list[Cell | str]:
+def _cells(x: RegionView | None, y: RegionView | None, palette: Palette, largest: float) -> list[Cell | str]:
     known = x or y
     assert known is not None
-    both = [(x, palettes[0]), (y, palettes[1])]
-    schemes: list[Cell | str] = [
-        Cell(join([element("span", class_=f"swatch {p.of(r.scheme)}"), short(r.scheme)])) if r else figures.UNKNOWN
-        for r, p in both
+    pair = (x, y)
+    schemes = [Cell(_swatch(r.scheme, palette) if r else figures.UNKNOWN) for r in pair]
+    numbers = [
+        *(Cell(figures.ms(v, largest), v) for v in (r and r.ms for r in pair)),
+        *(Cell(figures.effect(v), v) for v in (r and r.effect for r in pair)),
+        *(Cell(figures.size(v), v) for v in (r and r.bytes for r in pair)),
     ]
-    numbers: list[Cell | str] = [
-        Cell(show(of(r) if r else None), of(r) if r else None) for of, show in _NUMBERS for r, _ in both
-    ]
-    return [short(known.name), short(known.pattern), *schemes, *numbers]
+    return [Cell(breakable(known.name)), Cell(breakable(known.pattern)), *schemes, *numbers]
 
 
-_NUMBERS: tuple[tuple[Callable[[RegionView], float | None], Callable[[float | None], str]], ...] = (
-    (lambda r: r.ms, figures.ms),
-    (lambda r: r.effect, figures.effect),
-    (lambda r: r.bytes, figures.size),
-)
+def _swatch(scheme: str, palette: Palette) -> Markup:
+    return join([element("span", class_=f"swatch {palette.of(scheme)}"), short(scheme)])

@@ -38,7 +38,7 @@ def effect(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if value == 0 or abs(value) >= 1e-3:
-        return _signed(f"{value:.2g}")
+        return _signed(f"{value:#.2g}".rstrip("."))
     mantissa, exponent = f"{value:.1e}".split("e")
     return _signed(f"{mantissa}e{int(exponent)}")
 
