@@ -129,9 +129,9 @@ def _cells(x: RegionView | None, y: RegionView | None, palette: Palette, largest
     pair = (x, y)
     schemes = [Cell(_swatch(r.scheme, palette) if r else figures.UNKNOWN) for r in pair]
     numbers = [
-        *(Cell(figures.ms(v, largest), v) for v in (r and r.ms for r in pair)),
-        *(Cell(figures.effect(v), v) for v in (r and r.effect for r in pair)),
-        *(Cell(figures.size(v), v) for v in (r and r.bytes for r in pair)),
+        *(Cell(figures.ms(v, largest), v) for v in (r.ms if r else None for r in pair)),
+        *(Cell(figures.effect(v), v) for v in (r.effect if r else None for r in pair)),
+        *(Cell(figures.size(v), v) for v in (r.bytes if r else None for r in pair)),
     ]
     return [Cell(breakable(known.name)), Cell(breakable(known.pattern)), *schemes, *numbers]
 
