@@ -71,7 +71,6 @@ from onnxmpq.shipping import (
     as_shipped,
     disagreement,
     finish,
-    quality_of_int8,
 )
 from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
@@ -286,17 +285,8 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         regions=account_regions(outcome.problem, outcome.assignment),
         transitions=account_transitions(outcome.problem, outcome.assignment),
         uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
-        int8=shipped.int8 if request.report is None else shipped.int8 or _int8_quality(job, shipped),
     )
     return Result(outcome.proto, plan, report)
-
-
-def _int8_quality(job: Job, shipped: Shipped) -> Validation | None:
-    """Quality of int8 everywhere, for the report."""
-    if shipped.validation.emulated:
-        return None
-    with job.context.progress.stage("validating int8 everywhere", 0):
-        return quality_of_int8(job, held_out=shipped.validation.held_out)
 
 
 def _write(result: Result, request: Request) -> None:

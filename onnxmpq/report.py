@@ -66,7 +66,6 @@ class Report:
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
     they differ by rounding alone. regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
-    int8: quality of int8 everywhere on the validation samples, None where it was not measured.
     """
 
     model: str
@@ -91,7 +90,6 @@ class Report:
     regions: tuple[RegionRow, ...] = ()
     transitions: tuple[TransitionRow, ...] = ()
     uniform: tuple[UniformRow, ...] = ()
-    int8: Validation | None = None
 
     def to_json(self) -> str:
         """`to_dict` as text."""

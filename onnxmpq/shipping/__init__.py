@@ -4,7 +4,6 @@ from onnxmpq.shipping.default_session import Disagreement, as_shipped, disagreem
 from onnxmpq.shipping.exactness import RULE, Exactness
 from onnxmpq.shipping.guard import finish
 from onnxmpq.shipping.job import Job, Labelled, QualityCheck, Shipped
-from onnxmpq.shipping.quality import quality_of_int8
 
 __all__ = [
     "RULE",
@@ -17,5 +16,4 @@ __all__ = [
     "as_shipped",
     "disagreement",
     "finish",
-    "quality_of_int8",
 ]

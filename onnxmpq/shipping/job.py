@@ -113,13 +113,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that.
-
-    int8: quality of int8 everywhere on the same samples, None where it was not measured.
-    """
+    """The plan that was kept, its weights, its quality on held-out samples, and the verdict on that."""
 
     outcome: Outcome
     compensated: Compensated
     validation: Validation
     verdict: Verdict
-    int8: Validation | None = None

@@ -42,21 +42,12 @@ class Quality:
         if not job.budgets.fastest or not job.int8 or quality.emulated:
             return None
         if held_out not in self._int8:
-            self._int8[held_out] = quality_of_int8(job, held_out=held_out)
+            feeds = job.data.validation if held_out or not job.data.held_out else job.data.calibration
+            try:
+                self._int8[held_out] = job.quality_of(job.bench.build(job.int8), feeds, held_out, unfused=False)
+            except ModelError as error:
+                self.job.context.progress.say(
+                    f"int8 everywhere does not run here, nothing is compared with it: {error}"
+                )
+                self._int8[held_out] = None
         return self._int8[held_out]
-
-    def measured_int8(self, *, held_out: bool) -> Validation | None:
-        """Quality of int8 everywhere, if it was measured on the samples that the quality of a plan was measured on."""
-        return self._int8.get(held_out)
-
-
-def quality_of_int8(job: Job, *, held_out: bool) -> Validation | None:
-    """Quality of int8 everywhere, which is what other tools make; None where there is none or it does not run here."""
-    if not job.int8:
-        return None
-    feeds = job.data.validation if held_out or not job.data.held_out else job.data.calibration
-    try:
-        return job.quality_of(job.bench.build(job.int8), feeds, held_out, unfused=False)
-    except ModelError as error:
-        job.context.progress.say(f"int8 everywhere does not run here, nothing is compared with it: {error}")
-        return None

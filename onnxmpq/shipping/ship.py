@@ -57,8 +57,7 @@ class Shipper:
             measured_s = quality.timing.result_s
             loop.revised(outcome.kept, measured_s)
             outcome = replace(outcome, kept=replace(outcome.kept, measured_s=measured_s))
-        verdict = self.quality.verdict(quality)
-        return Shipped(outcome, compensated, quality, verdict, self.quality.measured_int8(held_out=quality.held_out))
+        return Shipped(outcome, compensated, quality, self.quality.verdict(quality))
 
     def _timing(self, outcome: Outcome, loop: Loop) -> Timing:
         """The closing measurement: long enough to tell on which side of the limit the model is."""
