@@ -33,7 +33,7 @@ from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtimes import SessionSettings, open_session, run
-from onnxmpq.sensitivity.divergence import guess_kind
+from onnxmpq.sensitivity import guess_kind
 from onnxmpq.verdict import Level, judge
 
 MODELS = {

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrik
 
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
@@ -18,7 +18,7 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, run
-from onnxmpq.sensitivity import SMALLEST_PROBABILITY, OutputKind, floored, kl_divergence
+from onnxmpq.sensitivity import OUTPUT_KINDS, OutputKind, class_scores, floored, kl_divergence
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
@@ -104,7 +104,11 @@ def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, flo
     binomial with p = 1/2).
     """
     ordered, count = np.sort(values), len(values)
-    rank = max(math.ceil(bdtrik((1.0 - confidence) / 2.0, count, 0.5)), 1)
+    outside, rank, below = Fraction((1.0 - confidence) / 2.0) * 2**count, 0, 1
+    while below < outside:  # of 2**count samples, so many have no more than `rank` values below the median
+        rank += 1
+        below += math.comb(count, rank)
+    rank = max(rank, 1)
     return float(ordered[rank - 1]), float(ordered[count - rank])
 
 
@@ -300,12 +304,13 @@ def _qualities(
     for position, (name, _) in enumerate(original.interface.outputs):
         a, b = [r[position] for r in reference], [o[position] for o in outputs]
         c = [p[position] for p in plain] if plain else None
-        if kinds.get(name) == "random" or not all(isinstance(x, np.ndarray) for x in (*a, *b, *(c or ()))):
+        kind = kinds.get(name, "values")
+        if not OUTPUT_KINDS[kind].deliberate or not all(isinstance(x, np.ndarray) for x in (*a, *b, *(c or ()))):
             continue
         if any(x.shape != a[0].shape or not x.size for x in (*a, *b, *(c or ()))):
             continue  # a list whose length depends on the data cannot be compared by position
         if np.issubdtype(a[0].dtype, np.floating):
-            qualities.append(_quality(name, kinds.get(name, "values"), *_comparable(a, b, c)))
+            qualities.append(_quality(name, kind, *_comparable(a, b, c)))
         elif a[0].dtype.kind in "iub":
             qualities.append(_labels(name, a, b))
     return tuple(qualities), emulated
@@ -349,7 +354,7 @@ def _quality(
     dot = sum(float((a * b).sum()) for a, b in zip(before, after, strict=True))
     power = sum(float(np.square(b).sum()) for b in after)
     kl = agreement = None
-    if kind in ("logits", "probabilities"):
+    if OUTPUT_KINDS[kind].scores is not None:
         kl, agreement = _classifier(kind, before, after)
     unfused = None
     if plain is not None:
@@ -384,6 +389,5 @@ def _relative_mse(before: Sequence[Float], after: Sequence[Float]) -> float:
 def _classifier(kind: OutputKind, before: Sequence[Float], after: Sequence[Float]) -> tuple[float, float]:
     a = np.concatenate([x.reshape(-1, x.shape[-1]) for x in before])
     b = np.concatenate([x.reshape(-1, x.shape[-1]) for x in after])
-    if kind == "probabilities":
-        a, b = (np.log(np.maximum(x, SMALLEST_PROBABILITY)) for x in (a, b))
+    a, b = class_scores(kind, a), class_scores(kind, b)
     return float(kl_divergence(a, b).mean()), float((a.argmax(axis=-1) == b.argmax(axis=-1)).mean())

@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import scipy
 from rich.console import Console
 
 import onnxmpq
@@ -88,14 +88,14 @@ def _plain(value: Any) -> _Look:
 
 
 def _lines(store: Cache, fresh: bool) -> Iterator[tuple[str, str, _Look]]:
-    for name, version in (
+    for name, found in (
         ("onnxmpq", onnxmpq.__version__),
         ("Python", platform.python_version()),
         ("onnx", onnx.__version__),
         ("numpy", np.__version__),
-        ("scipy", scipy.__version__),
+        ("highspy", version("highspy")),
     ):
-        yield "versions", name, _plain(version)
+        yield "versions", name, _plain(found)
     yield "versions", "onnxruntime", _runtime
     yield "versions", "installed in", _plain(str(Path(__file__).parent))
     yield "machine", "system", _plain(platform.platform())

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,9 @@ class Floors:
         if self.max_drop is not None and not labelled:
             raise UsageError("--max-drop needs labels: give --labels, and --metric for other than top-1 accuracy")
 
-    def require_classes(self, kinds: Iterable[str]) -> None:
-        """Raises UsageError where classes have to agree and no output (of these kinds) has any."""
-        if self.min_agreement is not None and all(kind in ("values", "random") for kind in kinds):
+    def require_classes(self, found: bool) -> None:
+        """Raises UsageError where classes have to agree and no output has any."""
+        if self.min_agreement is not None and not found:
             raise UsageError("--min-agreement needs an output of class scores, and this model has none")
 
     def asked(self) -> dict[str, str]:

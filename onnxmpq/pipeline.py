@@ -26,6 +26,7 @@ from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
     bounded_activations,
+    cautious_where_idle,
     in_table,
     needing_unsigned_weights,
     observed_tensors,
@@ -49,6 +50,7 @@ from onnxmpq.report import (
     build_plan,
     build_report,
     foreign_latency_note,
+    idle_note,
     narrow_ends_note,
     source_name,
     unjudged_note,
@@ -124,11 +126,12 @@ def convert(model: Source, request: Request) -> Result:
     writable = _writable(representable, nearest, asked)
     rules = _rules(opened.device, prepared, data.calibration)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
-    menu = _worth_an_effect(fused, nearest, costs)
+    worth_it = _worth_an_effect(fused, nearest, costs)
 
-    formats = weight_formats(prepared, menu)
+    formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
-    measured = effects_of_menu(prepared, menu, rounded, observation, data.effects, request.outputs, context)
+    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
+    menu = cautious_where_idle(prepared, worth_it, rounded.weights, measured.idle, request.schemes)
     bench = rounded.with_activations(measured.params)
     seen = pose(prepared, menu, costs.table, measured, bench.weights, request.solver)
     effects = at_unseen_level(seen, measured, bench, data, context)
@@ -268,6 +271,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         notes=(
             *made.notes,
             *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
+            *idle_note(job.effects.idle, outcome.assignment),
             *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
             *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
             *([] if differs is None or differs.rounding else [differs.in_words()]),

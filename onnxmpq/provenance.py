@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import scipy
 
 import onnxmpq
 from onnxmpq.runtimes import cpu_features, cpu_model
 
-VERSIONS = ("onnxmpq", "onnxruntime", "onnx", "numpy", "scipy")
+VERSIONS = ("onnxmpq", "onnxruntime", "onnx", "numpy", "highspy")
 
 
 def describe_runtime() -> dict[str, str]:
@@ -26,7 +26,7 @@ def describe_runtime() -> dict[str, str]:
         "onnxruntime": ort.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
-        "scipy": scipy.__version__,
+        "highspy": version("highspy"),
         "cpu": cpu_model(),
         "cpu_features": " ".join(cpu_features()),
         "platform": platform.platform(terse=True),

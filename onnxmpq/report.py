@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
-from onnxmpq.sensitivity import Effects, OutputKind
+from onnxmpq.sensitivity import OUTPUT_KINDS, Effects, OutputKind
 from onnxmpq.shipping import Disagreement, Shipped
 from onnxmpq.target import Target
 from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, pack, pack_array
 
 SCHEMA = "onnxmpq.report/1"
+MOST_NAMED = 5  # layers in a note
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,24 @@ def _simulated(schemes: Iterable[Scheme]) -> tuple[str, ...]:
 def unjudged_note(outputs: Sequence[str], kinds: Mapping[str, OutputKind], validation: Validation) -> list[str]:
     """Outputs whose quality is not known, but for random ones, of which the model's own notes tell."""
     judged = {o.name for o in validation.outputs}
-    names = [name for name in outputs if name not in judged and kinds.get(name) != "random"]
+    names = [name for name in outputs if name not in judged and OUTPUT_KINDS[kinds.get(name, "values")].deliberate]
     if not names:
         return []
     what = f"output{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
     return [
         f"{what} could not be compared: the shape depends on the data, or it holds no numbers; quality is not known"
+    ]
+
+
+def idle_note(idle: Collection[str], assignment: Mapping[str, Scheme]) -> list[str]:
+    """Quantized weights whose effect is not known. idle: regions of which no sample shows one."""
+    chosen = [f"{name} ({s.name})" for name, s in assignment.items() if name in idle and s.weight is not None]
+    if not chosen:
+        return []
+    more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
+    return [
+        f"no sample shows an effect of these weights, as in a branch that is never taken: "
+        f"{', '.join(chosen[:MOST_NAMED])}{more}; their quality is not known, give samples that reach them"
     ]
 
 

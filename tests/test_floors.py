@@ -75,7 +75,7 @@ def test_floor_that_cannot_be_measured() -> None:
     with pytest.raises(UsageError, match="--labels"):
         Floors(max_drop=0.01).require_labels(False)
     with pytest.raises(UsageError, match="--min-agreement needs an output of class scores"):
-        Floors(min_agreement=0.9).require_classes(["values"])
+        Floors(min_agreement=0.9).require_classes(False)
 
 
 def test_top1() -> None:

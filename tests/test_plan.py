@@ -88,7 +88,7 @@ class Heard(Progress):
 
 def test_it_says_what_it_was_made_with(result: Result) -> None:
     assert result.plan.runtime == {**describe_runtime(), "threads": "1"}
-    assert {"onnxmpq", "onnxruntime", "onnx", "numpy", "scipy", "cpu", "cpu_features"} <= result.plan.runtime.keys()
+    assert {"onnxmpq", "onnxruntime", "onnx", "numpy", "highspy", "cpu", "cpu_features"} <= result.plan.runtime.keys()
 
 
 def test_applied_with_the_same_versions_there_is_nothing_to_say(result: Result) -> None:

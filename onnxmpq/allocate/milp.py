@@ -1,4 +1,4 @@
-"""Exact allocation as a mixed-integer program, solved by HiGHS (Huangfu & Hall 2018, through scipy).
+"""Exact allocation as a mixed-integer program, solved by HiGHS (Huangfu & Hall 2018).
 
 Variables: x[r, s] = 1 where region r has scheme s (Multiple-Choice Knapsack, Chen et al. 2021, eq. 6); per edge two
 transition variables, quantize and dequantize, tied to the formats at its ends by q - d = read - written; per tensor
@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import highspy
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
 from onnxmpq.allocate.quantities import EFFECT, QUANTITIES, SIZE, goals
@@ -62,7 +62,7 @@ class _Sum:
 
 @contextmanager
 def _native_stdout_dropped() -> Iterator[None]:
-    """Drops what native code writes to stdout: HiGHS, told to be silent, still remarks on some steps."""
+    """Drops what native code writes to stdout: HiGHS introduces itself before it can be told to be silent."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -283,41 +283,44 @@ class _Program:
             scaled = _Sum({v: c / scale[name] for v, c in total.terms.items()}, total.constant / scale[name])
             rows.append((scaled, -np.inf, limit / scale[name]))
         with _native_stdout_dropped():
-            result = milp(
-                objective,
-                integrality=self._integrality(),
-                bounds=Bounds(0.0, 1.0),
-                constraints=self._constraints(rows),
-                options={
-                    "node_limit": max(work // max(self.count, 1), FEWEST_NODES * work // WORK, 1),
-                    "mip_rel_gap": RELATIVE_GAP,
-                    "presolve": self.count > _SMALL,
-                },
-            )
-        if result.x is None:
+            solver = self._posed(objective, rows)
+            solver.setOptionValue("mip_max_nodes", max(work // max(self.count, 1), FEWEST_NODES * work // WORK, 1))
+            solver.setOptionValue("mip_rel_gap", RELATIVE_GAP)
+            solver.setOptionValue("presolve", "on" if self.count > _SMALL else "off")
+            solver.run()
+        if solver.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
             return None
-        return self._solution(goal, result, scale[goal])
+        return self._solution(goal, solver, scale[goal])
 
     def _scale(self, goal: Goal) -> float:
         return max((abs(v) for v in self.totals[goal].terms.values()), default=1.0) or 1.0
 
-    def _integrality(self) -> np.ndarray:
-        flags = np.zeros(max(self.count, 1))
-        flags[self.integral] = 1
-        return flags
-
-    def _constraints(self, rows: list[tuple[_Sum, float, float]]) -> LinearConstraint:
-        entries = [(i, v, c) for i, (e, _, _) in enumerate(rows) for v, c in e.terms.items()]
-        data = [c for _, _, c in entries]
-        where = ([i for i, _, _ in entries], [v for _, v, _ in entries])
-        matrix = csr_array((data, where), shape=(len(rows), max(self.count, 1)))
+    def _posed(self, objective: NDArray[np.float64], rows: list[tuple[_Sum, float, float]]) -> highspy.Highs:
+        """The program in a solver that is silent and has one thread, so that its way does not depend on the machine."""
+        count = len(objective)
         constants = np.array([e.constant for e, _, _ in rows])
-        lower = np.array([low for _, low, _ in rows]) - constants
-        upper = np.array([high for _, _, high in rows]) - constants
-        return LinearConstraint(matrix, lower, upper)
+        program = highspy.HighsLp()
+        program.num_col_, program.num_row_ = count, len(rows)
+        program.col_cost_, program.col_lower_, program.col_upper_ = objective, np.zeros(count), np.ones(count)
+        program.row_lower_ = np.array([low for _, low, _ in rows]) - constants
+        program.row_upper_ = np.array([high for _, _, high in rows]) - constants
+        kinds = [highspy.HighsVarType.kContinuous] * count
+        for variable in self.integral:
+            kinds[variable] = highspy.HighsVarType.kInteger
+        program.integrality_ = kinds
+        matrix = program.a_matrix_
+        matrix.format_, matrix.num_col_, matrix.num_row_ = highspy.MatrixFormat.kRowwise, count, len(rows)
+        matrix.start_ = np.cumsum([0, *(len(e.terms) for e, _, _ in rows)], dtype=np.int32)
+        matrix.index_ = np.array([v for e, _, _ in rows for v in sorted(e.terms)], np.int32)
+        matrix.value_ = np.array([e.terms[v] for e, _, _ in rows for v in sorted(e.terms)])
+        solver = highspy.Highs()  # type: ignore[no-untyped-call]
+        solver.setOptionValue("output_flag", False)
+        solver.setOptionValue("threads", 1)
+        solver.passModel(program)
+        return solver
 
-    def _solution(self, goal: Goal, result: object, scale: float) -> Solution:
-        values = result.x  # type: ignore[attr-defined]
+    def _solution(self, goal: Goal, solver: highspy.Highs, scale: float) -> Solution:
+        values, info = solver.getSolution().col_value, solver.getInfo()
         assignment: dict[str, Scheme] = {}
         for (region, number), variable in self.choice.items():
             scheme = self.problem.options[region][number].scheme
@@ -328,6 +331,6 @@ class _Program:
                 assignment[region] = options[0].scheme
         total = self.totals[goal]
         value = total.constant + sum(c * values[v] for v, c in total.terms.items())
-        gap = max(float(result.mip_gap or 0.0), 0.0)  # type: ignore[attr-defined]
-        proven = int(result.status) == 0  # type: ignore[attr-defined]
+        gap = max(float(info.mip_gap), 0.0) if self.integral else 0.0
+        proven = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
         return Solution(assignment, float(value), float(value) - gap * abs(float(value)), gap, proven)

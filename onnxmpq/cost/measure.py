@@ -15,7 +15,7 @@ from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import whole
 from onnxmpq.feeds import Array
 from onnxmpq.isolation import call, keep, kept, patience_s
-from onnxmpq.model import Model, WeightStore
+from onnxmpq.model import Model, WeightStore, sink
 from onnxmpq.runtimes import REFERENCE, KernelTimes, Runtime, SessionSettings
 from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
@@ -159,7 +159,9 @@ class _Timed:
 
 
 def _opened(runtime: Runtime, store: WeightStore, settings: SessionSettings) -> Any:
-    return runtime.open(whole(store), settings)
+    proto = whole(store)
+    sink(proto)  # as plans are written
+    return runtime.open(proto, settings)
 
 
 def _alone(runtime: Runtime, reference: Any, inputs: Inputs, effort: Effort) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Sessions unfold a Transpose of a constant when they are created, so that this ch
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmpq.model import SHARED_BYTES, subgraphs
+from onnxmpq.model import SHARED_BYTES, WeightStore, described, subgraphs
 
 _BLOCKS = "block_size"
 _TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8})
@@ -20,11 +21,17 @@ _TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT
 
 
 def share_constants(
-    proto: onnx.ModelProto, new: Callable[[str], str], private: Collection[str] = (), *, transposed: bool = True
+    proto: onnx.ModelProto,
+    new: Callable[[str], str],
+    store: WeightStore,
+    private: Collection[str] = (),
+    *,
+    transposed: bool = True,
 ) -> None:
     """Keep the first of equal initializers of `SHARED_BYTES` or more; changes the proto.
 
     transposed: a matrix may be written as a Transpose of another one. new: makes a name for a node.
+    store: values of constants that the proto only describes.
     private: initializers that have one reader for a reason of the dialect. They stay as they are, and so do inputs and
     outputs of the graph, and blocked weights: onnxruntime (1.32) fuses a kernel that reads them only where no other
     node does.
@@ -40,7 +47,7 @@ def share_constants(
     renamed: dict[str, str] = {}
     transposes: list[onnx.NodeProto] = []
     for group in alike.values():
-        _share(group, renamed, transposes, new if transposed else None)
+        _share(group, store, renamed, transposes, new if transposed else None)
     if not renamed and not transposes:
         return
     gone = {*renamed, *(n.output[0] for n in transposes)}
@@ -57,6 +64,7 @@ def share_constants(
 
 def _share(
     group: list[TensorProto],
+    store: WeightStore,
     renamed: dict[str, str],
     transposes: list[onnx.NodeProto],
     new: Callable[[str], str] | None,
@@ -65,14 +73,15 @@ def _share(
     if len(group) < 2:
         return
     kept: dict[tuple[tuple[int, ...], bytes], str] = {}
-    for tensor in group:
-        shape, content = tuple(tensor.dims), _content(tensor)
+    for place in group:
+        tensor = store[place.name] if described(place) else place
+        shape, content = tuple(tensor.dims), _digest(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
         if (same := kept.get((shape, content))) is not None:
             renamed[tensor.name] = same
             continue
         if new is not None and len(shape) == 2 and tensor.data_type in _TRANSPOSED:
             turned = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
-            if (other := kept.get((turned.shape, turned.tobytes()))) is not None:
+            if (other := kept.get((turned.shape, _digest(turned.tobytes())))) is not None:
                 name = new(f"{tensor.name}/transposed")
                 transposes.append(helper.make_node("Transpose", [other], [tensor.name], name, perm=[1, 0]))
                 continue
@@ -80,10 +89,10 @@ def _share(
 
 
 def _bytes(tensor: TensorProto) -> int:
-    return (
-        len(tensor.raw_data) or int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    )
+    if tensor.raw_data:
+        return len(tensor.raw_data)
+    return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
-def _content(tensor: TensorProto) -> bytes:
-    return bytes(tensor.raw_data) or numpy_helper.to_array(tensor).tobytes()
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

@@ -18,12 +18,14 @@ from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import (
     LayerWeight,
     Region,
-    WeightStore,
     constants_of,
+    described_again,
     drop_values,
     export,
     free_name,
+    imported,
     keep_descriptions,
+    sink,
     subgraphs,
 )
 from onnxmpq.ranges import BITS, QuantParams, params_key
@@ -31,18 +33,6 @@ from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.schemes import Scheme
 
 UINT8_MIDDLE = 128  # zero point of int8 codes stored as uint8
-
-
-class _Stored(gs.ir.tensor.LazyValues):  # type: ignore[misc]
-    """Values of a constant that the structure only describes: onnx-graphsurgeon reads and writes them as `tensor`."""
-
-    def __init__(self, described: gs.Constant, store: WeightStore) -> None:
-        self._name, self._store = described.name, store
-        self.shape, self.dtype = described.shape, described.dtype
-
-    @property
-    def tensor(self) -> onnx.TensorProto:
-        return self._store[self._name]
 
 
 class Writer:
@@ -56,12 +46,9 @@ class Writer:
 
     def __init__(self, job: Rewrite) -> None:
         self.job = job
-        self.graph = gs.import_onnx(job.model.structure)
+        self.graph = imported(job.model.store)
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.tensors = self.graph.tensors()
-        for tensor in {id(c): c for c in constants_of(self.graph) if c.name in job.model.store.large}.values():
-            tensor.values = _Stored(tensor, job.model.store)
-            tensor.data_location = None
         inner = {t for g in subgraphs(job.model.structure.graph) for n in g.node for t in (n.name, *n.output)}
         self.taken = {*self.nodes, *self.tensors, *inner, *job.model.store}
         self.shared_constants: dict[str, gs.Constant] = {}
@@ -76,12 +63,16 @@ class Writer:
     def finish(self) -> onnx.ModelProto:
         """The rewritten model, without what nothing reads any more. Ends the use of the writer."""
         self.graph.cleanup().toposort()
-        proto = export(self.graph, self.job.model.structure)
-        share_constants(proto, self.new, self.private, transposed=self.transposes_constants)
+        store = self.job.model.store
+        described_again(self.graph, store)
+        proto = export(self.graph, store.structure)
+        share_constants(proto, self.new, store, self.private, transposed=self.transposes_constants)
+        store.fill(proto)
+        sink(proto)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
-        proto.ir_version = self.job.model.structure.ir_version
+        proto.ir_version = store.structure.ir_version
         del proto.graph.value_info[:]
-        keep_descriptions(self.job.model.structure, proto)
+        keep_descriptions(store.structure, proto)
         return proto
 
     # ---- names, constants, nodes ---------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -17,6 +17,7 @@ PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outlie
 ABOUT_AS_MANY = 0.9
 LARGEST_FLOAT16 = 65504.0
 FLOAT16_MARGIN = 4.0  # other samples may reach further than those that were seen
+IDLE_BITS = 8  # nearly exact for any weight, whatever reads it
 BOUND_LOSS_DB = 2.0  # docs/overflow.md has the losses of the zoo's layers
 
 
@@ -120,6 +121,35 @@ def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str]
         if lost and len(kept[region.name]) == 1:
             reasons[region.name] = f"the weights of a channel underflow in {' and '.join(sorted(lost))}"
     return Menu(kept, {**menu.reasons, **reasons})
+
+
+def cautious_where_idle(
+    model: Model,
+    menu: Menu,
+    weights: Mapping[tuple[str, str], QuantizedWeight],
+    idle: Collection[str],
+    requested: Iterable[str],
+) -> Menu:
+    """The menu without weights of fewer than `IDLE_BITS` for regions of which no sample shows an effect, such as those
+    of a branch that is never taken: their effect is not 0, it is not known.
+
+    weights: by (key, weight format); formats that store a weight as it is stay. requested: schemes that the user asked
+    for by name, which stay.
+    """
+    places, asked = {r.name: r.params.weights for r in model.layers if r.name in idle}, frozenset(requested)
+
+    def exact(region: str, scheme: Scheme) -> bool:
+        return scheme.weight is not None and all(
+            np.array_equal(weights[place.key, scheme.weight.name].dequantize(), model.matrix(place))
+            for place in places[region]
+        )
+
+    def stays(region: str, scheme: Scheme) -> bool:
+        narrow = scheme.weight is not None and scheme.weight.bits < IDLE_BITS and region in places
+        return not narrow or scheme.name in asked or exact(region, scheme)
+
+    short = {n for n in places if len(menu[n]) > 1 and not any(stays(n, s) for s in menu[n][1:])}
+    return menu.where(stays, dict.fromkeys(short, f"no sample shows its effect, so {IDLE_BITS} bits are the fewest"))
 
 
 def needing_unsigned_weights(

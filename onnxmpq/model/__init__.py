@@ -20,9 +20,10 @@ from onnxmpq.model.opset import opset_of
 from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import shell
+from onnxmpq.model.sink import sink
 from onnxmpq.model.steps import Draft, Step, take_steps
-from onnxmpq.model.store import WeightStore, serialized_bytes, without_initializers
-from onnxmpq.model.surgeon import constants_of, drop_values, export
+from onnxmpq.model.store import WeightStore, described, serialized_bytes, without_initializers
+from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
 from onnxmpq.model.work import multiply_accumulates
@@ -45,10 +46,13 @@ __all__ = [
     "WeightStore",
     "batchnorm_statistics",
     "constants_of",
+    "described",
+    "described_again",
     "drop_values",
     "export",
     "find_regions",
     "free_name",
+    "imported",
     "is_quantized_op",
     "keep_descriptions",
     "load",
@@ -60,6 +64,7 @@ __all__ = [
     "read_by",
     "serialized_bytes",
     "shell",
+    "sink",
     "subgraphs",
     "table_rows",
     "without_initializers",
@@ -100,16 +105,16 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         notes.append("some type of value in the graph is not known to onnx-graphsurgeon: the graph is left as it is")
     computed = {t for n in proto.graph.node for t in n.output}
     return Model(
-        store=WeightStore.of(proto),
+        store=draft.store,
         regions=find_regions(proto, frozen=frozen),
         origin=draft.origin,
         source_sha256=loaded.sha256,
         source_bytes=loaded.size_bytes,
         opset=opset_of(proto),
-        prepared_bytes=serialized_bytes(proto),
+        prepared_bytes=serialized_bytes(draft.store),
         notes=tuple(notes),
         already_quantized=quantized,
-        batchnorm={t: s for t, s in batchnorm_statistics(unfolded.proto).items() if t in computed},
+        batchnorm={t: s for t, s in batchnorm_statistics(unfolded.store).items() if t in computed},
         left_out=left_out,
         from_halves=draft.from_halves,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+
+from onnxmpq.model.store import WeightStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,15 +18,14 @@ class ChannelStatistics:
     deviation: NDArray[np.float64]
 
 
-def batchnorm_statistics(proto: onnx.ModelProto) -> dict[str, ChannelStatistics]:
+def batchnorm_statistics(store: WeightStore) -> dict[str, ChannelStatistics]:
     """Output tensor of every inference-mode BatchNormalization with constant parameters -> its statistics."""
-    constants = {t.name: t for t in proto.graph.initializer}
     found = {}
-    for node in proto.graph.node:
+    for node in store.structure.graph.node:
         if node.op_type != "BatchNormalization" or any(a.name == "training_mode" and a.i for a in node.attribute):
             continue
-        gamma, beta = (constants.get(t) for t in node.input[1:3])
-        if gamma is not None and beta is not None:
-            mean, deviation = (onnx.numpy_helper.to_array(t).astype(np.float64) for t in (beta, gamma))
+        gamma, beta = node.input[1:3]
+        if gamma in store and beta in store:
+            mean, deviation = (store.array(t).astype(np.float64) for t in (beta, gamma))
             found[node.output[0]] = ChannelStatistics(mean, np.abs(deviation))
     return found

@@ -6,12 +6,14 @@ onnx's tools and onnxruntime take a file at its word, up to the end of the memor
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 
 from onnxmpq.errors import ModelError
+from onnxmpq.model.files import LENGTH, LOCATION, MODIFIED, OFFSET, external, place_of, set_place
 from onnxmpq.model.shell import LARGEST_BYTES
 from onnxmpq.model.tidy import bodies, captured, subgraphs
 
@@ -52,12 +54,11 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attribute.tensors
 
 
-def require_plausible(proto: onnx.ModelProto, where: str) -> None:
+def require_plausible(proto: onnx.ModelProto, where: str, *, in_files: bool) -> None:
     """Raises ModelError for a tensor whose values are not as many as its shape says, for sizes that no file has, for
-    functions that call themselves or unfold to a model that nothing holds."""
+    functions that call themselves or unfold to a model that nothing holds. in_files: `external_files` looked at it."""
     for tensor in tensors(proto):
-        if problem := _problem(tensor):
-            raise ModelError(f"{where}: tensor {tensor.name!r} {problem}; export the model again")
+        _require_whole(tensor, where, in_files=in_files)
     _require_finite_functions(proto, where)
 
 
@@ -74,7 +75,12 @@ def require_no_cycle(proto: onnx.ModelProto, where: str) -> None:
                 )
 
 
-def _problem(tensor: onnx.TensorProto) -> str:
+def _require_whole(tensor: onnx.TensorProto, where: object, *, in_files: bool) -> None:
+    if problem := _problem(tensor, in_files=in_files):
+        raise ModelError(f"{where}: tensor {tensor.name!r} {problem}; export the model again")
+
+
+def _problem(tensor: onnx.TensorProto, *, in_files: bool) -> str:
     """The first thing that is wrong with a tensor, in words; empty for nothing."""
     if tensor.data_type not in onnx.TensorProto.DataType.values() or not tensor.data_type:
         return f"has no type that is known ({tensor.data_type})"
@@ -84,20 +90,22 @@ def _problem(tensor: onnx.TensorProto) -> str:
         return f"has a negative dimension {list(tensor.dims)}"
     if count * _BITS.get(kind, 8) > 8 * LARGEST_BYTES:
         return f"claims {count} values, more than a model file holds"
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    if external(tensor) and not in_files:
         return "has its values in another file; give the path of the model"
     if tensor.HasField("segment"):
         return "is a segment of a tensor, which no runtime puts together"
     if kind not in _BITS and kind != "STRING":
         return ""
-    if tensor.raw_data or kind == "STRING":
+    if external(tensor):
+        given, wanted = int(place_of(tensor)[LENGTH]), -(-count * _BITS.get(kind, 0) // 8)
+    elif tensor.raw_data or kind == "STRING":
         given = len(tensor.string_data) if kind == "STRING" else len(tensor.raw_data)
         wanted = count if kind == "STRING" else -(-count * _BITS[kind] // 8)
     else:
         field, each = _FIELDS.get(kind, ("int32_data", 1))
         given = len(getattr(tensor, field))
         wanted = -(-count * min(_BITS[kind], 8) // 8) if field == "int32_data" else count * each
-    what = "values" if kind == "STRING" or not tensor.raw_data else "bytes"
+    what = "bytes" if external(tensor) or (tensor.raw_data and kind != "STRING") else "values"
     return "" if given == wanted else f"has {given} {what}, its shape {list(tensor.dims)} asks for {wanted}"
 
 
@@ -137,24 +145,28 @@ def _require_finite_functions(proto: onnx.ModelProto, where: str) -> None:
 
 
 def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    """Files beside the model that hold values of its tensors, sorted.
+    """Files beside the model that hold values of its tensors, sorted. Completes the places of these tensors.
 
     Raises ModelError for one that is missing, a link, or outside the model's folder, and for a tensor whose part of it
     does not have the bytes of its shape: nothing is read that is not part of a model.
     """
-    files: dict[str, Path] = {}
+    files = {path.name: path}
+    sizes: dict[str, os.stat_result] = {}
     total = 0
-    for tensor in tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if location not in files:
-            files[location] = _beside(path, location)
-        total += _part(tensor, entries, files[location], path)
-    if total > max(LARGEST_BYTES, 2 * sum(f.stat().st_size for f in set(files.values()))):
+    for tensor in filter(external, tensors(proto)):
+        entries = place_of(tensor)
+        location = entries.get(LOCATION, "")
+        if location not in sizes:
+            files[location] = files.get(location) or _beside(path, location)
+            sizes[location] = files[location].stat()
+        size = sizes[location]
+        length = _length(tensor, entries, size.st_size, path)
+        set_place(tensor, **{LENGTH: length, MODIFIED: size.st_mtime_ns})
+        _require_whole(tensor, path, in_files=True)
+        total += length
+    if total > max(LARGEST_BYTES, 2 * sum(s.st_size for s in sizes.values())):
         raise ModelError(f"{path}: its tensors read the same external data again and again, {total / 1e9:.0f} GB of it")
-    return [files[location] for location in sorted(files)]
+    return [files[location] for location in sorted(sizes) if location != path.name]
 
 
 def _beside(path: Path, location: str) -> Path:
@@ -177,26 +189,17 @@ def _beside(path: Path, location: str) -> Path:
     return file
 
 
-def _part(tensor: onnx.TensorProto, entries: dict[str, str], file: Path, path: Path) -> int:
-    """Bytes of a tensor in its file."""
+def _length(tensor: onnx.TensorProto, entries: dict[str, str], size: int, path: Path) -> int:
+    """Bytes of a tensor in its file, which has `size`."""
     where = f"{path}: external data of tensor {tensor.name!r}"
-    size = file.stat().st_size
     try:
-        offset = int(entries.get("offset", 0))
-        length = int(entries["length"]) if "length" in entries else size - offset
+        offset = int(entries.get(OFFSET, 0))
+        length = int(entries[LENGTH]) if LENGTH in entries else size - offset
     except ValueError:
         raise ModelError(f"{where} has an offset or a length that is no number; export the model again") from None
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelError(
-            f"{where} is bytes {offset} to {offset + length} of {file.name!r}, which has {size}; copy its files again"
-        )
-    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type)) if tensor.data_type in _KNOWN else None
-    wanted = None if bits is None or any(d < 0 for d in tensor.dims) else -(-math.prod(tensor.dims) * bits // 8)
-    if wanted != length:
-        raise ModelError(
-            f"{where} has {length} bytes, its shape {list(tensor.dims)} asks for {wanted}; export the model again"
+            f"{where} is bytes {offset} to {offset + length} of {entries[LOCATION]!r}, which has {size}; "
+            "copy its files again"
         )
     return length
-
-
-_KNOWN = frozenset(onnx.TensorProto.DataType.values())

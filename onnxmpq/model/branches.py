@@ -8,18 +8,20 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmpq.model.tidy import bodies, name_nodes
+from onnxmpq.model.tidy import bodies, name_nodes, refill
 
 
-def take_branches(proto: onnx.ModelProto) -> bool:
-    """Put the nodes of branches that are always taken in the place of their If, in a tidy graph, which it changes.
+def with_branches(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """A copy of a tidy graph with the nodes of branches that are always taken in the place of their If.
 
-    Returns True where there were any.
+    None where there are no such branches.
     """
-    found = _take(proto.graph, {})
-    if found:
-        name_nodes(proto.graph)
-    return found
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    if not _take(copy.graph, {}):
+        return None
+    name_nodes(copy.graph)
+    return copy
 
 
 def _take(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> bool:
@@ -45,7 +47,5 @@ def _take(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> bool
         graph.sparse_initializer.extend(branch.sparse_initializer)
         graph.value_info.extend(branch.value_info)
     if found:
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        refill(graph.node, nodes)
     return found

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.model.branches import take_branches
+from onnxmpq.model.branches import with_branches
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.gemm import simplify_gemms
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.operators import OPERATORS
 from onnxmpq.model.random import draws, random_tensors
 from onnxmpq.model.shell import LARGEST_KEPT
-from onnxmpq.model.surgeon import export
+from onnxmpq.model.store import WeightStore
+from onnxmpq.model.surgeon import described_again, export, imported, read_values
 from onnxmpq.model.tidy import free_name
 
 Origin = dict[str, tuple[str, ...]]
@@ -43,28 +43,30 @@ class Folds:
     gemms: bool = True
 
 
-def fold(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+def fold(store: WeightStore, folds: Folds) -> tuple[WeightStore, Origin]:
     """Fold constants, branches that are always taken, and per-channel affine nodes.
 
-    Returns the folded proto and, for every remaining node, the names of the original nodes it stands for.
+    Returns the folded graph and, for every remaining node, the names of the original nodes it stands for. Large
+    constants are read only where their values go into others.
     """
-    folded, origin, waiting = _folded(proto, folds)
+    folded, origin, waiting = _folded(store, folds)
     while folds.constants:
-        before = waiting
-        if not take_branches(folded) and not before:
+        before, taken = waiting, with_branches(folded.structure)
+        if taken is None and not before:
             break
-        folded, more, waiting = _folded(folded, folds)
+        folded, more, waiting = _folded(folded if taken is None else folded.follow(taken), folds)
         waiting = waiting if waiting != before else set()
         origin = {n: tuple(o for part in parts for o in origin.get(part, (part,))) for n, parts in more.items()}
     return folded, origin
 
 
-def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin, set[str]]:
-    """The folded proto, its origin, and nodes that may be folded once the constants that they read are known."""
+def _folded(store: WeightStore, folds: Folds) -> tuple[WeightStore, Origin, set[str]]:
+    """The folded graph, its origin, and nodes that may be folded once the constants that they read are known."""
     logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
     gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
+    proto = store.structure
     index = GraphIndex(proto)
-    graph = gs.import_onnx(proto)
+    graph = imported(store)
     waiting = _fold_constants(graph, index, random_tensors(proto.graph)) if folds.constants else set()
     graph.cleanup()
     origin: Origin = {node.name: (node.name,) for node in graph.nodes}
@@ -78,10 +80,11 @@ def _folded(proto: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Orig
             while (affine := _following_affine(node, graph)) is not None and _absorb(node, *affine, origin, taken):
                 pass
     graph.cleanup().toposort(mode="nodes")
+    described_again(graph, store)
     folded = export(graph, proto)
     keep_descriptions(proto, folded)
     folded.ir_version = max(proto.ir_version, folded.ir_version if proto.ir_version == 0 else proto.ir_version)
-    return folded, {node.name: origin[node.name] for node in graph.nodes}, waiting
+    return store.follow(folded), {node.name: origin[node.name] for node in graph.nodes}, waiting
 
 
 def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> set[str]:
@@ -108,6 +111,7 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> set[
         return random or unknown or growing or not all(_is_tensor(t.name, index) for t in node.outputs)
 
     graph.cleanup()
+    _read_for_folding(graph, stays)
     graph.fold_constants(
         fold_shapes=False,
         error_ok=True,
@@ -117,6 +121,17 @@ def _fold_constants(graph: gs.Graph, index: GraphIndex, drawn: set[str]) -> set[
         recurse_functions=False,
     )
     return waiting
+
+
+def _read_for_folding(graph: gs.Graph, stays: Callable[[gs.Node], bool], known: frozenset[int] = frozenset()) -> None:
+    """Read the constants of nodes that will be folded: onnx-graphsurgeon hands them to a session as they are."""
+    made = set(known)
+    for node in graph.nodes:
+        if all(isinstance(t, gs.Constant) or id(t) in made for t in node.inputs) and not stays(node):
+            made.update(id(t) for t in node.outputs)
+            read_values(t for t in node.inputs if isinstance(t, gs.Constant))
+        for body in node.subgraphs():
+            _read_for_folding(body, stays, frozenset(made))
 
 
 def _fold_shape(node: gs.Node, index: GraphIndex) -> None:
@@ -232,6 +247,8 @@ def _read_batchnorm(node: gs.Node, channels: int, rank: int) -> Affine | None:
 def _per_channel_constant(node: gs.Node, channels: int, rank: int) -> NDArray[np.float64] | None:
     constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
     if len(constants) != 1 or constants[0].dtype != np.float32:
+        return None
+    if math.prod(constants[0].shape) not in (1, channels):
         return None
     values = constants[0].values.astype(np.float64)
     if values.size == 1 and values.ndim <= rank:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
+from functools import cached_property
 
 import numpy as np
 import onnx
 
 from onnxmpq.model.shell import LARGEST_KEPT, inferable
-from onnxmpq.model.tidy import captured
+from onnxmpq.model.tidy import captured, reads_inside
 from onnxmpq.model.unknown import described, float_by_use
 
 MOST_PROPAGATED, LONGEST_FOLLOWED = 2**16, 2**22
@@ -48,6 +49,15 @@ class GraphIndex:
             bare.graph.value_info.extend(described(sorted(float_by_use(self.nodes, known))))
             self.infos = _inferred(bare, stored)
 
+    @cached_property
+    def inside(self) -> dict[str, list[tuple[onnx.NodeProto, int]]]:
+        """Tensor -> (node, input): what reads it in bodies of the graph's nodes, nested ones too, in their order."""
+        found: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        for holder in self.nodes:
+            for node, slot in reads_inside(holder):
+                found.setdefault(node.input[slot], []).append((node, slot))
+        return found
+
     def is_float(self, tensor: str) -> bool:
         return tensor in self.infos and self.infos[tensor].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
 
@@ -66,10 +76,10 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def scalar(self, tensor: str) -> float | None:
-        if tensor not in self.constants:
+        """The value of a constant with one element, None for others."""
+        if tensor not in self.constants or math.prod(self.constants[tensor].dims) != 1:
             return None
-        array = onnx.numpy_helper.to_array(self.constants[tensor])
-        return float(array.reshape(-1)[0]) if array.size == 1 else None
+        return float(onnx.numpy_helper.to_array(self.constants[tensor]).reshape(-1)[0])
 
 
 def _inferred(bare: onnx.ModelProto, stored: Set[str]) -> dict[str, onnx.ValueInfoProto]:

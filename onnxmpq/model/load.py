@@ -10,9 +10,11 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxmpq.errors import ModelError
-from onnxmpq.model.bounds import external_files, require_no_cycle, require_plausible
+from onnxmpq.model.bounds import external_files, require_no_cycle, require_plausible, tensors
+from onnxmpq.model.files import external, read_structure
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.shell import LARGEST_BYTES, shell
+from onnxmpq.model.store import WeightStore, with_values
 from onnxmpq.model.tidy import captured, defined_in, tidy
 
 _CHUNK = 2**24  # bytes
@@ -24,12 +26,13 @@ QUANTIZED_OPS = frozenset(
 
 @dataclass(frozen=True)
 class Loaded:
-    """A read model, spelled as `tidy` does. sha256 and size_bytes are those of the file and its external data together.
+    """A model, spelled as `tidy` does; large constants that are in files are read when they are looked up.
 
-    where: its path, for messages. doubt: first line of what onnx.checker has against it, "" for nothing.
+    sha256 and size_bytes are those of the file and its external data together. where: its path, for messages.
+    doubt: first line of what onnx.checker has against it, "" for nothing.
     """
 
-    proto: onnx.ModelProto
+    store: WeightStore
     sha256: str
     size_bytes: int
     where: str
@@ -49,20 +52,20 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
     """
     if isinstance(source, onnx.ModelProto):
         _require_fitting(sum(len(t.raw_data) for t in source.graph.initializer), "the given model")
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
         raw = source.SerializeToString(deterministic=True)
-        where, digest, size = "the given model", hashlib.sha256(raw).hexdigest(), len(raw)
+        where, digest, size, folder = "the given model", hashlib.sha256(raw).hexdigest(), len(raw), None
+        proto = source
     else:
-        where = str(source)
-        proto, digest, size = read(Path(source))
+        where, folder = str(source), Path(source).parent
+        proto, digest, size = _described(Path(source))
         _require_fitting(size, where)
     _require_graph(proto, where)
     _require_known(proto, where)
-    require_plausible(proto, where)
-    tidy(proto.graph)
-    require_no_cycle(proto, where)
-    return Loaded(proto, digest, size, where, _doubt(proto, where))
+    require_plausible(proto, where, in_files=folder is not None)
+    store = WeightStore.of(proto, folder)
+    tidy(store.structure.graph)
+    require_no_cycle(store.structure, where)
+    return Loaded(store, digest, size, where, _doubt(store.structure, where))
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
@@ -70,30 +73,41 @@ def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
 
     Raises ModelError: no such file, not ONNX, truncated, external data missing or outside the model's folder.
     """
+    proto, digest, size = _described(path)
+    for tensor in filter(external, tensors(proto)):
+        tensor.CopyFrom(with_values(tensor, path.parent))
+    return proto, digest, size
+
+
+def _described(path: Path) -> tuple[onnx.ModelProto, str, int]:
+    """The same, but large constants of the graph, and those in other files, have their places instead of values."""
+    digest = hashlib.sha256()
     try:
-        raw = path.read_bytes()
+        size = _add(digest, path)
+        proto = read_structure(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an .onnx model") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); give the path of an .onnx file") from None
-    try:
-        proto = onnx.load_from_string(raw)
     except DecodeError:
-        raise ModelError(
-            f"{path}: not an ONNX model, or truncated ({len(raw)} bytes); export or copy it again"
-        ) from None
+        raise ModelError(f"{path}: not an ONNX model, or truncated ({size} bytes); export or copy it again") from None
     _require_graph(proto, str(path))
-    digest, size = hashlib.sha256(raw), len(raw)
     try:
         for file in external_files(proto, path):
-            with file.open("rb") as content:
-                while part := content.read(_CHUNK):
-                    digest.update(part)
-                    size += len(part)
-        onnx.load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            size += _add(digest, file)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: external data cannot be read ({first_line(error)}); copy its files again") from None
     return proto, digest.hexdigest(), size
+
+
+def _add(digest: hashlib._Hash, file: Path) -> int:
+    """Add a file's bytes to the digest; returns their number."""
+    size = 0
+    with file.open("rb") as content:
+        while part := content.read(_CHUNK):
+            digest.update(part)
+            size += len(part)
+    return size
 
 
 def _require_graph(proto: onnx.ModelProto, where: str) -> None:

@@ -13,7 +13,7 @@ import onnx
 
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.layers import Layer
-from onnxmpq.model.operators import OPERATORS, LayerOperator
+from onnxmpq.model.operators import HEADS, LayerOperator
 from onnxmpq.model.types import Region, RegionKind
 
 ARITHMETIC_OPS = frozenset(
@@ -55,7 +55,7 @@ def find_regions(proto: onnx.ModelProto, frozen: Iterable[str] = ()) -> tuple[Re
 def _reads_activations(group: _Group, index: GraphIndex) -> bool:
     """False for a layer whose input is of a type that is not known; a table is looked up by integers."""
     head = group.nodes[0]
-    return OPERATORS[head.op_type].looks_up or bool(index.activations(head))
+    return HEADS[head.op_type].looks_up or bool(index.activations(head))
 
 
 def _first_group(node: onnx.NodeProto, index: GraphIndex, done: set[str]) -> _Group | None:
@@ -93,7 +93,7 @@ def _region(group: _Group, index: GraphIndex) -> Region:
 
 def _layer(node: onnx.NodeProto, index: GraphIndex) -> _Group | None:
     """A node with constant weights, the bias and the activation that its kernel computes too."""
-    operator = OPERATORS.get(node.op_type)
+    operator = HEADS.get(node.op_type)
     layer = operator.describe(node, index) if operator is not None else None
     if operator is None or layer is None:
         return None

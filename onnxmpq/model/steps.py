@@ -12,8 +12,10 @@ import onnx.inliner
 from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
+from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy
 from onnxmpq.model.widen import HALVES, other_floats, widened
 
@@ -29,6 +31,7 @@ class Step(StrEnum):
     SKIP_IDENTITIES = "removing Identity and Dropout nodes"
     FOLD_FACTORS = "folding BatchNormalization, Mul and Add into convolutions"
     SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
+    HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
 
 
 _FOLDING = Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS, Step.SIMPLIFY_GEMMS
@@ -40,11 +43,20 @@ class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
     from_halves: what was computed in 16 bits is computed in float32. writable: False where no dialect can change it."""
 
-    proto: onnx.ModelProto
+    store: WeightStore
     origin: Origin
     notes: tuple[str, ...] = ()
     from_halves: bool = False
     writable: bool = True
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The structure."""
+        return self.store.structure
+
+    def with_proto(self, made: onnx.ModelProto) -> Draft:
+        """The draft with a graph that was made from its structure."""
+        return replace(self, store=self.store.follow(made))
 
     def noted(self, note: str) -> Draft:
         return replace(self, notes=(*self.notes, note))
@@ -56,17 +68,21 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
     A step that cannot be taken is left out too, with a note. Raises UsageError and ModelError for an `opset` that the
     model cannot have.
     """
-    draft = Draft(loaded.proto, {})
-    if Step.INLINE not in left_out and loaded.proto.functions:
+    draft = Draft(loaded.store, {})
+    if Step.INLINE not in left_out and draft.proto.functions:
         draft = _try(draft, Step.INLINE, _inline)
     if Step.WIDEN not in left_out:
         draft = _try(draft, Step.WIDEN, _widen)
     draft = _raise_opset(draft, left_out) if opset is None else _convert_opset(draft, opset)
-    if draft.proto is not loaded.proto:
+    if draft.store is not loaded.store:
         tidy(draft.proto.graph)
-        keep_descriptions(loaded.proto, draft.proto)
+        keep_descriptions(loaded.store.structure, draft.proto)
     folded = _fold(draft, left_out)
-    return draft, folded if folded.proto is not draft.proto else replace(folded, writable=_writable(draft))
+    if folded.store is draft.store:
+        folded = replace(folded, writable=_writable(draft))
+    if Step.HOIST_WEIGHTS not in left_out and folded.writable:
+        folded = _try(folded, Step.HOIST_WEIGHTS, _hoist)
+    return draft, folded
 
 
 def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
@@ -80,7 +96,7 @@ def _inline(draft: Draft) -> Draft:
     inlined = onnx.inliner.inline_local_functions(draft.proto)
     if inlined.functions:  # written for another opset
         inlined = onnx.inliner.inline_local_functions(draft.proto, convert_version=True)
-    return replace(draft, proto=inlined).noted("local functions were inlined")
+    return draft.with_proto(inlined).noted("local functions were inlined")
 
 
 def _widen(draft: Draft) -> Draft:
@@ -88,8 +104,16 @@ def _widen(draft: Draft) -> Draft:
     if not types:
         return draft
     names = " and ".join(sorted(onnx.TensorProto.DataType.Name(t).lower() for t in types))
-    wide = replace(draft, proto=widened(draft.proto, types), from_halves=bool(types & HALVES))
+    wide = replace(draft.with_proto(widened(draft.proto, types)), from_halves=bool(types & HALVES))
     return wide.noted(f"{names} became float32, but for inputs and outputs")
+
+
+def _hoist(draft: Draft) -> Draft:
+    proto, readers = hoist(draft.proto)
+    if not readers:
+        return draft
+    hoisted = replace(draft.with_proto(proto), origin={**draft.origin, **readers})
+    return hoisted.noted(f"weights of layers inside If, Loop and Scan, each with a scheme of its own: {len(readers)}")
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:
@@ -99,7 +123,7 @@ def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:
         if version == 0 or version >= wanted or step in left_out or draft.proto.functions:
             continue
         try:
-            raised = replace(draft, proto=converted(draft.proto, wanted))
+            raised = draft.with_proto(converted(draft.proto, wanted))
         except Exception as error:  # as above
             why = why or f" ({first_line(error)})"
             continue
@@ -124,7 +148,7 @@ def _convert_opset(draft: Draft, wanted: int) -> Draft:
             f"the model cannot be converted from opset {version} to {wanted} ({first_line(error)}); "
             "leave the opset out, or export the model again"
         ) from None
-    return replace(draft, proto=made).noted(f"opset converted from {version} to {wanted}")
+    return draft.with_proto(made).noted(f"opset converted from {version} to {wanted}")
 
 
 def _fold(draft: Draft, left_out: Collection[Step]) -> Draft:
@@ -138,11 +162,11 @@ def _fold(draft: Draft, left_out: Collection[Step]) -> Draft:
         kept = [s for s in wanted if s is not given_up]
         folds = Folds(*(s in kept for s in _FOLDING))
         try:
-            proto, origin = fold(draft.proto, folds)
+            store, origin = fold(draft.store, folds)
         except Exception as error:  # onnx-graphsurgeon knows few kinds of graphs, and raises anything
             failed = failed or error
             continue
-        folded = replace(draft, proto=proto, origin=origin)
+        folded = replace(draft, store=store, origin=origin)
         return folded if failed is None else folded.noted(f"left out: {given_up} ({first_line(failed)})")
     assert failed is not None
     return unfolded.noted(f"left out: {', '.join(wanted)} ({first_line(failed)})")
@@ -151,7 +175,7 @@ def _fold(draft: Draft, left_out: Collection[Step]) -> Draft:
 def _writable(draft: Draft) -> bool:
     """True unless onnx-graphsurgeon, by which dialects write, does not know some type of value in the graph."""
     try:
-        fold(draft.proto, Folds(*(False for _ in _FOLDING)))
+        fold(draft.store, Folds(*(False for _ in _FOLDING)))
     except Exception:  # as above
         return False
     return True

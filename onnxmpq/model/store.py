@@ -7,6 +7,7 @@ graph is put together only where a session is opened or a file is written.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import external_data_helper
 
+from onnxmpq.errors import ModelError
+from onnxmpq.model.files import LENGTH, LOCATION, MODIFIED, OFFSET, STORED_TYPE, external, place_of, set_place
 from onnxmpq.model.shell import LARGEST_KEPT
 
 IN_THE_STORE = "in the weight store"  # where a structure says that a large constant is: no file has that name
@@ -41,10 +43,29 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         for tensor in proto.graph.initializer:
             if math.prod(tensor.dims) > LARGEST_KEPT:
                 large[tensor.name] = _copied(tensor)
-            elif external_data_helper.uses_external_data(tensor):
-                tensor = _read(tensor, folder)
+            elif external(tensor):
+                tensor = with_values(tensor, folder)
             structure.graph.initializer.append(_described(tensor) if tensor.name in large else tensor)
         return cls(structure, large, folder)
+
+    def follow(self, made: onnx.ModelProto) -> WeightStore:
+        """The store of a graph that was made from this one's structure.
+
+        Constants that it only describes keep their values; where it describes them as of another type, they are
+        converted when they are read. Those that came with values are copied out of it.
+        """
+        structure, large = without_initializers(made), dict[str, onnx.TensorProto]()
+        for tensor in made.graph.initializer:
+            if described(tensor):
+                large[tensor.name] = _as_type(self._large[tensor.name], tensor.data_type)
+            elif math.prod(tensor.dims) > LARGEST_KEPT:
+                large[tensor.name] = _copied(tensor)
+            structure.graph.initializer.append(_described(tensor) if tensor.name in large else tensor)
+        return WeightStore(structure, large, self._folder)
+
+    def place(self, name: str) -> int:
+        """Number of a constant among the initializers of the structure."""
+        return self._places[name]
 
     @property
     def large(self) -> Set[str]:
@@ -55,7 +76,7 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         tensor: onnx.TensorProto | None = self._large.get(name)
         if tensor is None:
             tensor = self.structure.graph.initializer[self._places[name]]
-        return _read(tensor, self._folder) if external_data_helper.uses_external_data(tensor) else tensor
+        return with_values(tensor, self._folder)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -88,14 +109,23 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
                 place.CopyFrom(tensor)
         return WeightStore(structure, large, self._folder)
 
+    def lengths(self) -> Iterator[int]:
+        """Bytes of each constant in a file, in graph order. No values are read."""
+        for tensor in self.structure.graph.initializer:
+            yield _length(self._large.get(tensor.name, tensor))
+
     def assembled(self) -> onnx.ModelProto:
         """The whole graph as a new proto, with copies of all constants."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.structure)
-        for tensor in proto.graph.initializer:
-            if tensor.name in self._large:
-                tensor.CopyFrom(self[tensor.name])
+        self.fill(proto)
         return proto
+
+    def fill(self, made: onnx.ModelProto) -> None:
+        """Give a graph that was made from the structure the values of what it only describes."""
+        for tensor in made.graph.initializer:
+            if described(tensor):
+                tensor.CopyFrom(self[tensor.name])
 
 
 def without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -108,15 +138,17 @@ def without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def serialized_bytes(proto: onnx.ModelProto) -> int:
+def serialized_bytes(graph: onnx.ModelProto | WeightStore) -> int:
     """Length of the serialized model, added up of its parts: `ByteSize` serializes all of what it is asked for."""
-    rest = without_initializers(proto)
+    structure = graph.structure if isinstance(graph, WeightStore) else graph
+    rest = without_initializers(structure)
     if not rest.HasField("graph"):
         return int(rest.ByteSize())
-    graph = rest.graph.ByteSize()
-    around = rest.ByteSize() - _field_bytes(graph)
-    constants: int = sum(_field_bytes(t.ByteSize()) for t in proto.graph.initializer)
-    return int(around + _field_bytes(graph + constants))
+    lengths = graph.lengths() if isinstance(graph, WeightStore) else (_length(t) for t in graph.graph.initializer)
+    inner = rest.graph.ByteSize()
+    around = rest.ByteSize() - _field_bytes(inner)
+    constants: int = sum(map(_field_bytes, lengths))
+    return int(around + _field_bytes(inner + constants))
 
 
 def _field_bytes(content: int) -> int:
@@ -143,18 +175,74 @@ def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return copy
 
 
+def described(tensor: onnx.TensorProto) -> bool:
+    """True for a constant of a structure that has no values there."""
+    return external(tensor) and place_of(tensor).get(LOCATION) == IN_THE_STORE
+
+
 def _described(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """The tensor without values."""
     place = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    place.data_location = onnx.TensorProto.EXTERNAL
-    place.external_data.add(key="location", value=IN_THE_STORE)
+    set_place(place, location=IN_THE_STORE)
     return place
 
 
-def _read(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
-    """A tensor with its values out of its file. Raises OSError or ValueError where it cannot be read."""
-    read = _copied(tensor)
-    external_data_helper.load_external_data_for_tensor(read, str(folder or ""))
-    read.ClearField("data_location")
-    del read.external_data[:]
-    return read
+def _as_type(tensor: onnx.TensorProto, data_type: int) -> onnx.TensorProto:
+    """The constant with elements of another type, converted at once or, where its values are in a file, when read."""
+    if tensor.data_type == data_type:
+        return tensor
+    if not external(tensor):
+        return _converted(tensor, data_type)
+    place = _copied(tensor)
+    place.data_type = data_type
+    set_place(place, stored_type=place_of(tensor).get(STORED_TYPE, tensor.data_type))
+    return place
+
+
+def _converted(tensor: onnx.TensorProto, data_type: int) -> onnx.TensorProto:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
+    return onnx.numpy_helper.from_array(np.asarray(onnx.numpy_helper.to_array(tensor), dtype), tensor.name)
+
+
+def _length(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor as a message, with its values."""
+    if not external(tensor) or described(tensor):
+        return int(tensor.ByteSize())
+    bare, place = _copied(tensor), place_of(tensor)
+    _forget_place(bare)
+    if STORED_TYPE not in place:
+        return int(bare.ByteSize()) + _field_bytes(int(place[LENGTH]))
+    bare = onnx.TensorProto(name=bare.name, data_type=bare.data_type, dims=bare.dims)
+    size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(bare.ByteSize()) + _field_bytes(size)
+
+
+def with_values(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
+    """The tensor itself, or where its values are in a file of the folder a copy that has them.
+
+    Raises ModelError where the file is gone or was changed since the model was read, ValueError without a folder.
+    """
+    if not external(tensor):
+        return tensor
+    place = place_of(tensor)
+    if folder is None or place.get(LOCATION) == IN_THE_STORE:
+        raise ValueError(f"tensor {tensor.name!r} has its values elsewhere ({place.get(LOCATION)})")
+    file, read = folder / place[LOCATION], _copied(tensor)
+    _forget_place(read)
+    try:
+        with file.open("rb") as content:
+            if MODIFIED in place and place[MODIFIED] != str(os.fstat(content.fileno()).st_mtime_ns):
+                raise ModelError(f"{file}: was changed while the model was in use; run again")
+            content.seek(int(place.get(OFFSET, 0)))
+            read.raw_data = content.read(int(place[LENGTH]) if LENGTH in place else -1)
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read any more ({error.strerror}); run again") from None
+    if STORED_TYPE not in place:
+        return read
+    read.data_type = int(place[STORED_TYPE])
+    return _converted(read, tensor.data_type)
+
+
+def _forget_place(tensor: onnx.TensorProto) -> None:
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]

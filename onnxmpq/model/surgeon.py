@@ -1,4 +1,4 @@
-"""From onnx-graphsurgeon back to a proto."""
+"""From a structure to onnx-graphsurgeon, and back. Constants are read where their values are asked for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,44 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
+from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import bodies, defined_in, subgraphs
 
 _NO_VALUES = np.empty(0, np.float32)
+
+
+class _Stored(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+    """Values of a constant that the structure only describes. Written, it is the description again."""
+
+    def __init__(self, constant: gs.Constant, store: WeightStore) -> None:
+        self.tensor, self._store = store.structure.graph.initializer[store.place(constant.name)], store
+        self.shape, self.dtype = constant.shape, constant.dtype
+
+    def load(self) -> NDArray[np.generic]:
+        return self._store.array(self.tensor.name).copy()
+
+
+def imported(store: WeightStore) -> gs.Graph:
+    """The graph. `described_again` before `export` keeps large constants in the store, however they were looked at."""
+    graph = gs.import_onnx(store.structure)
+    described_again(graph, store)
+    return graph
+
+
+def described_again(graph: gs.Graph, store: WeightStore) -> None:
+    """Let go of values of the store's large constants, which nobody changes under their names."""
+    for constant in {id(c): c for c in constants_of(graph) if c.name in store.large}.values():
+        constant.values = _Stored(constant, store)
+        constant.data_location = None
+
+
+def read_values(constants: Iterable[gs.Constant]) -> None:
+    """Take values out of the store; `described_again` lets go of them."""
+    for constant in constants:
+        if isinstance(constant._values, _Stored):
+            constant.values = constant._values.load()
 
 
 def export(graph: gs.Graph, source: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,10 +9,14 @@ either.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
+
+Item = TypeVar("Item", bound=Message)
 
 
 def tidy(graph: onnx.GraphProto) -> None:
@@ -64,6 +68,14 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
         yield from (t for t in (*read, *(o.name for o in body.output)) if t and t not in own)
 
 
+def reads_inside(node: onnx.NodeProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """(node, input) for each input that nodes in the bodies of a node read, nested ones too, outer ones first."""
+    for body in bodies(node):
+        for inner in subgraphs(body):
+            for reader in inner.node:
+                yield from ((reader, slot) for slot, tensor in enumerate(reader.input) if tensor)
+
+
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put nodes behind those whose results they read, as ONNX asks and onnxruntime does not; else in their order.
 
@@ -90,9 +102,14 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
                 heapq.heappush(ready, follower)
     if len(order) == len(graph.node):
         nodes = [graph.node[number] for number in order]
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        refill(graph.node, nodes)
+
+
+def refill(field: MutableSequence[Item], items: Sequence[Item]) -> None:
+    """Let a repeated field hold copies of these items, some of which may be its own."""
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del field[:]
+    field.extend(copies)
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.model.batchnorm import ChannelStatistics
 from onnxmpq.model.layers import Layer, LayerWeight
-from onnxmpq.model.operators import OPERATORS, LayerOperator
+from onnxmpq.model.operators import HEADS, LayerOperator
 from onnxmpq.model.store import WeightStore
 
 Float32 = NDArray[np.float32]
@@ -64,7 +64,7 @@ class Region:
     @property
     def operator(self) -> LayerOperator:
         """The row of the head node's operator; only for layer regions."""
-        return OPERATORS[self.op_type]
+        return HEADS[self.op_type]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.operators import OPERATORS
+from onnxmpq.model.store import described
 from onnxmpq.model.tidy import bodies, defined_in, free_name, subgraphs
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -111,7 +112,11 @@ def _inner_types(kind: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
 
 
 def _widen_tensor(tensor: TensorProto, types: frozenset[int]) -> None:
-    if tensor.data_type in types:
+    if tensor.data_type not in types:
+        return
+    if described(tensor):
+        tensor.data_type = TensorProto.FLOAT
+    else:
         values = np.asarray(numpy_helper.to_array(tensor), np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 

@@ -28,7 +28,7 @@ from onnxmpq.reproducer.structure import stripped
 
 SCHEMA = "onnxmpq.reproducer/1"
 SUFFIX = ".reproducer.zip"
-_PACKAGES = ("onnxmpq", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "scipy", "ml_dtypes", "protobuf")
+_PACKAGES = ("onnxmpq", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "highspy", "ml_dtypes", "protobuf")
 _OUTPUT = ("-o", "--output")
 _FREE_TEXT = ("--exclude", "--scheme", "--without", "--output-kind")  # options whose values are no paths
 _HOMES = re.compile(r"(?:[A-Za-z]:)?[\\/](?:home|Users)[\\/][^\\/\s'\"]+[\\/]")

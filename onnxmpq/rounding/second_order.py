@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, lapack
 
 from onnxmpq.rounding.types import DoubleArray, FloatArray, QuantizedWeight
 
@@ -46,8 +44,7 @@ def corrected_target(w: FloatArray, hessian: FloatArray, cross: FloatArray) -> F
     solved = []
     for rows, h, c, ridge in zip(groups, hessian, cross, _ridge(hessian), strict=True):
         wanted = _in_double(c, ridge) @ rows.T
-        factor = cho_factor(_in_double(h, ridge, "F"), overwrite_a=True)  # in LAPACK's order it works in place
-        solved.append(cho_solve(factor, wanted).T)
+        solved.append(np.linalg.solve(_in_double(h, ridge), wanted).T)
     return np.concatenate(solved).astype(np.float32)
 
 
@@ -62,10 +59,10 @@ def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
     With errors e = w - q the output error is Σ_j p_j (e_j + Σ_{i<j} e_i N_ij)²: going through the inputs in order,
     each can make up for what the inputs before it did, and p_j is the price of what remains.
     """
-    turned = hessian[::-1, ::-1].astype(np.float64, order="F")  # as above
-    lower, failed = lapack.dpotrf(turned, lower=1, clean=1, overwrite_a=1)
-    if failed:
-        raise ValueError("the input statistics are not positive definite")
+    try:
+        lower = np.linalg.cholesky(hessian[::-1, ::-1].astype(np.float64))
+    except np.linalg.LinAlgError:
+        raise ValueError("the input statistics are not positive definite") from None
     upper = lower[::-1, ::-1]
     root = np.diagonal(upper).copy()
     upper /= root
@@ -106,8 +103,8 @@ def _ridge(hessian: FloatArray) -> FloatArray:
     return np.where(mean > 0, DAMPING * mean, 1).astype(np.float32)
 
 
-def _in_double(matrix: FloatArray, ridge: np.float32, order: Literal["C", "F"] = "C") -> DoubleArray:
+def _in_double(matrix: FloatArray, ridge: np.float32) -> DoubleArray:
     """A float64 copy of [K, K] with λ added to its diagonal."""
-    raised = matrix.astype(np.float64, order=order)
+    raised = matrix.astype(np.float64)
     np.fill_diagonal(raised, np.diagonal(matrix) + ridge)
     return raised

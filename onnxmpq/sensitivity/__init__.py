@@ -1,25 +1,17 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
-from onnxmpq.sensitivity.divergence import (
-    KINDS,
-    SMALLEST_PROBABILITY,
-    Code,
-    Divergence,
-    OutputKind,
-    floored,
-    guess_kind,
-    kl_divergence,
-)
+from onnxmpq.sensitivity.divergence import Code, Divergence, floored
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.menu_effects import effects_of_menu
+from onnxmpq.sensitivity.output_kinds import KINDS, OUTPUT_KINDS, OutputKind, class_scores, guess_kind, kl_divergence
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
     "FEWEST_SAMPLES",
     "KINDS",
-    "SMALLEST_PROBABILITY",
+    "OUTPUT_KINDS",
     "Code",
     "Divergence",
     "Effects",
@@ -27,6 +19,7 @@ __all__ = [
     "Frame",
     "OutputKind",
     "Perturbations",
+    "class_scores",
     "effects_of_menu",
     "fit_frame",
     "floored",

@@ -11,39 +11,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from onnxmpq.finite import finite, numbers
-from onnxmpq.model import OPERATORS, GraphIndex
+from onnxmpq.sensitivity.output_kinds import OUTPUT_KINDS, OutputKind, class_scores, kl_divergence
 
 Code = NDArray[np.float32]
-OutputKind = Literal["logits", "probabilities", "values", "random"]
-KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "values")
-"""That a user can ask for. "random" is an output that depends on random numbers."""
-SMALLEST_PROBABILITY = 1e-9
-"""Probabilities below are taken for this one: their logarithms are mostly rounding."""
-_TRANSPARENT = frozenset(
-    {"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Add", "Transpose", "Slice", "Gather"}
-    | {"GlobalAveragePool", "AveragePool", "ReduceMean", "Relu", "Cast"}
-)
 
 
 @dataclass(frozen=True, eq=False)
 class OutputView:
     """One output of the model, seen as codes float32 [samples, width].
 
-    kind: "logits" and "probabilities" (log-probabilities are coded) compare by KL over the last axis, "values" by
-    mean squared error relative to each channel's variance, and so do "random" ones where there are no others.
-    rows: which rows of a logits output are kept. width: 0 for outputs whose shape depends on the data (lists of
+    kind: a row of `OUTPUT_KINDS`. classes: of kinds that have any, 0 for others.
+    rows: which rows of class scores are kept. width: 0 for outputs whose shape depends on the data (lists of
     detections), which cannot be compared by position, and for those that depend on random numbers. padded: True for the
     former where there is nothing else to compare; their values are then laid out in a row as long as the longest one,
     one sample a run.
-    scale: "values": 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
+    scale: without classes, 1 / spread per element. bucket, sign: the count sketch, None where all elements are kept.
     """
 
     name: str
@@ -65,22 +52,20 @@ class OutputView:
         if output.size != samples * self.elements:  # in one sample as it was in none of those that the view was made of
             output = _laid_out(output, samples * self.elements)
         if self.classes:
-            scores = output.reshape(samples, -1, self.classes)[:, self.rows]
-            if self.kind == "probabilities":
-                scores = np.log(np.maximum(scores, SMALLEST_PROBABILITY))
+            scores = class_scores(self.kind, output.reshape(samples, -1, self.classes)[:, self.rows])
             return np.asarray(scores.reshape(samples, -1), dtype=np.float32)
         assert self.scale is not None
         flat = output.reshape(samples, -1)
         if self.bucket is None:
             return np.asarray(flat * self.scale, dtype=np.float32)
-        return np.stack([self._sketch @ row for row in flat])
+        return np.stack([np.bincount(self.bucket, self._signed_scale * row, self.width) for row in flat]).astype(
+            np.float32
+        )
 
     @cached_property
-    def _sketch(self) -> csr_array:
-        """Scales and adds up the elements of each bucket: [width, elements]."""
+    def _signed_scale(self) -> NDArray[np.float32]:
         assert self.scale is not None and self.sign is not None
-        entries = (self.scale * self.sign, (self.bucket, np.arange(self.elements)))
-        return csr_array(entries, shape=(self.width, self.elements), dtype=np.float32)
+        return self.scale * self.sign
 
     def divergence(self, reference: Code, change: Code) -> NDArray[np.float64]:
         """Per sample, float64 [samples]: KL in nats (mean over rows), or relative mean squared error."""
@@ -91,21 +76,9 @@ class OutputView:
         return np.asarray(kl_divergence(before, after).mean(axis=-1))
 
 
-def kl_divergence(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """KL divergence in nats of softmax(after) from softmax(before) over the last axis: [..., classes] -> [...]."""
-    log_p, log_q = _log_softmax(before), _log_softmax(after)
-    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
-
-
 def floored(spread: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standard deviations per channel by which errors are divided: at least a millionth of the largest one's."""
     return np.maximum(spread, max(float(spread.max()) * 1e-6, 1e-12))
-
-
-def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis; SciPy's takes several times as long for few scores."""
-    shifted: NDArray[np.float64] = scores - scores.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,32 +126,6 @@ class Divergence:
         return sum(v.width for v in self.views)
 
 
-def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32]) -> OutputKind:
-    """The kind of an output, from the graph behind it and one run: probabilities, logits, or plain values."""
-    last = sample.shape[-1] if sample.ndim else 1
-    if sample.ndim < 2 or last < 2 or not sample.size:
-        return "values"
-    if not np.isfinite(sample).all():
-        return "values"
-    if sample.min() >= 0 and np.allclose(sample.sum(axis=-1), 1.0, atol=1e-3):
-        return "probabilities"
-    head = _head(GraphIndex(proto), output)
-    tokens = any(i.type.tensor_type.elem_type == onnx.TensorProto.INT64 for i in proto.graph.input)
-    flat = int(np.prod(sample.shape[1:-1])) == 1
-    if head in OPERATORS and OPERATORS[head].may_make_logits and (flat or (sample.ndim == 3 and tokens)):
-        return "logits"
-    return "values"
-
-
-def _head(index: GraphIndex, tensor: str) -> str:
-    """Operator that makes a tensor, looking through nodes that only move, pool or shift values."""
-    node = index.producer.get(tensor)
-    while node is not None and node.op_type in _TRANSPARENT:
-        computed = [t for t in node.input if t in index.producer]
-        node = index.producer[computed[0]] if computed else None
-    return node.op_type if node is not None else ""
-
-
 def make_view(
     name: str,
     kind: OutputKind,
@@ -199,7 +146,7 @@ def make_view(
     elements = int(first.size)
     if not elements or any(s.shape != first.shape for s in samples):
         return hidden(name, "random" if kind == "random" else "values")
-    if kind in ("logits", "probabilities"):
+    if OUTPUT_KINDS[kind].scores is not None:
         classes = first.shape[-1]
         rows = elements // classes
         kept = np.sort(generator.permutation(rows)[: max(width_limit // classes, 1)])

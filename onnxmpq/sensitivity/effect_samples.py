@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import make_divergence
+from onnxmpq.sensitivity.output_kinds import OutputKind, softmax
 
 
 def effect_samples(
@@ -53,6 +52,6 @@ def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind], t
         for view in divergence.views:
             if view.classes:
                 scores = code[0, start : start + view.width].reshape(-1, view.classes)
-                found[number] += 1.0 - np.square(softmax(scores.astype(np.float64), axis=1)).sum(axis=1).mean()
+                found[number] += 1.0 - np.square(softmax(scores)).sum(axis=1).mean()
             start += view.width
     return found

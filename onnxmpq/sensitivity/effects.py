@@ -26,7 +26,8 @@ from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView, guess_kind, hidden, make_view
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
+from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
 _SMALLEST_SKETCH = 512
@@ -93,6 +94,22 @@ class Effects:
     @cached_property
     def _alone(self) -> dict[int, NDArray[np.float64]]:
         return {}
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Regions whose weights change no output on any sample, whatever their format: their effect is not known.
+
+        Last bits of the outputs may differ from those of the reference, as parts of the graph were run by themselves,
+        but they do so in the same way for every format.
+        """
+        changes: dict[str, list[Code]] = {}
+        for (region, _), change in self.weights.items():
+            changes.setdefault(region, []).append(change)
+        return frozenset(
+            region
+            for region, (first, *others) in changes.items()
+            if (others or not first.any()) and all(np.array_equal(first, other) for other in others)
+        )
 
     def of_scheme(self, region: str, scheme: Scheme) -> float:
         """Divergence (nats, or relative squared error) caused by each of a scheme's own changes, summed."""

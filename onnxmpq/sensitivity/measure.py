@@ -24,8 +24,8 @@ from onnxmpq.execution import MEMORY, NOTHING, Cutter, ForwardPass, MemoryBudget
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.runtimes import SessionSettings
-from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
+from onnxmpq.sensitivity.output_kinds import OutputKind
 from onnxmpq.sensitivity.trial import Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph

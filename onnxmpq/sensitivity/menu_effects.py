@@ -13,10 +13,10 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
 from onnxmpq.model import Model, multiply_accumulates
 from onnxmpq.ranges import Observation, params_key, range_candidates
-from onnxmpq.sensitivity.divergence import OutputKind
 from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread
 from onnxmpq.sensitivity.effects import Effects, Perturbations
 from onnxmpq.sensitivity.float16 import half_effects, half_perturbations
+from onnxmpq.sensitivity.output_kinds import OutputKind
 from onnxmpq.sensitivity.reuse import reused_effects
 from onnxmpq.workbench import Workbench
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
+from onnxmpq.sensitivity.output_kinds import softmax
 from onnxmpq.sensitivity.reliability import level_and_trust
 
 MOST_ROWS = 256  # of reference probabilities that F̄ is the mean over
@@ -35,7 +35,7 @@ class Curvature:
         """From reference codes, float32 [samples, width]."""
         rows = reference.reshape(-1, view.classes)
         chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).round().astype(int)
-        return cls(softmax(rows[chosen].astype(np.float64), axis=-1))
+        return cls(softmax(rows[chosen]))
 
     def per_sample(self, change: Code) -> NDArray[np.float64]:
         """½ Δᵀ F̄ Δ, mean over the rows of each sample, in nats, float64 [samples]."""

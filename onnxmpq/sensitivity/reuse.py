@@ -19,9 +19,10 @@ from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputKind, OutputView
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, sketch_width
 from onnxmpq.sensitivity.measure import measure_effects
+from onnxmpq.sensitivity.output_kinds import OutputKind
 
 
 def reused_effects(

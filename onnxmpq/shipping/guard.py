@@ -27,7 +27,7 @@ def finish(job: Job) -> Shipped:
 
     Raises BudgetError, NothingFasterError, QualityError, or AlreadyMetError where nothing needs to be quantized.
     """
-    job.floors.require_classes(job.effects.divergence.kinds.values())
+    job.floors.require_classes(any(v.classes for v in job.effects.divergence.views))
     shipped = _Guard(job).run()
     smaller = SIZE in job.budgets.limits and shipped.outcome.met  # by preparing alone, which the original is not
     if not shipped.outcome.assignment and not smaller:

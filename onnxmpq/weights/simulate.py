@@ -23,6 +23,8 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
     places, originals = model.weights, {n.name: n for n in model.structure.graph.node}
     for key, weight in weights.items():
         region, place = places[key]
+        if region.nodes[0] not in nodes:  # it handed a weight to a body, which has it now as it is stored
+            continue
         node, name = nodes[region.nodes[0]], weight_name(key)
         if node.domain != originals[node.name].domain:  # a kernel of the runtime that takes no float weights
             node.CopyFrom(originals[node.name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 
+import highspy
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -169,12 +170,12 @@ def test_passthrough_shares_its_source() -> None:
 def test_remarks_of_native_code_are_dropped(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """`convert --json` prints one document there."""
 
-    def talkative(*arguments: object, **options: object) -> object:
-        os.write(1, b"HighsMipSolverData: a remark\n")
-        return scipy_milp(*arguments, **options)
+    class Talkative(highspy.Highs):
+        def run(self) -> object:
+            os.write(1, b"HighsMipSolverData: a remark\n")
+            return super().run()
 
-    scipy_milp = module.milp
-    monkeypatch.setattr(module, "milp", talkative)
+    monkeypatch.setattr(module.highspy, "Highs", Talkative)
     assert solve(random_problem("chain", 0), "latency", Limits()) is not None
     out, err = capfd.readouterr()
     assert out == err == ""
@@ -199,14 +200,18 @@ def subset_sum(layers: int) -> Problem:
 
 
 def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, float]] = []
+    asked: list[dict[str, object]] = []
 
-    def noted(*arguments: object, options: dict[str, float], **others: object) -> object:
-        asked.append(dict(options))
-        return scipy_milp(*arguments, options=options, **others)
+    class Noted(highspy.Highs):
+        def setOptionValue(self, option: str, value: object) -> object:
+            asked[-1][option] = value
+            return super().setOptionValue(option, value)
 
-    scipy_milp = module.milp
-    monkeypatch.setattr(module, "milp", noted)
+        def __init__(self) -> None:
+            asked.append({})
+            super().__init__()
+
+    monkeypatch.setattr(module.highspy, "Highs", Noted)
     problem = subset_sum(50)
     limits = Limits(size=problem.size_bytes({}) / 2)
     best = solve(problem, "effect", limits)
@@ -216,6 +221,6 @@ def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> N
     assert one.bound <= best.value * (1 + TOLERANCE) and best.value <= one.value * (1 + TOLERANCE)
     assert problem.size_bytes(one.assignment) <= limits.upper["size"] * (1 + 1e-6)
     assert not any("time_limit" in options for options in asked)
-    full, least = asked[0]["node_limit"], asked[1]["node_limit"]
+    full, least = asked[0]["mip_max_nodes"], asked[1]["mip_max_nodes"]
     assert full >= module.FEWEST_NODES and full == module.WORK // 100  # two schemes of fifty layers
     assert least == 1

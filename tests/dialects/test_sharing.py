@@ -13,6 +13,7 @@ from onnxmpq.allocate import Limits, pose, solve
 from onnxmpq.cost import CostTable
 from onnxmpq.dialects.sharing import share_constants
 from onnxmpq.menu import Menu
+from onnxmpq.model import WeightStore
 from onnxmpq.output import serialize
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.schemes import SCHEMES
@@ -93,7 +94,7 @@ def test_what_is_left_in_float_is_not_written_twice_either() -> None:
     proto = shared()
     before = run(open_session(proto), feeds_for(proto).batch([0]))
     model = prepared(proto).proto
-    share_constants(model, lambda name: name)
+    share_constants(model, lambda name: name, WeightStore.of(model))
     assert [list(t.dims) for t in model.graph.initializer] == [[SIDE, SIDE]]
     onnx.checker.check_model(model)
     np.testing.assert_array_equal(run(open_session(model), feeds_for(proto).batch([0]))[0], before[0])
@@ -109,7 +110,7 @@ def test_inputs_and_small_constants_stay() -> None:
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(list(tensor.dims), np.float32), tensor.name))
     held = serialize(proto)
-    share_constants(proto, lambda name: name)
+    share_constants(proto, lambda name: name, WeightStore.of(proto))
     assert serialize(proto) == held
 
 
@@ -119,5 +120,5 @@ def test_compilers_get_no_transposes_of_constants() -> None:
     table = onnx.numpy_helper.to_array(model.graph.initializer[0])
     model.graph.initializer.append(onnx.numpy_helper.from_array(table.T.copy(), "turned"))
     assert "turned" in {t.name for t in model.graph.initializer}
-    share_constants(model, lambda name: name)
+    share_constants(model, lambda name: name, WeightStore.of(model))
     assert [n.op_type for n in model.graph.node if "turned" in n.output] == ["Transpose"]

@@ -66,7 +66,7 @@ class Case:
 CASES = [
     Case("cnn", stored_as(residual_cnn(), HALF), 4),
     Case("tokens", stored_as(token_model(), HALF), 3),
-    Case("branches, an output that is read", stored_as(branches(), HALF), 1),
+    Case("branches, an output that is read", stored_as(branches(), HALF), 2),
     Case("double", stored_as(graph("y = MatMul (x, w)", "float[N, 8] x", "float[N, 4] y", "float[8,4] w"), DOUBLE), 1),
 ]
 

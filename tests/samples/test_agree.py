@@ -13,7 +13,7 @@ import pytest
 
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.model import Step, prepare
+from onnxmpq.model import Step, WeightStore, prepare
 from onnxmpq.model import steps as steps_module
 from onnxmpq.model.fold import Folds, fold
 from onnxmpq.model.opset import converted
@@ -39,14 +39,16 @@ def spoil(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def break_steps(monkeypatch: pytest.MonkeyPatch, guilty: Collection[Step]) -> None:
-    def wrong_fold(proto: onnx.ModelProto, folds: Folds) -> Any:
+    def wrong_fold(store: WeightStore, folds: Folds) -> Any:
         taken = {
             Step.FOLD_CONSTANTS: folds.constants,
             Step.SKIP_IDENTITIES: folds.identities,
             Step.FOLD_FACTORS: folds.factors,
         }
-        made, origin = fold(proto, folds)
-        return (spoil(made) if any(taken.get(s, False) for s in guilty) else made), origin
+        made, origin = fold(store, folds)
+        if any(taken.get(s, False) for s in guilty):
+            spoil(made.structure)
+        return made, origin
 
     def wrong_opset(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
         step = Step.RAISE_TO_INT4 if wanted == 21 else Step.RAISE_TO_CHANNELS

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxmpq.sensitivity.divergence import Divergence, guess_kind, make_view
+from onnxmpq.sensitivity.divergence import Divergence, make_view
+from onnxmpq.sensitivity.output_kinds import guess_kind
 from tests.graphs import graph, outputs_of, residual_cnn, samples_for, token_model
 
 seeds = st.integers(0, 10_000)

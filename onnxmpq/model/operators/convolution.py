@@ -19,18 +19,35 @@ from onnxmpq.model.operators.types import (
     constant_weight,
 )
 
-_BIAS = 2
+_WEIGHT, _BIAS = 1, 2
 
 
-class Convolution(LayerOperator):
-    """Conv: weight [O, C / groups, *kernel]."""
-
-    convolves = absorbs_activation = may_make_logits = True
-    affine_axis = 0
+class _Convolution(LayerOperator):
+    convolves = absorbs_activation = True
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-        layer = _layer(node, index)
-        return layer and replace(layer, macs=self.sample_macs(layer, node, index))
+        shape = constant_weight(node, _WEIGHT, index)
+        weight = self.view(node, _WEIGHT, shape) if shape is not None else None
+        if weight is None or not computes_floats(node, index):
+            return None
+        bias = node.input[_BIAS] if len(node.input) > _BIAS and node.input[_BIAS] else None
+        if bias is not None and bias not in index.constants:
+            return None
+        layer = Layer((weight,), bias, _BIAS, _groups(node))
+        return replace(layer, macs=self.sample_macs(layer, node, index))
+
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        return LayerWeight(node.name, node.input[slot], slot, shape) if slot == _WEIGHT else None
+
+    def result_axis(self, rank: int) -> int:
+        return 1
+
+
+class Convolution(_Convolution):
+    """Conv: weight [O, C / groups, *kernel]."""
+
+    may_make_logits = True
+    affine_axis = 0
 
     def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
         attributes, kernel = attributes_of(node), weight.shape[2:]
@@ -44,46 +61,32 @@ class Convolution(LayerOperator):
             *_pads(attributes, len(kernel)),
         )
 
-    def result_axis(self, rank: int) -> int:
-        return 1
-
     def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
         return (None, None) if made is None else (made[0], *made[2:])
 
 
-class TransposedConvolution(LayerOperator):
+class TransposedConvolution(_Convolution):
     """ConvTranspose: weight [C, O / groups, *kernel].
 
     A matrix [C, O·kernel] would mix output channels: the view keeps a row per input channel, and only stores.
     """
 
-    convolves = absorbs_activation = True
     affine_axis = 1
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-        layer = _layer(node, index)
-        if layer is None or layer.groups != 1:
-            return None
-        return replace(layer, macs=self.sample_macs(layer, node, index), storage_only=True)
+        layer = super().describe(node, index)
+        return layer and replace(layer, storage_only=True)
 
-    def result_axis(self, rank: int) -> int:
-        return 1
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        return super().view(node, slot, shape) if _groups(node) == 1 else None
 
     def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
         """Every input element meets one row."""
         return (None, None) if given is None else (given[0], *given[2:])
 
 
-def _layer(node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-    """Without its multiply-accumulates."""
-    shape = constant_weight(node, 1, index)
-    if shape is None or not computes_floats(node, index):
-        return None
-    bias = node.input[_BIAS] if len(node.input) > _BIAS and node.input[_BIAS] else None
-    if bias is not None and bias not in index.constants:
-        return None
-    weight = LayerWeight(node.name, node.input[1], 1, shape)
-    return Layer((weight,), bias, _BIAS, attributes_of(node).get("group", 1))
+def _groups(node: onnx.NodeProto) -> int:
+    return int(attributes_of(node).get("group", 1))
 
 
 def _pads(attributes: Mapping[str, Any], axes: int) -> tuple[tuple[tuple[int, int], ...] | None, str]:

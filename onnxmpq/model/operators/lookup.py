@@ -8,6 +8,8 @@ from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.layers import Layer, LayerWeight
 from onnxmpq.model.operators.types import LayerOperator, attributes_of, constant_weight
 
+_TABLE = 0
+
 
 class Lookup(LayerOperator):
     """Gather of rows from a constant table [rows, width]: a layer that only stores."""
@@ -15,10 +17,13 @@ class Lookup(LayerOperator):
     looks_up = True
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-        shape = constant_weight(node, 0, index)
-        if shape is None or len(shape) != 2 or attributes_of(node).get("axis", 0) != 0:
-            return None
-        return Layer((LayerWeight(node.name, node.input[0], 0, shape),), storage_only=True)
+        shape = constant_weight(node, _TABLE, index)
+        weight = self.view(node, _TABLE, shape) if shape is not None else None
+        return None if weight is None else Layer((weight,), storage_only=True)
+
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        rows = slot == _TABLE and len(shape) == 2 and attributes_of(node).get("axis", 0) == 0
+        return LayerWeight(node.name, node.input[slot], slot, shape) if rows else None
 
     def work(self, layer: Layer) -> int:
         return 0

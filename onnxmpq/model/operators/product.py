@@ -38,12 +38,17 @@ class MatMul(_Product):
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
         for slot in (_RIGHT, _LEFT):
             shape = constant_weight(node, slot, index)
-            if shape and computes_floats(node, index, given=_LEFT + _RIGHT - slot):
-                matrices = slot == _RIGHT and len(shape) > 1
-                weight = LayerWeight(node.name, node.input[slot], slot, shape, len(shape) - 1, swapped=matrices)
-                layer = Layer((weight,), storage_only=slot == _LEFT or len(shape) != 2)
+            weight = self.view(node, slot, shape) if shape is not None else None
+            if weight is not None and computes_floats(node, index, given=_LEFT + _RIGHT - slot):
+                layer = Layer((weight,), storage_only=slot == _LEFT or len(weight.shape) != 2)
                 return replace(layer, macs=self.sample_macs(layer, node, index))
         return None
+
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        if not shape:
+            return None
+        matrices = slot == _RIGHT and len(shape) > 1
+        return LayerWeight(node.name, node.input[slot], slot, shape, len(shape) - 1, swapped=matrices)
 
     def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
         """A matrix of a stack is multiplied with rows of its own, one on the left with columns."""
@@ -65,13 +70,13 @@ class Gemm(_Product):
     """
 
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
-        shape = constant_weight(node, 1, index)
-        if shape is None or len(shape) != 2 or not computes_floats(node, index):
+        shape = constant_weight(node, _RIGHT, index)
+        weight = self.view(node, _RIGHT, shape) if shape is not None else None
+        if weight is None or not computes_floats(node, index):
             return None
         attributes = attributes_of(node)
         if any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")) or attributes.get("transA", 0):
             return None
-        weight = LayerWeight(node.name, node.input[1], 1, shape, swapped=not attributes.get("transB", 0))
         bias = node.input[_BIAS] if len(node.input) > _BIAS and node.input[_BIAS] else None
         if bias is not None:
             if bias not in index.constants:
@@ -80,6 +85,11 @@ class Gemm(_Product):
                 return None
         layer = Layer((weight,), bias, _BIAS)
         return replace(layer, macs=self.sample_macs(layer, node, index))
+
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        if slot != _RIGHT or len(shape) != 2:
+            return None
+        return LayerWeight(node.name, node.input[slot], slot, shape, swapped=not attributes_of(node).get("transB", 0))
 
     def spans(self, given: Dimensions | None, made: Dimensions | None) -> Dimensions:
         return (None if made is None else made[0],)

@@ -30,16 +30,18 @@ class Recurrent(LayerOperator):
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
         if not computes_floats(node, index):
             return None
-        found = [(slot, shape) for slot in (_INPUT, _STATE) if (shape := constant_weight(node, slot, index))]
-        weights = [
-            LayerWeight(further_key(node, slot, index), node.input[slot], slot, shape, channel_axes=2)
-            for slot, shape in found
-            if len(shape) == 3
-        ]
+        shapes = {slot: shape for slot in (_INPUT, _STATE) if (shape := constant_weight(node, slot, index))}
+        weights = [weight for slot, shape in shapes.items() if (weight := self.view(node, slot, shape)) is not None]
         if not weights:
             return None
-        layer = Layer((replace(weights[0], key=node.name), *weights[1:]), storage_only=True)
+        others = [replace(w, key=further_key(node, w.slot, index)) for w in weights[1:]]
+        layer = Layer((weights[0], *others), storage_only=True)
         return replace(layer, macs=self.sample_macs(layer, node, index))
+
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        if slot not in (_INPUT, _STATE) or len(shape) != 3:
+            return None
+        return LayerWeight(node.name, node.input[slot], slot, shape, channel_axes=2)
 
     def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
         """States are inside the kernel."""

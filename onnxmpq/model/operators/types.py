@@ -24,7 +24,7 @@ class LayerOperator(ABC):
     multiplies_blocks: ClassVar[bool] = False
     """There are kernels that multiply a weight [K, N] whose scales come in blocks along K."""
     looks_up: ClassVar[bool] = False
-    """It reads rows of a table, and computes nothing."""
+    """It hands on rows of a table, or all of it, and computes nothing."""
     convolves: ClassVar[bool] = False
     """It works on feature maps [N, C, ...], and its int8 kernel on NHWC."""
     may_make_logits: ClassVar[bool] = False
@@ -41,6 +41,11 @@ class LayerOperator(ABC):
     def describe(self, node: onnx.NodeProto, index: GraphIndex) -> Layer | None:
         """The layer that the node is; None where its weights are no constants in float32, or of a form without a matrix
         view."""
+
+    @abstractmethod
+    def view(self, node: onnx.NodeProto, slot: int, shape: tuple[int, ...]) -> LayerWeight | None:
+        """A constant of this shape that the node reads at `slot`, as a weight with the node's name for its key; None
+        where it is no weight there, or has no matrix view."""
 
     def input_view(self, node: onnx.NodeProto, layer: Layer, weight: LayerWeight) -> InputView | None:
         """The first input of the node as the rows that the weight is multiplied with, for second moments.
