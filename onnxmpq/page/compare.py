@@ -13,6 +13,7 @@ from onnxmpq.page.markup import Markup, element, join
 from onnxmpq.page.quantities import taken
 from onnxmpq.page.sections.verdict import level_of, verdict
 from onnxmpq.page.tables import MOST_ROWS, Cell, Column, breakable, left_off, short, table
+from onnxmpq.page.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,18 @@ def _taken(a: Document, b: Document) -> list[Figure]:
     return found
 
 
-def _worst(document: Document, name: str, pick: Callable[[list[float]], float]) -> float | None:
-    values = [v for o in document.tree.rows("validation", "outputs") if (v := o.level(name)) is not None]
+def _worst(
+    document: Document, of: Callable[[Tree], float | None], pick: Callable[[list[float]], float]
+) -> float | None:
+    values = [v for o in document.tree.rows("validation", "outputs") if (v := of(o)) is not None]
     return pick(values) if values else None
 
 
 _QUALITIES: tuple[tuple[str, Callable[[Document], float | None], Callable[[float | None], str]], ...] = (
     ("predicted divergence", lambda d: d.plan.number("prediction", "effect"), figures.effect),
-    ("SQNR of the worst output", lambda d: _worst(d, "sqnr_db", min), figures.decibel),
-    ("KL of the worst output, nats", lambda d: _worst(d, "kl_nats", max), figures.effect),
-    ("same top class as fp32", lambda d: _worst(d, "top1_agreement", min), figures.percent),
+    ("SQNR of the worst output", lambda d: _worst(d, Tree.sqnr_db, min), figures.decibel),
+    ("KL of the worst output, nats", lambda d: _worst(d, lambda o: o.number("kl_nats"), max), figures.effect),
+    ("same top class as fp32", lambda d: _worst(d, lambda o: o.number("top1_agreement"), min), figures.percent),
     ("metric", lambda d: d.tree.number("validation", "metric", "result"), figures.plain),
 )
 

@@ -71,13 +71,18 @@ class Document:
         """In the order of execution: those of the report, or those that the plan decides on."""
         planned = {row.text("node"): row for row in self.plan.rows("layers")}
         rows = self.tree.rows("regions")
-        found = _of_report(rows, planned) if rows else _of_plan(planned)
+        found = _of_report(rows, planned) if rows else _of_plan(planned, self.plan.at("forecast", "choices"))
         return tuple(found)
 
     @property
     def full(self) -> bool:
-        """True if the regions have the figures that only a report holds."""
+        """True if it holds every region, transitions, and effects of activations, as a report does."""
         return bool(self.tree.rows("regions"))
+
+    @cached_property
+    def has_fp32(self) -> bool:
+        """True if the regions have figures in float32 to compare with."""
+        return any(r.ms_fp32 is not None for r in self.regions)
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
@@ -109,19 +114,22 @@ def _of_report(rows: list[Tree], planned: dict[str, Tree]) -> Iterator[RegionVie
         )
 
 
-def _of_plan(planned: dict[str, Tree]) -> Iterator[RegionView]:
+def _of_plan(planned: dict[str, Tree], choices: Tree) -> Iterator[RegionView]:
+    """choices: figures by region and scheme, where the plan keeps what its predictions were made from."""
     for order, (name, row) in enumerate(planned.items(), 1):
+        fp32 = choices.at(name, FP32)
+        layer = row.number("size_bytes") is not None
         yield RegionView(
             order,
             name,
             row.text("op_type"),
             row.text("op_type"),
             row.text("scheme") or FP32,
-            None,
+            fp32.number("latency_ms"),
             row.number("latency_ms"),
             row.number("effect"),
             None,
-            None,
+            fp32.number("size_bytes") if layer else None,
             row.number("size_bytes"),
             tuple(row.texts("original")),
             row.text("reason"),

@@ -43,6 +43,11 @@ class Tree:
         except OverflowError:
             return None
 
+    def sqnr_db(self) -> float | None:
+        """Of an output. Infinite where nothing differs, for which strict JSON has no word but null."""
+        found = self.level("sqnr_db")
+        return math.inf if found is None and self.number("relative_mse") == 0 else found
+
     def whole(self, *path: str) -> int | None:
         """A number without fraction; None for anything else."""
         found = self.number(*path)

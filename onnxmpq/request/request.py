@@ -121,7 +121,7 @@ class Request:
     curve: Annotated[str | Path | None, Option("also write the trade-off curve to this .csv", "file")] = None
     report: Annotated[
         str | Path | None,
-        Option("also write the report: FILE.html is a page for people, FILE.json is for programs (docs/report)", "file"),
+        Option("also write the report: FILE.html is a page for people, FILE.json for programs (docs/report)", "file"),
     ] = None
     cache: Annotated[str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache")] = True
     seed: Annotated[int, Option("for everything random", "whole", least=0)] = 0

@@ -77,7 +77,6 @@ def made_report(
                 "latency_ms": 0.01,
             }
         ],
-        "int8": {"outputs": [made_output("good", 30.0)], "samples": 21, "held_out": True},
         "uniform": [
             made_uniform("fp32", 2.0, 0.0, measured=False),
             made_uniform("static int8", 1.0, 0.09, measured=True),

@@ -17,7 +17,7 @@ from onnxmpq.errors import PlanError
 from onnxmpq.page import as_document, node_data, render, render_comparison
 from onnxmpq.page.sections import SECTIONS
 from onnxmpq.page.tables import MOST_ROWS
-from tests.page.reports import Parsed, made_report
+from tests.page.reports import Parsed, made_output, made_report
 from tests.page.test_markup import HOSTILE
 
 
@@ -132,6 +132,9 @@ LIGHTS = [
     Light("bad", {"verdict": {"level": "bad", "reasons": ["KL"]}}, {}, "bad", "Do not use this file"),
     Light("worse", {"verdict": {"level": "noticeable", "reasons": ["KL"]}}, {}, "care", "Check your own metric"),
     Light("unknown", {"verdict": {"level": "unknown", "reasons": []}}, {}, "care", "real samples (--calib)"),
+    Light("not checked", {}, {"met": None}, "good", "Budget not checked"),
+    Light("edited", {}, {"edits": ["/a/Conv: int8, was fp32"]}, "care", "edited plan"),
+    Light("advice", {"conclusion": {"advice": ["try --threads 0", "or not"]}}, {}, "good", "Try --threads 0; or not."),
     Light("another level", {"verdict": {"level": "splendid"}}, {}, "care", "quality unknown"),
     Light("no budget", {}, {"budgets": {}}, "good", "Asked: the lowest latency."),
 ]
@@ -174,7 +177,38 @@ def test_perfect_outputs() -> None:
     report["validation"]["outputs"][0].update(sqnr_db=float("inf"), kl_nats=0.0)
     report["validation"]["outputs"][1].update(sqnr_db=None)
     page = rendered(report)
-    assert "exact" in page.texts["td"] and not page.faults
+    assert page.texts["td"].count("exact") == 1 and not page.faults
+    report["validation"]["outputs"][1].update(relative_mse=0.0)
+    assert rendered(report).texts["td"].count("exact") == 2
+
+
+def test_static_int8_beside_the_plan() -> None:
+    """Where it was measured: columns of its own, and a ring on the chart."""
+    report = made_report(int8={"outputs": [made_output("good", 30.0)], "samples": 21, "held_out": True})
+    page = rendered(report)
+    assert "Static int8: SQNR" in page.texts["button"] and "30.0 dB" in page.texts["td"]
+    assert "Static int8: SQNR" not in rendered(made_report()).texts["button"]
+    rings = [a for tag, a in page.tags if tag == "circle" and a["class"] == "mark static hollow"]
+    assert len(rings) == 2, "over latency and over size"
+
+
+def test_latency_with_other_threads() -> None:
+    report = made_report()
+    report["validation"]["other_timings"] = [{"threads": 0, "original_s": 1e-3, "result_s": 7e-4, "ratio": 0.7}]
+    cells = rendered(report).texts["td"]
+    assert cells[cells.index("default of a session") :][1:4] == ["1.000", "0.700", "0.7"]
+
+
+def test_a_plan_that_keeps_its_forecast_shows_more() -> None:
+    """Times in float32 and the trade-off curve are in a plan as well where it was written with them."""
+    plan = made_report()["plan"]
+    fp32 = {"fp32": {"latency_ms": 7.5, "size_bytes": 999}}
+    plan["forecast"] = {"choices": {row["node"]: fp32 for row in plan["layers"]}}
+    plan["points"] = [{"number": 1, "schemes": {}, "predicted": {"latency_ms": 1.0, "size_bytes": 10, "effect": 0.5}}]
+    plan["data"] = {"samples": 64, "sha256": "0123abcd", "made_up": False}
+    page = rendered({"schema": "onnxmpq.plan/2", **plan})
+    assert {"7.500", "999 B", "point 1"} <= set(page.texts["td"]) and "0123abcd" in page.text
+    assert page.text.count("Not in this file") == 2, "transitions, outputs"
 
 
 def test_the_same_report_is_the_same_page() -> None:

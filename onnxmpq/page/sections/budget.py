@@ -22,6 +22,7 @@ def build(document: Document) -> Markup | None:
             *(_chart(row) for row in rows),
             legend([("before", "fp32"), ("after", "this plan"), ("guess-key", "predicted"), ("limit-key", "budget")]),
             _table(rows),
+            _threads(document.tree.rows("validation", "other_timings")),
             _rounds(document.tree.rows("rounds")),
         ]
     )
@@ -91,6 +92,23 @@ def _cells(row: Taken) -> list[Cell | str]:
         Cell(measured, row.measured),
         Cell(element("span", met, class_=kind)),
     ]
+
+
+def _threads(timings: list[Tree]) -> Markup | None:
+    """Latency with other numbers of threads than the one that the budget is about; 0 is a session's own number."""
+    if not timings:
+        return None
+    columns = [Column("Threads"), *(Column(name, numeric=True) for name in ("fp32 ms", "Plan ms", "Ratio"))]
+    rows = [_with_threads(timing) for timing in timings]
+    return join([element("h3", "With other threads"), table("Latency with other threads", columns, rows)])
+
+
+def _with_threads(timing: Tree) -> list[Cell | str]:
+    threads, ratio = timing.whole("threads"), timing.number("ratio")
+    seconds = [timing.number(f"{which}_s") for which in ("original", "result")]
+    times = [None if s is None else s * 1e3 for s in seconds]
+    named = "default of a session" if threads == 0 else figures.UNKNOWN if threads is None else str(threads)
+    return [named, *(Cell(figures.ms(t), t) for t in times), Cell(figures.plain(ratio), ratio)]
 
 
 def _rounds(rounds: list[Tree]) -> Markup | None:

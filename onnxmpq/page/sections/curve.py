@@ -104,18 +104,15 @@ def _chosen(document: Document) -> _Point:
 
 
 def _curve(document: Document) -> list[_Point]:
-    return [
-        _Point(
-            "curve",
-            f"point {n}",
-            r.number("latency_ms"),
-            r.number("size_bytes"),
-            r.number("effect"),
-            False,
-            r.text("schemes"),
-        )
-        for n, r in enumerate(document.tree.rows("curve")[:MOST], 1)
-    ]
+    """Of the report, or as the plan keeps it."""
+    rows = [(r, r.text("schemes")) for r in document.tree.rows("curve")]
+    rows = rows or [(r.at("predicted"), "") for r in document.plan.rows("points")]
+    return [_on_curve(number, row, words) for number, (row, words) in enumerate(rows[:MOST], 1)]
+
+
+def _on_curve(number: int, row: Tree, words: str) -> _Point:
+    latency, size, effect = (row.number(field) for field in ("latency_ms", "size_bytes", "effect"))
+    return _Point("curve", f"point {number}", latency, size, effect, False, words)
 
 
 def _uniform(document: Document) -> list[_Point]:

@@ -29,7 +29,7 @@ class _Row:
 
 
 def build(document: Document) -> Markup | None:
-    if not document.full:
+    if not document.has_fp32:
         return None
     rows = _rows(document)
     others = _others(document, rows)

@@ -12,19 +12,19 @@ from onnxmpq.page.sections.types import Section
 from onnxmpq.page.tables import Cell, Column, left_off, short, table
 from onnxmpq.page.tree import Tree
 
-Shown = tuple[str, str, Callable[[float | None], str]]
-"""Heading, field of an output, and how it is shown."""
+Shown = tuple[str, Callable[[Tree], float | None], Callable[[float | None], str]]
+"""Heading, figure of an output, and how it is shown."""
 _FIGURES: Sequence[Shown] = (
-    ("SQNR", "sqnr_db", figures.decibel),
-    ("Cosine", "cosine", lambda v: figures.UNKNOWN if v is None else f"{v:.5f}"),
-    ("Relative error", "relative_mse", figures.effect),
-    ("KL, nats", "kl_nats", figures.effect),
-    ("Same top class", "top1_agreement", figures.percent),
-    ("SQNR unfused", "sqnr_unfused_db", figures.decibel),
+    ("SQNR", Tree.sqnr_db, figures.decibel),
+    ("Cosine", lambda o: o.level("cosine"), lambda v: figures.UNKNOWN if v is None else f"{v:.5f}"),
+    ("Relative error", lambda o: o.level("relative_mse"), figures.effect),
+    ("KL, nats", lambda o: o.level("kl_nats"), figures.effect),
+    ("Same top class", lambda o: o.level("top1_agreement"), figures.percent),
+    ("SQNR unfused", lambda o: o.level("sqnr_unfused_db"), figures.decibel),
 )
 _OF_INT8: Sequence[Shown] = (
-    ("Static int8: SQNR", "sqnr_db", figures.decibel),
-    ("Static int8: KL", "kl_nats", figures.effect),
+    ("Static int8: SQNR", Tree.sqnr_db, figures.decibel),
+    ("Static int8: KL", lambda o: o.level("kl_nats"), figures.effect),
 )
 
 
@@ -33,7 +33,7 @@ def build(document: Document) -> Markup | None:
     if not rows:
         return None
     int8 = {row.text("name"): row for row in document.tree.rows("int8", "outputs")}
-    ordered = sorted(rows, key=lambda row: math.inf if (v := row.level("sqnr_db")) is None else v)
+    ordered = sorted(rows, key=lambda row: math.inf if (v := row.sqnr_db()) is None else v)
     said = (
         f"Against fp32's outputs on {_samples(document)}. Unfused is the same file without the runtime's graph "
         "optimisations; where it differs by more than 3 dB, check the runtime that you deploy on."
@@ -66,8 +66,8 @@ def _table(rows: Sequence[Tree], int8: dict[str, Tree]) -> Markup:
     cells: list[list[Cell | str]] = []
     for row in rows:
         other = int8.get(row.text("name"), Tree(None))
-        found = [Cell(show(row.level(field)), row.level(field)) for _, field, show in _FIGURES]
-        found += [Cell(show(other.level(field)), other.level(field)) for _, field, show in others]
+        found = [Cell(show(of(row)), of(row)) for _, of, show in _FIGURES]
+        found += [Cell(show(of(other)), of(other)) for _, of, show in others]
         cells.append([short(row.text("name")), short(row.text("kind")), *found])
     return table("Quality of the outputs, worst first", columns, cells)
 

@@ -38,22 +38,24 @@ def _rows(document: Document) -> Iterator[tuple[str, str]]:
     yield "samples", tree.text("calibration")
     yield "samples are made up", "yes" if tree.flag("synthetic") else ""
     yield "validation samples", _whole(tree.number("validation", "samples"))
+    yield "made on", plan.text("created") or tree.text("created")
+    yield "edited", ", ".join(plan.texts("edits"))
     yield "rounding", plan.text("rounding")
     yield "steps of preparing left out", ", ".join(plan.texts("steps_left_out"))
     for name, value in plan.items("runtime"):
         yield _TITLES.get(name, name), _scalar(value)
     yield "timings", _timings(tree.at("timings"))
-    for name, place in (("provenance", plan.at("provenance")), ("provenance", tree.at("provenance"))):
+    for name, place in (("data", plan.at("data")), ("option", plan.at("options")), ("pattern", plan.at("patterns"))):
         yield from _flat(name, place)
 
 
 def _flat(prefix: str, place: Tree, depth: int = 3) -> Iterator[tuple[str, str]]:
-    """Fields of a provenance table, tables inside it included."""
+    """Fields of a table and of the tables in it."""
     for name, value in place.items():
         if value.items() and depth > 1:
             yield from _flat(name, value, depth - 1)
         else:
-            yield (f"{prefix}: {name}" if prefix != "provenance" else name), _scalar(value)
+            yield f"{prefix}: {name}", _scalar(value)
 
 
 def _scalar(value: Tree) -> str:

@@ -59,7 +59,7 @@ def _bytes(document: Document) -> Markup | None:
     largest = max(max(r.bytes_fp32 or 0.0, r.bytes or 0.0) for r in first)
     content = []
     for region in first:
-        known = document.full
+        known = document.has_fp32
         bars = [bar([Part(region.bytes_fp32 or 0.0, "before")], largest, height=9)] if known else []
         bars.append(bar([Part(region.bytes or 0.0, "after")], largest, height=9))
         before = (figures.size(region.bytes_fp32), " → ") if known else ()
@@ -69,7 +69,7 @@ def _bytes(document: Document) -> Markup | None:
             element("span", *before, element("b", figures.size(region.bytes)), class_="value"),
         ]
     words = [("before", "fp32"), ("after", "stored")]
-    shown = words if document.full else words[1:]
+    shown = words if document.has_fp32 else words[1:]
     return join([element("h3", "Largest layers"), legend(shown), element("div", *content, class_="rows")])
 
 

@@ -64,7 +64,7 @@ def _field(region: RegionView, palette: Palette, turn: bool, of: int) -> tuple[s
 
 def _times(document: Document, palette: Palette) -> Markup | None:
     """fp32 and the plan, both to the same scale of time."""
-    if not document.full:
+    if not document.has_fp32:
         return None
     noted = len(document.regions) < MANY
     before = [Part(r.ms_fp32 or 0.0, "s0", _note(r, r.ms_fp32) if noted else "") for r in document.regions]
@@ -104,7 +104,7 @@ def _legend(document: Document, palette: Palette) -> Markup:
         mine = [r for r in document.regions if r.scheme == scheme]
         layers = [r for r in mine if r.layer]
         stored = sum(r.bytes or 0.0 for r in layers) if layers else None
-        before = sum(r.bytes_fp32 or 0.0 for r in layers) if layers and document.full else None
+        before = sum(r.bytes_fp32 or 0.0 for r in layers) if layers and document.has_fp32 else None
         name = join(
             [element("span", class_=f"swatch {palette.of(scheme)}"), element("b", short(scheme)), *_meaning(scheme)]
         )

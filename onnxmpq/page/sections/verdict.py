@@ -31,29 +31,38 @@ class Verdict:
 
 def verdict(document: Document) -> Verdict:
     """In one line: of the budget and of the quality, the worse decides on the light."""
-    met, level = document.plan.flag("met") is not False, level_of(document)
-    budget = "Budget met" if met else "Budget missed, this is the closest plan"
-    words = f"{budget if document.plan.at('budgets') else 'Fastest plan'}; {_QUALITY.get(level, 'quality unknown')}"
-    if not met or level == "bad":
-        return Verdict("bad", words, _advice_bad(met, level))
-    if level != "good":
-        return Verdict("care", words, _ADVICE.get(level, _ADVICE["unknown"]))
+    level = level_of(document)
+    words = f"{_of_budget(document)}; {_QUALITY.get(level, 'quality unknown')}"
+    lights: list[Light] = [_LIGHTS.get(level, "care"), "good"]
+    steps = [_ADVICE.get(level, "")]
+    if document.plan.flag("met") is False:
+        lights.append("bad")
+        steps.append(_ADVICE["missed"])
     if unsteady(document):
-        return Verdict("care", f"{words}; timing unsteady", _ADVICE["unsteady"])
-    return Verdict("good", words, "")
+        words, lights = f"{words}; timing unsteady", [*lights, "care"]
+        steps.append(_ADVICE["unsteady"])
+    if document.plan.texts("edits"):
+        words, lights = f"{words}; edited plan", [*lights, "care"]
+    said = "; ".join(document.tree.texts("conclusion", "advice"))
+    advice = f"{said[:1].upper()}{said[1:]}." if said else " ".join(s for s in steps if s)
+    return Verdict(max(lights, key=("good", "care", "bad").index), words, advice)
 
 
+_LIGHTS: dict[str, Light] = {"good": "good", "bad": "bad"}
 _ADVICE = {
+    "bad": "Do not use this file. Allow more time or a larger file, or give a floor such as --min-agreement 99%.",
     "noticeable": "Check your own metric on your own data (--labels, --metric), or allow more time or a larger file.",
     "unknown": "Convert again with real samples (--calib): without them nobody knows what the quality is.",
+    "missed": "Raise the budget to what was measured, or accept this plan as the closest one.",
     "unsteady": "Close other programs and measure again: onnxmpq validate ORIGINAL CONVERTED.",
 }
 
 
-def _advice_bad(met: bool, level: str) -> str:
-    if level == "bad":
-        return "Do not use this file. Allow more time or a larger file, or give a floor such as --min-agreement 99%."
-    return "Raise the budget to what was measured, or accept this plan as the closest one."
+def _of_budget(document: Document) -> str:
+    met = document.plan.flag("met")
+    if not document.plan.at("budgets"):
+        return "Fastest plan"
+    return {True: "Budget met", False: "Budget missed, this is the closest plan", None: "Budget not checked"}[met]
 
 
 def level_of(document: Document) -> str:
@@ -116,7 +125,7 @@ def _tiles(document: Document) -> list[Markup]:
             more += [row.change] if row.change else []
             found.append(_tile(row.title, row.show(row.result), ", ".join(more)))
     outputs = document.tree.rows("validation", "outputs")
-    ratios = [r for o in outputs if (r := o.level("sqnr_db")) is not None]
+    ratios = [r for o in outputs if (r := o.sqnr_db()) is not None]
     if ratios:
         found.append(_tile("SQNR of the worst output", figures.decibel(min(ratios)), "against fp32"))
     shares = [a for o in outputs if (a := o.number("top1_agreement")) is not None]
