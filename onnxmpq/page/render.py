@@ -30,7 +30,11 @@ def render(document: Document) -> str:
 
 def _subtitle(document: Document) -> str:
     target, cpu = document.plan.text("target"), document.plan.text("runtime", "cpu")
-    parts = ["mixed-precision plan", f"target {short(target)}" if target else "", short(cpu)]
+    parts = [
+        "mixed-precision plan",
+        f"target {short(target)}" if target else "",
+        f"made on {short(cpu)}" if cpu else "",
+    ]
     if document.kind == "plan":
         parts.append("made from the plan file alone")
     return " · ".join(part for part in parts if part)

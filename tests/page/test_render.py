@@ -192,6 +192,14 @@ def test_static_int8_beside_the_plan() -> None:
     assert len(rings) == 2, "over latency and over size"
 
 
+def test_modelled_latencies_are_not_called_measured() -> None:
+    report = made_report()
+    report["plan"]["measured"] = {"size_bytes": 4000}
+    page = rendered(report)
+    assert "1.250 ms predicted" in page.text and "Measured ms" not in page.texts["button"]
+    assert "those of the target's" in page.text
+
+
 def test_latency_with_other_threads() -> None:
     report = made_report()
     report["validation"]["other_timings"] = [{"threads": 0, "original_s": 1e-3, "result_s": 7e-4, "ratio": 0.7}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnxmpq.page import figures
 from onnxmpq.page.charts import legend, share
 from onnxmpq.page.document import Document
@@ -23,7 +25,7 @@ def build(document: Document) -> Markup | None:
             legend([("before", "fp32"), ("after", "this plan"), ("guess-key", "predicted"), ("limit-key", "budget")]),
             _table(rows),
             _threads(document.tree.rows("validation", "other_timings")),
-            _rounds(document.tree.rows("rounds")),
+            _rounds(document),
         ]
     )
 
@@ -111,23 +113,22 @@ def _with_threads(timing: Tree) -> list[Cell | str]:
     return [named, *(Cell(figures.ms(t), t) for t in times), Cell(figures.plain(ratio), ratio)]
 
 
-def _rounds(rounds: list[Tree]) -> Markup | None:
+def _rounds(document: Document) -> Markup | None:
+    rounds = document.tree.rows("rounds")
     if not rounds:
         return None
-    names = ("Predicted ms", "Measured ms", "Size", "Predicted divergence")
-    columns = [Column("Round", numeric=True), *(Column(name, numeric=True) for name in names)]
+    timed = document.plan.number("measured", "latency_ms") is not None
+    shown: list[tuple[str, str, Callable[[float | None], str]]] = [("Predicted ms", "predicted_ms", figures.ms)]
+    shown += [("Measured ms", "measured_ms", figures.ms)] if timed else []
+    shown += [("Size", "size_bytes", figures.size), ("Predicted divergence", "effect", figures.effect)]
+    columns = [Column("Round", numeric=True), *(Column(title, numeric=True) for title, _, _ in shown)]
     rows = [
-        [
-            Cell(str(number), number),
-            Cell(figures.ms(r.number("predicted_ms")), r.number("predicted_ms")),
-            Cell(figures.ms(r.number("measured_ms")), r.number("measured_ms")),
-            Cell(figures.size(r.number("size_bytes")), r.number("size_bytes")),
-            Cell(figures.effect(r.number("effect")), r.number("effect")),
-        ]
+        [Cell(str(number), number), *(Cell(show(r.number(field)), r.number(field)) for _, field, show in shown)]
         for number, r in enumerate(rounds, 1)
     ]
-    said = "In each round the plan was built and measured; the cost table learned from it."
+    said = "In each round the plan was built and measured; the cost table learned from it." if timed else _BUILT
     return join([element("h3", "Rounds"), element("p", said, class_="note"), table("Rounds", columns, rows)])
 
 
+_BUILT = "In each round the plan was built, and its size taken from the file."
 SECTION = Section("budget", "Budget, prediction, measurement", build)
