@@ -32,7 +32,7 @@ def check_writable(path: Path, source: Path | None = None) -> None:
     os.unlink(probe)
 
 
-def require_format(path: str | Path, option: str = "--report", among: Iterable[str] = REPORT_FORMATS) -> None:
+def require_report_format(path: str | Path, option: str = "--report", among: Iterable[str] = REPORT_FORMATS) -> None:
     """The suffix of a report's file decides its format. Raises UsageError for one that is none of `among`."""
     if Path(path).suffix.lower() not in among:
         wanted = " or ".join(f"{suffix} ({REPORT_FORMATS[suffix]})" for suffix in among)

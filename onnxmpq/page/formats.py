@@ -11,6 +11,6 @@ from onnxmpq.page.render import render
 
 
 def write_report(path: Path, report: str) -> None:
-    """Write a report, given as JSON: as it is, or as a page for .html (`output.require_format`). Raises OutputError."""
+    """Write a report, given as JSON: as it is, or as a page where the suffix is .html. Raises OutputError."""
     page = path.suffix.lower() == ".html"
     write_text(path, render(as_document(json.loads(report))) if page else report)

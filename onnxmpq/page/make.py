@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxmpq.errors import UsageError
-from onnxmpq.output import check_writable, require_format, write_text
+from onnxmpq.output import check_writable, require_report_format, write_text
 from onnxmpq.page.compare import render_comparison
 from onnxmpq.page.document import read_document
 from onnxmpq.page.overlay import overlay_paths, write_overlays
@@ -24,9 +24,9 @@ def make_page(files: Sequence[Path], output: Path | None = None, overlay: Path |
     if overlay is not None and len(files) == 2:
         raise UsageError("--model-explorer is of one plan; give one file")
     destination = output or default_output(files)
-    require_format(destination, "-o", among=(".html",))
+    require_report_format(destination, "-o", among=(".html",))
     if overlay is not None:
-        require_format(overlay, "--model-explorer", among=(".json",))
+        require_report_format(overlay, "--model-explorer", among=(".json",))
     for path in (destination, *([] if overlay is None else overlay_paths(overlay).values())):
         check_writable(path)
     documents = [read_document(file) for file in files]

@@ -14,7 +14,7 @@ from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.errors import UsageError
 from onnxmpq.floors import Floors, MetricFunction, parse_floors
-from onnxmpq.output import require_format
+from onnxmpq.output import require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
@@ -137,7 +137,7 @@ class Request:
                 raise UsageError(f"{declared.flags[0]} {value}: must be at least {least}")
         self.floors.require_labels(self.labels is not None or self.metric is not None)
         if self.report is not None:
-            require_format(self.report)
+            require_report_format(self.report)
         require_estimator(self.estimator)
         require_solver(self.solver)
         for name, kind in (self.outputs or {}).items():
