@@ -37,7 +37,9 @@ def effect(value: float | None) -> str:
     """Divergence: two digits count."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    if value == 0 or abs(value) >= 1e-3:
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e-3:
         return _signed(f"{value:#.2g}".rstrip("."))
     mantissa, exponent = f"{value:.1e}".split("e")
     return _signed(f"{mantissa}e{int(exponent)}")

@@ -190,6 +190,7 @@ def test_static_int8_beside_the_plan() -> None:
     assert "Static int8: SQNR" not in rendered(made_report()).texts["button"]
     rings = [a for tag, a in page.tags if tag == "circle" and a["class"] == "mark static hollow"]
     assert len(rings) == 2, "over latency and over size"
+    assert "divergence 0.0040, that of static int8 0.0020 on the same samples" in page.text
 
 
 def test_modelled_latencies_are_not_called_measured() -> None:

@@ -10,6 +10,7 @@ from onnxmpq.page import figures
 from onnxmpq.page.charts import Mark, legend, scatter
 from onnxmpq.page.document import FP32, Document
 from onnxmpq.page.markup import Markup, element, join
+from onnxmpq.page.quality import divergence
 from onnxmpq.page.sections.types import Section
 from onnxmpq.page.tables import Cell, Column, short, table
 from onnxmpq.page.tree import Tree
@@ -78,16 +79,6 @@ _KEYS: tuple[tuple[str, str], ...] = (
 )
 
 
-def _divergence(validation: Tree) -> float | None:
-    """Measured, as predictions count it: summed over outputs, KL in nats where they are class scores, else error over
-    variance."""
-    outputs = validation.rows("outputs")
-    deciding = [o for o in outputs if o.text("kind") != "labels"] or outputs
-    kls = [(o.number("kl_nats"), o.number("relative_mse")) for o in deciding]
-    values = [mse if kl is None else kl for kl, mse in kls]
-    return sum(v for v in values if v is not None) if values and None not in values else None
-
-
 def _chosen(document: Document) -> _Point:
     plan = document.plan
     timed = plan.number("measured", "latency_ms")
@@ -99,7 +90,7 @@ def _chosen(document: Document) -> _Point:
         if region.layer:
             counts[region.scheme] = counts.get(region.scheme, 0) + 1
     words = ", ".join(f"{n} {s}" for s, n in sorted(counts.items(), key=lambda item: -item[1]))
-    found = _divergence(document.tree.at("validation"))
+    found = divergence(document.tree.at("validation"))
     return _Point("chosen", "this plan", latency, size, effect, timed is not None, words, found)
 
 
@@ -116,7 +107,7 @@ def _on_curve(number: int, row: Tree, words: str) -> _Point:
 
 
 def _uniform(document: Document) -> list[_Point]:
-    int8 = _divergence(document.tree.at("int8"))
+    int8 = divergence(document.tree.at("int8"))
     return [_of_uniform(row, int8) for row in document.tree.rows("uniform")[:MOST]]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from onnxmpq.page import figures
 from onnxmpq.page.document import Document
 from onnxmpq.page.markup import Markup, element, join
+from onnxmpq.page.quality import divergence
 from onnxmpq.page.quantities import Taken, taken
 
 Light = Literal["good", "care", "bad"]
@@ -84,6 +85,10 @@ def show(document: Document) -> Markup:
     lines += [element("li", f"{row.title}: {_measured(row)}.") for row in taken(document) if row.result is not None]
     reasons = document.tree.texts("verdict", "reasons") or plan.texts("quality", "reasons")
     lines.append(element("li", f"Quality: {'; '.join(reasons) or _no_loss(document)}."))
+    mine, int8 = (divergence(document.tree.at(name)) for name in ("validation", "int8"))
+    if mine is not None and int8 is not None:
+        beside = f"divergence {figures.effect(mine)}, that of static int8 {figures.effect(int8)}"
+        lines.append(element("li", f"Beside what other tools make: {beside} on the same samples."))
     if exactness := plan.text("exactness"):
         lines.append(element("li", f"{exactness[:1].upper()}{exactness[1:]}."))
     panel = element(
