@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.account import STATIC_INT8, account_regions, account_transitions, account_uniform
-from onnxmpq.allocate import EFFECT, Limits, Problem, solve
-from onnxmpq.schemes import FP32, Scheme
+from onnxmpq.allocate import EFFECT, Limits, Problem, pose, solve
+from onnxmpq.cost import region_bytes
+from onnxmpq.menu import Menu
+from onnxmpq.rounding import quantize_weight
+from onnxmpq.schemes import FP32, SCHEMES, Scheme
 from tests.allocate.problems import random_problem
 
 GRAPHS = ("chain", "residual", "attention")
@@ -73,3 +76,13 @@ def test_a_plan_beyond_the_options_has_no_effect_to_tell() -> None:
     rows = {r.name: r for r in account_uniform(without, {region: int8}, (), {})}
     assert rows[STATIC_INT8].effect is None and rows[STATIC_INT8].size_bytes is None
     assert rows[STATIC_INT8].latency_ms == pytest.approx(problem.latency_s({region: int8}) * 1e3)
+    assert int8.weight is not None
+    weights = {
+        (w.key, int8.weight.name): quantize_weight(problem.model.matrix(w), int8.weight)
+        for w in problem.regions[region].params.weights
+    }
+    rows = {r.name: r for r in account_uniform(without, {region: int8}, (), weights)}
+    only_fp32 = Menu({r: (SCHEMES[FP32],) for r in options})
+    original = pose(problem.model, only_fp32, problem.table, None, {}).size_bytes({})
+    saved = 4 * problem.regions[region].params.parameters - region_bytes(problem.regions[region], int8, weights)
+    assert rows[STATIC_INT8].size_bytes == original - saved
