@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from onnxmpq.account import account_regions, account_transitions, account_uniform
 from onnxmpq.allocate import (
     LATENCY,
     Limit,
@@ -57,6 +58,7 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, serialize, write_model, write_text
+from onnxmpq.page import write_report
 from onnxmpq.plan import Plan
 from onnxmpq.plan_forecast import Forecast
 from onnxmpq.points import with_points
@@ -413,10 +415,12 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         ROUNDING,
     )
     axis: Axis = "latency" if asked.fast or not asked.small else "size"
-    curve = () if request.curve is None else trade_off(outcome.problem, axis)
+    drawn = request.curve is not None or request.report is not None
+    curve = trade_off(outcome.problem, axis) if drawn else ()
+    points = curve if request.curve is not None else ()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = replace(
-        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), curve, job.bench),
+        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), points, job.bench),
         options=asked_for(request),
         data=_described(job.data),
         created=now if outcome.measured else "",
@@ -448,6 +452,9 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         proven=exactness.proven,
         disagreement=differs,
         created=now,
+        regions=account_regions(outcome.problem, outcome.assignment),
+        transitions=account_transitions(outcome.problem, outcome.assignment),
+        uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
     )
     return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
 
@@ -472,6 +479,8 @@ def _write(result: Result, request: Request) -> None:
         write_text(plan_path(Path(request.output)), result.plan.to_json())
     if request.curve is not None:
         write_text(Path(request.curve), to_csv(result.report.curve))
+    if request.report is not None:
+        write_report(Path(request.report), result.report.to_json())
 
 
 @documents(Request)

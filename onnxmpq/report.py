@@ -12,6 +12,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+from onnxmpq.account import RegionRow, TransitionRow, UniformRow
 from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
@@ -19,7 +20,7 @@ from onnxmpq.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
-from onnxmpq.documents import plain
+from onnxmpq.documents import dump_json, plain
 from onnxmpq.feeds import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
@@ -66,7 +67,7 @@ class Report(Shown):
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
     they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
-    created: date and time (UTC).
+    created: date and time (UTC). regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
     """
 
     model: str
@@ -90,6 +91,14 @@ class Report(Shown):
     disagreement: Disagreement | None = None
     int8: Validation | None = None
     created: str = ""
+
+    regions: tuple[RegionRow, ...] = ()
+    transitions: tuple[TransitionRow, ...] = ()
+    uniform: tuple[UniformRow, ...] = ()
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return dump_json(self.to_dict()) + "\n"
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         timing, layers = self.validation.timing, self.coverage.layers

@@ -297,6 +297,8 @@ BAD = [
     Bad("output is a folder", lambda f: f.convert("-o", f.path), 7, "is a folder"),
     Bad("output below a file", lambda f: f.convert("-o", f.model / "out.onnx"), 7, "does not exist"),
     Bad("output is the input", lambda f: f.convert("-o", f.model), 7, "is the input model"),
+    Bad("report of no format", lambda f: f.convert("--report", f / "report.pdf"), 2, "suffix decides the format"),
+    Bad("page of no plan", lambda f: ("report", f.model), 9, "cannot be read"),
     Bad("report below a file", lambda f: f.convert("--report", f.model / "report.json"), 7, "does not exist"),
     Bad("a folder where the plan belongs", Folder.folder_for_the_plan, 7, "model.mpq.plan.json: is a folder"),
     Bad("unknown target", lambda f: f.convert("--target", "cpux"), 8, "cpux"),
