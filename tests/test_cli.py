@@ -176,7 +176,7 @@ class Folder:
 
     def other_model(self) -> tuple[object, ...]:
         onnx.save_model(token_model(), self / "other.onnx")
-        return ("validate", self.model, self / "other.onnx", "--calib", self.calib)
+        return ("validate", self.model, self / "other.onnx", "--calib", self.calib, "--quiet")
 
 
 def no_layers() -> onnx.ModelProto:
@@ -334,7 +334,7 @@ BAD = [
     Bad("plan that is no JSON", lambda f: ("apply", f.model, f.calib), 9, "calib.npz"),
     Bad("other interface", Folder.other_model, 11, "different inputs"),
     Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
-    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
+    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib, "-q"), 3, "cannot load"),
 ]
 
 
