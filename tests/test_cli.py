@@ -179,7 +179,7 @@ class Folder:
 
     def other_model(self) -> tuple[object, ...]:
         onnx.save_model(token_model(), self / "other.onnx")
-        return ("validate", self.model, self / "other.onnx", "--calib", self.calib)
+        return ("validate", self.model, self / "other.onnx", "--calib", self.calib, "--quiet")
 
 
 def no_layers() -> onnx.ModelProto:
@@ -385,7 +385,7 @@ BAD = [
     Bad("a scale of nothing", lambda f: f.convert("--scale", "0"), 2, "--scale '0'"),
     Bad("a mean of words", lambda f: f.convert("--mean", "a,b"), 2, "--mean 'a,b'"),
     Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
-    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
+    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib, "-q"), 3, "cannot load"),
 ]
 
 
