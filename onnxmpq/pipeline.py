@@ -32,7 +32,7 @@ from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, Recipe, Share, Timed, in_words, load_feeds, timed_samples
 from onnxmpq.footprint import footprint
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
@@ -286,6 +286,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
+        _say_timed(data.timed, context.progress)
         first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
@@ -465,6 +466,12 @@ def _described(data: Samples) -> dict[str, Any]:
     return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
 
 
+def _say_timed(timed: Timed, progress: Progress) -> None:
+    """The inputs that latencies are about, where samples of different shapes leave it open."""
+    if timed.first.timed:
+        progress.say(timed.first.timed)
+
+
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
     """The inputs that latencies are about, where it is not plain."""
     if request.shapes:
@@ -516,6 +523,7 @@ def profile_model(
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     timed = timed_samples(feeds, shapes)
+    _say_timed(timed, context.progress)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, timed.first)
     costs, fused = plan_costs(
@@ -568,7 +576,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     )
     judged = decided(options, found, original, converted, feeds)
     if not found.emulated:
-        inputs = timed_samples(feeds, options.shapes).first.batch([0])
+        timed = timed_samples(feeds, options.shapes)
+        _say_timed(timed, heard)
+        inputs = timed.first.batch([timed.first.typical])
         before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
         judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
