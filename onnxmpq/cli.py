@@ -19,6 +19,7 @@ from onnxmpq.lint import show
 from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
 from onnxmpq.output import check_writable, plan_path, write_text
+from onnxmpq.page import make_page
 from onnxmpq.prediction import Prediction
 from onnxmpq.progress import Progress
 from onnxmpq.request import (
@@ -99,10 +100,6 @@ def convert(
             "--dry-run", help="plan and predict, write no model; exits as convert would", rich_help_panel="Files"
         ),
     ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(help="also write the report as JSON to this file", metavar="FILE", rich_help_panel="Files"),
-    ] = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
@@ -118,21 +115,16 @@ def convert(
             raise UsageError(f"output {destination} and --output {given['output']}: give one of them")
         given["output"] = destination
     asked = {**default, **given}
-    for file in (report, write_config):
-        if file is not None:
-            check_writable(file)
     if write_config is not None:
+        check_writable(write_config)
         write_text(write_config, config_text(context))
     heard = reporter(quiet=quiet, verbose=verbose)
     if dry_run:
         _show_prediction(pipeline.predict(model, **asked, progress=heard), as_json)
         return
     result = pipeline.convert(model, **asked, progress=heard)
-    text = document(result.report.to_dict())
-    if report is not None:
-        write_text(report, text + "\n")
     if as_json:
-        print(text)
+        print(result.report.to_json(), end="")
         return
     console, written = stdout(), Path(asked["output"])
     console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
@@ -295,6 +287,7 @@ def sensitivity_command(
     no_cache: NoCache = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
@@ -313,12 +306,12 @@ def sensitivity_command(
         schemes=scheme or (),
         cache=_cache(cache, no_cache),
         seed=seed,
-        progress=reporter(quiet=quiet, verbose=False),
+        progress=reporter(quiet=quiet, verbose=verbose),
     )
     if output is not None:
         rows.write(output)
     if as_json:
-        answer(list(rows))
+        print(rows.to_json(), end="")
     elif output is None:
         print(rows.to_csv(), end="")
     else:
@@ -369,6 +362,25 @@ def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Prog
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)
+
+
+@app.command(cls=GroupedCommand)
+def report(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE [OTHER]", help="a .plan.json, or a report as .json; two are compared")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="page to write, .html; default: named as FILE")
+    ] = None,
+    model_explorer: Annotated[
+        Path | None,
+        typer.Option(help="also write node data for Google's Model Explorer: X.json is X.scheme.json and two more"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """A page of a plan or report: verdict, time by operator, layers, trade-off (docs/report)."""
+    for written in make_page(files, output, model_explorer):
+        stdout().print(f"wrote {written}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)

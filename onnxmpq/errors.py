@@ -16,7 +16,7 @@ class OnnxmpqError(Exception):
     answered = False  # True where the command has printed its JSON document with this error in it
 
     def __str__(self) -> str:
-        return _one_line(super().__str__())
+        return printable(super().__str__())
 
 
 class UsageError(OnnxmpqError):
@@ -162,8 +162,8 @@ def exit_codes() -> list[tuple[int, str]]:
     return [(0, "success"), *codes, (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)")]
 
 
-def _one_line(text: str) -> str:
-    """Names in messages come from files: line ends and what steers a terminal are shown as escapes."""
+def printable(text: str) -> str:
+    """The text in one line. Names come from files: line ends and what steers a terminal are shown as escapes."""
     if text.isprintable():
         return text
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSHOWN else c for c in text)

@@ -113,8 +113,9 @@ class Asked:
         if request.output is not None:
             check_writable(Path(request.output), None if isinstance(source, onnx.ModelProto) else Path(source))
             check_writable(plan_path(Path(request.output)))
-        if request.curve is not None:
-            check_writable(Path(request.curve))
+        for written in (request.curve, request.report):
+            if written is not None:
+                check_writable(Path(written))
         return cls(request, budgets, device, cpu, settings)
 
     @property

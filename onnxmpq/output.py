@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 
-from onnxmpq.errors import OutputError
+from onnxmpq.errors import OutputError, UsageError
 
+REPORT_FORMATS = {".json": "for programs", ".html": "a page for people"}
 _PROTOBUF_LIMIT = 2**31 - 2**20
 
 
@@ -28,6 +30,13 @@ def check_writable(path: Path, source: Path | None = None) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
     os.close(handle)
     os.unlink(probe)
+
+
+def require_report_format(path: str | Path, option: str = "--report", among: Iterable[str] = REPORT_FORMATS) -> None:
+    """The suffix of a report's file decides its format. Raises UsageError for one that is none of `among`."""
+    if Path(path).suffix.lower() not in among:
+        wanted = " or ".join(f"{suffix} ({REPORT_FORMATS[suffix]})" for suffix in among)
+        raise UsageError(f"{option} {path}: the suffix decides the format; give a file that ends in {wanted}")
 
 
 def plan_path(output: Path) -> Path:

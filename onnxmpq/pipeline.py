@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 
+from onnxmpq.account import account_regions, account_transitions, account_uniform
 from onnxmpq.allocate import (
     LATENCY,
     Limit,
@@ -31,7 +32,7 @@ from onnxmpq.curve import Axis, to_csv, trade_off
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Share, in_words, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, Recipe, Share, Timed, in_words, load_feeds, timed_samples
 from onnxmpq.footprint import footprint
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
@@ -57,6 +58,7 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
 from onnxmpq.output import plan_path, serialize, write_model, write_text
+from onnxmpq.page import write_report
 from onnxmpq.plan import Plan
 from onnxmpq.plan_forecast import Forecast
 from onnxmpq.points import with_points
@@ -284,6 +286,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
+        _say_timed(data.timed, context.progress)
         first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
@@ -413,10 +416,12 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         ROUNDING,
     )
     axis: Axis = "latency" if asked.fast or not asked.small else "size"
-    curve = () if request.curve is None else trade_off(outcome.problem, axis)
+    drawn = request.curve is not None or request.report is not None
+    curve = trade_off(outcome.problem, axis) if drawn else ()
+    points = curve if request.curve is not None else ()
     now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = replace(
-        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), curve, job.bench),
+        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), points, job.bench),
         options=asked_for(request),
         data=_described(job.data),
         created=now if outcome.measured else "",
@@ -448,6 +453,9 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         proven=exactness.proven,
         disagreement=differs,
         created=now,
+        regions=account_regions(outcome.problem, outcome.assignment),
+        transitions=account_transitions(outcome.problem, outcome.assignment),
+        uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
     )
     return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
 
@@ -456,6 +464,12 @@ def _described(data: Samples) -> dict[str, Any]:
     """The samples, as a plan names them."""
     feeds = data.calibration
     return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
+
+
+def _say_timed(timed: Timed, progress: Progress) -> None:
+    """The inputs that latencies are about, where samples of different shapes leave it open."""
+    if timed.first.timed:
+        progress.say(timed.first.timed)
 
 
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
@@ -472,6 +486,8 @@ def _write(result: Result, request: Request) -> None:
         write_text(plan_path(Path(request.output)), result.plan.to_json())
     if request.curve is not None:
         write_text(Path(request.curve), to_csv(result.report.curve))
+    if request.report is not None:
+        write_report(Path(request.report), result.report.to_json())
 
 
 @documents(Request)
@@ -507,6 +523,7 @@ def profile_model(
     menu = bounded_activations(prepared, menu, observation.histograms)
     bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
     timed = timed_samples(feeds, shapes)
+    _say_timed(timed, context.progress)
     settings = SessionSettings(threads=threads).on(device.runs_on(provider))
     rules = _rules(device, prepared, timed.first)
     costs, fused = plan_costs(
@@ -559,7 +576,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     )
     judged = decided(options, found, original, converted, feeds)
     if not found.emulated:
-        inputs = timed_samples(feeds, options.shapes).first.batch([0])
+        timed = timed_samples(feeds, options.shapes)
+        _say_timed(timed, heard)
+        inputs = timed.first.batch([timed.first.typical])
         before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
         judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:

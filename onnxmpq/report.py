@@ -12,6 +12,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
+from onnxmpq.account import RegionRow, TransitionRow, UniformRow
 from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.comparison import EMULATED, Timing, Validation
@@ -19,7 +20,7 @@ from onnxmpq.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.cost import Timings
 from onnxmpq.curve import Point, draw
 from onnxmpq.deployment import DeployCpu
-from onnxmpq.documents import plain
+from onnxmpq.documents import dump_json, plain
 from onnxmpq.feeds import Feeds
 from onnxmpq.floors import Floors
 from onnxmpq.model import Model, Region, RegionKind
@@ -65,8 +66,8 @@ class Report(Shown):
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
     (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
-    they differ by rounding alone. created: date and time (UTC). int8: quality of int8 in every layer on the same
-    samples, None where it does not run.
+    they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
+    created: date and time (UTC). regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
     """
 
     model: str
@@ -91,14 +92,22 @@ class Report(Shown):
     int8: Validation | None = None
     created: str = ""
 
+    regions: tuple[RegionRow, ...] = ()
+    transitions: tuple[TransitionRow, ...] = ()
+    uniform: tuple[UniformRow, ...] = ()
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return dump_json(self.to_dict()) + "\n"
+
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         timing, layers = self.validation.timing, self.coverage.layers
-        last = [line.in_one().partition(": ") for line in self.conclusion.lines]
+
         return f"{self.model} on {self.target}", [
             ("latency", "" if timing is None else f"{timing.original_s * 1e3:.3f} -> {timing.result_s * 1e3:.3f} ms"),
             ("size", f"{self.original_bytes / 1e6:.3f} -> {self.result_bytes / 1e6:.3f} MB"),
             ("layers", ", ".join(f"{count} {name}" for name, count in layers.items())),
-            *((title, text) for title, _, text in last),
+            *((line.title, "; ".join(line.parts)) for line in self.conclusion.lines),
             ("samples", f"{self.validation.samples} {'held out' if self.validation.held_out else 'of calibration'}"),
         ]
 

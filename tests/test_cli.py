@@ -179,7 +179,7 @@ class Folder:
 
     def other_model(self) -> tuple[object, ...]:
         onnx.save_model(token_model(), self / "other.onnx")
-        return ("validate", self.model, self / "other.onnx", "--calib", self.calib)
+        return ("validate", self.model, self / "other.onnx", "--calib", self.calib, "--quiet")
 
 
 def no_layers() -> onnx.ModelProto:
@@ -297,6 +297,8 @@ BAD = [
     Bad("output is a folder", lambda f: f.convert("-o", f.path), 7, "is a folder"),
     Bad("output below a file", lambda f: f.convert("-o", f.model / "out.onnx"), 7, "does not exist"),
     Bad("output is the input", lambda f: f.convert("-o", f.model), 7, "is the input model"),
+    Bad("report of no format", lambda f: f.convert("--report", f / "report.pdf"), 2, "suffix decides the format"),
+    Bad("page of no plan", lambda f: ("report", f.model), 9, "cannot be read"),
     Bad("report below a file", lambda f: f.convert("--report", f.model / "report.json"), 7, "does not exist"),
     Bad("a folder where the plan belongs", Folder.folder_for_the_plan, 7, "model.mpq.plan.json: is a folder"),
     Bad("unknown target", lambda f: f.convert("--target", "cpux"), 8, "cpux"),
@@ -383,7 +385,7 @@ BAD = [
     Bad("a scale of nothing", lambda f: f.convert("--scale", "0"), 2, "--scale '0'"),
     Bad("a mean of words", lambda f: f.convert("--mean", "a,b"), 2, "--mean 'a,b'"),
     Bad("inspecting text", lambda f: ("inspect", f.spoiled(b"text")[1]), 3, "not an ONNX model"),
-    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib), 3, "cannot load"),
+    Bad("validating text", lambda f: ("validate", f.model, f.calib, "--calib", f.calib, "-q"), 3, "cannot load"),
 ]
 
 

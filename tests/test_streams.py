@@ -17,7 +17,7 @@ from onnxmpq.comparison import compare
 from onnxmpq.cost import Effort
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import Cutter, ForwardPass, MemoryBudget, run_samples, tensor_shapes
-from onnxmpq.feeds import Feeds, load_feeds
+from onnxmpq.feeds import Feeds, load_feeds, shares_of, timed_samples
 from onnxmpq.pipeline import profile_model, validate
 from onnxmpq.ranges import params_for
 from onnxmpq.ranges.observe import observe
@@ -313,3 +313,10 @@ def test_a_stream_of_one_shape_is_converted_as_its_array() -> None:
     options: dict[str, Any] = {"size": "smallest", "cache": False, "guard": False, "effort": QUICK}
     one, two = (onnxmpq.convert(TOKENS, calibration=c, **options).model for c in (samples, stacked))
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
+
+
+def test_a_shape_that_is_asked_for_is_timed_instead() -> None:
+    [(_, timed)] = timed_samples(stream((9, 4, 2)), shares_of({"tokens": "1x16"})).parts
+    inputs = timed.batch([timed.typical])
+    assert (len(timed), timed.timed) == (1, "")
+    assert {name: values.shape for name, values in inputs.items()} == {"tokens": (1, 16), "extra": (1, 16, 32)}

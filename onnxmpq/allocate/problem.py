@@ -147,14 +147,17 @@ class Solution:
 
 def quantized_roots(model: Model, assignment: Mapping[str, Scheme]) -> tuple[str, ...]:
     """Root tensors whose values are rounded to 8 bits under an assignment, in graph order: sums over them follow it."""
-    roots = model.roots
     found: dict[str, None] = {}
     for region in model.regions:
-        scheme = assignment.get(region.name)
-        if scheme is None:
-            continue
-        if scheme.reads.quantized:
-            found |= {roots.get(t, t): None for t in region.inputs}
-        if writes(scheme, region.op_type).quantized:
-            found |= {roots.get(t, t): None for t in region.outputs}
+        found |= dict.fromkeys(rounded_by(model, region, assignment.get(region.name)))
     return tuple(found)
+
+
+def rounded_by(model: Model, region: Region, scheme: Scheme | None) -> list[str]:
+    """Root tensors that one region rounds to 8 bits in a scheme: those that it reads, then those that it writes."""
+    if scheme is None:
+        return []
+    roots = model.roots
+    read = region.inputs if scheme.reads.quantized else ()
+    written = region.outputs if writes(scheme, region.op_type).quantized else ()
+    return [roots.get(t, t) for t in (*read, *written)]

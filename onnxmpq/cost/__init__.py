@@ -8,10 +8,11 @@ from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, Tabl
 from onnxmpq.cost.profile import MOST_CULPRITS, Crashing, changed_regions, fit_table, plans_to_profile, profile_plans
 from onnxmpq.cost.sampler import uniform_plans
 from onnxmpq.cost.size import base_bytes, common_bytes, region_bytes
-from onnxmpq.cost.table import CostTable, Edge, Transition, edges_of
+from onnxmpq.cost.table import Assignment, CostTable, Edge, Transition, edges_of
 
 __all__ = [
     "MOST_CULPRITS",
+    "Assignment",
     "CostTable",
     "Crashing",
     "Edge",

@@ -1,4 +1,4 @@
-"""Samples of the shapes that are timed (`--shape`): the first sample, repeated or cut along its axes."""
+"""Samples of the shapes that are timed (`--shape`): the typical sample, repeated or cut along its axes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def timed_samples(feeds: Feeds, shares: Sequence[Share]) -> Timed:
 
 
 def with_shapes(feeds: Feeds, shapes: Shapes) -> Feeds:
-    """One sample in which inputs have these shapes, made of the first one; all of the samples where there are none.
+    """One sample in which inputs have these shapes, made of the typical one; all of the samples where there are none.
 
     Axes of other inputs with the same symbolic name follow. Raises UsageError for an input that does not exist, and for
     a shape that it cannot have.
@@ -117,7 +117,7 @@ def with_shapes(feeds: Feeds, shapes: Shapes) -> Feeds:
         for symbol, size in _bound(specs[name], shape).items():
             if sizes.setdefault(symbol, size) != size:
                 raise UsageError(f"--shape {name}: axis {symbol!r} is both {sizes[symbol]} and {size}; they must agree")
-    first = feeds.batch([0])
+    first = feeds.batch([feeds.typical])
     arrays = {n: _fitted(first[n], shapes.get(n) or _following(specs[n], first[n], sizes))[None] for n in specs}
     return Feeds(arrays, feeds.specs, f"{feeds.source}, as {_spelled(shapes)}", feeds.synthetic)
 

@@ -13,7 +13,7 @@ from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
-from onnxmpq.model.load import Loaded, file_bytes, is_quantized_op, load, read
+from onnxmpq.model.load import Loaded, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
@@ -21,6 +21,7 @@ from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import shell
 from onnxmpq.model.sink import sink
+from onnxmpq.model.sizes import file_bytes
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import WeightStore, described, serialized_bytes, without_initializers
 from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported

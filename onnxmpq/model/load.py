@@ -79,11 +79,6 @@ def read(path: Path) -> tuple[onnx.ModelProto, str, int]:
     return proto, digest, size
 
 
-def file_bytes(path: Path) -> int:
-    """Bytes of a model's file and of its external data together. Raises ModelError where it is no ONNX model."""
-    return _described(path)[2]
-
-
 def _described(path: Path) -> tuple[onnx.ModelProto, str, int]:
     """The same, but large constants of the graph, and those in other files, have their places instead of values."""
     digest = hashlib.sha256()

@@ -13,6 +13,7 @@ from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, requir
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.feeds import Share, shares_of
+from onnxmpq.output import require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
@@ -165,6 +166,15 @@ class Request(QualityOptions):
     curve: Annotated[
         str | Path | None, Option("also write the trade-off curve to this .csv", "file", group="Files", metavar="FILE")
     ] = None
+    report: Annotated[
+        str | Path | None,
+        Option(
+            "also write the report: FILE.html is a page for people, FILE.json for programs (docs/report)",
+            "file",
+            group="Files",
+            metavar="FILE",
+        ),
+    ] = None
     cache: Annotated[
         str | Path | bool, Option("folder of values to reuse (docs/cache)", "cache", group="Files", metavar="FOLDER")
     ] = True
@@ -178,6 +188,8 @@ class Request(QualityOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.report is not None:
+            require_report_format(self.report)
         require_estimator(self.estimator)
         require_solver(self.solver)
         _ = self.budgets, self.techniques, self.patterns, self.shapes

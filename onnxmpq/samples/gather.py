@@ -100,16 +100,10 @@ def gather_samples(
     every = round(1 / HELD_OUT_SHARE)
     if count < every:
         context.progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
-        return _said(Samples(feeds, feeds, False, first_s), context)
+        return Samples(feeds, feeds, False, first_s)
     back = [i for i in range(count) if i % every == every - 1]
     rest = [i for i in range(count) if i % every != every - 1]
-    return _said(Samples(feeds.take(rest), feeds.take(back), True, first_s), context)
-
-
-def _said(samples: Samples, context: Context) -> Samples:
-    if samples.calibration.timed:
-        context.progress.say(samples.calibration.timed)
-    return samples
+    return Samples(feeds.take(rest), feeds.take(back), True, first_s)
 
 
 def _fitting_recipe(model: Model, specs: Sequence[InputSpec], context: Context) -> tuple[str, str] | None:

@@ -1,0 +1,20 @@
+"""Sizes of model files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxmpq.errors import ModelError
+from onnxmpq.model.bounds import external_files
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a model's file and of its external data together. Raises ModelError where it is no ONNX model."""
+    try:
+        proto = onnx.load(path, load_external_data=False)
+        return sum(file.stat().st_size for file in (path, *external_files(proto, path)))
+    except (OSError, DecodeError) as error:
+        raise ModelError(f"{path}: cannot be read ({type(error).__name__}); give the path of an .onnx file") from None
