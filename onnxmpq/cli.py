@@ -370,11 +370,15 @@ def report(
         list[Path], typer.Argument(metavar="FILE [OTHER]", help="a .plan.json, or a report as .json; two are compared")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="page to write, .html; default: named as FILE")
+        Path | None, option_like("output", "--output", "-o", help="page to write, .html; default: named as FILE")
     ] = None,
     model_explorer: Annotated[
         Path | None,
-        typer.Option(help="also write node data for Google's Model Explorer: X.json is X.scheme.json and two more"),
+        typer.Option(
+            help="also write node data for Google's Model Explorer: X.json is X.scheme.json and two more",
+            metavar="FILE",
+            rich_help_panel="Files",
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -186,7 +186,6 @@ WRONG: list[dict[str, typing.Any]] = [
     {"set": {"Conv": ()}},
     {"min_agreement": "101%"},
     {"max_drop": "1%"},
-    {"min_sqnr": "30dB"},  # without samples
     {"latency": "fastest", "size": "smallest"},
 ]
 
