@@ -52,6 +52,7 @@ class Place:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         command = [
             "convert",
+            "--verbose",
             SAMPLE,
             "-o",
             self.output,

@@ -288,7 +288,6 @@ BAD = [
     Bad("a model for a command", lambda f: (f.model, "--size", "30%"), 2, "model.onnx --size 30%`"),
     Bad("an unknown option", lambda f: f.convert("--latencyy", "5ms"), 2, "did you mean --latency?; see `onnxmpq conv"),
     Bad("nothing to convert", lambda f: ("convert",), 2, "missing argument 'MODEL'; see `onnxmpq convert --help`"),
-    Bad("a floor on made-up samples", lambda f: ("convert", f.model, "--min-sqnr", "30dB"), 2, "give --calib"),
     Bad("unmeetable latency", lambda f: f.convert("--latency", "1ns"), 5, "the fastest plan measures"),
     Bad("unmeetable size", lambda f: f.convert("--size", "1kB"), 5, "the smallest plan takes"),
     Bad("unmeetable pair", lambda f: f.convert("--latency", "1ns", "--size", "1kB"), 5, "cannot be met"),

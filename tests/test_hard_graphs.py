@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import onnxmpq
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import NothingToQuantizeError
-from onnxmpq.model import Step, steps
+from onnxmpq.model import Step, WeightStore, steps
 from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.plan import Plan
 from tests.graphs import Array, feeds_for, graph, outputs_of, samples_for
@@ -267,9 +267,9 @@ def test_hard_graphs(case: Hard, goal: str, tmp_path: Path) -> None:
 def test_a_plan_knows_which_step_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folding that turns Relu into Neg is found out; `apply` leaves it out as well."""
 
-    def wrong(given: onnx.ModelProto, folds: Folds) -> tuple[onnx.ModelProto, Origin]:
+    def wrong(given: WeightStore, folds: Folds) -> tuple[WeightStore, Origin]:
         made, origin = fold(given, folds)
-        for node in made.graph.node if folds.factors else ():
+        for node in made.structure.graph.node if folds.factors else ():
             node.op_type = "Neg" if node.op_type == "Relu" else node.op_type
         return made, origin
 

@@ -83,12 +83,12 @@ def test_a_second_rounding_that_crashes_is_left_out(tmp_path: Path) -> None:
     class Second(Faulty):
         def call(self, function: Any, *arguments: Any, **options: Any) -> Any:
             changed = [a for a in arguments if isinstance(a, onnx.ModelProto) and in_int8(a, CRASHING)]
-            self.left = int(any(serialize(a) != serialize(plain.model) for a in changed))
+            self.left = int(any(a.graph != plain.model.graph for a in changed))
             return super().call(function, *arguments, **options)
 
     with isolated(Second(CRASHING, most=0)):
         result = convert(tmp_path, heard, without=FAST)
-    assert serialize(result.model) == serialize(plain.model)
+    assert result.model.graph == plain.model.graph
 
 
 def profiled(child: Faulty) -> tuple[list[Any], Crashing, Heard]:

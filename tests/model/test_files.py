@@ -62,7 +62,7 @@ def test_what_is_read_is_what_the_parser_reads(
     assert _read(tmp_path / "m.onnx", content).assembled() == onnx.ModelProto.FromString(content)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_read_as_the_parser_reads_it_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(LARGE.SerializeToString())
@@ -71,10 +71,12 @@ def test_a_damaged_file_is_read_as_the_parser_reads_it_or_refused(tmp_path: Path
     del content[data.draw(st.integers(0, len(content))) :]
     try:
         expected = onnx.ModelProto.FromString(bytes(content))
+        expected.DiscardUnknownFields()  # type: ignore[attr-defined]
     except DecodeError:
         expected = None
     try:
         found = _read(tmp_path / "m.onnx", bytes(content)).assembled()
+        found.DiscardUnknownFields()  # type: ignore[attr-defined]
     except DecodeError:
         assert expected is None
     else:
