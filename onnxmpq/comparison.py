@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxmpq.binomial import at_most
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
@@ -136,10 +135,9 @@ def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, flo
     binomial with p = 1/2).
     """
     ordered, count = np.sort(values), len(values)
-    outside, rank, below = Fraction((1.0 - confidence) / 2.0) * 2**count, 0, 1
-    while below < outside:  # of 2**count samples, so many have no more than `rank` values below the median
+    outside, rank = (1.0 - confidence) / 2.0, 0
+    while at_most(rank, count, 0.5) < outside:
         rank += 1
-        below += math.comb(count, rank)
     rank = max(rank, 1)
     return float(ordered[rank - 1]), float(ordered[count - rank])
 

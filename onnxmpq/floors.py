@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, bdtrc
 
+from onnxmpq.binomial import at_most
 from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.execution import runs_of
@@ -189,9 +189,9 @@ def implausible_scores(outputs: Mapping[str, Array | list[Array]], labels: Array
         return ""
     count, classes = labels.size, scores.shape[-1]
     right, sure = round(top1(outputs, labels) * count), _mean_confidence(scores)
-    if not right or float(bdtrc(right - 1, count, 1.0 / classes)) > CHANCE:
+    if not right or 1.0 - at_most(right - 1, count, 1.0 / classes) > CHANCE:
         why = f"as by guessing among {classes} classes"
-    elif float(bdtr(right, count, sure / 2.0)) <= CHANCE:
+    elif at_most(right, count, sure / 2.0) <= CHANCE:
         why = f"but is sure of its classes by {sure:.0%} on average"
     else:
         return ""

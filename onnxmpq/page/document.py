@@ -11,6 +11,7 @@ from typing import Any, Literal
 from onnxmpq.documents import parse_json, read_text
 from onnxmpq.errors import PlanError
 from onnxmpq.page.tree import Tree
+from onnxmpq.plan import SCHEMA, Plan
 
 Kind = Literal["report", "plan"]
 FP32 = "fp32"
@@ -151,6 +152,10 @@ def as_document(content: Any, where: str = "the report") -> Document:
 def read_document(path: Path) -> Document:
     """Raises PlanError where the file cannot be read or is something else."""
     try:
-        return as_document(parse_json(read_text(path)), str(path))
+        text = read_text(path)
+        data = parse_json(text)
+        if isinstance(data, dict) and data.get("schema") == SCHEMA:  # an edited plan has stale measurements
+            data = parse_json(Plan.from_json(text, str(path)).to_json())
+        return as_document(data, str(path))
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give a .plan.json file or a report as .json") from None

@@ -11,7 +11,7 @@ import pytest
 
 import onnxmpq
 from onnxmpq.errors import UsageError
-from onnxmpq.page import as_document, make_page, write_report
+from onnxmpq.page import as_document, make_page, read_document, write_report
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
 from tests.page.reports import Parsed, made_report
@@ -51,6 +51,15 @@ def test_the_page_has_every_region(folder: Path) -> None:
 def test_the_page_made_later_is_the_same(folder: Path) -> None:
     make_page([folder / "report.json"], folder / "later.html")
     assert (folder / "later.html").read_text() == (folder / "report.html").read_text()
+
+
+def test_the_page_of_an_edited_plan_has_no_stale_measurements(folder: Path) -> None:
+    """`read_plan` drops them; the page must not bring them back."""
+    plan = json.loads((folder / "model.mpq.plan.json").read_text())
+    assert plan["measured"]
+    next(row for row in plan["layers"] if row["scheme"] != "fp32")["scheme"] = "fp32"
+    (folder / "edited.plan.json").write_text(json.dumps(plan))
+    assert not read_document(folder / "edited.plan.json").plan.at("measured")
 
 
 def test_the_plan_makes_a_page_too(folder: Path) -> None:
