@@ -24,7 +24,7 @@ Tone = Literal["good", "doubtful", "bad"]
 TONES: Mapping[Level, Tone] = {"good": "good", "noticeable": "doubtful", "bad": "bad", "unknown": "doubtful"}
 WORDS: Mapping[Level, str] = {"good": "good", "noticeable": "noticeable", "bad": "BAD", "unknown": "unknown"}
 STYLES: Mapping[Tone, str] = {"good": "green", "doubtful": "yellow", "bad": "red"}
-CLOSE = 1.25
+CLOSE = 1.5
 """Factor between two divergences up to which they are called equal."""
 USE_IT = "use it in place of the original"
 UNSTEADY = "latency is unsteady: close other programs, measure again with `onnxmpq validate`"

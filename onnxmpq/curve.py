@@ -91,7 +91,9 @@ def to_csv(curve: Sequence[Point]) -> str:
 
 def draw(curve: Sequence[Point]) -> Table:
     """A row per point."""
-    table = Table(title="what else can be had, as predicted", title_justify="left")
+    table = Table(
+        title="what else can be had, as predicted; after --curve, apply --point N writes one", title_justify="left"
+    )
     shown = [q for name, q in QUANTITIES.items() if any(point.taken[name] for point in curve)]
     for column in ("point", *(q.name for q in shown), "divergence", "layers"):
         table.add_column(column, justify="left" if column == "layers" else "right")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -66,6 +67,14 @@ def write_model(path: Path, proto: onnx.ModelProto) -> None:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
 
 
+def write_result(path: Path, proto: onnx.ModelProto, plan: str) -> None:
+    """A model and its plan beside it: both, or where one cannot be written neither. Raises OutputError."""
+    beside = plan_path(path)
+    with _ready(beside, plan.encode("utf-8")) as planned:
+        write_model(path, proto)
+        os.replace(planned, beside)
+
+
 def serialize(proto: onnx.ModelProto) -> bytes:
     """The bytes of a model file, the same for the same graph."""
     return bytes(proto.SerializeToString(deterministic=True))
@@ -73,6 +82,13 @@ def serialize(proto: onnx.ModelProto) -> bytes:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically. Raises OutputError."""
+    with _ready(path, content) as written:
+        os.replace(written, path)
+
+
+@contextmanager
+def _ready(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside the path with this content, to be moved there; it is gone afterwards. Raises OutputError."""
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -83,8 +99,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
+        yield Path(temporary)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
     finally:

@@ -57,7 +57,7 @@ from onnxmpq.menu import (
 )
 from onnxmpq.model import Model, table_rows
 from onnxmpq.opening import Asked, Opened, open_model, open_target
-from onnxmpq.output import plan_path, serialize, write_model, write_text
+from onnxmpq.output import serialize, write_result, write_text
 from onnxmpq.page import write_report
 from onnxmpq.plan import Plan
 from onnxmpq.plan_forecast import Forecast
@@ -482,8 +482,7 @@ def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
 def _write(result: Result, request: Request) -> None:
     """The files that were asked for."""
     if request.output is not None:
-        write_model(Path(request.output), result.model)
-        write_text(plan_path(Path(request.output)), result.plan.to_json())
+        write_result(Path(request.output), result.model, result.plan.to_json())
     if request.curve is not None:
         write_text(Path(request.curve), to_csv(result.report.curve))
     if request.report is not None:

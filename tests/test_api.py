@@ -215,3 +215,14 @@ def test_sensitivities_without_a_conversion(tmp_path: Path) -> None:
     effects = {row["scheme"]: row["effect"] for row in measured}
     assert effects["w4"] > effects["w8"] > 0
     assert all(row["latency_ms"] is None and row["chosen"] is None for row in rows)
+
+
+def test_only_the_model_goes_by_position() -> None:
+    with pytest.raises(
+        UsageError, match=r"convert: only the model goes by position; name the rest, as output='o.onnx'"
+    ):
+        onnxmpq.convert("m.onnx", "o.onnx")  # type: ignore[call-arg, arg-type]
+
+
+def test_dir_lists_what_is_public() -> None:
+    assert {n for n in dir(onnxmpq) if not n.startswith("__")} | {"__version__"} == set(onnxmpq.__all__)

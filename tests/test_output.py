@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from onnxmpq.errors import OutputError
-from onnxmpq.output import check_writable, write_model, write_text
+from onnxmpq.output import check_writable, write_model, write_result, write_text
 from tests.graphs import conv_relu
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -73,3 +74,23 @@ def test_folder_without_permission(tmp_path: Path) -> None:
             check_writable(tmp_path / "out.onnx")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("broken", ["plan", "model"])
+def test_a_model_and_its_plan_are_written_together_or_not(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tempfile.mkstemp
+
+    def full(prefix: str, dir: Path) -> tuple[int, str]:
+        if ("plan" in prefix) == (broken == "plan"):
+            raise OSError(28, "No space left on device")
+        return made(prefix=prefix, dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_result(tmp_path / "m.onnx", conv_relu(), "{}")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    write_result(tmp_path / "m.onnx", conv_relu(), "{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.plan.json"]

@@ -102,6 +102,10 @@ def takes(
         @functools.wraps(function)
         def called(model: Source, *args: Given.args, **options: Given.kwargs) -> Result:
             require_source(model)
+            if args:
+                raise UsageError(
+                    f"{function.__name__}: only the model goes by position; name the rest, as output={args[0]!r:.60}"
+                )
             require_known(function.__name__, options, options_of(request))  # type: ignore[arg-type]
             return function(model, request(*args, **options))
 

@@ -31,6 +31,7 @@ from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden,
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 
+LAST_BITS = 1e-5  # of the largest output: some roundings of float32
 _SMALLEST_SKETCH = 512
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
@@ -101,15 +102,18 @@ class Effects:
         """Regions whose weights change no output on any sample, whatever their format: their effect is not known.
 
         Last bits of the outputs may differ from those of the reference, as parts of the graph were run by themselves,
-        but they do so in the same way for every format.
+        but they do so in the same way for every format. So do formats that hold the same values; their changes are no
+        matter of last bits.
         """
+        last_bits = LAST_BITS * float(np.abs(self.reference).max(initial=0.0))
         changes: dict[str, list[Code]] = {}
         for (region, _), change in self.weights.items():
             changes.setdefault(region, []).append(change)
         return frozenset(
             region
             for region, (first, *others) in changes.items()
-            if (others or not first.any()) and all(np.array_equal(first, other) for other in others)
+            if np.abs(first).max(initial=0.0) <= (last_bits if others else 0.0)
+            and all(np.array_equal(first, other) for other in others)
         )
 
     def of_scheme(self, region: str, scheme: Scheme) -> float:
