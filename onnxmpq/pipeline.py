@@ -96,6 +96,7 @@ from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.shipping import (
     RULE,
+    Disagreement,
     Exactness,
     Job,
     Labelled,
@@ -432,15 +433,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        notes=(
-            *made.notes,
-            *_timed_note(request, job.data, made),
-            *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
-            *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
-            *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
-            *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
-            *([] if differs is None or differs.rounding else [differs.in_words()]),
-        ),
+        notes=_notes(made, job, shipped, asked, prepared, differs),
     ).sealed()
     stamp(outcome.proto, plan)
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
@@ -458,6 +451,22 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
     )
     return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
+
+
+def _notes(
+    made: Plan, job: Job, shipped: Shipped, asked: Asked, prepared: Model, differs: Disagreement | None
+) -> tuple[str, ...]:
+    """What the plan's file cannot say by itself."""
+    request, outcome = asked.request, shipped.outcome
+    return (
+        *made.notes,
+        *_timed_note(request, job.data, made),
+        *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
+        *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
+        *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
+        *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
+        *([] if differs is None or differs.rounding else [differs.in_words()]),
+    )
 
 
 def _described(data: Samples) -> dict[str, Any]:

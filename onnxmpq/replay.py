@@ -24,7 +24,7 @@ from onnxmpq.fields import shown
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
-from onnxmpq.output import check_writable, plan_path, serialize, write_model, write_text
+from onnxmpq.output import check_writable, plan_path, serialize, write_model, write_result
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.points import at_point
 from onnxmpq.progress import Progress
@@ -170,9 +170,10 @@ def apply_plan(
         with progress.stage("measuring", 0):
             plan, validation = remeasured(model, proto, plan, feeds, effort or Effort())
     if output is not None:
-        write_model(Path(output), proto)
         if beside is not None and (measure or stale or not same):
-            write_text(beside, plan.to_json())
+            write_result(Path(output), proto, plan.to_json())
+        else:
+            write_model(Path(output), proto)
     return Applied(proto, plan, validation)
 
 
