@@ -456,7 +456,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
 def _notes(
     made: Plan, job: Job, shipped: Shipped, asked: Asked, prepared: Model, differs: Disagreement | None
 ) -> tuple[str, ...]:
-    """What the plan's file cannot say by itself."""
+    """Notes that the file of the plan cannot say by itself."""
     request, outcome = asked.request, shipped.outcome
     return (
         *made.notes,
