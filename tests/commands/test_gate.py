@@ -17,8 +17,8 @@ from onnxmpq.model import file_bytes
 from onnxmpq.quality import OutputQuality, Timing, Validation
 from onnxmpq.request import GateOptions
 from tests.graphs import feeds_for, outputs_of, residual_cnn, samples_for
-from tests.test_cli import Folder, Run, run
 from tests.quality.test_comparison import noisy
+from tests.test_cli import Folder, Run, run
 
 __all__ = ["run"]
 GOOD = Validation(
