@@ -1,4 +1,4 @@
-"""Names and doc strings that are not UTF-8, as exporters in other encodings write them; onnxruntime loads such models."""
+"""Names and doc strings that are not UTF-8. Exporters write them in other encodings; onnxruntime loads such models."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ def _other(message: Message) -> Iterator[tuple[Message, str, Any]]:
         for field, value in part.ListFields():
             if field.type == FieldDescriptor.TYPE_MESSAGE:
                 open_.extend([value] if isinstance(value, Message) else value)
-            elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
-                if isinstance(value, bytes) or any(isinstance(text, bytes) for text in value):
-                    yield part, field.name, value
+            elif field.type == FieldDescriptor.TYPE_STRING and _bytes_in(value):
+                yield part, field.name, value
+
+
+def _bytes_in(texts: Any) -> bool:
+    return not isinstance(texts, str) and (isinstance(texts, bytes) or any(isinstance(t, bytes) for t in texts))
 
 
 def _escaped(text: bytes) -> str:
