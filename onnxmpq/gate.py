@@ -20,8 +20,8 @@ from onnxmpq.verdict import Verdict, judge
 @dataclass(frozen=True)
 class Judged:
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
-    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+    bad where nothing was asked. warnings: all that were shown. sessions: of the original and of the converted model;
+    None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
 
     found: Validation
     verdict: Verdict

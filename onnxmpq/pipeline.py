@@ -33,6 +33,7 @@ from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, Share, Timed, in_words, load_feeds, timed_samples
+from onnxmpq.fields import nearest
 from onnxmpq.footprint import footprint
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
@@ -64,7 +65,7 @@ from onnxmpq.plan_forecast import Forecast
 from onnxmpq.points import with_points
 from onnxmpq.prediction import Prediction, predict_job
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
-from onnxmpq.progress import Progress
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.ranges import known_ranges, observe_ranges
 from onnxmpq.report import (
     Report,
@@ -160,8 +161,10 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
-    posed = _posed(model, request)
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
     result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    result = replace(result, report=replace(result.report, warnings=tuple(heard.warnings)))
     _write(result, request)
     return result
 
@@ -175,8 +178,9 @@ def predict(model: Source, request: Request) -> Prediction:
     Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
     what `convert` does, as far as predictions tell.
     """
-    posed = _posed(model, request)
-    return predict_job(posed.job, posed.asked.budgets.spelled())
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
+    return replace(predict_job(posed.job, posed.asked.budgets.spelled()), warnings=tuple(heard.warnings))
 
 
 @dataclass(frozen=True)
@@ -278,7 +282,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     outputs, labels, and whether there is anything to do."""
     request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
     for name in set(request.outputs or ()) - set(names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+        raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, names, 'it has')}")
     _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     data, model = replace(data, shapes=request.shapes), opened.model
@@ -393,6 +397,8 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, asked.cpu)
     apart = (RULE,) if exactness.in_words() else ()
     warned = lint_export(outcome.proto, prepared.proto, asked.device.dialect, apart)
+    for rule in warned:
+        context.progress.warn(f"rule {rule}")
     if not exactness.proven:
         context.progress.warn(exactness.in_words())
     differs = disagreement(
@@ -441,7 +447,6 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
         timings=job.costs.timings,
-        warnings=warned,
         curve=curve,
         proven=exactness.proven,
         disagreement=differs,
@@ -559,7 +564,7 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
     cannot be compared. A model that misses something is no error here: see `Judged`.
     """
-    heard = progress or Progress()
+    heard = Remembering(progress)
     options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
@@ -591,7 +596,7 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         judged = replace(judged, sessions=(before, after))
     for line in judged.warnings:
         heard.warn(line)
-    return judged
+    return replace(judged, warnings=tuple(heard.warnings))
 
 
 @isolated()
@@ -622,7 +627,7 @@ def validate(
         feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
     guessed = guessed_kinds(source, feeds, settings)
     for name in set(kinds or ()) - set(guessed):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
+        raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, guessed, 'it has')}")
     found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
     if labelled is not None:
         before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))

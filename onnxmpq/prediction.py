@@ -22,7 +22,7 @@ class Prediction:
 
     figures, original: by the names that plans have (`latency_ms`, `size_bytes`, ...). effect: divergence from fp32,
     summed over decisions. schemes: by region, of those that are not left in float32. met: False where a budget is
-    missed (`--best-effort`). notes: what was not looked at.
+    missed (`--best-effort`). notes: what was not looked at. warnings: as they were shown.
     """
 
     budgets: dict[str, str]
@@ -32,6 +32,7 @@ class Prediction:
     schemes: dict[str, str]
     met: bool
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.elements import ActivationType
 from onnxmpq.errors import UsageError
+from onnxmpq.fields import nearest
 from onnxmpq.ranges.entropy import kept_bins
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.params import BITS, QuantParams, params_for
@@ -93,4 +94,4 @@ CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name
 def require_estimator(name: str) -> None:
     """Raises UsageError for a name that is not in `CHOICES`."""
     if name not in CHOICES:
-        raise UsageError(f"no estimator of ranges is called {name!r}; choose one of {', '.join(CHOICES)}")
+        raise UsageError(f"no estimator of ranges is called {name!r}; {nearest(name, CHOICES, 'choose one of')}")

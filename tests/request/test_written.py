@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from pathlib import Path
@@ -77,6 +78,35 @@ def test_a_file_holds_what_only_the_command_line_has(asked: Any, tmp_path: Path,
     (tmp_path / "c.toml").write_text("quiet = true\nverbose = true\n")
     assert asked("--config", "c.toml") == {}
     assert "seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("json = true", ()),
+        ("json = true", ("--threads", "many")),
+        ("json = true", ("--no-such-option",)),
+        ("json = true\nno_such_option = 1", ()),
+        ("json = true\nsize = [1]", ()),
+        ("quiet = true", ("--json",)),
+    ],
+)
+@pytest.mark.parametrize("spelled", [("--config", "c.toml"), ("--config=c.toml",)], ids=["apart", "in one"])
+def test_a_file_that_asks_for_json_gets_errors_as_json(
+    text: str, flags: tuple[str, ...], spelled: tuple[str, ...], asked: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Whatever fails: the option's value, the command line itself, or the file."""
+    (tmp_path / "c.toml").write_text(text + "\n")
+    asked(*spelled, *flags)
+    told = capsys.readouterr()
+    error = json.loads(told.out)["error"]
+    assert error["kind"] == "UsageError" and error["message"] in told.err
+
+
+def test_no_json_without_asking(asked: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.toml").write_text("json = false\n")
+    asked("--config", "c.toml", "--no-such-option")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
