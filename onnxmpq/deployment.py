@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import BITS
 from onnxmpq.rounding import QuantizedWeight, overflowing_channels

@@ -18,7 +18,7 @@ from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.lines import cells, choose_lines
 from onnxmpq.feeds.npz import npz_columns, open_npy
 from onnxmpq.feeds.types import Array, Feeds, Places, whole_source
-from onnxmpq.fields import nearest_names
+from onnxmpq.files import nearest_names
 
 Labels = NDArray[np.generic]
 

@@ -14,7 +14,7 @@ from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.made_pictures import DEVIATION, MEAN, made_picture
 from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, with_batch_axes
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 
 DEFAULT_SAMPLES = 32
 DEFAULT_LENGTH = 128  # of dynamic axes such as sequences

@@ -8,7 +8,7 @@ import onnx
 import onnx.inliner
 
 from onnxmpq.errors import OnnxmpqError, UsageError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 from onnxmpq.lint.common import STANDARD_DOMAINS, is_quantizer, same_grid
 from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, UNDEFINED, Graph, Quantizer, graphs, integer, label, type_name
 from onnxmpq.lint.overflow import CODE_OFFSET, IntegerLayer, integer_layers, overflow, summed_rows

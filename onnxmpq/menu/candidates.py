@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu

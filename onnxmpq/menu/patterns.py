@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest_names
+from onnxmpq.files import nearest_names
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import FP32, scheme_named
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnxmpq import reproducer
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, OutputError, UsageError
-from onnxmpq.fields import nearest_names
+from onnxmpq.files import nearest_names
 from onnxmpq.screen.answers import answer_error
 from onnxmpq.screen.readers import ReaderGone, until_unread
 

@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 
 VERSION, VERBOSE = "--version", ("-v", "--verbose")
 

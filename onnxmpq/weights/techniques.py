@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 
 TECHNIQUES: Mapping[str, str] = {
     "equalisation": "channels scaled against each other so that the weights before and after them have equal ranges",
