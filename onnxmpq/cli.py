@@ -16,7 +16,7 @@ from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
 from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
 from onnxmpq.errors import CheckError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
+from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields
 from onnxmpq.files import check_writable, data_folder, plan_path, require_format, write_text
 from onnxmpq.lint import show
 from onnxmpq.model import read
@@ -260,7 +260,7 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
-        shapes=shares_of(parse_shapes(shape or ())),
+        shape=parse_shapes(shape or ()),
         progress=heard,
     )
     write_text(output, table.to_json() + "\n")

@@ -190,6 +190,52 @@ def test_what_is_no_model_or_plan_is_told_what_to_give(result: Result) -> None:
         onnxmpq.apply(PROTO, 3)  # type: ignore[arg-type]
 
 
+def first_arguments(function: Any) -> tuple[Any, ...]:
+    """Of the right types, for those that the function cannot do without."""
+    wanted = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
+    return tuple({"plan": "none.plan.json", "path": "none"}.get(p.name, PROTO) for p in wanted)
+
+
+PUBLIC = [f for f in (getattr(onnxmpq, name) for name in onnxmpq.__all__) if inspect.isfunction(f)]
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_any_argument_of_a_wrong_type_is_an_error_of_ours(function: Any) -> None:
+    """Also arrays, which have no truth value."""
+    given = first_arguments(function)
+    for place, name in enumerate(inspect.signature(function).parameters):
+        for wrong in (object(), np.full((2, 2), None)):
+            positional = [wrong if i == place else value for i, value in enumerate(given)]
+            named = {} if place < len(given) else {name: wrong}
+            with pytest.raises(onnxmpq.OnnxmpqError) as caught:
+                function(*positional, **named)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_an_unknown_argument_is_answered_with_the_nearest(function: Any) -> None:
+    known = list(inspect.signature(function).parameters)[-1]
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{known}x'"):
+        function(*first_arguments(function), **{f"{known}x": 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: onnxmpq.validate(PROTO, PROTO, calibration=7), "int"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.validate(PROTO, PROTO, settings="cpu"), "settings='cpu': must be of class SessionSettings"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.apply(PROTO, "p", point=True), "point=True: must be a whole number"),
+        (lambda: onnxmpq.check(PROTO, dialect=3), "dialect=3: must be a text"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.convert(PROTO, progress=print), "must be of class Progress"),  # type: ignore[call-arg]
+        (lambda: onnxmpq.calibrate(PROTO, recipe=3), "recipe=3: must be the name of a recipe, a .toml file, or a"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.read_plan(3), "3 is no path; give the path of a .plan.json file"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_type_is_told_what_to_give(call: Any, message: str) -> None:
+    with pytest.raises(onnxmpq.OnnxmpqError, match=message):
+        call()
+
+
 def test_a_plan_may_be_a_table(result: Result) -> None:
     assert serialize(onnxmpq.apply(PROTO, json.loads(result.plan.to_json()))) == serialize(result.model)
 

@@ -16,7 +16,7 @@ from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
-from onnxmpq.request import Source, require_source
+from onnxmpq.request import Source, accepts, require_source
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Inspection:
             console.print(f"note: {note}", highlight=False, markup=False)
 
 
+@accepts
 def inspect(model: Source, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn, Self, TypeGuard, TypeVar
 
-from onnxmpq.errors import OnnxmpqError
+from onnxmpq.errors import OnnxmpqError, UsageError
 
 SIMILAR = 0.5  # share of the characters of two names that agree, above which one may be the other misspelt
 SUGGESTED = 3  # names that are suggested at most
@@ -174,6 +176,13 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
     share = {key: difflib.SequenceMatcher(None, key, given).ratio() for key in names}
     best = max(share.values(), default=0.0)
     return [names[key] for key in names if share[key] == best >= SIMILAR][:SUGGESTED]
+
+
+def as_path(given: object, wanted: str) -> Path:
+    """The path that was given. wanted: the file that it should be of. Raises UsageError."""
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"{shown(given)} is no path; give the path of {wanted}")
+    return Path(given)
 
 
 def shown(value: object) -> str:

@@ -27,7 +27,7 @@ from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
 from onnxmpq.replay.remeasure import feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
@@ -54,6 +54,7 @@ class Applied:
     validation: Validation | None = None
 
 
+@accepts
 def apply(
     model: Source,
     plan: Plan | str | Path | Mapping[str, Any],
@@ -85,6 +86,7 @@ def apply(
     ).model
 
 
+@accepts
 @isolated()
 def apply_plan(
     model: Source,

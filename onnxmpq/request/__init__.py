@@ -1,5 +1,6 @@
 """The request: every option of `convert`, declared once for Python, the command line, config files and the docs."""
 
+from onnxmpq.request.arguments import accepts
 from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
 from onnxmpq.request.config import asks_for_json, read_config
 from onnxmpq.request.gate import GateOptions
@@ -22,6 +23,7 @@ __all__ = [
     "Request",
     "SampleOptions",
     "Source",
+    "accepts",
     "asked_for",
     "asks_for_json",
     "config_text",
