@@ -73,6 +73,22 @@ def test_reprs_fit_on_a_screen(result: Result) -> None:
     assert "budget" in repr(result) and "quality" in repr(result)
 
 
+def test_reprs_of_other_results(result: Result, tmp_path: Path) -> None:
+    """Of everything that a public function returns."""
+    table = int8_pays(PROTO, tmp_path)
+    inspection = onnxmpq.inspect(SAMPLES / "digits_transformer.onnx")
+    prediction = onnxmpq.predict(PROTO, calibration=DATA, size="60%", cost_table=table, effort=QUICK)
+    applied = onnxmpq.apply_plan(PROTO, result.plan)
+    for value in (inspection, prediction, applied):
+        text, page = repr(value), value._repr_html_()
+        assert text.startswith(f"{type(value).__name__}: ")
+        assert len(text.splitlines()) <= SCREEN and len(text) < 3000, text
+        assert page.startswith(f"<b>{type(value).__name__}</b>") and len(page) < 10000
+    layers = inspection.layers
+    assert f"{len(layers)}, " in repr(inspection) and layers[0]["name"] in inspection._repr_html_()
+    assert "size " in repr(prediction) and "60%" in repr(prediction)
+
+
 def test_names_of_files_are_text_in_html(result: Result) -> None:
     plan = Plan({"name": "<script>"}, "cpu", "onnxruntime", {}, (), {})
     assert "<script>" not in plan._repr_html_() and "&lt;script&gt;" in plan._repr_html_()

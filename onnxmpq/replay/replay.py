@@ -32,6 +32,7 @@ from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.shipping import Exactness
+from onnxmpq.shown import Shown
 from onnxmpq.weights import (
     PackedWeight,
     Techniques,
@@ -44,14 +45,18 @@ from onnxmpq.weights import (
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
-@dataclass(frozen=True, eq=False)
-class Applied:
+@dataclass(frozen=True, eq=False, repr=False)
+class Applied(Shown):
     """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
     the original, where it was measured."""
 
     model: onnx.ModelProto
     plan: Plan
     validation: Validation | None = None
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        heading, facts = self.plan.shown()
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
 
 
 @accepts
