@@ -20,6 +20,7 @@ from onnxmpq.files import Rows, serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan
 from onnxmpq.quality import Validation
+from onnxmpq.report.tables import CURVE
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays
@@ -115,6 +116,7 @@ def test_costs_and_curve_are_rows(result: Result) -> None:
     assert costs[0] == {"what": "base", "region": None, "scheme": "", "tensor": "", "reader": None, "ms": 1e-3}
     assert {row["scheme"] for row in costs if row["region"] == "Conv_3"} >= {"fp32", "int8"}
     curve = result.curve
+    assert curve.columns == CURVE and set(curve.column("energy_mj")) == {None}, "a CPU has no energies"
     assert curve.column("point") == list(range(1, len(curve) + 1))
     assert curve.column("latency_ms") == sorted(curve.column("latency_ms"))
     assert curve.column("effect") == sorted(curve.column("effect"), reverse=True)
