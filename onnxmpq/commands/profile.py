@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort
 from onnxmpq.errors import TargetError
-from onnxmpq.feeds import Recipe, Share, in_words, timed_samples
+from onnxmpq.feeds import Recipe, in_words, shares_of, timed_samples
 from onnxmpq.isolation import isolated
 from onnxmpq.menu import (
     bounded_activations,
@@ -20,7 +20,7 @@ from onnxmpq.opening import open_model, open_target, say_timed
 from onnxmpq.profiling import plan_costs
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.request import Request, Source, documents, require_source
+from onnxmpq.request import Request, Source, accepts, documents, require_source
 from onnxmpq.runtimes import (
     SessionSettings,
     warn_outside,
@@ -30,6 +30,7 @@ from onnxmpq.workbench import prepare_bench
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
+@accepts
 @documents(Request)
 @isolated()
 def profile_model(
@@ -41,15 +42,13 @@ def profile_model(
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
-    shapes: Sequence[Share] = (),
+    shape: Mapping[str, str | Sequence[int]] | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
-
-    shapes: of the inputs that are timed, with their shares; those of the first sample without.
-    """
+    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere."""
     require_source(model)
+    shapes = shares_of(shape)
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
     warn_outside(context.progress.warn)
     if not device.measured:

@@ -49,8 +49,9 @@ class RememberingProfiler:
         self._context = functools.partial(
             content_hash, "timing", programs(), machine_id(), model_hash(model), feeds, profiler.settings, effort
         )
-        self._asked = 0
-        self._ages_s: list[float] = []
+        self._timed = 0
+        self._ages_s: dict[str, float] = {}  # of what an earlier run had timed, by key
+        self._own: set[str] = set()  # keys of what this run has measured, which it finds in the cache as well
 
     @property
     def model(self) -> Model:
@@ -66,8 +67,9 @@ class RememberingProfiler:
 
     @property
     def timings(self) -> Timings:
-        """Number of timings asked for so far, and of those that were known."""
-        return Timings(len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{cpu_model()} {machine_id()}")
+        """Number of plans timed so far, and of those that an earlier run had timed, with the age of the oldest."""
+        reused, oldest_s = len(self._ages_s), max(self._ages_s.values(), default=0.0)
+        return Timings(reused, reused + self._timed, oldest_s, f"{cpu_model()} {machine_id()}")
 
     def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         """As the profiler's, on the scale of its `reference_s`. Raises ModelError."""
@@ -76,16 +78,17 @@ class RememberingProfiler:
         key = self._context(serialize(proto))
         known = _read(self._cache.get(key), assignment, self._clock())
         if known is not None:
-            self._asked += 1
-            self._ages_s.append(known[1])
+            if key not in self._own:
+                self._ages_s.setdefault(key, known[1])
             return known[0].scaled(self.reference_s)
         profile = self._measured(assignment, proto)
+        self._own.add(key)
         self._cache.put(key, _entry(profile.scaled(1.0 / self.reference_s), self._clock()))
         return profile
 
     def _measured(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         profile = self._profiler.profile(assignment, proto)
-        self._asked += 1
+        self._timed += 1
         return profile
 
     def try_out(self, proto: onnx.ModelProto) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,6 +53,21 @@ def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, 
             raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
         found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
     return found
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """True for a command line with `--json`, or with a config file that says `json = true`.
+
+    Read apart from the options, because a command line that cannot be parsed is answered in JSON as well.
+    """
+    if "--json" in arguments:
+        return True
+    given = [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+    given += [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    for path in given[-1:]:
+        with suppress(OSError, ValueError):  # a file that cannot be read is an error of its own
+            return read_toml(Path(path)).get("json") is True
+    return False
 
 
 def _only_here(name: str, kind: Kind) -> Declared:

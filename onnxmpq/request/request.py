@@ -111,11 +111,16 @@ class Request(QualityOptions):
         ),
     ] = ()
     opset: Annotated[
-        int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N")
+        int | None,
+        Option(
+            "of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N", example=21
+        ),
     ] = None
     batch: Annotated[
         int | None,
-        Option("samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N"),
+        Option(
+            "samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N", example=1
+        ),
     ] = None
     keep_io: Annotated[
         bool,
