@@ -24,9 +24,10 @@ from onnxmpq.cache import Cache, content_hash
 from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
 from onnxmpq.keys import model_hash, programs
+from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import Model
 from onnxmpq.output import serialize
-from onnxmpq.runtimes import KernelTimes, SessionSettings, cpu_model
+from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import Scheme
 
 KEPT_S = 3600.0
@@ -48,7 +49,7 @@ class RememberingProfiler:
         """clock: seconds since some moment that is the same in all runs."""
         self._profiler, self._cache, self._clock = profiler, cache, clock
         self._context = functools.partial(
-            content_hash, "timing", programs(), machine_id(), model_hash(model), feeds, profiler.settings, effort
+            content_hash, "timing", programs(), _machine(), model_hash(model), feeds, profiler.settings, effort
         )
         self._asked = 0
         self._ages_s: list[float] = []
@@ -68,7 +69,9 @@ class RememberingProfiler:
     @property
     def timings(self) -> Timings:
         """Number of timings asked for so far, and of those that were known."""
-        return Timings(len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{cpu_model()} {machine_id()}")
+        return Timings(
+            len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{described()['cpu']} {_machine()}"
+        )
 
     def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         """As the profiler's, on the scale of its `reference_s`. Raises ModelError."""
@@ -98,6 +101,11 @@ class RememberingProfiler:
     def again_s(self, proto: onnx.ModelProto) -> float:
         """Never from the cache: a second measurement is asked for because the first is in doubt."""
         return self._profiler.again_s(proto)
+
+
+def _machine() -> str:
+    """Of where time is taken."""
+    return elsewhere() or machine_id()
 
 
 @functools.cache
