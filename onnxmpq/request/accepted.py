@@ -20,7 +20,7 @@ from onnxmpq.request.options import Declared, options_of
 _DATA = frozenset({"calibration", "labels"})
 """Options that take arrays as well."""
 _NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
-_OBJECTS_TOO = frozenset({"metric", "recipe", "ranges"})
+_OBJECTS_TOO = frozenset({"metric", "recipe", "ranges", "cluster"})
 
 
 def accept(request: Any) -> None:
