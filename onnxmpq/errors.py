@@ -158,6 +158,10 @@ class ClusterError(OnnxmpqError):
     meaning = "the cluster, or a worker of it, cannot be used"
 
 
+class LostError(ClusterError):
+    """The scheduler is gone, and with it all who did the work."""
+
+
 class FleetError(OnnxmpqError):
     """Models of a fleet that were not converted; the others were."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from onnxmpq.cluster.remote import TAG, Box, Call, Identity, Measured, Reference, identity, measure
-from onnxmpq.errors import ClusterError
+from onnxmpq.errors import ClusterError, LostError
 from onnxmpq.isolation import Kept
 from onnxmpq.model import WeightStore
 
@@ -75,7 +75,7 @@ class RemoteDevice:
             found: Measured = future.result(timeout=None if limit_s is None else 2 * limit_s + CONNECTION_S)
         except Exception as error:
             if self.client.status != "running":
-                raise ClusterError("the scheduler is gone; run the same command again") from None
+                raise LostError("the scheduler is gone; run the same command again") from None
             self._move(error)
             return None
         return found

@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from onnxmpq.cluster.remote import Box, Outcome, Spooled, perform
-from onnxmpq.errors import ClusterError
+from onnxmpq.errors import ClusterError, LostError
 from onnxmpq.tasks import Task
 
 if TYPE_CHECKING:
@@ -210,6 +210,6 @@ class Run(Generic[Result]):
         except Exception:  # it went away just now
             same = False
         if not same:
-            raise ClusterError(
+            raise LostError(
                 "the scheduler is gone or was started again; what is done is in the cache: run the same command again"
             )

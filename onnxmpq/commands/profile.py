@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnxmpq.cluster import connected
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort
 from onnxmpq.errors import TargetError
@@ -25,6 +26,7 @@ from onnxmpq.runtimes import (
     SessionSettings,
     warn_outside,
 )
+from onnxmpq.target import Target
 from onnxmpq.workbench import prepare_bench
 
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
@@ -43,14 +45,43 @@ def profile_model(
     seed: int = 0,
     shapes: Sequence[Share] = (),
     effort: Effort | None = None,
+    cluster: Any = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
+    """Measure a model's costs, for use by `convert(cost_table=...)` here or elsewhere.
+
+    On this machine, or with `cluster` on the device of that name, where nothing else is done for it than measurements.
 
     shapes: of the inputs that are timed, with their shares; those of the first sample without.
     """
     require_source(model)
-    context, device = Context(progress or Progress(), seed=seed), open_target(target)
+    heard = progress or Progress()
+    with connected(cluster, heard, device=device):
+        return _profiled(
+            model,
+            open_target(target),
+            calibration,
+            recipe,
+            provider,
+            threads,
+            shapes,
+            effort,
+            Context(heard, seed=seed),
+        )
+
+
+def _profiled(
+    model: Source,
+    device: Target,
+    calibration: Any,
+    recipe: str | Recipe | None,
+    provider: str | None,
+    threads: int,
+    shapes: Sequence[Share],
+    effort: Effort | None,
+    context: Context,
+) -> CostTable:
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")

@@ -1,7 +1,7 @@
 """The request: every option of `convert`, declared once for Python, the command line, config files and the docs."""
 
 from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
-from onnxmpq.request.config import read_config
+from onnxmpq.request.config import options_from, read_config
 from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, documents, options_of, require_source, takes
@@ -28,6 +28,7 @@ __all__ = [
     "given_options",
     "option_like",
     "option_table",
+    "options_from",
     "options_of",
     "read_config",
     "require_source",
