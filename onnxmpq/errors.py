@@ -151,6 +151,13 @@ class CheckError(OnnxmpqError):
     meaning = "check found errors"
 
 
+class CompilerError(OnnxmpqError):
+    """The target's compiler is not installed, or refuses a model that was to be handed out."""
+
+    exit_code = 16
+    meaning = "the target's compiler is missing, or refuses the converted model"
+
+
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 INTERRUPTED_EXIT_CODE = 130
 
