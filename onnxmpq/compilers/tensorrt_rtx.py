@@ -138,7 +138,7 @@ def _parser_error(error: Any, proto: onnx.ModelProto) -> Message:
 
 
 def _lines(texts: Sequence[str], severity: Severity) -> Iterator[Message]:
-    """What was logged, each line once, without the sources of the compiler and complaints that there is no GPU."""
+    """Logged lines, each once, without the sources of the compiler and complaints that there is no GPU."""
     plain = dict.fromkeys(_plain(t) for t in texts)
     for text in plain:
         if text and not text.startswith(_NOISE):
