@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 from benchmarks.tensorrt import weights
-from onnxmpq.compilers import Compiled, compile_model, stored
+from onnxmpq.compilers import Compiled, compile_model
 from onnxmpq.isolation import Child
 
 CAPABILITIES = ("sm89", "sm120")

@@ -34,7 +34,7 @@ LAYERS = (
     Layer("Gemm, transB", (OUTPUTS, INPUTS), 1, 0, (ROWS, INPUTS), "Gemm <transB = 1> ({x}, {w})"),
     Layer("Conv 3x3", (128, 128, 3, 3), 1, 0, (2, 128, 16, 16), "Conv <pads = [1, 1, 1, 1]> ({x}, {w})"),
     Layer("Conv 1x1", (256, 256, 1, 1), 1, 0, (2, 256, 16, 16), "Conv ({x}, {w})"),
-    Layer("depthwise Conv", (2048, 1, 3, 3), 1, 0, (2, 2048, 8, 8), "Conv <group = 2048, pads = [1, 1, 1, 1]> ({x}, {w})"),
+    Layer("depthwise Conv", (512, 1, 3, 3), 1, 0, (2, 512, 8, 8), "Conv <group = 512, pads = [1, 1, 1, 1]> ({x}, {w})"),
     Layer("grouped Conv", (256, 64, 3, 3), 1, 0, (2, 256, 8, 8), "Conv <group = 4, pads = [1, 1, 1, 1]> ({x}, {w})"),
     Layer("Conv, 1D", (256, 256, 3), 1, 0, (2, 256, 32), "Conv <pads = [1, 1]> ({x}, {w})"),
     Layer("ConvTranspose", (128, 128, 2, 2), 0, 1, (2, 128, 8, 8), "ConvTranspose <strides = [2, 2]> ({x}, {w})"),

@@ -13,7 +13,7 @@ from onnxmpq.compilers.tensorrt_rtx import TensorRtRtx
 from onnxmpq.compilers.types import Answer, Compiler, Message, Ranges, ShapeRange, Stored
 from onnxmpq.errors import CompilerError, CrashError, UsageError
 from onnxmpq.feeds import Share
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 from onnxmpq.isolation import Child
 from onnxmpq.lint import without_functions
 
