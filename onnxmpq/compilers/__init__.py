@@ -1,6 +1,6 @@
 """Compilers that build a graph for a device which is not there: what they accept, and how many bytes they store."""
 
-from onnxmpq.compilers.compile import COMPILERS, Compiled, compile_model
+from onnxmpq.compilers.compile import COMPILERS, Compiled, compile_model, require_compiler
 from onnxmpq.compilers.show import as_dict, lines, stored_in_words
 from onnxmpq.compilers.stored import stored, widths
 from onnxmpq.compilers.tensorrt_rtx import INSTALL, TESTED
@@ -20,6 +20,7 @@ __all__ = [
     "as_dict",
     "compile_model",
     "lines",
+    "require_compiler",
     "stored",
     "stored_in_words",
     "widths",

@@ -87,6 +87,18 @@ def compile_model(
     return Compiled(f"{compiler.name} {version}".strip(), asked, replace(answer, messages=traces), constants)
 
 
+def require_compiler(dialect: str, capability: str) -> None:
+    """Raises CompilerError where the dialect's compiler is not installed, UsageError where it knows no such device."""
+    child = Child(COMPILERS[dialect].name)
+    try:
+        _, offered = child.call(_about, dialect, doing="telling its version")
+        _capability(capability, offered, COMPILERS[dialect].name)
+    except CrashError as error:
+        raise CompilerError(f"{error}; try again") from error
+    finally:
+        child.close()
+
+
 def _answer(process: Child, dialect: str, proto: onnx.ModelProto, capability: str, ranges: Ranges) -> Answer:
     """The compiler's answer, which is an error where the model ended its process."""
     try:
