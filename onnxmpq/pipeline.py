@@ -104,6 +104,10 @@ from onnxmpq.shipping import (
     as_shipped,
     disagreement,
     finish,
+    require_verifiable,
+    unfolding_note,
+    verified,
+    verified_note,
 )
 from onnxmpq.shown import Shown
 from onnxmpq.threads import with_one_blas_thread
@@ -194,6 +198,8 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
+    if request.verify:
+        require_verifiable(asked.device)
     read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
@@ -392,6 +398,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         job.quality_of.judging,
         shipped.validation,
     )
+    compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
     rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
         prepared,
@@ -423,7 +430,11 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        notes=_notes(made, job, shipped, asked, prepared, differs),
+        notes=(
+            *_notes(made, job, shipped, asked, prepared, differs),
+            *unfolding_note(asked.device, outcome.assignment),
+            *([] if compiled is None else [verified_note(compiled)]),
+        ),
     ).sealed()
     stamp(outcome.proto, plan)
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
