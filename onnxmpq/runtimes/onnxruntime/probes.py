@@ -49,7 +49,7 @@ def answers(*, fresh: bool = False) -> Mapping[str, Answer]:
     if not _known:
         store = _stores[0] if _stores else Cache(caching.default_folder())
         key = _key()
-        _known.update((None if fresh else _read(store.get(key))) or _ask())
+        _known.update((None if fresh else store.get(key, _read)) or _ask())
         if all(a.holds is not None for a in _known.values()):  # what could not be told may be told tomorrow
             store.put(key, Archive(meta={name: asdict(a) for name, a in _known.items()}))
     return {**_known, **_saturation()}
@@ -76,15 +76,13 @@ def _key() -> str:
     return content_hash("probes", source, versions, cpu_features(), cpu_model())
 
 
-def _read(entry: Archive | None) -> dict[str, Answer] | None:
-    """None for an entry that does not hold an answer to each question."""
-    if entry is None:
-        return None
-    try:
-        found = {name: Answer(**fields) for name, fields in entry.meta.items()}
-    except (AttributeError, TypeError):
-        return None
-    return found if set(found) == set(_in_child()) else None
+def _read(entry: Archive) -> dict[str, Answer]:
+    """Raises ValueError, TypeError or AttributeError for an entry that does not hold an answer to each question."""
+    found = {name: Answer(**fields) for name, fields in entry.meta.items()}
+    answers = [(answer.holds, answer.note) for answer in found.values()]
+    if set(found) != set(_in_child()) or not all(isinstance(h, bool) and isinstance(n, str) for h, n in answers):
+        raise ValueError("answers to other questions")
+    return found
 
 
 def _in_child() -> list[str]:
