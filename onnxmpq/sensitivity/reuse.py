@@ -17,10 +17,9 @@ from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.keys import feeds_hash, model_hash, programs
-from onnxmpq.model import Model
+from onnxmpq.model import Model, float_sources
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
-from onnxmpq.sensitivity.behind_labels import float_sources
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, sketch_width
 from onnxmpq.sensitivity.measure import measure_effects
