@@ -45,8 +45,8 @@ from benchmarks.mutate import (
     npy_changed,
     toml_changed,
 )
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache, content_hash
+from onnxmpq.commands import inspect
 from onnxmpq.cost import Effort, Profile
 from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.table import CostTable, Transition
@@ -55,10 +55,9 @@ from onnxmpq.errors import OnnxmpqError, UsageError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.recipes import find_recipe
 from onnxmpq.feeds.types import InputSpec
-from onnxmpq.inspection import inspect
+from onnxmpq.files import Archive, data_folder, serialize
 from onnxmpq.menu import candidates, observed_tensors
 from onnxmpq.model import Model, prepare
-from onnxmpq.output import serialize
 from onnxmpq.pipeline import convert
 from onnxmpq.plan import Plan, PlannedRegion, read_plan
 from onnxmpq.provenance import describe_runtime
@@ -66,7 +65,6 @@ from onnxmpq.ranges import Calibration, Observation, observe, read_calibration
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.replay import apply
 from onnxmpq.request.config import read_config
-from onnxmpq.resources import data_folder
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import CPU
 from onnxmpq.schemes import SCHEMES

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
 from onnxmpq.context import Context
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.files import Archive
 from onnxmpq.model import Model
 from onnxmpq.ranges import Observation, params_for
 from onnxmpq.ranges import reuse as ranges_reuse

@@ -19,14 +19,12 @@ from pathlib import Path
 
 import onnx
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache, content_hash
 from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
-from onnxmpq.fields import is_number
+from onnxmpq.files import Archive, is_number, serialize
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.model import Model
-from onnxmpq.output import serialize
 from onnxmpq.runtimes import KernelTimes, SessionSettings, cpu_model
 from onnxmpq.schemes import Scheme
 

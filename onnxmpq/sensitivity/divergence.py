@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.fields import is_whole, shown
-from onnxmpq.finite import finite, numbers
+from onnxmpq.files import is_whole, shown
 from onnxmpq.sensitivity.output_kinds import OUTPUT_KINDS, OutputKind, class_scores, kl_divergence
+from onnxmpq.statistics import finite, numbers
 
 Code = NDArray[np.float32]
 MOST_ELEMENTS = 2**31 - 1

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
+from onnxmpq.files import Archive
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model, float_sources
 from onnxmpq.progress import Tick

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnxmpq.archive import Archive, Array
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
-from onnxmpq.fields import is_number, is_whole
+from onnxmpq.files import Archive, Array, is_number, is_whole
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import LayerWeight, Model, Region
 from onnxmpq.progress import ROUNDING, Tick
