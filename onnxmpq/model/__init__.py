@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
+from onnxmpq.model.behind_labels import float_sources, sources_of
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
@@ -53,6 +54,7 @@ __all__ = [
     "export",
     "file_bytes",
     "find_regions",
+    "float_sources",
     "free_name",
     "imported",
     "is_quantized_op",
@@ -67,6 +69,7 @@ __all__ = [
     "serialized_bytes",
     "shell",
     "sink",
+    "sources_of",
     "subgraphs",
     "table_rows",
     "without_initializers",
