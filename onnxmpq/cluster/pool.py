@@ -58,8 +58,8 @@ class Pool:
         """Waits for workers. Raises ClusterError where none comes, or none can be used."""
         self._wait_for(lambda: bool(self.look(now=True)))
         if self.threads:
-            count = len(self.threads)
-            self.progress.say(f"{count} worker{'s' if count > 1 else ''} of the cluster, {self.width} tasks at a time")
+            workers, at_once = _count(len(self.threads), "worker"), _count(self.width, "task")
+            self.progress.say(f"{workers} of the cluster, {at_once} at a time")
             return
         devices = [a for a, i in self.known.items() if i.tags]
         if self.left_out:
@@ -151,6 +151,10 @@ class Pool:
 
     def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:
         return Run(self, tasks).results()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _first(left_out: dict[str, str]) -> str:
