@@ -42,7 +42,9 @@ def rounded(
     common = content_hash("rounded", programs(), model_hash(model), feeds_hash(feeds), techniques)
     keys = {key: content_hash(common, key[0], spec) for key, spec in formats.items()}
     found = {
-        k: _to_weight(entry, formats[k]) for k, key in keys.items() if (entry := context.cache.get(key)) is not None
+        k: _to_weight(entry, formats[k]).kept_by(model.store.kept)
+        for k, key in keys.items()
+        if (entry := context.cache.get(key)) is not None
     }
     tick(len(found))
     missing = {key: spec for key, spec in formats.items() if key not in found}
