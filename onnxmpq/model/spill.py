@@ -32,7 +32,10 @@ _CHUNK = 2**24  # bytes
 
 
 class Spill:
-    """A temporary folder, gone when nothing uses it any more. A copy in another process uses the same files."""
+    """A temporary folder, gone when nothing uses it any more. A copy in another process uses the same files.
+
+    hashes: of what was computed from constants, for who computed it.
+    """
 
     def __init__(self) -> None:
         """Raises OutputError where no folder can be made."""
@@ -43,6 +46,7 @@ class Spill:
                 f"no temporary folder can be made for a model of this size ({error.strerror}); set TMPDIR to a folder "
                 "that can be written"
             ) from None
+        self.hashes: dict[tuple[object, ...], str] = {}
         weakref.finalize(self, _remove, self.folder, os.getpid())
 
     @classmethod
@@ -147,7 +151,7 @@ def _reference(tensor: onnx.TensorProto, file: Path, offset: int, length: int) -
 
 def _elsewhere(folder: Path) -> Spill:
     found = Spill.__new__(Spill)
-    found.folder = folder
+    found.folder, found.hashes = folder, {}
     return found
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.model.files import LENGTH, LOCATION, MODIFIED, OFFSET, STORED_TYPE, external, place_of, set_place
 from onnxmpq.model.shell import LARGEST_KEPT
-from onnxmpq.model.spill import Spill, is_reference, referred
+from onnxmpq.model.spill import Spill, content_of, is_reference, referred
 
 IN_THE_STORE = "in the weight store"  # where a structure says that a large constant is: no file has that name
 
@@ -142,6 +142,10 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         file = self._folder / place_of(tensor)[LOCATION]
         _require_unchanged(tensor, file)
         return referred(tensor, file)
+
+    def content(self, name: str) -> str:
+        """SHA-256 of a constant's values where a model is never whole in memory, else empty; each is read once."""
+        return "" if self.spill is None or name not in self._large else content_of(self.handed(name))
 
     @cached_property
     def all_handed(self) -> Mapping[str, onnx.TensorProto]:
