@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq import opsets
+from onnxmpq.rounding import opsets
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]

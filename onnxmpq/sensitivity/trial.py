@@ -8,12 +8,12 @@ import numpy as np
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.finite import numbers
 from onnxmpq.model import Region, Spelling, array_of
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.elimination import Elimination
+from onnxmpq.statistics import numbers
 
 
 class Trial:
