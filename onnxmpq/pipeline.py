@@ -221,6 +221,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
+    del nearest  # of a large model, its weights take room on the disk
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)

@@ -12,8 +12,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ NEVER_WHOLE = LARGEST_BYTES
 """Bytes of a model, external data included, from which on its weights stay in files."""
 _SUFFIX, _DIGITS = ".bin", 64
 _CHUNK = 2**24  # bytes
+_KEPT: list[Spill] = []
 
 
 class Spill:
@@ -47,6 +50,7 @@ class Spill:
                 "that can be written"
             ) from None
         self.hashes: dict[tuple[object, ...], str] = {}
+        self._passing: list[Path] | None = None
         weakref.finalize(self, _remove, self.folder, os.getpid())
 
     @classmethod
@@ -64,26 +68,48 @@ class Spill:
         return _reference(tensor, file, 0, len(made.raw_data))
 
     def array(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The array, mapped from a file. Raises OutputError."""
+        """The array, mapped from a file that takes room as long as the array is used. Raises OutputError."""
         if not values.size:
             return values
-        file = self._kept(np.ascontiguousarray(values).data.cast("B"))
-        return np.memmap(file, values.dtype, "r", shape=values.shape)
+        file = self._alone(values)
+        mapped = np.memmap(file, values.dtype, "r", shape=values.shape)
+        with suppress(OSError):  # it goes with the folder then
+            file.unlink()
+        return mapped
 
     def temporary(self, name: str, values: NDArray[np.generic]) -> onnx.TensorProto:
         """A reference to values in a file of their own, which whoever asked removes. Raises OutputError."""
-        content = np.ascontiguousarray(values)
-        element = onnx.helper.np_dtype_to_tensor_dtype(content.dtype)
-        handle, file = tempfile.mkstemp(dir=self._existing())
-        os.close(handle)
-        self._write(Path(file), content.reshape(-1).view(np.uint8).data)
-        described = onnx.TensorProto(name=name, data_type=element, dims=content.shape)
-        return _reference(described, Path(file), 0, content.nbytes)
+        element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+        described = onnx.TensorProto(name=name, data_type=element, dims=values.shape)
+        return _reference(described, self._alone(values), 0, values.nbytes)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """A block whose new references nobody uses afterwards: their files are removed."""
+        before, self._passing = self._passing, []
+        try:
+            yield
+        finally:
+            gone, self._passing = self._passing, before
+            for file in gone:
+                file.unlink(missing_ok=True)
+
+    def keep_until_exit(self) -> None:
+        """For references that are handed to who knows nothing of this folder."""
+        _KEPT.append(self)
+
+    def _alone(self, values: NDArray[Any]) -> Path:
+        """A file of these values only."""
+        file = self._existing() / f"{uuid.uuid4().hex}.alone"
+        self._write(file, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        return file
 
     def _kept(self, content: bytes | memoryview) -> Path:
         file = self._existing() / f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
         if not file.exists():
             self._write(file, content)
+            if self._passing is not None:
+                self._passing.append(file)
         return file
 
     def _existing(self) -> Path:
@@ -151,7 +177,7 @@ def _reference(tensor: onnx.TensorProto, file: Path, offset: int, length: int) -
 
 def _elsewhere(folder: Path) -> Spill:
     found = Spill.__new__(Spill)
-    found.folder, found.hashes = folder, {}
+    found.folder, found.hashes, found._passing = folder, {}, None
     return found
 
 

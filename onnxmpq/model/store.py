@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,12 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         """An array that is as large as a constant may be: mapped from a file where the model is never whole in memory,
         else the same array. Raises OutputError."""
         return values if self.spill is None or values.size <= LARGEST_KEPT else self.spill.array(values)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """A block whose models and graphs nobody uses afterwards: what they have in temporary files is removed."""
+        with self.spill.passing() if self.spill is not None else nullcontext():
+            yield
 
     def assembled(self) -> onnx.ModelProto:
         """The whole graph as a new proto, with copies of all constants as far as they are handed out with values."""

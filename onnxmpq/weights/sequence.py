@@ -75,10 +75,11 @@ def compensate(
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
                 continue
-            shipped = build(with_biases(model, state.biases), state.weights)
             try:
-                tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-                found = loss(build(with_biases(model, tried.biases), tried.weights))
+                with model.store.passing():
+                    shipped = build(with_biases(model, state.biases), state.weights)
+                    tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+                    found = loss(build(with_biases(model, tried.biases), tried.weights))
             except CrashError:
                 continue
             losses = {**state.losses, name: found}

@@ -116,6 +116,19 @@ def test_the_folder_goes_with_its_last_user() -> None:
     np.testing.assert_array_equal(kept, np.arange(10))  # mapped
 
 
+def test_what_passes_takes_no_room(model: Model) -> None:
+    spill = model.store.spill
+    assert spill is not None
+    lasting = model.with_tensors({"w0": np.ones((64, 96), np.float32)})
+    with model.store.passing():
+        passing = model.with_tensors({"w1": np.ones((80, 96), np.float32)})
+        model.with_tensors({"w0": np.ones((64, 96), np.float32)})
+        assert len(list(spill.folder.iterdir())) == 2 and passing.store.array("w1").all()
+    assert [p.name for p in spill.folder.iterdir()] == [f"{lasting.store.content('w0')}.bin"]
+    kept = model.store.kept(np.arange(LARGEST_KEPT + 1))
+    assert len(list(spill.folder.iterdir())) == 1 and kept[-1] == LARGEST_KEPT
+
+
 def test_content_is_known_by_its_hash(model: Model) -> None:
     spill = model.store.spill
     assert spill is not None
