@@ -43,7 +43,7 @@ class Watcher:
         self.scratch, self.what, self.done = scratch, "starting", threading.Event()
         self.peaks: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self.seconds: dict[str, float] = defaultdict(float)
-        self.files = 0.0
+        self.files = self.together = 0.0
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Watcher:
@@ -59,19 +59,24 @@ class Watcher:
         while not self.done.wait(EVERY_S):
             own = _anonymous(os.getpid())
             others = sum(map(_anonymous, _below(os.getpid())))
-            now = time.perf_counter()
+            now, self.together = time.perf_counter(), max(self.together, own + others)
             mine, theirs = self.peaks[self.what]
             self.peaks[self.what] = max(mine, own), max(theirs, others)
             self.seconds[self.what] += now - last
             last = now
             if now - looked > 1.0:
                 looked = now
-                self.files = max(self.files, float(sum(_size(p) for p in self.scratch.rglob("*"))))
+                self.files = max(self.files, float(_taken(self.scratch)))
 
 
-def _size(path: Path) -> int:
+def _taken(folder: Path) -> int:
+    """Bytes of the files below a folder, of which some go at any moment."""
+    return sum(_size(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: str) -> int:
     try:
-        return path.lstat().st_blocks * 512
+        return os.lstat(path).st_blocks * 512
     except OSError:
         return 0
 
@@ -168,6 +173,8 @@ def main() -> None:
     for name, value in (("width", 128), ("vocabulary", 2048), ("samples", 16)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--budget", nargs="+", default=["size=20%"])
+    parser.add_argument("--schemes", nargs="+", default=[])
+    parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--as-it-is", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -177,6 +184,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     options = dict(budget.split("=", 1) for budget in given.budget)
+    options |= {"schemes": given.schemes, "without": given.without}
     times = []
     for blocks in given.blocks:
         shape = Shape.of(blocks, given.width, given.vocabulary)

@@ -49,6 +49,7 @@ from onnxmpq.menu import (
     worthwhile,
 )
 from onnxmpq.model import Model, table_rows
+from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
@@ -198,6 +199,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         progress.say(note)
+    announce(opened.model, offered, data.calibration, progress)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)

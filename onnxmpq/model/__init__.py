@@ -24,7 +24,7 @@ from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
 from onnxmpq.model.sizes import file_bytes
-from onnxmpq.model.spill import Spill, content_of, is_reference, read_parts
+from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import (
     WeightStore,
@@ -44,6 +44,7 @@ __all__ = [
     "LARGEST_KEPT",
     "LENGTH",
     "LOCATION",
+    "NEVER_WHOLE",
     "OFFSET",
     "OPERATORS",
     "SHARED_BYTES",

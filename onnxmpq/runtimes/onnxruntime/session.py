@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds import InputSpec
 from onnxmpq.files import scratch_folder
-from onnxmpq.model import is_reference, subgraphs
+from onnxmpq.model import NEVER_WHOLE, file_bytes, is_reference, subgraphs
 from onnxmpq.schemes import DTYPES
 
 Array = NDArray[np.generic]
@@ -123,6 +123,8 @@ def open_session(
     if isinstance(model, onnx.ModelProto) and any(map(is_reference, _constants(model.graph))):
         model = _from_root(model)
         _refer(options, settings)
+    elif settings.mapped and isinstance(model, (str, Path)) and _stays_in_files(model):
+        options.add_session_config_entry(_NO_COPIES, "1")
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
         if isinstance(model, onnx.ModelProto):
@@ -134,15 +136,24 @@ def open_session(
 
 
 _FILES_FOLDER = "session.model_external_initializers_file_folder_path"
+_NO_COPIES = "session.disable_prepacking"
 _ROOT = os.path.abspath(os.sep)
 _OPTIMIZED_DATA = "optimized.data"
+
+
+def _stays_in_files(path: str | Path) -> bool:
+    """True for the file of a model that is never whole in memory. What is no model is told when it is opened."""
+    try:
+        return file_bytes(Path(path)) >= NEVER_WHOLE
+    except ModelError:
+        return False
 
 
 def _refer(options: ort.SessionOptions, settings: SessionSettings) -> None:
     """Options for a model with constants in files of any folder: onnxruntime takes places below one folder only."""
     options.add_session_config_entry(_FILES_FOLDER, _ROOT)
     if settings.mapped:
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry(_NO_COPIES, "1")
     if settings.optimized_path:  # whole, it may be beyond what protobuf can write
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _OPTIMIZED_DATA)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
@@ -303,7 +314,7 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
 
 def specs_of(model: onnx.ModelProto | bytes | str) -> tuple[InputSpec, ...]:
     """The inputs a model asks for. Raises ModelError."""
-    return input_specs(open_session(model))
+    return input_specs(open_session(model, SessionSettings(mapped=True)))
 
 
 def outputs_on(
