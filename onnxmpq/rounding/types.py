@@ -7,8 +7,9 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,6 +344,14 @@ class QuantizedWeight:
     def dequantize(self) -> FloatArray:
         """float32 [O, K], computed as the runtime does."""
         return self.format.dequantized(self)
+
+    def kept_by(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> QuantizedWeight:
+        """The same with each array as `keep` holds it, such as mapped from a file."""
+        codes, scales = keep(self.codes), keep(self.scales)
+        multipliers = None if self.multipliers is None else keep(self.multipliers)
+        if codes is self.codes and scales is self.scales and multipliers is self.multipliers:
+            return self
+        return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
     @property
     def size_bytes(self) -> int:
