@@ -188,7 +188,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset, progress)
+    read = open_model(model, asked.device, request.opset, progress, replan_blocks=request.replan_blocks)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)

@@ -113,6 +113,14 @@ class Request(QualityOptions):
     opset: Annotated[
         int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N")
     ] = None
+    replan_blocks: Annotated[
+        bool,
+        Option(
+            "plan layers anew that the model has in MatMulNBits, or keep them as they are (docs/blocks)",
+            "switch",
+            group="Schemes",
+        ),
+    ] = False
     batch: Annotated[
         int | None,
         Option("samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N"),
