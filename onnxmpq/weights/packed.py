@@ -62,7 +62,10 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
         raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
     if not np.isfinite(scales).all():
         raise PlanError(f"{where}.scales: values that are not finite; convert again")
-    return QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
+    try:
+        return QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
+    except ValueError as error:
+        raise PlanError(f"{where}.codes: {error}; convert again") from None
 
 
 def pack_array(values: NDArray[np.generic]) -> str:
