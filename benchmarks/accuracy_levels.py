@@ -26,7 +26,10 @@ from onnxmpq.runtimes import Call
 
 BLOCKS = ("w4b32-level0", "w4b32", "w4b128", "w8b128")
 REQUESTS: Mapping[str, Mapping[str, Any]] = {
-    **{f"{name} everywhere": {"set": {"*": name}, "size": "smallest", "guard": False} for name in BLOCKS},
+    **{
+        f"{name} everywhere": {"set": {"*": name}, "size": "smallest", "guard": False, "best_effort": True}
+        for name in BLOCKS
+    },
     "plan, blocks alone": {"schemes": BLOCKS, "latency": "fastest"},
     "plan, fastest": {"latency": "fastest"},
     "plan, 80 % of fp32's time, smallest": {"latency": "80%", "size": "smallest", "best_effort": True},

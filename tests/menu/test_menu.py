@@ -151,9 +151,9 @@ def test_names_of_schemes() -> None:
     assert made.weight is not None and (made.weight.bits, made.activation_bits) == (5, 6)
     with pytest.raises(UsageError, match="did you mean w4a8"):
         scheme_named("w4a88")
-    for name in ("w4b16", "w8b256-level0", "w4b64-level0"):
+    for name in ("w4b16", "w8b256-level0", "w4b64-level0", "w4b32z", "w4b128z-level0"):
         assert scheme_named(name).name == name and scheme_named(name).variant_of in SCHEMES
-    for name in ("w1a8", "w9a8", "w4a1", "", "int9", "w4b48", "w5b32", "w4b32-level2"):
+    for name in ("w1a8", "w9a8", "w4a1", "", "int9", "w4b48", "w5b32", "w8b32z", "w4b32-level2"):
         with pytest.raises(UsageError):
             scheme_named(name)
 

@@ -53,7 +53,7 @@ class AffineBlock(WeightFormat):
 
     @property
     def high(self) -> int:
-        return int((1 << self.bits) - 1)
+        return (1 << self.bits) - 1
 
     @property
     def lowest_opset(self) -> int:
@@ -65,7 +65,8 @@ class AffineBlock(WeightFormat):
     def size_bytes(self, weight: QuantizedWeight) -> int:
         """Zero points of a row fill up its last byte."""
         rows, blocks = weight.scales.shape
-        return super().size_bytes(weight) + rows * -(-blocks * self.bits // 8)
+        packed: int = rows * -(-blocks * self.bits // 8)
+        return super().size_bytes(weight) + packed
 
     def side_bits(self, channels: int, inputs: int) -> int:
         return super().side_bits(channels, inputs) + channels * self.blocks(inputs) * self.bits
