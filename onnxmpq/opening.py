@@ -19,7 +19,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, Timed
 from onnxmpq.files import check_writable, plan_path
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
-from onnxmpq.model import Model, prepare
+from onnxmpq.model import Model, Step, prepare
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import Rules, SessionSettings, require_provider
@@ -92,10 +92,19 @@ def open_target(name: str, batch: int | None = None) -> Target:
     return device
 
 
-def open_model(source: Source, device: Target, opset: int | None = None, progress: Progress | None = None) -> Opened:
-    """The model, folded and cut into regions. Raises ModelError."""
+def open_model(
+    source: Source,
+    device: Target,
+    opset: int | None = None,
+    progress: Progress | None = None,
+    *,
+    replan_blocks: bool = False,
+) -> Opened:
+    """The model, folded and cut into regions. replan_blocks: weights that are in blocks become float32 first. Raises
+    ModelError."""
     with (progress or Silent()).stage("preparing the model", 0):
-        return Opened(source, prepare(source, opset), device, opset)
+        model = prepare(source, opset, () if replan_blocks else (Step.UNPACK_BLOCKS,))
+        return Opened(source, model, device, opset)
 
 
 @dataclass(frozen=True)

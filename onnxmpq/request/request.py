@@ -116,6 +116,14 @@ class Request(QualityOptions):
             "of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N", example=21
         ),
     ] = None
+    replan_blocks: Annotated[
+        bool,
+        Option(
+            "plan layers anew that the model has in MatMulNBits, or keep them as they are (docs/blocks)",
+            "switch",
+            group="Schemes",
+        ),
+    ] = False
     batch: Annotated[
         int | None,
         Option(
