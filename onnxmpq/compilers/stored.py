@@ -29,7 +29,7 @@ BITS: Mapping[int, int] = {
     onnx.TensorProto.DOUBLE: 64,
 }
 WIDER = (8, 16, 32)
-SLACK = 0.04
+SLACK = 0.06
 """Share by which an engine's constants may exceed those of the model: they are padded and aligned."""
 SLACK_BYTES = 2048
 """The same for a model of a few small constants."""
