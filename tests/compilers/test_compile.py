@@ -52,7 +52,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_capabilities_are_those_of_the_compiler(fake: Fake) -> None:
     assert compile_model(graph("y = Relu (x)", "float[2] x", "float[2] y"), "SM2").capability == "sm2"
-    with pytest.raises(UsageError, match=r"Fake compiles for no 'sm3'; did you mean sm2 or sm1\?"):
+    with pytest.raises(UsageError, match=r"Fake compiles for no 'sm3'; did you mean sm1 or sm2\?"):
         compile_model(int4_weights(), "sm3")
     with pytest.raises(UsageError, match="dialect 'portable'; those with one are tensorrt"):
         compile_model(int4_weights(), "sm1", dialect="portable")
@@ -129,7 +129,7 @@ def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         CompilerError, match=r"tensorrt-rtx is not installed; pip install .onnxmpq\[tensorrt\]"
     ) as error:
         compile_model(int4_weights(), "sm89")
-    assert error.value.exit_code == 16
+    assert error.value.exit_code == 18
 
 
 @pytest.mark.parametrize(("version", "usable"), [("1.6.9", False), ("2.0.1", False), ("1.7.0.3", True), ("1.12", True)])
