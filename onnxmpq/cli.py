@@ -402,9 +402,9 @@ def check(
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     if shape and compile_for is None:
         raise UsageError("--shape is for --compile, which builds the model for these shapes; give both")
+    progress = _listening(quiet=quiet, verbose=verbose)
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    progress = _listening(quiet=quiet, verbose=verbose)
     compiled = None
     if compile_for is not None:
         compiled = compilers.compile_model(proto, compile_for, shares_of(parse_shapes(shape or ())), dialect)

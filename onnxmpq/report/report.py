@@ -302,12 +302,23 @@ def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
         return known or "no other scheme fuses here"
     faster = [o for o in others if o.latency_s < chosen.latency_s]
     if not faster:
-        return "float32 is the fastest here"
+        return "float32 is the fastest here" + _what_bytes_cost(chosen, others)
     best = min(faster, key=lambda o: o.latency_s)
     saved_us = (chosen.latency_s - best.latency_s) * 1e6
     return (
         f"kept: {best.scheme.name} would save {saved_us:.1f} us, before transitions and what its activations would "
         f"cost in quality (its weights alone: {best.effect:.2g})"
+    )
+
+
+def _what_bytes_cost(chosen: Option, others: list[Option]) -> str:
+    """The scheme that stores least, where its bytes cost time: without a limit on latency the original's is kept."""
+    smallest = min(others, key=lambda o: o.size_bytes)
+    saved, slower_us = chosen.size_bytes - smallest.size_bytes, (smallest.latency_s - chosen.latency_s) * 1e6
+    if saved <= 0 or slower_us <= 0:
+        return ""
+    return (
+        f"; {smallest.scheme.name} would save {saved:.0f} bytes and take {slower_us:.1f} us more, if --latency allows"
     )
 
 
