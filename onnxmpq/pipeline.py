@@ -426,6 +426,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
+        calibration=job.data.in_words().removeprefix("samples: "),
         reused=context.cache.reused,
         timings=job.costs.timings,
         curve=curve,
