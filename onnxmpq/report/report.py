@@ -23,7 +23,7 @@ from onnxmpq.plan import Plan, PlannedRegion, Point, draw
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Floors, Timing, Validation, Verdict
 from onnxmpq.ranges import QuantParams
-from onnxmpq.report.account import RegionRow, TransitionRow, UniformRow
+from onnxmpq.report.account import RegionRow, TransitionRow, UniformRow, effects_of_activations
 from onnxmpq.report.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
@@ -149,10 +149,11 @@ def build_plan(
 ) -> Plan:
     """The plan of an outcome, complete enough to be applied again."""
     outcome, problem = shipped.outcome, shipped.outcome.problem
+    schemes, of_activations = outcome.assignment, effects_of_activations(problem, outcome.assignment)
     rows = [
-        _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], reasons)
-        for region in model.regions
-        if region.kind is not RegionKind.FLOAT or region.name in outcome.assignment
+        _planned(model, region, schemes.get(name), problem.options[name], reasons, of_activations[name])
+        for name, region in ((r.name, r) for r in model.regions)
+        if region.kind is not RegionKind.FLOAT or name in schemes
     ]
     return Plan(
         model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},
@@ -273,7 +274,12 @@ def _measured(outcome: Outcome, timing: Timing | None) -> dict[str, float]:
 
 
 def _planned(
-    model: Model, region: Region, scheme: Scheme | None, options: tuple[Option, ...], reasons: Mapping[str, str]
+    model: Model,
+    region: Region,
+    scheme: Scheme | None,
+    options: tuple[Option, ...],
+    reasons: Mapping[str, str],
+    of_activations: float,
 ) -> PlannedRegion:
     name = scheme.name if scheme else "fp32"
     chosen = next(o for o in options if o.scheme.name == name)
@@ -281,7 +287,15 @@ def _planned(
     reason = "" if scheme else _why_float(chosen, options, reasons.get(region.name, ""))
     size = round(chosen.size_bytes) if region.layer is not None else None
     return PlannedRegion(
-        region.name, region.op_type, name, original, chosen.latency_s * 1e3, size, chosen.effect, reason
+        region.name,
+        region.op_type,
+        name,
+        original,
+        chosen.latency_s * 1e3,
+        size,
+        chosen.effect,
+        of_activations,
+        reason,
     )
 
 
