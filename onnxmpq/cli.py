@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 import onnxmpq
+from onnxmpq import fleet as fleets
 from onnxmpq import lint, pipeline, saturation
 from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
@@ -130,6 +131,36 @@ def convert(
     console, written = stdout(), Path(asked["output"])
     console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
     result.report.render(console, verbose=verbose)
+
+
+@app.command("convert-many", cls=GroupedCommand)
+@with_options(Request, left_out=("output", "report", "curve"))
+def convert_many(
+    context: typer.Context,
+    fleet: Annotated[Path, typer.Argument(metavar="FLEET", help="a fleet file, .toml, or a folder of models")],
+    output: Annotated[
+        Path, option_like("output", "--output", "-o", help="folder of models, plans, pages and the report of all")
+    ],
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Convert all models of FLEET; those of a run before this one are kept, failures come last (docs/cluster)."""
+    given = given_options(Request, context, options)
+    made = fleets.convert_many(fleet, output, **given, progress=reporter(quiet=quiet, verbose=verbose))
+    if as_json:
+        answer(made.to_dict(), made.error)
+        return
+    console = stdout()
+    made.render(console)
+    console.print(
+        f"wrote {output / fleets.PAGE} and {output / fleets.JSON}", highlight=False, markup=False, soft_wrap=True
+    )
+    if made.error is not None:
+        raise made.error
 
 
 def _show_prediction(found: Prediction, as_json: bool) -> None:
@@ -254,12 +285,14 @@ def profile(
     shape: Shape = None,
     seed: Seed = 0,
     as_json: JsonOut = False,
+    cluster: Annotated[str | None, option_like("cluster", "--cluster")] = None,
+    device: Annotated[str | None, option_like("device", "--device")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
+    """Measure MODEL's costs, here or on a --device; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
     heard = _listening(quiet=quiet, verbose=verbose)
@@ -272,6 +305,8 @@ def profile(
         threads=threads,
         seed=seed,
         shape=parse_shapes(shape or ()),
+        cluster=cluster,
+        device=device,
         progress=heard,
     )
     write_text(output, table.to_json() + "\n")

@@ -22,6 +22,7 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
+from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.deployment import foreign
@@ -145,6 +146,7 @@ class Result(Shown):
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def convert(model: Source, request: Request) -> Result:
     """Convert an fp32 model to a mixed-precision one that meets the budgets, measured, with least loss of quality.
@@ -162,6 +164,7 @@ def convert(model: Source, request: Request) -> Result:
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def predict(model: Source, request: Request) -> Prediction:
     """The plan that `convert` would start from, with its figures as predicted; nothing is written.

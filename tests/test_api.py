@@ -208,10 +208,18 @@ def test_what_is_no_model_or_plan_is_told_what_to_give(result: Result) -> None:
         onnxmpq.apply(PROTO, 3)  # type: ignore[arg-type]
 
 
+def parameters(function: Any) -> list[inspect.Parameter]:
+    """Without `**options`."""
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
 def first_arguments(function: Any) -> tuple[Any, ...]:
     """Of the right types, for those that the function cannot do without."""
-    wanted = [p for p in inspect.signature(function).parameters.values() if p.default is inspect.Parameter.empty]
-    return tuple({"plan": "none.plan.json", "path": "none"}.get(p.name, PROTO) for p in wanted)
+    wanted = [p for p in parameters(function) if p.default is inspect.Parameter.empty]
+    return tuple(
+        {"plan": "none.plan.json", "path": "none", "source": "none", "output": "none"}.get(p.name, PROTO)
+        for p in wanted
+    )
 
 
 PUBLIC = [f for f in (getattr(onnxmpq, name) for name in onnxmpq.__all__) if inspect.isfunction(f)]
@@ -221,7 +229,7 @@ PUBLIC = [f for f in (getattr(onnxmpq, name) for name in onnxmpq.__all__) if ins
 def test_any_argument_of_a_wrong_type_is_an_error_of_ours(function: Any) -> None:
     """Also arrays, which have no truth value."""
     given = first_arguments(function)
-    for place, name in enumerate(inspect.signature(function).parameters):
+    for place, name in enumerate(p.name for p in parameters(function)):
         for wrong in (object(), np.full((2, 2), None)):
             positional = [wrong if i == place else value for i, value in enumerate(given)]
             named = {} if place < len(given) else {name: wrong}
@@ -232,7 +240,7 @@ def test_any_argument_of_a_wrong_type_is_an_error_of_ours(function: Any) -> None
 
 @pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
 def test_an_unknown_argument_is_answered_with_the_nearest(function: Any) -> None:
-    known = list(inspect.signature(function).parameters)[-1]
+    known = parameters(function)[-1].name
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{known}x'"):
         function(*first_arguments(function), **{f"{known}x": 1})
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
 from onnxmpq.files import as_path, read_text
+from onnxmpq.measuring import described
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 
@@ -38,7 +39,7 @@ def describe(model: Model, target: str, provider: str, threads: int, shape: str 
     shape: of the inputs that are timed, where the user gave one.
     """
     return {
-        **describe_runtime(),
+        **described(),
         "date": date.today().isoformat(),
         "target": target,
         "provider": provider,

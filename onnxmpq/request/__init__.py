@@ -2,7 +2,7 @@
 
 from onnxmpq.request.arguments import accepts
 from onnxmpq.request.command_line import given_options, option_like, take_config, with_options
-from onnxmpq.request.config import asks_for_json, read_config
+from onnxmpq.request.config import asks_for_json, options_from, read_config
 from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, documents, options_of, require_source, takes
@@ -31,6 +31,7 @@ __all__ = [
     "given_options",
     "option_like",
     "option_table",
+    "options_from",
     "options_of",
     "read_config",
     "require_source",

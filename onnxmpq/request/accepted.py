@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -23,9 +23,21 @@ from onnxmpq.request.options import Declared, options_of
 _DATA = frozenset({"calibration", "labels"})
 """Options that take arrays as well."""
 _NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
+
+
+@runtime_checkable
+class _Client(Protocol):
+    """distributed's Client, which is not imported for this."""
+
+    def submit(self, *args: Any, **options: Any) -> Any: ...
+
+    def scatter(self, *args: Any, **options: Any) -> Any: ...
+
+
 _OBJECTS_TOO: Mapping[str, tuple[tuple[type, ...], str]] = {
     "metric": ((Callable,), "a function, or module:function as a text"),  # type: ignore[dict-item]
     "recipe": (get_args(Recipe), "the name of a recipe, a .toml file, or a recipe"),
+    "cluster": ((_Client,), "tcp://HOST:PORT, local:N, or a client of distributed"),
     "ranges": ((Calibration,), "the path of a file, or a Calibration"),
 }
 """Options that take Python objects beside texts and paths."""

@@ -31,10 +31,12 @@ def accepts(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """
     signature, hints = inspect.signature(function), get_type_hints(function)
     rows = options_of(Request)
+    more = [p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    known = [*signature.parameters, *(rows if more else ())]
 
     @functools.wraps(function)
     def called(*args: Given.args, **options: Given.kwargs) -> Result:
-        require_known(function.__name__, options, signature.parameters)
+        require_known(function.__name__, options, [name for name in known if name not in more])
         bound = signature.bind(*args, **options)
         for name, value in bound.arguments.items():
             default = signature.parameters[name].default

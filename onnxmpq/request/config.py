@@ -42,16 +42,30 @@ def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, 
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
-    spellings = {**_spellings(), **{name: _only_here(name, kind) for name, kind in (own or {}).items()}}
+    return _options(values, f"--config {path}: ", {name: _only_here(name, kind) for name, kind in (own or {}).items()})
+
+
+def options_from(values: Mapping[str, Any], where: str, more: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of `Request` by name, from a table. where: in front of errors. more: other names that would be right.
+
+    Raises UsageError for an unknown option or a value of a wrong type.
+    """
+    return _options(values, where, {}, more)
+
+
+def _options(
+    values: Mapping[str, Any], where: str, own: Mapping[str, Declared], more: Iterable[str] = ()
+) -> dict[str, Any]:
+    spellings = {**_spellings(), **own}
     found: dict[str, Any] = {}
     for key, value in values.items():
         declared = spellings.get(key.replace("-", "_"))
         if declared is None:
-            hint = nearest(key, spellings, "the options are")
-            raise UsageError(f"--config {path}: option '{key}' is unknown; {hint}")
+            hint = nearest(key, [*spellings, *more], "the options are")
+            raise UsageError(f"{where}option '{key}' is unknown; {hint}")
         if declared.name in found:
-            raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
-        found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
+            raise UsageError(f"{where}option '{key}' is given twice, also as '{declared.name}'")
+        found[declared.name] = _value(declared, value, f"{where}option '{key}'")
     return found
 
 

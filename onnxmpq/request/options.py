@@ -36,7 +36,7 @@ Kind = Literal[
 path, yes or no, kinds by output name, schemes by pattern, values by field of a recipe, shapes by input, a
 folder or no; "python" for
 arguments that only Python has."""
-Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Files", "Python only"]
+Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Cluster", "Files", "Python only"]
 """What options are about, in the order in which `--help` and the docs show them."""
 GROUPS: tuple[Group, ...] = get_args(Group)
 Function = TypeVar("Function", bound=Callable[..., Any])
