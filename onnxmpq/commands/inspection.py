@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
 from onnxmpq.files import Rows
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
+from onnxmpq.profiling import sessions_in_words
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
