@@ -105,6 +105,10 @@ from onnxmpq.shipping import (
     as_shipped,
     disagreement,
     finish,
+    require_verifiable,
+    unfolding_note,
+    verified,
+    verified_note,
 )
 from onnxmpq.shown import Shown
 from onnxmpq.threads import with_one_blas_thread
@@ -195,6 +199,8 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
+    if request.verify:
+        require_verifiable(asked.device)
     read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
@@ -396,6 +402,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     sessions, within = _within_memory(job, shipped, asked, opened)
     outcome = replace(outcome, met=outcome.met and within)
     shipped = replace(shipped, outcome=outcome)
+    compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
     rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
         prepared,
@@ -427,8 +434,12 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        notes=_notes(made, job, shipped, asked, prepared, differs),
         budgets={**made.budgets, **({} if request.memory is None else {MEMORY: request.memory})},
+        notes=(
+            *_notes(made, job, shipped, asked, prepared, differs),
+            *unfolding_note(asked.device, outcome.assignment),
+            *([] if compiled is None else [verified_note(compiled)]),
+        ),
     ).sealed()
     stamp(outcome.proto, plan)
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
