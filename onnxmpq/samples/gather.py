@@ -46,7 +46,7 @@ class Samples:
         return timed_samples(self.calibration, self.shapes)
 
     def in_words(self) -> str:
-        """How many samples are used for what, and where they are from."""
+        """Number of samples by use, and their source."""
         count, deciding = len(self.calibration), len(self.deciding)
         used = f"{count} to calibrate with" + (f", {deciding} of which decide between plans" if deciding else "")
         others = f"{len(self.validation)} others held out" if self.held_out else "none held out"

@@ -107,7 +107,7 @@ def _threads(timings: list[Tree]) -> Markup | None:
 
 
 def _sessions(sessions: list[Tree]) -> Markup | None:
-    """What opening a session takes, of the original and of the plan's model."""
+    """Time and memory that a session takes, of the original and of the plan's model."""
     if len(sessions) != 2:
         return None
     opened = [found.number("load_s") for found in sessions]
