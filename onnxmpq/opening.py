@@ -133,6 +133,8 @@ class Asked:
         device = open_target(request.target, request.batch)
         for name in budgets.limits:
             QUANTITIES[name].require(device)
+        if request.memory is not None and not device.measured:
+            raise TargetError(f"--memory: target {device.name} is modelled, no session runs there; leave it out")
         settings = SessionSettings(threads=request.threads).on(device.runs_on(request.provider))
         cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
         require_provider(settings.provider)

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnxmpq.allocate import (
+    MEMORY,
     Problem,
     at_unseen_level,
     int8_everywhere,
@@ -26,7 +27,7 @@ from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import OnnxmpqError, UsageError
+from onnxmpq.errors import BudgetError, OnnxmpqError, UsageError
 from onnxmpq.feeds import in_words, load_feeds
 from onnxmpq.files import Rows, nearest, serialize, write_result, write_text
 from onnxmpq.forecast import Work, forecast
@@ -54,7 +55,7 @@ from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
-from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
+from onnxmpq.profiling import CLEARLY, Footprint, measured_sessions, memory_unmet, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     declared_rows,
@@ -402,6 +403,9 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         job.quality_of.judging,
         shipped.validation,
     )
+    sessions, within = _within_memory(job, shipped, asked, opened)
+    outcome = replace(outcome, met=outcome.met and within)
+    shipped = replace(shipped, outcome=outcome)
     compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
     rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
@@ -434,6 +438,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
+        budgets={**made.budgets, **({} if request.memory is None else {MEMORY: request.memory})},
         notes=(
             *_notes(made, job, shipped, asked, prepared, differs),
             *unfolding_note(asked.device, outcome.assignment),
@@ -444,8 +449,10 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
+        calibration=job.data.in_words().removeprefix("samples: "),
         reused=context.cache.reused,
         timings=job.costs.timings,
+        sessions=sessions,
         curve=curve,
         proven=exactness.proven,
         disagreement=differs,
@@ -455,6 +462,26 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
     )
     return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
+
+
+def _within_memory(
+    job: Job, shipped: Shipped, asked: Asked, opened: Opened
+) -> tuple[tuple[Footprint, Footprint] | None, bool]:
+    """Sessions of the original and of the result, where they are of this machine; and whether the limit is met.
+
+    Raises BudgetError where it is not, unless the closest plan is asked for.
+    """
+    request = asked.request
+    if shipped.validation.emulated or not asked.device.measured:
+        return None, True
+    sessions = measured_sessions(as_given(opened.source), shipped.outcome.proto, job.data.timed, asked.settings)
+    unmet = "" if request.memory_limit is None else memory_unmet(request.memory_limit, *sessions)
+    if unmet and not request.best_effort:
+        raise BudgetError(
+            f"--memory {request.memory}: {unmet}; raise it, give --size for smaller weights, or write the model all "
+            "the same with --best-effort"
+        )
+    return sessions, not unmet
 
 
 def _notes(

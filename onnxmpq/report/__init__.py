@@ -1,6 +1,6 @@
 """The report of a conversion: accounts of the plan, the data behind it, and its conclusion in words."""
 
-from onnxmpq.report.account import account_regions, account_transitions, account_uniform
+from onnxmpq.report.account import account_regions, account_transitions, account_uniform, effects_of_activations
 from onnxmpq.report.conclusion import threads_in_words
 from onnxmpq.report.prediction import Prediction, predict_job
 from onnxmpq.report.report import (
@@ -28,6 +28,7 @@ __all__ = [
     "build_report",
     "cost_rows",
     "curve_rows",
+    "effects_of_activations",
     "foreign_latency_note",
     "idle_note",
     "left_out",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
-from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
+from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, Limit, parse_budgets, parse_memory, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.feeds import Share, shares_of
@@ -18,7 +18,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Memory, QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
 from onnxmpq.weights import TECHNIQUES, Techniques
@@ -45,6 +45,7 @@ class Request(QualityOptions):
     energy: Annotated[
         str | None, Option("3mJ or 50% of the original, on targets with energies", group="Budgets", metavar="ENERGY")
     ] = None
+    memory: Memory = None
     output: Annotated[
         str | Path | None,
         Option(
@@ -239,12 +240,17 @@ class Request(QualityOptions):
             require_report_format(self.report)
         require_estimator(self.estimator)
         require_solver(self.solver)
-        _ = self.budgets, self.techniques, self.patterns, self.shapes
+        _ = self.memory_limit, self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
+
+    @cached_property
+    def memory_limit(self) -> Limit | None:
+        """Bytes of a session, None where they are not limited."""
+        return parse_memory(self.memory)
 
     @cached_property
     def shapes(self) -> tuple[Share, ...]:
