@@ -12,7 +12,7 @@ every menu, and whether others were found in the cache; what is fused and summed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ from onnxmpq.model import Model, Region
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
 from onnxmpq.sensitivity.output_kinds import OutputKind
-from onnxmpq.sensitivity.trial import Trial
+from onnxmpq.sensitivity.trial import Catch, Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph
 BATCHES = 2  # held at once; after every second one, ranges that are clearly worse than others drop out
@@ -57,12 +57,31 @@ def measure_effects(
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    return _Worker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
+    effects = Effects(frame.divergence, frame.reference, {}, {}, {})
+    for _, part in Measurement(model, feeds, tries, frame, threads, batch, memory, tick).parts():
+        effects.update(part)
+        keep(part)
+    return effects
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where changes made by the nodes from place `start` up to `stop` are compared.
+
+    frame: of the tensors there, `tensors`. caught: perturbations of which these tensors' values are wanted too.
+    """
+
+    frame: Frame
+    start: int
+    stop: int
+    tensors: tuple[str, ...]
+    caught: Catch | None = None
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring targets. middles: per target the nodes from it to the checkpoint; suffix: those behind it.
+    """Neighbouring targets with one goal. middles: per target the nodes from it to the checkpoint; suffix: those behind
+    it.
 
     needed: tensors whose fp32 values all of that reads.
     """
@@ -74,7 +93,24 @@ class _Group:
     needed: list[str]
 
 
-class _Worker:
+def perturbable(model: Model) -> dict[str, Region | None]:
+    """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
+    found: dict[str, Region | None] = {i.name: None for i in model.structure.graph.input}
+    moved = model.roots
+    for region in model.regions:
+        for tensor in region.outputs:
+            own = region.layer is not None and tensor == region.outputs[0]
+            if own or tensor not in moved:
+                found[tensor] = region if own else None
+    return found
+
+
+class Measurement:
+    """Perturbations of a model on samples, one after the other.
+
+    frame: of the outputs. batch: see `measure_effects`. inner: other tensors that changes are compared at.
+    """
+
     def __init__(
         self,
         model: Model,
@@ -85,7 +121,9 @@ class _Worker:
         batch: int | None,
         memory: MemoryBudget,
         tick: Tick,
+        inner: Sequence[str] = (),
     ) -> None:
+        self.inner = inner
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
         self.threads, self.settings, self.cutter = (
@@ -93,40 +131,31 @@ class _Worker:
             SessionSettings(lean=True),
             Cutter(model.store, frame.divergence.tensors),
         )
-        self.targets = self._targets()
+        self.targets = perturbable(model)
         self.bytes = self._bytes(feeds.batch([feeds.largest]))
         growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
         batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
         step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
         self.rows = feeds.stretches(step)
 
-    def run(self, keep: Keep) -> Effects:
-        effects, groups = self._none(), self._groups()
+    @property
+    def whole(self) -> Goal:
+        """Changes compared at the outputs, wherever they are made."""
+        return Goal(self.frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))
+
+    def parts(self, goals: Sequence[Goal] | None = None) -> Iterator[tuple[Goal, Effects]]:
+        """Effects of groups of neighbouring targets, each with its goal. goals: in the order of the graph and without
+        gaps; None for the outputs alone."""
+        groups = [(goal, group) for goal in goals or [self.whole] for group in self._groups(goal)]
         prefix = ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
-        used = [number for number, group in enumerate(groups) if any(map(self._tried, group))]
+        used = [number for number, (_, group) in enumerate(groups) if any(map(self._tried, group))]
         for number in range(max(used, default=-1) + 1):
-            group, later = self._cut(groups[number]), [t for g in groups[number + 1 :] for t in g]
+            goal, targets = groups[number]
+            group, later = self._cut(goal, targets), [t for _, g in groups[number + 1 :] for t in g]
             if number not in used:  # walked all the same, or the next one would begin at another place
                 prefix.skip(group.checkpoint, group.needed, self._later(group, later))
                 continue
-            part = self._measured(group, later, prefix)
-            effects.update(part)
-            keep(part)
-        return effects
-
-    def _none(self) -> Effects:
-        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
-
-    def _targets(self) -> dict[str, Region | None]:
-        """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
-        found: dict[str, Region | None] = {i.name: None for i in self.model.structure.graph.input}
-        moved = self.model.roots
-        for region in self.model.regions:
-            for tensor in region.outputs:
-                own = region.layer is not None and tensor == region.outputs[0]
-                if own or tensor not in moved:
-                    found[tensor] = region if own else None
-        return found
+            yield goal, self._measured(goal, group, later, prefix)
 
     @cached_property
     def _tried_layers(self) -> frozenset[str]:
@@ -156,16 +185,19 @@ class _Worker:
         of a recurrent layer do not: their second axis is that of the batch."""
         if not feeds.batchable or len(feeds) < 2:
             return False
-        names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
+        compared = (*(v.name for v in self.frame.divergence.views if v.width), *self.inner)
+        names = [name for name in compared if self.cutter.position(name) >= 0]
         one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
         return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
 
-    def _groups(self) -> list[list[str]]:
-        """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
+    def _groups(self, goal: Goal) -> list[list[str]]:
+        """A goal's targets that are neighbours, at most GROUP, and fewer where they or the weights between them are
+        large."""
         place, weights = self.cutter.position, np.cumsum([0, *self.cutter.weight_bytes()])
         at_once = BATCHES * max(r.stop - r.start for r in self.rows)
         groups: list[list[str]] = [[]]
-        for tensor in sorted(self.targets, key=place):
+        first = goal.start if goal.start else -1  # inputs of the graph belong to the first goal
+        for tensor in sorted((t for t in self.targets if first <= place(t) < goal.stop), key=place):
             group = groups[-1]
             between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
             values = at_once * sum(self.bytes[t] for t in (*group, tensor))
@@ -175,11 +207,12 @@ class _Worker:
             groups[-1].append(tensor)
         return [g for g in groups if g]
 
-    def _cut(self, targets: Sequence[str]) -> _Group:
+    def _cut(self, goal: Goal, targets: Sequence[str]) -> _Group:
+        cutter = self.cutter.within(goal.start, goal.stop, goal.tensors)
         checkpoint = max(self.cutter.position(t) for t in targets) + 1
         changed = {t: self._changed(t) for t in targets}
-        suffix = self.cutter.behind([t for row in changed.values() for t in row], checkpoint)
-        middles = {t: self.cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
+        suffix = cutter.behind([t for row in changed.values() for t in row], checkpoint)
+        middles = {t: cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
         read = (*suffix.inputs, *(t for part in middles.values() for t in part.inputs))
         return _Group(
             tuple(targets),
@@ -195,13 +228,14 @@ class _Worker:
         begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < group.checkpoint}
         return [*self.cutter.live(group.checkpoint), *sorted(begun)]
 
-    def _measured(self, group: _Group, rest: Sequence[str], prefix: ForwardPass) -> Effects:
+    def _measured(self, goal: Goal, group: _Group, rest: Sequence[str], prefix: ForwardPass) -> Effects:
         """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         suffix = OpenPart(group.suffix, SessionSettings())  # one, and run most
         trials = []
         for tensor in filter(self._tried, group.targets):
             route = OpenPart(group.middles[tensor], self.settings), suffix
-            trials.append(Trial(tensor, self._layer(tensor), self.tries, route, self.frame, self.cutter, self.settings))
+            layer = self._layer(tensor)
+            trials.append(Trial(tensor, layer, self.tries, route, goal.frame, self.cutter, self.settings, goal.caught))
         tries, done = sum(t.count for t in trials), 0
         batches = zip(self.rows, prefix.values(group.checkpoint, group.needed, self._later(group, rest)), strict=True)
         with ThreadPoolExecutor(self.threads) as pool:
@@ -213,7 +247,7 @@ class _Worker:
                     trial.look(seen)
                 before, done = done, tries * seen // self.rows[-1].stop
                 self.tick(done - before)
-        part = self._none()
+        part = Effects(goal.frame.divergence, goal.frame.reference, {}, {}, {})
         for trial in trials:
             trial.add_to(part)
         return part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from onnxmpq.model import Model
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, sketch_width
+from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, Try, fit_frame, sketch_width
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
 
@@ -38,20 +38,10 @@ def reused_effects(
     common = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
     frame = _frame(context, common, model, feeds, kinds, tries.count)
     measured_in = content_hash(common, frame.divergence)
-    tried: dict[_Try, object] = {
-        **{("weight", k): w for k, w in tries.weights.items()},
-        **{("activation", t): row for t, row in tries.activations.items()},
-        **{("input", k): params for k, params in tries.inputs.items()},
-        **{("kernel", k): spelling for k, spelling in tries.kernels.items()},
-    }
+    tried = tries.by_try
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
     found = {what: entry for what, key in keys.items() if (entry := context.cache.get(key)) is not None}
-    missing = Perturbations(
-        {k: w for k, w in tries.weights.items() if ("weight", k) not in found},
-        {t: row for t, row in tries.activations.items() if ("activation", t) not in found},
-        {k: params for k, params in tries.inputs.items() if ("input", k) not in found},
-        {k: spelling for k, spelling in tries.kernels.items() if ("kernel", k) not in found},
-    )
+    missing = tries.only(tried.keys() - found.keys())
     tick(tries.count - missing.count)
 
     def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
@@ -65,22 +55,14 @@ def reused_effects(
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
 
 
-_Try = tuple[Literal["weight", "activation", "input", "kernel"], Any]  # what is perturbed, and its key
-
-
-def _of_effects(effects: Effects) -> dict[_Try, Archive]:
+def _of_effects(effects: Effects) -> dict[Try, Archive]:
     """An entry for each change; those of activations with the parameters they belong to."""
-    return {
-        **{("weight", k): Archive({"change": change}) for k, change in effects.weights.items()},
-        **{
-            ("activation", t): Archive({"change": c}, asdict(effects.params[t])) for t, c in effects.activations.items()
-        },
-        **{("input", k): Archive({"change": change}) for k, change in effects.inputs.items()},
-        **{("kernel", k): Archive({"change": change}) for k, change in effects.kernels.items()},
-    }
+    entries = {what: Archive({"change": change}) for what, change in effects.by_try.items()}
+    params = {Try("activation", t): asdict(p) for t, p in effects.params.items()}
+    return entries | {what: Archive(entries[what].arrays, held) for what, held in params.items()}
 
 
-def _to_effects(frame: Frame, entries: Mapping[_Try, Archive]) -> Effects:
+def _to_effects(frame: Frame, entries: Mapping[Try, Archive]) -> Effects:
     """Inverse of `_of_effects`, in the order of the entries: sums do not depend on which of them were measured now."""
     effects = Effects(frame.divergence, frame.reference, {}, {}, {})
     into: dict[str, dict[Any, Code]] = {
