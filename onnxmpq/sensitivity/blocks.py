@@ -76,7 +76,7 @@ class _Search:
         self.names.append(tensor)
 
     def _pass(self, place: int, node: onnx.NodeProto) -> None:
-        """What the block's targets change, one node further."""
+        """Follow what the targets of the block change, one node further."""
         mask = 0
         for tensor in self.reads[place]:
             mask |= self.reached.get(tensor, 0)

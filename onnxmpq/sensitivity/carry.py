@@ -60,7 +60,7 @@ class Carrier:
         ]
 
     def catch(self, number: int, tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
-        """What a perturbation in block `number` changed; kept if it is to be carried on. Batches may come side by
+        """Changes by a perturbation in block `number`; kept if it is to be carried on. Batches may come side by
         side."""
         carried, exit_ = self.from_block[number].get(tried), self.blocks[number].exit
         if carried is not None and rows.stop <= self.count and exit_ is not None and exit_ in made:

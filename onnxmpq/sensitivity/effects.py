@@ -49,7 +49,7 @@ class Try(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ByBlocks:
-    """What is known of effects that were measured block by block (`block_effects.py`).
+    """Knowledge about effects that were measured block by block (`block_effects.py`).
 
     pooled: divergence of outputs. idle: see `Effects.idle`. gains: of each block, by the tensor at its exit.
     """
@@ -204,7 +204,7 @@ class Perturbations:
 
     @property
     def by_try(self) -> dict[Try, object]:
-        """What is tried, all candidates of an activation tensor together."""
+        """Values that are tried, all candidates of an activation tensor together."""
         return {
             **{Try("weight", k): w for k, w in self.weights.items()},
             **{Try("activation", t): row for t, row in self.activations.items()},
