@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.finite import numbers
 from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
@@ -31,6 +30,7 @@ from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, Squared
 from onnxmpq.sensitivity.gains import Gain
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
+from onnxmpq.statistics import numbers
 
 LAST_BITS = 1e-5  # of the largest output: some roundings of float32
 _SMALLEST_SKETCH = 512

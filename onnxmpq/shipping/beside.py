@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxmpq.comparison import time_side_by_side
 from onnxmpq.progress import BESIDE
+from onnxmpq.quality import time_side_by_side
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.trials import other_threads
