@@ -65,6 +65,7 @@ from onnxmpq.report import (
     account_regions,
     account_transitions,
     account_uniform,
+    blocks_note,
     build_plan,
     build_report,
     cost_rows,
@@ -218,10 +219,12 @@ def _posed(model: Source, request: Request) -> _Posed:
     worth_it = _worth_an_effect(fused, nearest, costs)
 
     forward_s = costs.original_s if costs.measured else None
-    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads, request.effects)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
-    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
+    measured = effects_of_menu(
+        prepared, worth_it, rounded, observation, data.effects, request.outputs, context, request.effects
+    )
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
@@ -443,6 +446,7 @@ def _notes(
     return (
         *made.notes,
         *_timed_note(request, job.data, made),
+        *blocks_note(job.effects),
         *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
         *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
         *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),

@@ -5,6 +5,7 @@ from onnxmpq.report.conclusion import threads_in_words
 from onnxmpq.report.prediction import Prediction, predict_job
 from onnxmpq.report.report import (
     Report,
+    blocks_note,
     build_plan,
     build_report,
     foreign_latency_note,
@@ -24,6 +25,7 @@ __all__ = [
     "account_regions",
     "account_transitions",
     "account_uniform",
+    "blocks_note",
     "build_plan",
     "build_report",
     "cost_rows",

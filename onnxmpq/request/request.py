@@ -21,6 +21,8 @@ from onnxmpq.request.options import Option
 from onnxmpq.request.parts import QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
+from onnxmpq.sensitivity import AUTO, require_method
+from onnxmpq.sensitivity import CHOICES as METHODS
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
 
@@ -147,6 +149,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = "auto"
+    effects: Annotated[
+        str,
+        Option(
+            f"how the effect of a scheme is measured: {', '.join(METHODS)} (docs/quality)",
+            more="full runs the rest of the model for each, block the rest of its block; auto decides by their time.",
+            group="Method",
+            metavar="NAME",
+        ),
+    ] = AUTO
     without: Annotated[
         Iterable[str],
         Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
@@ -191,6 +202,7 @@ class Request(QualityOptions):
         if self.report is not None:
             require_report_format(self.report)
         require_estimator(self.estimator)
+        require_method(self.effects)
         require_solver(self.solver)
         _ = self.budgets, self.techniques, self.patterns, self.shapes
 

@@ -47,6 +47,8 @@ class _Search:
         self.nodes = cutter.index.nodes
         self.reads = [[t for t in read_by(n) if t and t not in cutter.constants] for n in self.nodes]
         self.last_read = {t: place for place, tensors in enumerate(self.reads) for t in tensors}
+        last = len(self.nodes) - 1
+        self.first_read = {t: last - place for place, tensors in enumerate(self.reads[::-1]) for t in tensors}
         self.targets = frozenset(targets)
         self.fewest = max(FEWEST_TARGETS, len(self.targets) // MOST_BLOCKS)
         self.blocks: list[Block] = []
@@ -54,15 +56,15 @@ class _Search:
         self.reached: dict[str, int] = {}  # tensors behind targets of the block at hand: a bit for each
 
     def run(self) -> tuple[Block, ...]:
-        start, before = 0, ""
-        for tensor in self._inputs():
+        start, before = 0, self._inputs()
+        for tensor in before:
             self._perturb(tensor)
         for place, node in enumerate(self.nodes):
             self._pass(place, node)
             block = self._cut(start, place + 1, before)
             if block is not None:
                 self.blocks.append(block)
-                start, before = block.stop, block.exit or ""
+                start, before = block.stop, [block.exit or ""]
                 self.names, self.reached = [], {}
         self.blocks.append(Block(start, len(self.nodes), None))
         return tuple(self.blocks)
@@ -87,15 +89,16 @@ class _Search:
                 self._perturb(tensor)
         self.reached = {t: m for t, m in self.reached.items() if self.last_read.get(t, -1) > place}
 
-    def _cut(self, start: int, stop: int, before: str) -> Block | None:
-        """The block that ends here; None where it does not."""
+    def _cut(self, start: int, stop: int, before: Sequence[str]) -> Block | None:
+        """The block that ends here; None where it does not. before: tensors that the block reads, which are read again
+        behind the place if it lies inside of a residual branch."""
         if len(self.names) < self.fewest or not self.reached:
             return None
         leaving = max(self.reached, key=lambda t: self.reached[t].bit_count())
         far = 0
         for tensor, mask in self.reached.items():
             far |= mask if tensor != leaving else 0
-        inside_branch = self.last_read.get(before, -1) >= stop
+        inside_branch = any(self.first_read.get(t, stop) < stop <= self.last_read[t] for t in before)
         if inside_branch and len(self.names) < WEAK * self.fewest:
             return None
         if far.bit_count() > FAR_SHARE * len(self.names):

@@ -13,11 +13,11 @@ import numpy as np
 
 from onnxmpq.execution import Cutter, ForwardPass, OpenPart
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.finite import numbers
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.blocks import Block
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Frame, Try
+from onnxmpq.statistics import numbers
 
 Batch = tuple[int, int]  # samples
 

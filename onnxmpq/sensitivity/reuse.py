@@ -6,7 +6,7 @@ Entries are single perturbations: what is measured of one does not depend on the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,13 @@ from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
+from onnxmpq.sensitivity.block_effects import measure_by_blocks
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, Try, fit_frame, sketch_width
+from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, fit_frame, sketch_width
+from onnxmpq.sensitivity.gains import Gain
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
+from onnxmpq.sensitivity.pooled import PooledDivergence
 
 
 def reused_effects(
@@ -53,6 +56,54 @@ def reused_effects(
         measure_effects(model, feeds, missing, threads=context.threads, frame=frame, tick=tick, keep=keep)
     context.cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
+
+
+def reused_effects_by_blocks(
+    context: Context,
+    model: Model,
+    feeds: Feeds,
+    tries: Perturbations,
+    kinds: Mapping[str, OutputKind],
+    tick: Tick,
+    called: str = "effects",
+) -> Effects:
+    """`measure_by_blocks`: all perturbations together, since gains come from some of them."""
+    common = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
+    frame = _frame(context, common, model, feeds, kinds, tries.count)
+    together = content_hash(common, frame.divergence, "by blocks", list(tries.by_try.items()))
+    about = context.cache.get(together)
+    keys = {what: content_hash(together, what) for what in tries.by_try}
+    found = {what: entry for what, key in keys.items() if about and (entry := context.cache.get(key)) is not None}
+    context.cache.count(called, len(found) and tries.count, tries.count)
+    if about is not None and found.keys() == keys.keys():
+        tick(tries.count)
+        nothing = np.zeros_like(next(iter(found.values())).arrays["change"], np.float32)
+        known = replace(_to_effects(frame, found), reference=nothing)
+        return replace(known, by_blocks=_to_blocks(frame, about.meta))
+    effects = measure_by_blocks(model, feeds, tries, frame, threads=context.threads, tick=tick)
+    if effects.by_blocks is not None:
+        for what, entry in _of_effects(effects).items():
+            context.cache.put(keys[what], entry)
+        context.cache.put(together, Archive({}, _of_blocks(effects.by_blocks)))
+    return effects
+
+
+def _of_blocks(known: ByBlocks) -> dict[str, Any]:
+    return {
+        "curved": [curvature is not None for curvature in known.pooled.curvatures],
+        "levels": known.pooled.levels,
+        "trusts": known.pooled.trusts,
+        "idle": sorted(known.idle),
+        "gains": {tensor: asdict(gain) for tensor, gain in known.gains.items()},
+    }
+
+
+def _to_blocks(frame: Frame, held: Mapping[str, Any]) -> ByBlocks:
+    """Inverse of `_of_blocks`."""
+    pooled = PooledDivergence.restored(
+        frame.divergence, frame.reference, held["curved"], held["levels"], held["trusts"]
+    )
+    return ByBlocks(pooled, frozenset(held["idle"]), {t: Gain(**gain) for t, gain in held["gains"].items()})
 
 
 def _of_effects(effects: Effects) -> dict[Try, Archive]:

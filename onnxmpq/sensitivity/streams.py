@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.finite import finite, numbers
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, make_view
 from onnxmpq.sensitivity.effects import Frame
+from onnxmpq.statistics import finite, numbers
 
 FIT_SAMPLES = 8  # that spreads are taken from
 SMALLEST_SPREAD = 1e-6  # of a row, relative to the largest value of the sample
