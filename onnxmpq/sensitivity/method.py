@@ -23,8 +23,8 @@ CHOICES = (AUTO, FULL, BLOCK)
 
 @dataclass(frozen=True)
 class Extent:
-    """Method and size of a measurement of effects. by_blocks: see `block_effects.py`. samples: number of them. passes: forward passes that
-    a perturbation costs on each."""
+    """Method and size of a measurement of effects. by_blocks: see `block_effects.py`. samples: number of them. passes:
+    forward passes that a perturbation costs on each."""
 
     by_blocks: bool
     samples: int
