@@ -83,7 +83,7 @@ class _ByBlocks:
         self.measurement = Measurement(model, feeds, self.tries, frame, threads, None, memory, tick, exits)
         place, stops = self.measurement.cutter.position, [b.stop for b in blocks]
         self.of_block: list[list[Try]] = [[] for _ in blocks]
-        for tried in self.tries.by_try:
+        for tried in (t for t in self.tries.by_try if targets[t] in self.measurement.targets):
             self.of_block[bisect_right(stops, place(targets[tried]))].append(tried)
         self.made: list[list[int]] = [[] for _ in blocks]  # numbers of views
         for number, view in enumerate(frame.divergence.views):
