@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
@@ -85,7 +86,9 @@ def check_requested(requested: frozenset[str], target: Target) -> None:
     for name in sorted(requested):
         scheme_named(name)
         if name not in offered:
-            raise TargetError(f"target {target.name} does not offer '{name}'; it has {', '.join(sorted(offered))}")
+            raise TargetError(
+                f"target {target.name} does not offer '{name}'; {nearest(name, sorted(offered), 'it has')}"
+            )
 
 
 def _listed(region: Region, target: Target) -> list[Scheme]:

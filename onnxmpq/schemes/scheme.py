@@ -7,12 +7,12 @@ How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 from onnxmpq.model import OPERATORS
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 from onnxmpq.schemes.elements import ActivationType, HalfType
@@ -202,8 +202,7 @@ def scheme_named(name: str) -> Scheme:
         int8 = SCHEMES["int8"]
         weight = PerChannel(weight_bits)
         return Scheme(name, summary, weight, int8.reads, int8.writes, int8.kernel, activation_bits=activation_bits)
-    near = difflib.get_close_matches(name, SCHEMES, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
+    hint = nearest(name, SCHEMES, "the schemes are")
     raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
 
 

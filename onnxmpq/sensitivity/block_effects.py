@@ -26,7 +26,7 @@ from onnxmpq.sensitivity.carry import Carrier
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, sketch_width
 from onnxmpq.sensitivity.gains import Arrival, Gain, fit_gains
-from onnxmpq.sensitivity.measure import Goal, Measurement, Tick, measure_effects, perturbable
+from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick, measure_effects, perturbable
 from onnxmpq.sensitivity.streams import StreamDivergence, stream_frames
 
 CARRY = 2.0  # runs of the rest of the graph, relative to those within blocks
@@ -77,13 +77,13 @@ class _ByBlocks:
         layers = {r.name: r.outputs[0] for r in model.layers}
         self.targets = targets = {t: t.key if t.kind == "activation" else layers[t.key[0]] for t in tries.by_try}
         far = frozenset(t for block in blocks for t in block.far)
-        self.far = tries.only({t for t, target in targets.items() if target in far})
-        self.tries = tries.only({t for t, target in targets.items() if target not in far})
+        self.far = tries.among({t for t, target in targets.items() if target in far})
+        self.tries = tries.among({t for t, target in targets.items() if target not in far})
         exits = [b.exit for b in blocks if b.exit is not None]
-        self.measurement = Measurement(model, feeds, self.tries, frame, threads, None, memory, tick, exits)
-        place, stops = self.measurement.cutter.position, [b.stop for b in blocks]
+        self.worker = EffectsWorker(model, feeds, self.tries, frame, threads, None, memory, tick, exits)
+        place, stops = self.worker.cutter.position, [b.stop for b in blocks]
         self.of_block: list[list[Try]] = [[] for _ in blocks]
-        for tried in (t for t in self.tries.by_try if targets[t] in self.measurement.targets):
+        for tried in (t for t in self.tries.by_try if targets[t] in self.worker.targets):
             self.of_block[bisect_right(stops, place(targets[tried]))].append(tried)
         self.made: list[list[int]] = [[] for _ in blocks]  # numbers of views
         for number, view in enumerate(frame.divergence.views):
@@ -125,18 +125,22 @@ class _ByBlocks:
         ]
         last = self.blocks[-1]
         goals.append(Goal(self.frame, last.start, last.stop, tuple(tensors[-1])))
-        found = [Effects(g.frame.divergence, g.frame.reference, {}, {}, {}) for g in goals]
-        for goal, part in self.measurement.parts(goals):
-            number = goals.index(goal)
-            carrier.close(number)
+        self.worker.goals = goals
+        found = [goal.nothing() for goal in goals]
+
+        def keep(part: Effects) -> None:
+            number = next(i for i, effects in enumerate(found) if effects.divergence is part.divergence)
             found[number].update(part)
+            carrier.close(number)
+
+        self.worker.run(keep)
         return found
 
     def _carrier(self) -> Carrier:
         views = self.frame.divergence.views
         rows, most = self._carried()
         return Carrier(
-            self.measurement.cutter,
+            self.worker.cutter,
             self.feeds,
             self.frame,
             self.blocks,
@@ -154,11 +158,11 @@ class _ByBlocks:
         """
         count = len(self.blocks)
         runs = int(CARRY * self.tries.count * len(self.feeds) / count**2)
-        largest = max(self.measurement.bytes.values(), default=1)
+        largest = max(self.worker.bytes.values(), default=1)
         runs = min(runs, self.memory.kept // max(largest * count, 1))
         most = max(len({self.targets[t] for t in names}) for names in self.of_block)
         samples = min(max(runs // most, FEWEST_CARRIED), CARRIED_SAMPLES, len(self.feeds))
-        rows = self.measurement.rows
+        rows = self.worker.rows
         used = next((i + 1 for i, r in enumerate(rows) if r.stop >= samples), len(rows))
         return rows[:used], min(max(runs // rows[used - 1].stop, FEWEST_CARRIED), most)
 

@@ -10,7 +10,7 @@ Only the part of the graph behind the perturbed tensor is run (`sensitivity/meas
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -212,13 +212,27 @@ class Perturbations:
             **{Try("kernel", k): spelling for k, spelling in self.kernels.items()},
         }
 
-    def only(self, wanted: Container[Try]) -> Perturbations:
+    def among(self, wanted: Container[Try]) -> Perturbations:
         """Those of them that are wanted."""
         return Perturbations(
             {k: w for k, w in self.weights.items() if Try("weight", k) in wanted},
             {t: row for t, row in self.activations.items() if Try("activation", t) in wanted},
             {k: params for k, params in self.inputs.items() if Try("input", k) in wanted},
             {k: spelling for k, spelling in self.kernels.items() if Try("kernel", k) in wanted},
+        )
+
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        """Regions of which something is tried: weights, inputs or kernels."""
+        return frozenset(name for name, _ in (*self.weights, *self.inputs, *self.kernels))
+
+    def only(self, layers: Collection[str], tensors: Collection[str]) -> Perturbations:
+        """Those of these layers and activation tensors."""
+        return Perturbations(
+            {k: v for k, v in self.weights.items() if k[0] in layers},
+            {t: row for t, row in self.activations.items() if t in tensors},
+            {k: v for k, v in self.inputs.items() if k[0] in layers},
+            {k: v for k, v in self.kernels.items() if k[0] in layers},
         )
 
 

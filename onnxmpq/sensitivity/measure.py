@@ -12,11 +12,12 @@ every menu, and whether others were found in the cache; what is fused and summed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -57,18 +58,14 @@ def measure_effects(
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    effects = Effects(frame.divergence, frame.reference, {}, {}, {})
-    for _, part in Measurement(model, feeds, tries, frame, threads, batch, memory, tick).parts():
-        effects.update(part)
-        keep(part)
-    return effects
+    return EffectsWorker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
 
 
 @dataclass(frozen=True)
 class Goal:
     """Where changes made by the nodes from place `start` up to `stop` are compared.
 
-    frame: of the tensors there, `tensors`. caught: perturbations of which these tensors' values are wanted too.
+    frame: of the tensors there, `tensors`. caught: is told of these tensors under each perturbation.
     """
 
     frame: Frame
@@ -77,20 +74,9 @@ class Goal:
     tensors: tuple[str, ...]
     caught: Catch | None = None
 
-
-@dataclass(frozen=True)
-class _Group:
-    """Neighbouring targets with one goal. middles: per target the nodes from it to the checkpoint; suffix: those behind
-    it.
-
-    needed: tensors whose fp32 values all of that reads.
-    """
-
-    targets: tuple[str, ...]
-    checkpoint: int
-    middles: dict[str, Part]
-    suffix: Part
-    needed: list[str]
+    def nothing(self) -> Effects:
+        """No effects yet."""
+        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
 
 
 def perturbable(model: Model) -> dict[str, Region | None]:
@@ -105,10 +91,26 @@ def perturbable(model: Model) -> dict[str, Region | None]:
     return found
 
 
-class Measurement:
-    """Perturbations of a model on samples, one after the other.
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring targets with one goal. middles: per target the nodes from it to the checkpoint; suffix: those behind
+    it, up to the goal.
 
-    frame: of the outputs. batch: see `measure_effects`. inner: other tensors that changes are compared at.
+    needed: tensors whose fp32 values all of that reads.
+    """
+
+    targets: tuple[str, ...]
+    checkpoint: int
+    middles: dict[str, Part]
+    suffix: Part
+    needed: list[str]
+
+
+class EffectsWorker:
+    """Walks through the groups of one model, on the same samples; `tries` may change between two groups.
+
+    goals: where changes are compared, in the order of the graph and without gaps; may be set before `groups` is asked
+    for. frame: of the outputs, where they are compared without. inner: tensors of other goals.
     """
 
     def __init__(
@@ -123,7 +125,6 @@ class Measurement:
         tick: Tick,
         inner: Sequence[str] = (),
     ) -> None:
-        self.inner = inner
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
         self.threads, self.settings, self.cutter = (
@@ -131,6 +132,8 @@ class Measurement:
             SessionSettings(lean=True),
             Cutter(model.store, frame.divergence.tensors),
         )
+        self.inner = inner
+        self.goals = [Goal(frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))]
         self.targets = perturbable(model)
         self.bytes = self._bytes(feeds.batch([feeds.largest]))
         growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
@@ -138,33 +141,54 @@ class Measurement:
         step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
         self.rows = feeds.stretches(step)
 
-    @property
-    def whole(self) -> Goal:
-        """Changes compared at the outputs, wherever they are made."""
-        return Goal(self.frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))
-
-    def parts(self, goals: Sequence[Goal] | None = None) -> Iterator[tuple[Goal, Effects]]:
-        """Effects of groups of neighbouring targets, each with its goal. goals: in the order of the graph and without
-        gaps; None for the outputs alone."""
-        groups = [(goal, group) for goal in goals or [self.whole] for group in self._groups(goal)]
-        prefix = ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
-        used = [number for number, (_, group) in enumerate(groups) if any(map(self._tried, group))]
+    def run(self, keep: Keep) -> Effects:
+        effects, prefix, used = self.none(), self.prefix(), self.used()
         for number in range(max(used, default=-1) + 1):
-            goal, targets = groups[number]
-            group, later = self._cut(goal, targets), [t for _, g in groups[number + 1 :] for t in g]
             if number not in used:  # walked all the same, or the next one would begin at another place
-                prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+                self.skip(number, prefix)
                 continue
-            yield goal, self._measured(goal, group, later, prefix)
+            part = self.measured(number, prefix)
+            effects.update(part)
+            keep(part)
+        return effects
 
     @cached_property
-    def _tried_layers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs, *self.tries.kernels))
+    def groups(self) -> list[list[str]]:
+        """Neighbouring targets with one goal, in graph order."""
+        return [group for _, group in self._groups]
+
+    def used(self) -> dict[int, list[str]]:
+        """Targets where something is tried, by the number of their group."""
+        found = {number: [t for t in group if self._tried(t)] for number, group in enumerate(self.groups)}
+        return {number: group for number, group in found.items() if group}
+
+    def prefix(self) -> ForwardPass:
+        """A walk that begins at the first group."""
+        return ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
+
+    def skip(self, number: int, prefix: ForwardPass) -> None:
+        """Take a walk from the group before this one to the one behind it."""
+        group, later = self._cut(number), self._behind(number)
+        prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+
+    def measured(self, number: int, prefix: ForwardPass) -> Effects:
+        """Effects of all that is tried in this group. prefix: a walk that has come to the group before it."""
+        return self._measured(self.goal_of(number), self._cut(number), self._behind(number), prefix)
+
+    def goal_of(self, number: int) -> Goal:
+        """The goal of a group."""
+        return self._groups[number][0]
+
+    def _behind(self, number: int) -> list[str]:
+        return [t for g in self.groups[number + 1 :] for t in g]
+
+    def none(self) -> Effects:
+        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
 
     def _layer(self, tensor: str) -> Region | None:
         """The layer whose weights or inputs are tried at this tensor."""
         region = self.targets[tensor]
-        return region if region is not None and region.name in self._tried_layers else None
+        return region if region is not None and region.name in self.tries.layers else None
 
     def _tried(self, tensor: str) -> bool:
         return tensor in self.tries.activations or self._layer(tensor) is not None
@@ -190,24 +214,29 @@ class Measurement:
         one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
         return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
 
-    def _groups(self, goal: Goal) -> list[list[str]]:
-        """A goal's targets that are neighbours, at most GROUP, and fewer where they or the weights between them are
+    @cached_property
+    def _groups(self) -> list[tuple[Goal, list[str]]]:
+        """Of each goal, neighbouring targets: at most GROUP, and fewer where they or the weights between them are
         large."""
         place, weights = self.cutter.position, np.cumsum([0, *self.cutter.weight_bytes()])
         at_once = BATCHES * max(r.stop - r.start for r in self.rows)
-        groups: list[list[str]] = [[]]
-        first = goal.start if goal.start else -1  # inputs of the graph belong to the first goal
-        for tensor in sorted((t for t in self.targets if first <= place(t) < goal.stop), key=place):
-            group = groups[-1]
-            between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
-            values = at_once * sum(self.bytes[t] for t in (*group, tensor))
-            too_large = len(group) * between > self.memory.weights or values > self.memory.targets
-            if group and (len(group) == GROUP or too_large):
-                groups.append([])
-            groups[-1].append(tensor)
-        return [g for g in groups if g]
+        found: list[tuple[Goal, list[str]]] = []
+        ordered, stops = sorted(self.targets, key=place), [g.stop for g in self.goals]
+        for goal, targets in groupby(ordered, key=lambda t: self.goals[bisect_right(stops, place(t))]):
+            groups: list[list[str]] = [[]]
+            for tensor in targets:
+                group = groups[-1]
+                between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
+                values = at_once * sum(self.bytes[t] for t in (*group, tensor))
+                too_large = len(group) * between > self.memory.weights or values > self.memory.targets
+                if group and (len(group) == GROUP or too_large):
+                    groups.append([])
+                groups[-1].append(tensor)
+            found += [(goal, g) for g in groups]
+        return found
 
-    def _cut(self, goal: Goal, targets: Sequence[str]) -> _Group:
+    def _cut(self, number: int) -> _Group:
+        goal, targets = self._groups[number]
         cutter = self.cutter.within(goal.start, goal.stop, goal.tensors)
         checkpoint = max(self.cutter.position(t) for t in targets) + 1
         changed = {t: self._changed(t) for t in targets}
@@ -247,7 +276,7 @@ class Measurement:
                     trial.look(seen)
                 before, done = done, tries * seen // self.rows[-1].stop
                 self.tick(done - before)
-        part = Effects(goal.frame.divergence, goal.frame.reference, {}, {}, {})
+        part = goal.nothing()
         for trial in trials:
             trial.add_to(part)
         return part

@@ -26,6 +26,7 @@ from onnxmpq.sensitivity.gains import Gain
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
 from onnxmpq.sensitivity.pooled import PooledDivergence
+from onnxmpq.sensitivity.spread import spread_effects
 
 
 def reused_effects(
@@ -44,7 +45,7 @@ def reused_effects(
     tried = tries.by_try
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
     found = {what: entry for what, key in keys.items() if (entry := context.cache.get(key)) is not None}
-    missing = tries.only(tried.keys() - found.keys())
+    missing = tries.among(tried.keys() - found.keys())
     tick(tries.count - missing.count)
 
     def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
@@ -52,7 +53,9 @@ def reused_effects(
             context.cache.put(keys[what], entry)
             found[what] = entry
 
-    if missing.count:
+    if missing.count and context.elsewhere is not None:
+        spread_effects(context.elsewhere, measured_in, model, feeds, missing, frame, tick=tick, keep=keep)
+    elif missing.count:
         measure_effects(model, feeds, missing, threads=context.threads, frame=frame, tick=tick, keep=keep)
     context.cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
