@@ -70,6 +70,7 @@ from onnxmpq.report import (
     build_plan,
     build_report,
     cost_rows,
+    coupled_note,
     curve_rows,
     foreign_latency_note,
     idle_note,
@@ -220,7 +221,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
-    rules = opened.rules(prepared, data.timed.first)
+    rules = opened.rules(prepared, data.timed.first, request.couple)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
@@ -454,6 +455,7 @@ def _notes(
         *made.notes,
         *_timed_note(request, job.data, made),
         *blocks_note(job.effects),
+        *coupled_note(job.problem.table.rules.together),
         *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
         *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
         *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),

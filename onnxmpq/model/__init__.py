@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
+from onnxmpq.model.coupling import coupled_layers
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
@@ -47,6 +48,7 @@ __all__ = [
     "WeightStore",
     "batchnorm_statistics",
     "constants_of",
+    "coupled_layers",
     "described",
     "described_again",
     "drop_values",

@@ -255,6 +255,11 @@ def blocks_note(effects: Effects) -> list[str]:
     ]
 
 
+def coupled_note(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Layers that have one scheme by `--couple`."""
+    return [f"one scheme for {' + '.join(group)} (--couple)" for group in groups]
+
+
 def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
     """Inputs and outputs that are not of the source's types."""
     before = {i.name: i.type.tensor_type.elem_type for i in (*source.graph.input, *source.graph.output)}
