@@ -45,7 +45,7 @@ from onnxmpq.threads import with_one_blas_thread
 MODELS = ("gpt_char", "vit_tiny")
 SHARES = (0.25, 0.5, 0.75)
 SCHEMES_TRIED = ("int8", "w8", "w4", "w4a8", "w4b32", "w5", "w6")
-HIDDEN, TOKENS, HEADS, WIDE = 128, 32, 4, 512  # of the transformers with random weights
+HIDDEN, TOKENS, HEADS, WIDE = 64, 16, 4, 256  # of the transformers with random weights
 DEPTH_SAMPLES = 16
 
 

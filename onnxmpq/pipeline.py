@@ -50,6 +50,7 @@ from onnxmpq.menu import (
     worthwhile,
 )
 from onnxmpq.model import Model, table_rows
+from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
@@ -106,6 +107,10 @@ from onnxmpq.shipping import (
     as_shipped,
     disagreement,
     finish,
+    require_verifiable,
+    unfolding_note,
+    verified,
+    verified_note,
 )
 from onnxmpq.shown import Shown
 from onnxmpq.threads import with_one_blas_thread
@@ -196,6 +201,8 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
+    if request.verify:
+        require_verifiable(asked.device)
     read = open_model(model, asked.device, request.opset, progress)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
@@ -206,6 +213,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         progress.say(note)
+    announce(opened.model, offered, data.calibration, progress)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -229,6 +237,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads, request.effects)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
+    del nearest  # of a large model, its weights take room on the disk
     measured = effects_of_menu(
         prepared, worth_it, rounded, observation, data.effects, request.outputs, context, request.effects
     )
@@ -396,6 +405,7 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         job.quality_of.judging,
         shipped.validation,
     )
+    compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
     rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
         prepared,
@@ -427,7 +437,11 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        notes=_notes(made, job, shipped, asked, prepared, differs),
+        notes=(
+            *_notes(made, job, shipped, asked, prepared, differs),
+            *unfolding_note(asked.device, outcome.assignment),
+            *([] if compiled is None else [verified_note(compiled)]),
+        ),
     ).sealed()
     stamp(outcome.proto, plan)
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())

@@ -133,6 +133,14 @@ class Request(QualityOptions):
             "inputs and outputs stay float32, or are 16 bits wide where the plan has them so", "switch", group="Schemes"
         ),
     ] = True
+    verify: Annotated[
+        bool,
+        Option(
+            "also build the result with the target's compiler, and write nothing that it refuses (docs/tensorrt)",
+            "switch",
+            group="Target",
+        ),
+    ] = False
     cost_table: Annotated[
         str | Path | None,
         Option(

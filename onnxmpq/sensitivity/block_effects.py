@@ -104,6 +104,7 @@ class _ByBlocks:
             exact.pooled,
             frozenset[str]().union(*(part.idle for part in (*parts, exact))),
             {str(block.exit): gain for block, gain in zip(self.blocks, gains, strict=False)},
+            self.width,
         )
         nothing = np.zeros((len(self.feeds), self.width), np.float32)
         effects = Effects(self.frame.divergence, nothing, {}, {}, {}, by_blocks=about)

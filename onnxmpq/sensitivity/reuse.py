@@ -5,8 +5,9 @@ Entries are single perturbations: what is measured of one does not depend on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive
 from onnxmpq.keys import feeds_hash, model_hash, programs
-from onnxmpq.model import Model
+from onnxmpq.model import Model, float_sources
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
 from onnxmpq.sensitivity.block_effects import measure_by_blocks
@@ -44,14 +45,18 @@ def reused_effects(
     measured_in = content_hash(common, frame.divergence)
     tried = tries.by_try
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
-    found = {what: entry for what, key in keys.items() if (entry := context.cache.get(key)) is not None}
+    found: dict[Try, _Found] = {}
+    for what, key in keys.items():
+        known = context.cache.get(key, partial(_to_effect, what=what, shape=frame.reference.shape, tries=tries))
+        if known is not None:
+            found[what] = known
     missing = tries.among(tried.keys() - found.keys())
     tick(tries.count - missing.count)
 
     def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
-        for what, entry in _of_effects(part).items():
-            context.cache.put(keys[what], entry)
-            found[what] = entry
+        for what, effect in _of_effects(part).items():
+            context.cache.put(keys[what], _of_effect(effect))
+            found[what] = effect
 
     if missing.count and context.elsewhere is not None:
         spread_effects(context.elsewhere, measured_in, model, feeds, missing, frame, tick=tick, keep=keep)
@@ -74,25 +79,31 @@ def reused_effects_by_blocks(
     common = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
     frame = _frame(context, common, model, feeds, kinds, tries.count)
     together = content_hash(common, frame.divergence, "by blocks", list(tries.by_try.items()))
-    about = context.cache.get(together)
     keys = {what: content_hash(together, what) for what in tries.by_try}
-    found = {what: entry for what, key in keys.items() if about and (entry := context.cache.get(key)) is not None}
-    context.cache.count(called, len(found) and tries.count, tries.count)
-    if about is not None and found.keys() == keys.keys():
+    about = context.cache.get(together, partial(_to_blocks, frame=frame))
+    found: dict[Try, _Found] = {}
+    if about is not None:
+        for what, key in keys.items():
+            known = context.cache.get(key, partial(_to_effect, what=what, shape=(len(feeds), about.width), tries=tries))
+            if known is not None:
+                found[what] = known
+    whole = about is not None and found.keys() == keys.keys()
+    context.cache.count(called, tries.count if whole else 0, tries.count)
+    if about is not None and whole:
         tick(tries.count)
-        nothing = np.zeros_like(next(iter(found.values())).arrays["change"], np.float32)
-        known = replace(_to_effects(frame, found), reference=nothing)
-        return replace(known, by_blocks=_to_blocks(frame, about.meta))
+        nothing = np.zeros((len(feeds), about.width), np.float32)
+        return replace(_to_effects(frame, found), reference=nothing, by_blocks=about)
     effects = measure_by_blocks(model, feeds, tries, frame, threads=context.threads, tick=tick)
     if effects.by_blocks is not None:
-        for what, entry in _of_effects(effects).items():
-            context.cache.put(keys[what], entry)
+        for what, effect in _of_effects(effects).items():
+            context.cache.put(keys[what], _of_effect(effect))
         context.cache.put(together, Archive({}, _of_blocks(effects.by_blocks)))
     return effects
 
 
 def _of_blocks(known: ByBlocks) -> dict[str, Any]:
     return {
+        "width": known.width,
         "curved": [curvature is not None for curvature in known.pooled.curvatures],
         "levels": known.pooled.levels,
         "trusts": known.pooled.trusts,
@@ -101,23 +112,43 @@ def _of_blocks(known: ByBlocks) -> dict[str, Any]:
     }
 
 
-def _to_blocks(frame: Frame, held: Mapping[str, Any]) -> ByBlocks:
-    """Inverse of `_of_blocks`."""
+def _to_blocks(entry: Archive, frame: Frame) -> ByBlocks:
+    """Inverse of `_of_blocks`. Raises KeyError, TypeError or ValueError for something else."""
+    held = entry.meta
     pooled = PooledDivergence.restored(
         frame.divergence, frame.reference, held["curved"], held["levels"], held["trusts"]
     )
-    return ByBlocks(pooled, frozenset(held["idle"]), {t: Gain(**gain) for t, gain in held["gains"].items()})
+    gains = {tensor: Gain(**gain) for tensor, gain in held["gains"].items()}
+    return ByBlocks(pooled, frozenset(held["idle"]), gains, int(held["width"]))
 
 
-def _of_effects(effects: Effects) -> dict[Try, Archive]:
-    """An entry for each change; those of activations with the parameters they belong to."""
-    entries = {what: Archive({"change": change}) for what, change in effects.by_try.items()}
-    params = {Try("activation", t): asdict(p) for t, p in effects.params.items()}
-    return entries | {what: Archive(entries[what].arrays, held) for what, held in params.items()}
+_Found = tuple[Code, QuantParams | None]  # the change, and of an activation the parameters it belongs to
 
 
-def _to_effects(frame: Frame, entries: Mapping[Try, Archive]) -> Effects:
-    """Inverse of `_of_effects`, in the order of the entries: sums do not depend on which of them were measured now."""
+def _of_effects(effects: Effects) -> dict[Try, _Found]:
+    own = {Try("activation", t): params for t, params in effects.params.items()}
+    return {what: (change, own.get(what)) for what, change in effects.by_try.items()}
+
+
+def _of_effect(effect: _Found) -> Archive:
+    change, params = effect
+    return Archive({"change": change}, None if params is None else asdict(params))
+
+
+def _to_effect(entry: Archive, what: Try, shape: tuple[int, ...], tries: Perturbations) -> _Found:
+    """Inverse of `_of_effect`. shape: of a change. Raises ValueError or TypeError for the effect of something else."""
+    change = np.asarray(entry.array("change", np.float32, *shape), np.float32)
+    if what.kind != "activation":
+        return change, None
+    given = dict(entry.meta)
+    params = next((p for p in tries.activations[what.key] if asdict(p) == given), None)
+    if params is None:
+        raise ValueError("parameters that were not tried")
+    return change, params
+
+
+def _to_effects(frame: Frame, found: Mapping[Try, _Found]) -> Effects:
+    """Inverse of `_of_effects`, in the order of the tries: sums do not depend on which of them were measured now."""
     effects = Effects(frame.divergence, frame.reference, {}, {}, {})
     into: dict[str, dict[Any, Code]] = {
         "weight": effects.weights,
@@ -125,10 +156,10 @@ def _to_effects(frame: Frame, entries: Mapping[Try, Archive]) -> Effects:
         "input": effects.inputs,
         "kernel": effects.kernels,
     }
-    for (kind, key), entry in entries.items():
-        into[kind][key] = np.asarray(entry.arrays["change"], np.float32)
-        if kind == "activation":
-            effects.params[key] = QuantParams(**entry.meta)
+    for (kind, key), (change, params) in found.items():
+        into[kind][key] = change
+        if params is not None:
+            effects.params[key] = params
     return effects
 
 
@@ -137,10 +168,10 @@ def _frame(
 ) -> Frame:
     """`fit_frame`: views of the fp32 outputs, and their codes."""
     key = content_hash(common, "frame", kinds, sketch_width(len(feeds), entries))
-    entry = context.cache.get(key)
-    if entry is not None:
-        views = tuple(_to_view(given, entry, number) for number, given in enumerate(entry.meta))
-        return Frame(Divergence(views), np.asarray(entry.arrays["reference"], np.float32))
+    tensors = [*model.output_names, *float_sources(model.structure)]
+    known = context.cache.get(key, lambda entry: _to_frame(entry, tensors, len(feeds)))
+    if known is not None:
+        return known
     frame = fit_frame(model, feeds, entries, threads=context.threads, kinds=kinds)
     arrays, rest = {"reference": frame.reference}, []
     for number, view in enumerate(frame.divergence.views):
@@ -151,7 +182,18 @@ def _frame(
     return frame
 
 
+def _to_frame(entry: Archive, tensors: Sequence[str], samples: int) -> Frame:
+    """Raises ValueError or TypeError for views of other tensors, or samples of another number."""
+    views = tuple(_to_view(given, entry, number) for number, given in enumerate(entry.meta))
+    if [v.name for v in views] != list(tensors):
+        raise ValueError("outputs of another model")
+    divergence = Divergence(views)
+    return Frame(divergence, np.asarray(entry.array("reference", np.float32, samples, divergence.width), np.float32))
+
+
 def _to_view(given: Mapping[str, Any], entry: Archive, number: int) -> OutputView:
     prefix = f"view{number}."
     arrays: dict[str, Any] = {n.removeprefix(prefix): v for n, v in entry.arrays.items() if n.startswith(prefix)}
-    return OutputView(**given, **arrays)
+    view = OutputView(**{**given, **arrays})
+    view.check()
+    return view
