@@ -68,9 +68,11 @@ from onnxmpq.report import (
     account_regions,
     account_transitions,
     account_uniform,
+    blocks_note,
     build_plan,
     build_report,
     cost_rows,
+    coupled_note,
     curve_rows,
     foreign_latency_note,
     idle_note,
@@ -228,16 +230,18 @@ def _posed(model: Source, request: Request) -> _Posed:
         stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
-    rules = opened.rules(prepared, data.timed.first)
+    rules = opened.rules(prepared, data.timed.first, request.couple)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs, small=asked.small)
 
     forward_s = costs.original_s if costs.measured else None
-    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads, request.effects)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     del nearest  # of a large model, its weights take room on the disk
-    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
+    measured = effects_of_menu(
+        prepared, worth_it, rounded, observation, data.effects, request.outputs, context, request.effects
+    )
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
@@ -492,6 +496,8 @@ def _notes(
     return (
         *made.notes,
         *_timed_note(request, job.data, made),
+        *blocks_note(job.effects),
+        *coupled_note(job.problem.table.rules.together),
         *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
         *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
         *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),

@@ -12,6 +12,7 @@ from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.behind_labels import float_sources, sources_of
 from onnxmpq.model.bounds import tensors
+from onnxmpq.model.coupling import coupled_layers
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, set_place
 from onnxmpq.model.index import GraphIndex, read_by
@@ -69,6 +70,7 @@ __all__ = [
     "batchnorm_statistics",
     "constants_of",
     "content_of",
+    "coupled_layers",
     "described",
     "described_again",
     "drop_values",

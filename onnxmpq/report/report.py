@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from rich.console import Console
 from rich.table import Table
@@ -243,6 +244,24 @@ def idle_note(idle: Collection[str], assignment: Mapping[str, Scheme]) -> list[s
         f"no sample shows an effect of these weights, as in a branch that is never taken: "
         f"{_first(chosen)}; their quality is not known, give samples that reach them"
     ]
+
+
+def blocks_note(effects: Effects) -> list[str]:
+    """Effects that were measured block by block, with the spread of their gains."""
+    if effects.by_blocks is None:
+        return []
+    gains = effects.by_blocks.gains.values()
+    spreads = [g.spread for g in gains if g.spread is not None]
+    doubt = f"; within a block they differ by a factor of {np.exp(np.median(spreads)):.2f}" if spreads else ""
+    return [
+        f"effects are measured at the ends of {len(gains) + 1} blocks, and {sum(g.changes for g in gains)} of them at "
+        f"the outputs too, which gives each block's gain{doubt} (--effects full measures all at the outputs)"
+    ]
+
+
+def coupled_note(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Layers that have one scheme by `--couple`."""
+    return [f"one scheme for {' + '.join(group)} (--couple)" for group in groups]
 
 
 def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:

@@ -12,8 +12,9 @@ from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, Limit, parse_budgets, parse_memory, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
+from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
-from onnxmpq.files import require_report_format
+from onnxmpq.files import nearest, require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
@@ -21,8 +22,12 @@ from onnxmpq.request.options import Option
 from onnxmpq.request.parts import Memory, QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
+from onnxmpq.sensitivity import AUTO, require_method
+from onnxmpq.sensitivity import CHOICES as METHODS
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
+
+COUPLE = (AUTO, "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +174,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = "auto"
+    effects: Annotated[
+        str,
+        Option(
+            f"how the effect of a scheme is measured: {', '.join(METHODS)} (docs/quality)",
+            more="full runs the rest of the model for each, block the rest of its block; auto decides by their time.",
+            group="Method",
+            metavar="NAME",
+        ),
+    ] = AUTO
     without: Annotated[
         Iterable[str],
         Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
@@ -182,6 +196,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = DEFAULT_SOLVER
+    couple: Annotated[
+        str,
+        Option(
+            f"one scheme for q, k and v of an attention, gate and up of an MLP: {', '.join(COUPLE)} (docs/plans)",
+            more="auto does so where the target merges such layers.",
+            group="Method",
+            metavar="WHEN",
+        ),
+    ] = AUTO
     best_effort: Annotated[
         bool, Option("write the closest plan where a budget cannot be met", "switch", group="Budgets")
     ] = False
@@ -239,6 +262,9 @@ class Request(QualityOptions):
         if self.report is not None:
             require_report_format(self.report)
         require_estimator(self.estimator)
+        require_method(self.effects)
+        if self.couple not in COUPLE:
+            raise UsageError(f"--couple {self.couple}: {nearest(self.couple, COUPLE, 'the choices are')}")
         require_solver(self.solver)
         _ = self.memory_limit, self.budgets, self.techniques, self.patterns, self.shapes
 
