@@ -13,8 +13,9 @@ from rich.table import Table
 import onnxmpq
 from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, saturation
 from onnxmpq.cache import default_folder
+from onnxmpq.decoding import load_samples
 from onnxmpq.errors import CheckError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
+from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields, shares_of
 from onnxmpq.lint import show
 from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
@@ -30,6 +31,7 @@ from onnxmpq.request import (
     config_text,
     given_options,
     option_like,
+    parse_step,
     take_config,
     toml,
     with_options,
@@ -58,6 +60,7 @@ Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=0)]
 Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
+Step = Annotated[str | None, option_like("step", "--step")]
 Seed = Annotated[int, option_like("seed", "--seed")]
 CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
@@ -237,6 +240,7 @@ def profile(
     provider: Provider = None,
     threads: Threads = 1,
     shape: Shape = None,
+    step: Step = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -255,6 +259,7 @@ def profile(
         threads=threads,
         seed=seed,
         shapes=shares_of(parse_shapes(shape or ())),
+        step=parse_step(step),
         progress=reporter(quiet=quiet, verbose=verbose),
     )
     write_text(output, table.to_json() + "\n")
@@ -358,7 +363,7 @@ def check(
 
 def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
     specs = saturation.specs(proto)
-    feeds = load_feeds(asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
+    feeds = load_samples(proto, asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)

@@ -86,7 +86,8 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:
-    return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found)}
+    steps = [step.figures() for step in found.steps]
+    return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found), "steps": steps}
 
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -106,6 +107,10 @@ def draw_validation(found: Validation, console: Console) -> None:
             with_threads = threads_in_words(t.threads)
             times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
             console.print(f"latency {times}, {with_threads}")
+    for step in found.steps:
+        before, after = step.tokens_per_s
+        times = f"{step.timing.original_s * 1e3:.3f} ms -> {step.timing.result_s * 1e3:.3f} ms"
+        console.print(f"{step.in_words()}: {times}, {before:.1f} -> {after:.1f} tokens/s", highlight=False)
     if found.emulated:
         console.print(EMULATED, highlight=False)
 

@@ -25,14 +25,15 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side
+from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side, time_steps
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort, PlanCosts
 from onnxmpq.curve import Axis, to_csv, trade_off
+from onnxmpq.decoding import cached_outputs, load_samples, structure_of
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Share, Timed, in_words, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, Recipe, Share, Step, Timed, at_step, in_words, timed_samples
 from onnxmpq.footprint import footprint
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.gate import Judged, decided
@@ -93,7 +94,7 @@ from onnxmpq.runtimes import (
     warn_outside,
 )
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import OutputKind, effects_of_menu
+from onnxmpq.sensitivity import OutputKind, effects_of_menu, with_caches
 from onnxmpq.shipping import (
     RULE,
     Disagreement,
@@ -229,7 +230,9 @@ def _posed(model: Source, request: Request) -> _Posed:
     progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
-    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
+    measured = effects_of_menu(
+        prepared, worth_it, rounded, observation, data.effects, with_caches(data.caches, request.outputs), context
+    )
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
@@ -281,7 +284,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
-    data, model = replace(data, shapes=request.shapes), opened.model
+    data, model = replace(data.at_step(request.step), shapes=request.shapes), opened.model
     remember(samples=data.calibration.examples)
     _warn_of_floors(request, model, data, labelled, context)
     if labelled is not None and (remark := labelled.try_out(source, data)):
@@ -305,7 +308,10 @@ def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
     try:
         specs = call(specs_of, absolute(source), doing="loading the model")
         bounds = table_rows(opened.model.structure)
-        one = load_feeds(None, specs, recipe=request.effective_recipe, limit=1, seed=context.seed, bounds=bounds)
+        graph, recipe = opened.model.structure, request.effective_recipe
+        one = load_samples(
+            absolute(source), None, specs, structure=graph, recipe=recipe, limit=1, seed=context.seed, bounds=bounds
+        )
         first_s = quick_latency_s(source, one, asked.settings)
     except OnnxmpqError:
         return
@@ -329,7 +335,7 @@ def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: 
         menu,
         opened.dialect,
         data,
-        asked.request.outputs,
+        with_caches(data.caches, asked.request.outputs),
         asked.small,
         asked.request.techniques,
         context,
@@ -354,7 +360,7 @@ def _costs(
         effort,
         table_file,
         context,
-        in_words(request.shapes),
+        in_words(request.shapes) or _in_step(timed),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
@@ -481,6 +487,11 @@ def _say_timed(timed: Timed, progress: Progress) -> None:
         progress.say(timed.first.timed)
 
 
+def _in_step(timed: Timed) -> str:
+    """A decoder's phase, for the cost table that was timed in it."""
+    return f"step {timed.first.step}" if timed.first.step else ""
+
+
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
     """The inputs that latencies are about, where it is not plain."""
     if request.shapes:
@@ -510,12 +521,14 @@ def profile_model(
     threads: int = 1,
     seed: int = 0,
     shapes: Sequence[Share] = (),
+    step: Step | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
     """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
 
-    shapes: of the inputs that are timed, with their shares; those of the first sample without.
+    shapes: of the inputs that are timed, with their shares; those of the typical sample without. step: the phase of a
+    decoder that is timed.
     """
     require_source(model)
     context, device = Context(progress or Progress(), seed=seed), open_target(target)
@@ -524,7 +537,7 @@ def profile_model(
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     read = open_model(model, device, progress=context.progress)
     opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
-    prepared, feeds = opened.model, data.calibration
+    prepared, feeds = opened.model, at_step(data.calibration, step)
     menu = opened.menu()
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
@@ -545,7 +558,7 @@ def profile_model(
         effort or Effort(),
         None,
         context,
-        in_words(shapes),
+        in_words(shapes) or _in_step(timed),
     )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
@@ -562,7 +575,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     heard = progress or Progress()
     options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
+    feeds = load_samples(
+        absolute(original), options.calibration, specs, recipe=options.effective_recipe, limit=options.samples
+    )
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     settings = SessionSettings(threads=options.threads)
@@ -581,10 +596,11 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         labelled=labelled,
         latency=latency,
         shapes=options.shapes,
+        step=options.step,
     )
     judged = decided(options, found, original, converted, feeds)
     if not found.emulated:
-        timed = timed_samples(feeds, options.shapes)
+        timed = timed_samples(at_step(feeds, options.step), options.shapes)
         _say_timed(timed, heard)
         inputs = timed.first.batch([timed.first.typical])
         before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
@@ -605,13 +621,14 @@ def validate(
     labelled: Labelled | None = None,
     latency: Limit | None = None,
     shapes: Sequence[Share] = (),
+    step: Step | None = None,
 ) -> Validation:
     """Compare two models on samples: quality per output, and latency side by side on the typical sample.
 
     original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
     feeds, or whatever `convert` takes as `calibration`; made-up samples without.
-    kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
-    long enough to tell on which side of it the converted model is.
+    kinds: of outputs, where the guess is wrong. shapes: of what is timed; step: phase of a decoder that is timed.
+    latency: a limit that is measured long enough to tell on which side of it the converted model is.
     """
     for model in (original, converted):
         require_source(model)
@@ -619,8 +636,9 @@ def validate(
     source = _absolute(original)
     if not isinstance(feeds, Feeds):
         specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
-        feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
-    guessed = guessed_kinds(source, feeds, settings)
+        feeds = load_samples(absolute(source), feeds, specs, limit=DEFAULT_SAMPLES)
+    caches = cached_outputs(structure_of(source), feeds)
+    guessed = {**guessed_kinds(source, feeds, settings), **with_caches(caches, None)}
     for name in set(kinds or ()) - set(guessed):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
     found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
@@ -630,6 +648,7 @@ def validate(
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
+    feeds = at_step(feeds, step)
     timed = timed_samples(feeds, shapes)
     if latency is not None and not latency.relative:
         limit = latency.value / quick_latency_s(source, timed, settings)
@@ -637,4 +656,5 @@ def validate(
         time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
         for way in (settings, *other_threads(settings))
     )
-    return replace(found, timing=timing, other_timings=tuple(others))
+    steps = time_steps(original, converted, feeds, settings, Effort(seconds=2.0), None if shapes else timing)
+    return replace(found, timing=timing, other_timings=tuple(others), steps=steps)

@@ -12,22 +12,24 @@ import onnx
 from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE, parse_budgets
 from onnxmpq.comparison import Validation, compare, guessed_kinds, time_side_by_side
 from onnxmpq.cost import Effort
+from onnxmpq.decoding import cached_outputs, load_samples, structure_of
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.editing import measured_target
-from onnxmpq.feeds import Feeds, Recipe, load_feeds
+from onnxmpq.feeds import Feeds, Recipe
 from onnxmpq.floors import parse_floors
 from onnxmpq.isolation import call, isolated
 from onnxmpq.model import serialized_bytes
 from onnxmpq.plan import Plan
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of
+from onnxmpq.sensitivity import with_caches
 from onnxmpq.verdict import judge
 
 
 def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples: int) -> Feeds:
     """Samples for the model's inputs, as for `convert`. model: path or proto. Raises CalibrationError, UsageError."""
     specs = call(specs_of, _runnable(model), doing="loading the model")
-    return load_feeds(calibration, specs, recipe=recipe, limit=samples)
+    return load_samples(_runnable(model), calibration, specs, recipe=recipe, limit=samples)
 
 
 @isolated()
@@ -42,7 +44,8 @@ def remeasured(
     settings = SessionSettings(threads=_threads(plan))
     source = _runnable(original)
     exact = replace(settings, exact_integers=needs_exact_integers(DeployCpu(plan.deploy_cpu)))
-    found = compare(source, proto, feeds, guessed_kinds(source, feeds, settings), settings=exact, held_out=False)
+    kinds = {**guessed_kinds(source, feeds, settings), **with_caches(cached_outputs(structure_of(source), feeds), None)}
+    found = compare(source, proto, feeds, kinds, settings=exact, held_out=False)
     if not found.emulated:
         found = replace(found, timing=time_side_by_side(source, proto, feeds, settings, effort))
     measured: dict[str, float] = {"size_bytes": serialized_bytes(proto)}

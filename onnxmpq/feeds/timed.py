@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, Step
 from onnxmpq.fields import nearest
 
 Shapes = Mapping[str, Sequence[int]]
@@ -99,6 +99,21 @@ def _spelled(shapes: Shapes) -> str:
 def timed_samples(feeds: Feeds, shares: Sequence[Share]) -> Timed:
     """All of the samples where no shapes are given, else one sample for each. Raises UsageError as `with_shapes`."""
     return Timed(tuple((s.share, with_shapes(feeds, s.shapes)) for s in shares) or Timed.of(feeds).parts)
+
+
+def at_step(feeds: Feeds, asked: Step | None) -> Feeds:
+    """Samples of which one of the asked phase is timed: `decode` if None and there are such.
+
+    The same samples for a model that is no decoder. Raises UsageError for a phase that no sample has.
+    """
+    if not feeds.runs:
+        if asked is not None:
+            raise UsageError(f"--step {asked}: the model has no cache of earlier tokens, so no phases; leave it out")
+        return feeds
+    step = asked or ("decode" if "decode" in feeds.steps else "prefill")
+    if step not in feeds.steps:
+        raise UsageError(f"--step {step}: no sample is of that phase; give token ids or text with --recipe decoder")
+    return replace(feeds, step=step)
 
 
 def with_shapes(feeds: Feeds, shapes: Shapes) -> Feeds:

@@ -11,6 +11,7 @@ import onnx
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.files import read_structure
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, is_quantized_op, load, read
@@ -64,6 +65,7 @@ __all__ = [
     "random_tensors",
     "read",
     "read_by",
+    "read_structure",
     "serialized_bytes",
     "shell",
     "sink",

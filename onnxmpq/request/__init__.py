@@ -5,7 +5,7 @@ from onnxmpq.request.config import read_config
 from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, documents, options_of, require_source, takes
-from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
+from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions, parse_step
 from onnxmpq.request.provenance import asked_for
 from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
@@ -29,6 +29,7 @@ __all__ = [
     "option_like",
     "option_table",
     "options_of",
+    "parse_step",
     "read_config",
     "require_source",
     "take_config",

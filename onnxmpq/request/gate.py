@@ -10,7 +10,7 @@ from onnxmpq.allocate import LATENCY, SIZE, Budgets, parse_budgets
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Phase, QualityOptions, Shape, parse_step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,10 +29,12 @@ class GateOptions(QualityOptions):
     provider: Annotated[str | None, Option("onnxruntime execution provider", group="Target", metavar="PROVIDER")] = None
 
     shape: Shape = None
+    step: Phase = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.shapes
+        parse_step(self.step)
         if self.limits.fastest or self.limits.smallest:
             raise UsageError("validate compares with a limit: give --latency and --size as numbers, such as 5ms or 25%")
 

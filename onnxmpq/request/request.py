@@ -18,7 +18,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Phase, QualityOptions, Shape, parse_step
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
 from onnxmpq.weights import TECHNIQUES, Techniques
@@ -81,6 +81,7 @@ class Request(QualityOptions):
         ),
     ] = 1
     shape: Shape = None
+    step: Phase = None
     set: Annotated[
         Mapping[str, str | Iterable[str]] | None,
         Option(
@@ -192,6 +193,7 @@ class Request(QualityOptions):
             require_report_format(self.report)
         require_estimator(self.estimator)
         require_solver(self.solver)
+        parse_step(self.step)
         _ = self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property

@@ -11,7 +11,15 @@ from onnxmpq.sensitivity.menu_effects import (
     effects_of_menu,
     forward_seconds,
 )
-from onnxmpq.sensitivity.output_kinds import KINDS, OUTPUT_KINDS, OutputKind, class_scores, guess_kind, kl_divergence
+from onnxmpq.sensitivity.output_kinds import (
+    KINDS,
+    OUTPUT_KINDS,
+    OutputKind,
+    class_scores,
+    guess_kind,
+    kl_divergence,
+    with_caches,
+)
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
@@ -40,4 +48,5 @@ __all__ = [
     "level_and_trust",
     "make_divergence",
     "measure_effects",
+    "with_caches",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from onnxmpq.comparison import Timing
 from onnxmpq.cost.mixed import mean_times
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Feeds, InputSpec, in_words, load_feeds, parse_shapes, shares_of
-from onnxmpq.feeds.timed import Share, with_shapes
+from onnxmpq.feeds.timed import Share, at_step, with_shapes
+from onnxmpq.feeds.types import TokenRun
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -143,3 +145,15 @@ def test_several_shapes_are_one_budget(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="several shapes are for measured targets"):
         options: dict[str, Any] = {"target": "edge-npu", "shape": {"x": "1x3x16x16,2x3x16x16"}}
         onnxmpq.convert(model, size="60%", calibration=samples_for(residual_cnn(), 8), **options)
+
+
+def test_a_phase_is_for_decoders_and_for_samples_that_have_it() -> None:
+    given = feeds()
+    assert at_step(given, None) is given
+    with pytest.raises(UsageError, match="--step decode: the model has no cache"):
+        at_step(given, "decode")
+    runs = replace(given, runs=(TokenRun("decode", 3, 1), TokenRun("decode", 3, 2)))
+    with pytest.raises(UsageError, match="--step prefill: no sample is of that phase"):
+        at_step(runs, "prefill")
+    assert at_step(runs, None).step == "decode"
+    assert runs.take([1]).runs == (TokenRun("decode", 3, 2),)
