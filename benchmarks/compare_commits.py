@@ -84,9 +84,7 @@ def convert_all(asked: Mapping[str, Any]) -> None:
         raise SystemExit(f"imported onnxmpq from {found}, not from {asked['root']}")
     subject, table, out = Subject(**asked["subject"]), Path(asked["table"]), Path(asked["out"])
     if asked["profile"]:
-        from onnxmpq.pipeline import profile_model  # noqa: PLC0415
-
-        table.write_text(profile_model(subject.model, calibration=subject.samples).to_json(), encoding="utf-8")
+        table.write_text(onnxmpq.profile(subject.model, calibration=subject.samples).to_json(), encoding="utf-8")
         return
     used: dict[str, Any] = {}
     for goal in asked["goals"]:

@@ -44,6 +44,7 @@ from benchmarks.mutate import (
     npy_changed,
     toml_changed,
 )
+from onnxmpq.commands import inspect
 from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.dialects import DIALECTS
@@ -51,16 +52,14 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.recipes import find_recipe
 from onnxmpq.feeds.types import InputSpec
-from onnxmpq.inspection import inspect
+from onnxmpq.files import data_folder, serialize
 from onnxmpq.menu import candidates, observed_tensors
 from onnxmpq.model import Model, prepare
-from onnxmpq.output import serialize
 from onnxmpq.plan import Plan, PlannedRegion, read_plan
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import Calibration, observe, read_calibration
 from onnxmpq.replay import apply
 from onnxmpq.request.config import read_config
-from onnxmpq.resources import data_folder
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import CPU
 from onnxmpq.schemes import SCHEMES

@@ -1,4 +1,4 @@
-"""Limits of quality, calibrated on labelled models (onnxmpq/verdict.py, docs/quality.md).
+"""Limits of quality, calibrated on labelled models (onnxmpq/quality/verdict.py, docs/quality.md).
 
     ONNXMPQ_ZOO=... python -m benchmarks.guard_limits measure DIR [MODEL ...] [--test 400] [--mixed 20]
     python -m benchmarks.guard_limits tables DIR [MODEL ...]
@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from benchmarks.damaged import Damage, labels_of
-from onnxmpq.comparison import MetricScores, OutputQuality, Validation
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.quality import Level, MetricScores, OutputQuality, Validation, judge
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.sensitivity import guess_kind
-from onnxmpq.verdict import Level, judge
 
 MODELS = {
     "digits_cnn": 400,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxmpq.output import plan_path
+from onnxmpq.files import plan_path
 from tests.tables import int8_pays
 
 ROOT = Path(__file__).parent.parent

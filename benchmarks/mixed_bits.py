@@ -17,7 +17,7 @@ from pathlib import Path
 import onnxmpq
 from benchmarks.stages import table_of
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.resources import data_folder
+from onnxmpq.files import data_folder
 
 EVERY = [f"w{w}a{a}" for w in range(2, 9) for a in range(2, 9)]
 LAYERS = re.compile(r"^(Conv|Gemm|MatMul) = \[.*?\]", re.DOTALL | re.MULTILINE)

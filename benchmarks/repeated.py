@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 import onnxmpq
-from onnxmpq.comparison import time_side_by_side
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.profiling import timings
+from onnxmpq.quality import time_side_by_side
 from onnxmpq.runtimes import SessionSettings, input_specs, open_session
 
 SAMPLES = Path(__file__).parents[1] / "samples"

@@ -21,8 +21,8 @@ from typing import Any
 import onnxmpq
 from benchmarks.stages import machine, models, table_of
 from benchmarks.zoo import arrays, zoo
-from onnxmpq.output import write_text
-from onnxmpq.pipeline import profile_model
+from onnxmpq.commands import profile_model
+from onnxmpq.files import write_text
 
 SAMPLES = 64
 HELD_OUT = 21

@@ -32,11 +32,11 @@ import onnx
 
 import onnxmpq
 from benchmarks.zoo import arrays, session, sqnr_db, static_int8, zoo
-from onnxmpq.comparison import compare
 from onnxmpq.cost.measure import Effort, interleaved_s
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.model import prepare
+from onnxmpq.quality import compare
 from onnxmpq.runtimes import Call, SessionSettings, input_specs
 from onnxmpq.sensitivity import Evaluator
 from onnxmpq.sensitivity.effects import make_divergence

@@ -20,22 +20,18 @@ from onnxmpq.privacy import switch_telemetry_off
 
 if TYPE_CHECKING:
     from onnxmpq import errors, report
-    from onnxmpq.calibration import calibrate
-    from onnxmpq.checking import check
-    from onnxmpq.comparison import Validation
+    from onnxmpq.commands import Inspection, calibrate, check, inspect, measure_sensitivity, validate
+    from onnxmpq.commands import profile_model as profile
     from onnxmpq.cost import CostTable, Effort, read_cost_table
     from onnxmpq.errors import OnnxmpqError
-    from onnxmpq.inspection import Inspection, inspect
-    from onnxmpq.measured_sensitivity import measure_sensitivity
-    from onnxmpq.pipeline import Result, convert, predict, validate
-    from onnxmpq.pipeline import profile_model as profile
+    from onnxmpq.files import Rows
+    from onnxmpq.pipeline import Result, convert, predict
     from onnxmpq.plan import Plan, read_plan
-    from onnxmpq.prediction import Prediction
     from onnxmpq.progress import Progress
+    from onnxmpq.quality import Validation
     from onnxmpq.ranges import Calibration, read_calibration
     from onnxmpq.replay import Applied, apply, apply_plan
-    from onnxmpq.report import Report
-    from onnxmpq.rows import Rows
+    from onnxmpq.report import Prediction, Report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -75,28 +71,28 @@ _HOMES = {
     "Calibration": "ranges",
     "CostTable": "cost",
     "Effort": "cost",
-    "Inspection": "inspection",
+    "Inspection": "commands",
     "OnnxmpqError": "errors",
     "Plan": "plan",
-    "Prediction": "prediction",
+    "Prediction": "report",
     "Progress": "progress",
     "Report": "report",
     "Result": "pipeline",
-    "Rows": "rows",
-    "Validation": "comparison",
+    "Rows": "files",
+    "Validation": "quality",
     "apply": "replay",
     "apply_plan": "replay",
-    "calibrate": "calibration",
-    "check": "checking",
+    "calibrate": "commands",
+    "check": "commands",
     "convert": "pipeline",
-    "inspect": "inspection",
-    "measure_sensitivity": "measured_sensitivity",
+    "inspect": "commands",
+    "measure_sensitivity": "commands",
     "predict": "pipeline",
-    "profile": "pipeline:profile_model",
+    "profile": "commands:profile_model",
     "read_calibration": "ranges",
     "read_cost_table": "cost",
     "read_plan": "plan",
-    "validate": "pipeline",
+    "validate": "commands",
 }
 _MODULES = ("errors", "report")
 

@@ -11,18 +11,20 @@ import typer
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import cache_folder, calibration, doctor, inspection, lint, pipeline, replay, saturation
+from onnxmpq import lint, pipeline, saturation
+from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
+from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
 from onnxmpq.decoding import load_samples
 from onnxmpq.errors import CheckError, UsageError, exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields, shares_of
+from onnxmpq.files import check_writable, data_folder, plan_path, require_format, write_text
 from onnxmpq.lint import show
-from onnxmpq.measured_sensitivity import measure_sensitivity
 from onnxmpq.model import read
-from onnxmpq.output import check_writable, plan_path, write_text
 from onnxmpq.page import make_page
-from onnxmpq.prediction import Prediction
 from onnxmpq.progress import Progress
+from onnxmpq.replay import replay
+from onnxmpq.report import Prediction
 from onnxmpq.request import (
     GateOptions,
     GroupedCommand,
@@ -36,8 +38,6 @@ from onnxmpq.request import (
     toml,
     with_options,
 )
-from onnxmpq.resources import data_folder
-from onnxmpq.rows import require_format
 from onnxmpq.runtimes import window
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
@@ -250,7 +250,7 @@ def profile(
     """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
-    table = pipeline.profile_model(
+    table = profile_model(
         model,
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
@@ -486,7 +486,7 @@ def validate(
 ) -> None:
     """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
     asked = GateOptions(**given_options(GateOptions, context, options))
-    judged = pipeline.gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
+    judged = gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
     if as_json:
         answer({**inspection.validation_dict(judged.found), **judged.figures()}, judged.error)
     else:

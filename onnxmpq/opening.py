@@ -15,13 +15,14 @@ from onnxmpq.deployment import DeployCpu, needs_exact_integers
 from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS, Dialect
 from onnxmpq.errors import TargetError
-from onnxmpq.feeds import Recipe
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Feeds, Recipe, Timed
+from onnxmpq.files import check_writable, plan_path
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
 from onnxmpq.model import Model, prepare
-from onnxmpq.output import check_writable, plan_path
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
-from onnxmpq.runtimes import SessionSettings, require_provider
+from onnxmpq.runtimes import Rules, SessionSettings, require_provider
 from onnxmpq.samples import Samples, agreeing, gather_samples
 from onnxmpq.target import Target, load_target
 
@@ -50,6 +51,11 @@ class Opened:
         """See `onnxmpq.menu.candidates`."""
         return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
+    def rules(self, model: Model, feeds: Feeds) -> Rules:
+        """The runtime's rules for a model (this one, or its channels rescaled), for tensors' ranks in a run of the
+        typical sample."""
+        return self.device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+
     def with_samples(
         self, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context
     ) -> tuple[Opened, Samples]:
@@ -64,6 +70,22 @@ class Opened:
             if note not in self.model.notes:
                 context.progress.warn(note)
         return replace(self, model=model), data
+
+
+def as_given(source: Source) -> Any:
+    """A proto as it is, a path as text: the reference of comparisons."""
+    return source if isinstance(source, onnx.ModelProto) else str(source)
+
+
+def in_step(timed: Timed) -> str:
+    """A decoder's phase, for the cost table that was timed in it; "" for other models."""
+    return f"step {timed.first.step}" if timed.first.step else ""
+
+
+def say_timed(timed: Timed, progress: Progress) -> None:
+    """The inputs that latencies are about, where samples of different shapes leave it open."""
+    if timed.first.timed:
+        progress.say(timed.first.timed)
 
 
 def open_target(name: str, batch: int | None = None) -> Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,10 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxmpq.account import account_regions, account_transitions, account_uniform
 from onnxmpq.allocate import (
-    LATENCY,
-    Limit,
     Problem,
     at_unseen_level,
     int8_everywhere,
@@ -25,18 +22,14 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
-from onnxmpq.comparison import MetricScores, Validation, compare, guessed_kinds, time_side_by_side, time_steps
 from onnxmpq.context import Context
-from onnxmpq.cost import CostTable, Effort, PlanCosts
-from onnxmpq.curve import Axis, to_csv, trade_off
-from onnxmpq.decoding import cached_outputs, load_samples, structure_of
+from onnxmpq.cost import Effort, PlanCosts
+from onnxmpq.decoding import load_samples
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import OnnxmpqError, TargetError, UsageError
-from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Share, Step, Timed, at_step, in_words, timed_samples
-from onnxmpq.footprint import footprint
+from onnxmpq.errors import OnnxmpqError, UsageError
+from onnxmpq.feeds import in_words
+from onnxmpq.files import Rows, serialize, write_result, write_text
 from onnxmpq.forecast import Work, forecast
-from onnxmpq.gate import Judged, decided
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
 from onnxmpq.keys import feeds_hash
@@ -57,44 +50,49 @@ from onnxmpq.menu import (
     worthwhile,
 )
 from onnxmpq.model import Model, table_rows
-from onnxmpq.opening import Asked, Opened, open_model, open_target
-from onnxmpq.output import serialize, write_result, write_text
+from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_timed
 from onnxmpq.page import write_report
-from onnxmpq.plan import Plan
-from onnxmpq.plan_forecast import Forecast
-from onnxmpq.points import with_points
-from onnxmpq.prediction import Prediction, predict_job
+from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress
+from onnxmpq.quality import (
+    declared_rows,
+    unresolved,
+)
 from onnxmpq.ranges import known_ranges, observe_ranges
 from onnxmpq.report import (
+    Prediction,
     Report,
+    account_regions,
+    account_transitions,
+    account_uniform,
     build_plan,
     build_report,
+    cost_rows,
+    curve_rows,
     foreign_latency_note,
     idle_note,
+    left_out,
     narrow_ends_note,
+    predict_job,
+    sensitivity_rows,
     source_name,
     unjudged_note,
     with_factors,
     with_stored_weights,
 )
 from onnxmpq.reproducer import remember
-from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Request, Source, asked_for, documents, require_source, takes
+from onnxmpq.request import Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, in_best_order, rescale
-from onnxmpq.resolution import declared_rows, unresolved
-from onnxmpq.rows import Rows
 from onnxmpq.runtimes import (
     Rules,
-    SessionSettings,
     absolute,
     probes,
-    require_provider,
     specs_of,
     warn_outside,
 )
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import OutputKind, effects_of_menu, with_caches
+from onnxmpq.sensitivity import effects_of_menu, with_caches
 from onnxmpq.shipping import (
     RULE,
     Disagreement,
@@ -108,15 +106,9 @@ from onnxmpq.shipping import (
     finish,
 )
 from onnxmpq.shown import Shown
-from onnxmpq.stamp import stamp, stamp_bytes
-from onnxmpq.tables import cost_rows, curve_rows, left_out, sensitivity_rows
-from onnxmpq.target import Target
 from onnxmpq.threads import with_one_blas_thread
-from onnxmpq.trials import other_threads
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
-
-PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,7 +214,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
-    rules = _rules(opened.device, prepared, data.timed.first)
+    rules = opened.rules(prepared, data.timed.first)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
     worth_it = _worth_an_effect(fused, nearest, costs)
 
@@ -247,7 +239,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         data,
         effects,
         techniques,
-        QualityCheck(_absolute(model), effects.divergence.kinds, asked.settings, labelled, asked.exact_integers),
+        QualityCheck(as_given(model), effects.divergence.kinds, asked.settings, labelled, asked.exact_integers),
         effort,
         context,
         request.guard,
@@ -271,15 +263,10 @@ _WHY = (
 """Why a menu is shorter than the one before it, from what `Asked.menu` gives on."""
 
 
-def _absolute(model: Source) -> Any:
-    """As the reference of comparisons."""
-    return model if isinstance(model, onnx.ModelProto) else str(model)
-
-
 def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: Context) -> tuple[Opened, Samples]:
     """The samples, and the model as it computes what its source does on them, after the checks that need little time:
     outputs, labels, and whether there is anything to do."""
-    request, names, source = asked.request, opened.model.output_names, _absolute(opened.source)
+    request, names, source = asked.request, opened.model.output_names, as_given(opened.source)
     for name in set(request.outputs or ()) - set(names):
         raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
     _require_unmet_soon(opened, asked, context)
@@ -290,7 +277,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     if labelled is not None and (remark := labelled.try_out(source, data)):
         context.progress.warn(remark)
     if asked.device.measured and request.cost_table is None:
-        _say_timed(data.timed, context.progress)
+        say_timed(data.timed, context.progress)
         first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
     return opened, data
@@ -304,7 +291,7 @@ def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
     known_later = request.calibration is not None or request.cost_table is not None or not asked.device.measured
     if relative or known_later or not asked.budgets.limits:
         return
-    source = _absolute(opened.source)
+    source = as_given(opened.source)
     try:
         specs = call(specs_of, absolute(source), doing="loading the model")
         bounds = table_rows(opened.model.structure)
@@ -360,7 +347,7 @@ def _costs(
         effort,
         table_file,
         context,
-        in_words(request.shapes) or _in_step(timed),
+        in_words(request.shapes) or in_step(timed),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused
@@ -375,11 +362,6 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
     )
     require_candidates(bench.model, found)
     return found
-
-
-def _rules(device: Target, model: Model, feeds: Feeds) -> Rules:
-    """The runtime's rules, for the ranks of tensors in a run of one sample."""
-    return device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
 
 
 def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
@@ -481,17 +463,6 @@ def _described(data: Samples) -> dict[str, Any]:
     return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
 
 
-def _say_timed(timed: Timed, progress: Progress) -> None:
-    """The inputs that latencies are about, where samples of different shapes leave it open."""
-    if timed.first.timed:
-        progress.say(timed.first.timed)
-
-
-def _in_step(timed: Timed) -> str:
-    """A decoder's phase, for the cost table that was timed in it."""
-    return f"step {timed.first.step}" if timed.first.step else ""
-
-
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
     """The inputs that latencies are about, where it is not plain."""
     if request.shapes:
@@ -507,154 +478,3 @@ def _write(result: Result, request: Request) -> None:
         write_text(Path(request.curve), to_csv(result.report.curve))
     if request.report is not None:
         write_report(Path(request.report), result.report.to_json())
-
-
-@documents(Request)
-@isolated()
-def profile_model(
-    model: Source,
-    *,
-    calibration: Any = None,
-    recipe: str | Recipe | None = None,
-    target: str = "cpu",
-    provider: str | None = None,
-    threads: int = 1,
-    seed: int = 0,
-    shapes: Sequence[Share] = (),
-    step: Step | None = None,
-    effort: Effort | None = None,
-    progress: Progress | None = None,
-) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
-
-    shapes: of the inputs that are timed, with their shares; those of the typical sample without. step: the phase of a
-    decoder that is timed.
-    """
-    require_source(model)
-    context, device = Context(progress or Progress(), seed=seed), open_target(target)
-    warn_outside(context.progress.warn)
-    if not device.measured:
-        raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    read = open_model(model, device, progress=context.progress)
-    opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
-    prepared, feeds = opened.model, at_step(data.calibration, step)
-    menu = opened.menu()
-    require_candidates(prepared, menu)
-    observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
-    menu = bounded_activations(prepared, menu, observation.histograms)
-    bench = prepare_bench(prepared, menu, observation, opened.dialect, context)
-    timed = timed_samples(feeds, shapes)
-    _say_timed(timed, context.progress)
-    settings = SessionSettings(threads=threads).on(device.runs_on(provider))
-    rules = _rules(device, prepared, timed.first)
-    costs, fused = plan_costs(
-        prepared,
-        device,
-        menu,
-        rules,
-        bench,
-        timed,
-        settings,
-        effort or Effort(),
-        None,
-        context,
-        in_words(shapes) or _in_step(timed),
-    )
-    kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
-    offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}
-    return replace(costs.table, node_s=offered)
-
-
-@isolated()
-def gate(original: Path, converted: Path, options: GateOptions, progress: Progress | None = None) -> Judged:
-    """Compare two model files on samples, and judge the converted one by floors and limits.
-
-    Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
-    cannot be compared. A model that misses something is no error here: see `Judged`.
-    """
-    heard = progress or Progress()
-    options.floors.require_data(options.calibration is None)
-    specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_samples(
-        absolute(original), options.calibration, specs, recipe=options.effective_recipe, limit=options.samples
-    )
-    for note in feeds.notes:
-        (heard.warn if feeds.synthetic else heard.say)(note)
-    settings = SessionSettings(threads=options.threads)
-    settings = settings if options.provider is None else settings.on(options.provider)
-    require_provider(settings.provider)
-    labelled = Labelled.of(options.labels, options.metric)
-    if labelled is not None and (remark := labelled.remark(str(original), feeds, settings)):
-        heard.warn(remark)
-    latency = options.limits.limits.get(LATENCY)
-    found = validate(
-        original,
-        converted,
-        feeds,
-        settings,
-        kinds=options.outputs,
-        labelled=labelled,
-        latency=latency,
-        shapes=options.shapes,
-        step=options.step,
-    )
-    judged = decided(options, found, original, converted, feeds)
-    if not found.emulated:
-        timed = timed_samples(at_step(feeds, options.step), options.shapes)
-        _say_timed(timed, heard)
-        inputs = timed.first.batch([timed.first.typical])
-        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
-        judged = replace(judged, sessions=(before, after))
-    for line in judged.warnings:
-        heard.warn(line)
-    return judged
-
-
-@isolated()
-def validate(
-    original: Source,
-    converted: Source,
-    feeds: Any = None,
-    settings: SessionSettings | None = None,
-    *,
-    kinds: Mapping[str, OutputKind] | None = None,
-    labelled: Labelled | None = None,
-    latency: Limit | None = None,
-    shapes: Sequence[Share] = (),
-    step: Step | None = None,
-) -> Validation:
-    """Compare two models on samples: quality per output, and latency side by side on the typical sample.
-
-    original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
-    feeds, or whatever `convert` takes as `calibration`; made-up samples without.
-    kinds: of outputs, where the guess is wrong. shapes: of what is timed; step: phase of a decoder that is timed.
-    latency: a limit that is measured long enough to tell on which side of it the converted model is.
-    """
-    for model in (original, converted):
-        require_source(model)
-    settings = settings or SessionSettings()
-    source = _absolute(original)
-    if not isinstance(feeds, Feeds):
-        specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
-        feeds = load_samples(absolute(source), feeds, specs, limit=DEFAULT_SAMPLES)
-    caches = cached_outputs(structure_of(source), feeds)
-    guessed = {**guessed_kinds(source, feeds, settings), **with_caches(caches, None)}
-    for name in set(kinds or ()) - set(guessed):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
-    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
-    if labelled is not None:
-        before, after = (labelled.score(_absolute(m), feeds, settings) for m in (original, converted))
-        found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
-    if found.emulated:
-        return found
-    limit = None if latency is None else latency.of(1.0)
-    feeds = at_step(feeds, step)
-    timed = timed_samples(feeds, shapes)
-    if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(source, timed, settings)
-    timing, *others = (
-        time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
-        for way in (settings, *other_threads(settings))
-    )
-    steps = time_steps(original, converted, feeds, settings, Effort(seconds=2.0), None if shapes else timing)
-    return replace(found, timing=timing, other_timings=tuple(others), steps=steps)

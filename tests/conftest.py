@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from onnxmpq import cache, pipeline
+from onnxmpq import pipeline
+from onnxmpq.cache import cache
 from onnxmpq.cost.measure import Effort
 from onnxmpq.isolation import isolated
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxmpq
-from onnxmpq.output import serialize
+from onnxmpq.files import serialize
 from onnxmpq.runtimes import Call
 from tests.tables import int8_pays
 

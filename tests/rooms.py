@@ -17,13 +17,10 @@ PACKAGE = Path(onnxmpq.__file__).parent
 COMMON = (
     "cache",
     "context",
-    "documents",
-    "elements",
     "errors",
-    "fields",
+    "files",
     "isolation",
     "keys",
-    "output",
     "progress",
     "threads",
 )

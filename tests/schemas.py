@@ -15,10 +15,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onnxmpq import cost, lint, plan, prediction, report
+from onnxmpq import cost, lint
 from onnxmpq.cost.table import SCHEMA as COST_TABLE
-from onnxmpq.documents import dump_json
+from onnxmpq.files import dump_json
 from onnxmpq.lint.show import SCHEMA as CHECK
+from onnxmpq.plan import plan
+from onnxmpq.report import prediction, report
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -16,9 +16,9 @@ from onnxmpq.cli import app
 from onnxmpq.cost.measure import Effort
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import ModelError, NothingToQuantizeError, OnnxmpqError, TargetError, UsageError
+from onnxmpq.files import serialize
 from onnxmpq.menu import Menu, candidates, one_activation_format, within_float16, without_underflow
 from onnxmpq.model import prepare
-from onnxmpq.output import serialize
 from onnxmpq.ranges import observe
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import SessionSettings, holds_fp8, open_session, run

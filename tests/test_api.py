@@ -15,12 +15,11 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.comparison import Validation
 from onnxmpq.errors import CalibrationError, ModelError, UsageError
-from onnxmpq.output import serialize
+from onnxmpq.files import Rows, serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan
-from onnxmpq.rows import Rows
+from onnxmpq.quality import Validation
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays

@@ -27,9 +27,8 @@ from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe
 from onnxmpq.feeds.recipes import read_recipe
+from onnxmpq.files import data_folder, serialize
 from onnxmpq.model import prepare
-from onnxmpq.output import serialize
-from onnxmpq.resources import data_folder
 from onnxmpq.runtimes import CPU
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import graph, residual_cnn, samples_for, token_model
@@ -643,7 +642,7 @@ def test_lack_of_memory_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -
     def fails(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 9 TiB\nfor an array")
 
-    monkeypatch.setattr("onnxmpq.inspection.inspect", fails)
+    monkeypatch.setattr("onnxmpq.commands.inspection.inspect", fails)
     found = run("inspect", SAMPLES / "digits_cnn.onnx")
     assert found.code == 1 and not found.out
     assert found.err == (

@@ -14,8 +14,8 @@ from onnxmpq.closed_loop.loop import GRAPHS_HELD
 from onnxmpq.cost.table import CostTable
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
+from onnxmpq.files import serialize
 from onnxmpq.menu import candidates
-from onnxmpq.output import serialize
 from onnxmpq.progress import Progress
 from onnxmpq.schemes import Format, Scheme
 from onnxmpq.target.load import load_target

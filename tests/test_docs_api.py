@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import onnxmpq
-from onnxmpq.tables import SENSITIVITY
+from onnxmpq.report.tables import SENSITIVITY
 from tests.conftest import SAMPLES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")

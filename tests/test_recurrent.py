@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import onnxmpq
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.files import serialize
 from onnxmpq.lint import lint
 from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
-from onnxmpq.output import serialize
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.target import load_target
 from tests.conftest import QUICK

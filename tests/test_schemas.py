@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.documents import dump_json
+from onnxmpq.files import dump_json
 from onnxmpq.lint import lint, show
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, PlannedRegion

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnxmpq
-from onnxmpq.comparison import compare
+from onnxmpq.commands import profile_model, validate
 from onnxmpq.cost import Effort
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import Cutter, ForwardPass, MemoryBudget, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds, load_feeds, shares_of, timed_samples
-from onnxmpq.pipeline import profile_model, validate
+from onnxmpq.quality import compare
 from onnxmpq.ranges import params_for
 from onnxmpq.ranges.observe import observe
 from onnxmpq.rounding import PerChannel, quantize_weight
@@ -28,7 +28,7 @@ from onnxmpq.sensitivity.divergence import Divergence, make_view
 from onnxmpq.sensitivity.effect_samples import together
 from onnxmpq.statistics import measure_moments
 from tests.graphs import Array, graph, outputs_of, prepared, token_model
-from tests.test_comparison import noisy
+from tests.quality.test_comparison import noisy
 
 TOKENS = token_model()
 MODEL = prepared(TOKENS)

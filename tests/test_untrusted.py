@@ -15,11 +15,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from benchmarks import fuzz
-from onnxmpq.archive import Archive
-from onnxmpq.documents import DEEPEST, LARGEST_TOML, parse_json, read_text, read_toml
 from onnxmpq.errors import CalibrationError, ModelError, OnnxmpqError, PlanError, TargetError, UsageError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.types import InputSpec
+from onnxmpq.files import Archive, parse_json, read_text, read_toml
+from onnxmpq.files.documents import DEEPEST, LARGEST_TOML
 from onnxmpq.model import prepare
 from onnxmpq.plan import Plan
 from tests.graphs import residual_cnn

@@ -7,7 +7,7 @@ from typing import Protocol
 from onnxmpq.allocate import dynamic, greedy, milp
 from onnxmpq.allocate.problem import Goal, Limits, Problem, Solution
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 
 
 class Solver(Protocol):

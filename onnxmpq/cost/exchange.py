@@ -15,8 +15,8 @@ from datetime import date
 from pathlib import Path
 
 from onnxmpq.cost.table import CostTable
-from onnxmpq.documents import read_text
 from onnxmpq.errors import TargetError
+from onnxmpq.files import read_text
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from onnxmpq.cost.layout import Layouts
-from onnxmpq.documents import dump_json, parse_json
 from onnxmpq.errors import TargetError
+from onnxmpq.files import dump_json, parse_json
 from onnxmpq.model import Model
 from onnxmpq.provenance import require_schema
 from onnxmpq.runtimes import Rules

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxmpq.dialects.writer import Writer
-from onnxmpq.elements import ELEMENTS, HalfType
+from onnxmpq.schemes import ELEMENTS, HalfType
 
 
 def narrow_ends(writer: Writer, inputs: Mapping[str, HalfType], outputs: Mapping[str, HalfType]) -> None:

@@ -17,15 +17,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq import opsets
 from onnxmpq.dialects.ends import narrow_ends
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import Writer
-from onnxmpq.elements import DTYPES, ELEMENTS, HalfType
 from onnxmpq.model import LayerWeight, Region, RegionKind
 from onnxmpq.ranges import QuantParams
-from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.rounding import Fp8, Fp8Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat, opsets
+from onnxmpq.schemes import DTYPES, ELEMENTS, Format, HalfType, Scheme
 
 HALF_OPS = frozenset(
     {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"}

@@ -20,13 +20,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq import opsets
 from onnxmpq.dialects import dynamic
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
 from onnxmpq.model import LayerWeight, Region, RegionKind
 from onnxmpq.ranges import BITS, QuantParams
-from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat
+from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat, opsets
 from onnxmpq.schemes import Format, Scheme, writes
 
 _LARGEST_BIAS = 2**30

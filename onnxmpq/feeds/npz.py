@@ -13,11 +13,11 @@ from typing import IO
 
 import numpy as np
 
-from onnxmpq.archive import require_plausible
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.columns import Column, MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.files import require_plausible
 
 # What zipfile, zlib and NumPy's parser of headers raise on damaged files.
 _DAMAGED = (

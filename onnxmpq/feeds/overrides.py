@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from onnxmpq.documents import parse_toml
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds.recipes import Recipe, find_file, make_recipe, read_fields
+from onnxmpq.files import parse_toml
 
 PLAIN: Mapping[str, object] = {
     "kind": "image",

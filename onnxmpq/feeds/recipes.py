@@ -12,11 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxmpq.documents import read_toml
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.sound import RawFormat
-from onnxmpq.fields import Fields, nearest
-from onnxmpq.resources import data_folder
+from onnxmpq.files import Fields, data_folder, nearest, read_toml
 
 Resize = Literal["shorter", "exact", "letterbox", "crop", "keep"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxmpq.documents import parse_json
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.columns import RowColumn, assemble
 from onnxmpq.feeds.fit import is_float, rows_per_sample, to_dtype
 from onnxmpq.feeds.lines import Line, cells, choose_lines
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.files import parse_json
 
 
 def read_rows(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, Step
-from onnxmpq.fields import nearest
+from onnxmpq.files import nearest
 
 Shapes = Mapping[str, Sequence[int]]
 _SIZES = re.compile(r"([1-9]\d*(?:x[1-9]\d*)*)(?:@(\d*\.?\d+))?")

@@ -22,7 +22,7 @@ def main() -> None:
     requests, answers = _private_pipes()
     inbox: SimpleQueue[Request | Exception] = SimpleQueue()
     Thread(target=_listen, args=(requests, inbox), daemon=True).start()
-    import_module("onnxmpq.comparison")  # with onnxruntime, while the parent still reads the model
+    import_module("onnxmpq.quality")  # with onnxruntime, while the parent still reads the model
     threadpool_limits(1, user_api="blas")  # as in the parent: several threads cut sums as the machine has cores
     kept: dict[int, Any] = {}
     while True:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from onnxmpq.elements import ActivationType
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model
 from onnxmpq.ranges import BITS
 from onnxmpq.rounding import WeightFormat
-from onnxmpq.schemes import Format
+from onnxmpq.schemes import ActivationType, Format
 
 
 def activation_tensors(model: Model, menu: Menu) -> list[str]:

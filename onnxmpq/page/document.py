@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxmpq.documents import parse_json, read_text
 from onnxmpq.errors import PlanError
+from onnxmpq.files import parse_json, read_text
 from onnxmpq.page.tree import Tree
 from onnxmpq.plan import SCHEMA, Plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from onnxmpq.output import write_text
+from onnxmpq.files import write_text
 from onnxmpq.page.document import as_document
 from onnxmpq.page.render import render
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxmpq.errors import UsageError
-from onnxmpq.output import check_writable, require_report_format, write_text
+from onnxmpq.files import check_writable, require_report_format, write_text
 from onnxmpq.page.compare import render_comparison
 from onnxmpq.page.document import read_document
 from onnxmpq.page.overlay import overlay_paths, write_overlays

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.output import write_text
+from onnxmpq.files import write_text
 from onnxmpq.page.colours import Palette
 from onnxmpq.page.document import Document, RegionView
 

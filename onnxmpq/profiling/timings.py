@@ -19,13 +19,12 @@ from typing import Any
 
 import onnx
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache, content_hash
 from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
+from onnxmpq.files import Archive, serialize
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.model import Model
-from onnxmpq.output import serialize
 from onnxmpq.runtimes import KernelTimes, SessionSettings, cpu_model
 from onnxmpq.schemes import Scheme
 

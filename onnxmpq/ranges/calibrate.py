@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxmpq.context import Context
-from onnxmpq.elements import ActivationType
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.provenance import describe_runtime, other_versions
@@ -17,6 +16,7 @@ from onnxmpq.ranges.headroom import headroom
 from onnxmpq.ranges.observe import Observation
 from onnxmpq.ranges.params import QuantParams
 from onnxmpq.ranges.reuse import observed
+from onnxmpq.schemes import ActivationType
 
 
 def known_ranges(

@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.elements import ActivationType
 from onnxmpq.errors import UsageError
 from onnxmpq.ranges.entropy import kept_bins
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.params import BITS, QuantParams, params_for
+from onnxmpq.schemes import ActivationType
 
 _SHRINKS = np.linspace(1.0, 0.3, 36)
 _NARROW_SHRINKS = np.geomspace(1.0, 0.03, 60)  # the fewer levels, the more of a long tail is better cut off

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxmpq.archive import Archive
 from onnxmpq.errors import CalibrationError
+from onnxmpq.files import Archive, write_bytes
 from onnxmpq.model import Model
-from onnxmpq.output import write_bytes
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges.estimators import ESTIMATORS
 from onnxmpq.ranges.histogram import BINS, Histogram

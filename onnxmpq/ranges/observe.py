@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmpq.elements import ActivationType
 from onnxmpq.errors import CalibrationError
 from onnxmpq.execution import MEMORY, MemoryBudget, at_a_time, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
@@ -17,6 +16,7 @@ from onnxmpq.ranges.headroom import widened
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.nonfinite import explain_nonfinite, none_finite
 from onnxmpq.ranges.params import BITS, QuantParams
+from onnxmpq.schemes import ActivationType
 
 Tick = Callable[[int], None]
 

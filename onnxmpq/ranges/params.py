@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.elements import ActivationType, HalfType, rounded
 from onnxmpq.rounding import E4M3FN_LARGEST, round_to_fp8
+from onnxmpq.schemes import ActivationType, HalfType, rounded
 
 BITS = 8
 _SYMMETRIC_LARGEST = {"int8": 127.0, "float8e4m3fn": float(E4M3FN_LARGEST)}

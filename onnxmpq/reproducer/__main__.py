@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.output import write_model
+from onnxmpq.files import write_model
 from onnxmpq.reproducer.rebuild import rebuild
 
 

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxmpq.documents import dump_json
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.output import write_bytes
+from onnxmpq.files import dump_json, write_bytes
 from onnxmpq.reproducer.context import Context
 from onnxmpq.reproducer.statistics import Statistics
 from onnxmpq.reproducer.structure import stripped

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxmpq.allocate import QUANTITIES
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import shown
+from onnxmpq.files import shown
 from onnxmpq.request.options import Declared, options_of
 
 _DATA = frozenset({"calibration", "labels"})

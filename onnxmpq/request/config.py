@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxmpq.documents import read_toml
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import parse_fields, parse_shapes
-from onnxmpq.fields import is_number, is_whole, nearest, shown
+from onnxmpq.files import is_number, is_whole, nearest, read_toml, shown
 from onnxmpq.request.options import Declared, Kind, Option, options_of
 from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args
 import onnx
 
 from onnxmpq.errors import UsageError
-from onnxmpq.fields import nearest, shown
+from onnxmpq.files import nearest, shown
 
 Source = str | Path | onnx.ModelProto
 """A model: its path, or the model itself."""

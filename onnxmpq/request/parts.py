@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import STEPS, Recipe, Step, divisor, numbers, override
-from onnxmpq.floors import Floors, MetricFunction, parse_floors
+from onnxmpq.quality import Floors, MetricFunction, parse_floors
 from onnxmpq.request.accepted import accept
 from onnxmpq.request.options import Option, options_of
 from onnxmpq.sensitivity import KINDS, OutputKind

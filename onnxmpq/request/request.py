@@ -13,7 +13,7 @@ from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, requir
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
 from onnxmpq.feeds import Share, shares_of
-from onnxmpq.output import require_report_format
+from onnxmpq.files import require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import CrashError
+from onnxmpq.files import Archive
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.menu import Menu, bounded_activations, observed_tensors, weight_formats, within_float16
 from onnxmpq.model import Model

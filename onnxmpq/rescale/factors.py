@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
-from onnxmpq.finite import finite
 from onnxmpq.model import Model
 from onnxmpq.rescale.channels import Channels
 from onnxmpq.rounding import DoubleArray, FloatArray, cross_layer_factors, smoothing_factors
+from onnxmpq.statistics import finite
 
 
 @dataclass(frozen=True, eq=False)

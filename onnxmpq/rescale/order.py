@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
+from onnxmpq.files import Archive
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq import opsets
+from onnxmpq.rounding import opsets
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]

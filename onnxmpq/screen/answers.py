@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from onnxmpq.documents import dump_json
 from onnxmpq.errors import OnnxmpqError
+from onnxmpq.files import dump_json
 
 SCHEMA = "onnxmpq.error/1"
 WIDTH = 120  # of tables where there is no terminal

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.finite import finite, numbers
 from onnxmpq.sensitivity.output_kinds import OUTPUT_KINDS, OutputKind, class_scores, kl_divergence
+from onnxmpq.statistics import finite, numbers
 
 Code = NDArray[np.float32]
 

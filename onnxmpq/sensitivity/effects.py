@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.finite import numbers
 from onnxmpq.model import Model, Spelling, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
@@ -30,6 +29,7 @@ from onnxmpq.sensitivity.behind_labels import float_sources
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
+from onnxmpq.statistics import numbers
 
 LAST_BITS = 1e-5  # of the largest output: some roundings of float32
 _SMALLEST_SKETCH = 512

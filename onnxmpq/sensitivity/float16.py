@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxmpq.elements import HalfType, rounded
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
-from onnxmpq.schemes import Scheme
+from onnxmpq.schemes import HalfType, Scheme, rounded
 from onnxmpq.sensitivity.effects import Effects, HalfKey, Perturbations
 
 

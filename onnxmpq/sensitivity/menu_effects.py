@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxmpq.context import Context
-from onnxmpq.elements import DTYPES
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
 from onnxmpq.model import Model, multiply_accumulates, work_in_bodies
 from onnxmpq.progress import SENSITIVITY
 from onnxmpq.ranges import Observation, params_key, range_candidates
+from onnxmpq.schemes import DTYPES
 from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread
 from onnxmpq.sensitivity.effects import Effects, Perturbations
 from onnxmpq.sensitivity.float16 import half_effects, half_perturbations

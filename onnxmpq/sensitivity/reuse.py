@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
+from onnxmpq.files import Archive
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.progress import Tick

@@ -9,12 +9,12 @@ import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.finite import numbers
 from onnxmpq.model import Region, Spelling
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
 from onnxmpq.sensitivity.elimination import Elimination
+from onnxmpq.statistics import numbers
 
 
 class Trial:

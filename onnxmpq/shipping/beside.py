@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxmpq.comparison import StepTiming, time_side_by_side, time_steps
 from onnxmpq.progress import BESIDE
+from onnxmpq.quality import StepTiming, time_side_by_side, time_steps
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.trials import other_threads

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxmpq.closed_loop import culprits
-from onnxmpq.comparison import Validation, fusion_sqnr_db
 from onnxmpq.deployment import DeployCpu, unproven
 from onnxmpq.errors import ModelError
 from onnxmpq.feeds import Feeds
+from onnxmpq.quality import Validation, fusion_sqnr_db
 from onnxmpq.runtimes import SessionSettings, holds_fp8, probes
 from onnxmpq.schemes import Scheme
 from onnxmpq.weights import Compensated, with_biases

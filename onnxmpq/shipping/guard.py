@@ -10,13 +10,12 @@ from dataclasses import replace
 
 from onnxmpq.allocate import LATENCY, SIZE, Budgets
 from onnxmpq.closed_loop import Outcome, option, reach
-from onnxmpq.comparison import Validation
 from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, QualityError
+from onnxmpq.quality import Level, Validation
 from onnxmpq.shipping.beside import with_comparisons
 from onnxmpq.shipping.budgets import WithinBudgets
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
-from onnxmpq.verdict import Level
 
 FLOOR_ATTEMPTS = 4
 LESS_EFFECT = 0.6  # of the last attempt's, where the held-out samples say that it does not keep a floor

@@ -10,16 +10,25 @@ import onnx
 
 from onnxmpq.allocate import Budgets, Problem
 from onnxmpq.closed_loop import Outcome
-from onnxmpq.comparison import MetricScores, Reference, Validation
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.feeds import Feeds, read_labels
-from onnxmpq.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, top1
+from onnxmpq.quality import (
+    Floors,
+    Metric,
+    MetricFunction,
+    MetricScores,
+    Reference,
+    Validation,
+    Verdict,
+    implausible_scores,
+    outputs_for,
+    top1,
+)
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.samples import Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Effects, OutputKind
-from onnxmpq.verdict import Verdict
 from onnxmpq.weights import Compensated, Techniques
 from onnxmpq.workbench import Workbench
 

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxmpq.comparison import Validation
 from onnxmpq.errors import ModelError
+from onnxmpq.quality import Level, Validation, Verdict, judge
 from onnxmpq.shipping.job import Job
-from onnxmpq.verdict import Level, Verdict, judge
 
 
 class Quality:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import onnx
 
 from onnxmpq.closed_loop import Loop, Outcome
-from onnxmpq.comparison import MOST_PASSES, Timing, time_side_by_side
 from onnxmpq.errors import DamagedGraphError, ModelError, OnnxmpqError
 from onnxmpq.integrity import structure_faults
 from onnxmpq.lint import lint_export
 from onnxmpq.progress import COMPARING, TIMING, Tick
+from onnxmpq.quality import MOST_PASSES, Timing, time_side_by_side
 from onnxmpq.shipping.job import Job, Shipped
 from onnxmpq.shipping.quality import Quality
 from onnxmpq.shipping.second_rounding import compensate_plan, plain_weights, rebuilt

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import MEMORY, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
-from onnxmpq.finite import squarable
 from onnxmpq.model import InputView, Model
+from onnxmpq.statistics.not_finite import squarable
 
 ROWS_IN_ALL = 32768
 FEWEST_ROWS_PER_SAMPLE = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxmpq.errors import TargetError
-from onnxmpq.fields import Fields, shown
+from onnxmpq.files import Fields, shown
 from onnxmpq.target.types import Figure
 
 ASSUMPTION = "assumption:"

@@ -9,10 +9,8 @@ from typing import get_args
 
 import onnx
 
-from onnxmpq.documents import read_toml
 from onnxmpq.errors import TargetError, UsageError
-from onnxmpq.fields import nearest
-from onnxmpq.resources import data_folder
+from onnxmpq.files import data_folder, nearest, read_toml
 from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import FP32, scheme_named
 from onnxmpq.target.fields import TargetFields

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from onnxmpq.archive import Archive, Array
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
+from onnxmpq.files import Archive, Array
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model
 from onnxmpq.progress import ROUNDING, Tick

@@ -12,9 +12,9 @@ import onnxmpq
 from onnxmpq.allocate import Limits, pose, solve
 from onnxmpq.cost import CostTable
 from onnxmpq.dialects.sharing import share_constants
+from onnxmpq.files import serialize
 from onnxmpq.menu import Menu
 from onnxmpq.model import WeightStore
-from onnxmpq.output import serialize
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.schemes import SCHEMES
 from tests.dialects.cases import Case

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onnxmpq.errors import OnnxmpqError
-from onnxmpq.resources import data_folder
+from onnxmpq.files import data_folder
 
 
 def test_source_checkout() -> None:

@@ -12,12 +12,12 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.comparison import Timing
 from onnxmpq.cost.mixed import mean_times
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Feeds, InputSpec, in_words, load_feeds, parse_shapes, shares_of
 from onnxmpq.feeds.timed import Share, at_step, with_shapes
 from onnxmpq.feeds.types import TokenRun
+from onnxmpq.quality import Timing
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -96,7 +96,7 @@ def test_means_by_share() -> None:
 
 def test_the_latency_is_that_of_the_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are timed on it, and the plan says so; quality is judged on the samples as they are."""
-    from onnxmpq import comparison  # noqa: PLC0415
+    from onnxmpq.quality import comparison  # noqa: PLC0415
 
     seen: list[tuple[int, ...]] = []
     before = comparison.run

@@ -10,13 +10,13 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq import calibration
+from onnxmpq.commands import calibration
 from onnxmpq.context import Context
 from onnxmpq.cost.measure import Profiler
 from onnxmpq.cost.profile import Crashing
 from onnxmpq.errors import CrashError
+from onnxmpq.files import serialize
 from onnxmpq.isolation import isolated
-from onnxmpq.output import serialize
 from onnxmpq.profiling import plan_costs, profile
 from onnxmpq.progress import Progress
 from onnxmpq.runtimes import SessionSettings

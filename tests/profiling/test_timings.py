@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
 from onnxmpq.cost.measure import Effort, Profile
 from onnxmpq.cost.plan_costs import MeasuredCosts
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import ModelError
+from onnxmpq.files import Archive
 from onnxmpq.model import Model
 from onnxmpq.profiling import KEPT_S, RememberingProfiler, timings
 from onnxmpq.runtimes import KernelTimes, SessionSettings

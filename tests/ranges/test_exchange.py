@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnxmpq.archive import Archive
-from onnxmpq.calibration import calibrate, render
+from onnxmpq.commands import calibrate
+from onnxmpq.commands.calibration import render
 from onnxmpq.errors import CalibrationError
+from onnxmpq.files import Archive
 from onnxmpq.ranges.exchange import Calibration, read_calibration
 from tests.graphs import prepared, residual_cnn, samples_for, token_model
 

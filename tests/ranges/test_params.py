@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnxmpq.elements import ActivationType
 from onnxmpq.ranges import ESTIMATORS, QuantParams, params_for, params_key
 from onnxmpq.ranges.histogram import Histogram
+from onnxmpq.schemes import ActivationType
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 values = arrays(np.float32, st.integers(1, 400), elements=st.floats(-1e4, 1e4, width=32))

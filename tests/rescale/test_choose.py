@@ -11,8 +11,8 @@ import pytest
 
 import onnxmpq
 from onnxmpq.cost.measure import Effort
+from onnxmpq.files import serialize
 from onnxmpq.model import prepare
-from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.rescale import find_channels, rescaled
 from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for

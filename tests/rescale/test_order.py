@@ -16,9 +16,9 @@ from onnxmpq.context import Context
 from onnxmpq.cost.measure import Effort
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.dialects import DIALECTS
+from onnxmpq.files import serialize
 from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model, Region, prepare
-from onnxmpq.output import serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.rescale import (
     Rescaling,

@@ -7,8 +7,8 @@ import math
 import onnx
 import pytest
 
-from onnxmpq.comparison import OutputQuality, Validation
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.quality import OutputQuality, Validation
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.shipping.default_session import FUSED, SAMPLES, SATURATES, SUM, disagreement

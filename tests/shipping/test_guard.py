@@ -13,11 +13,11 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq import trials, verdict
-from onnxmpq.comparison import Timing
+from onnxmpq import trials
 from onnxmpq.errors import AlreadyMetError, BudgetError, OnnxmpqError, QualityError
 from onnxmpq.opening import Opened
 from onnxmpq.progress import Progress
+from onnxmpq.quality import Timing, verdict
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.shipping import ship

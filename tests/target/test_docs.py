@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from onnxmpq.resources import data_folder
+from onnxmpq.files import data_folder
 from onnxmpq.schemes import scheme_named
 from onnxmpq.target import load_target, roofline_table
 from tests.target.graphs import menu_of, shapes_of, small_model

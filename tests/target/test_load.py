@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnxmpq.errors import TargetError, UsageError
-from onnxmpq.resources import data_folder
+from onnxmpq.files import data_folder
 from onnxmpq.rounding import PerChannel
 from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import SCHEMES, Format, scheme_named

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq import opsets
+from onnxmpq.rounding import opsets
 from onnxmpq.rounding.scales import as_rows, fit_steps, rows_of_blocks
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, ScaleType, WeightFormat
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxmpq import opsets
+from onnxmpq.rounding import opsets
 from onnxmpq.rounding.fp8 import E4M3FN, E4M3FN_LARGEST, from_fp8, round_to_fp8, to_fp8
 from onnxmpq.rounding.types import SMALLEST_STEP, CodeArray, FloatArray, Grid, QuantizedWeight, WeightFormat
 

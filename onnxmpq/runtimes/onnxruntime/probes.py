@@ -23,9 +23,9 @@ import onnx
 import onnxruntime as ort
 
 import onnxmpq
-from onnxmpq import cache as caching
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache, content_hash
+from onnxmpq.cache import cache as caching
+from onnxmpq.files import Archive
 from onnxmpq.runtimes.onnxruntime.cpu import cpu_features, cpu_model
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
 from onnxmpq.runtimes.onnxruntime.probe_worker import Answer, answer

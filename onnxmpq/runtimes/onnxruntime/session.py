@@ -18,10 +18,10 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from onnxmpq.elements import DTYPES
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds import InputSpec
-from onnxmpq.scratch import scratch_folder
+from onnxmpq.files import scratch_folder
+from onnxmpq.schemes import DTYPES
 
 Array = NDArray[np.generic]
 Session = ort.InferenceSession

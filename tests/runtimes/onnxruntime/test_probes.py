@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.archive import Archive
 from onnxmpq.cache import Cache
+from onnxmpq.files import Archive
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES

@@ -1,0 +1,117 @@
+"""The gate: a converted model judged by floors and limits (`onnxmpq validate`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
+from onnxmpq.commands.footprints import Footprint
+from onnxmpq.errors import GateError, UsageError
+from onnxmpq.feeds import Feeds, in_words
+from onnxmpq.model import file_bytes
+from onnxmpq.quality import Validation, Verdict, judge, unresolved
+from onnxmpq.request import GateOptions
+
+
+@dataclass(frozen=True)
+class Judged:
+    """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
+    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
+    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+
+    found: Validation
+    verdict: Verdict
+    original_bytes: int
+    result_bytes: int
+    samples_from: str
+    synthetic: bool
+    asked: dict[str, str]
+    missed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    sessions: tuple[Footprint, Footprint] | None = None
+    shape: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """None where nothing was judged: no floor or limit was given, and the samples are made up."""
+        return None if self.synthetic and not self.asked else not self.missed
+
+    @property
+    def error(self) -> GateError | None:
+        """None where the model passes."""
+        return GateError("; ".join(self.missed)) if self.missed else None
+
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready, beside the validation's own."""
+        return {
+            "worst_sqnr_db": self.found.worst_sqnr_db,
+            "divergence": self.found.divergence,
+            "agreement": self.found.agreement,
+            "original_bytes": self.original_bytes,
+            "result_bytes": self.result_bytes,
+            "data": {"source": self.samples_from, "made_up": self.synthetic},
+            "shape": self.shape or None,
+            "sessions": self.sessions and dict(zip(("original", "result"), map(asdict, self.sessions), strict=True)),
+            "quality": asdict(self.verdict),
+            "asked": self.asked,
+            "missed": list(self.missed),
+            "warnings": list(self.warnings),
+            "passed": self.passed,
+        }
+
+    def in_words(self) -> str:
+        """The last line: passed or not, and the quality."""
+        asked = ", ".join(f"{name} {value}" for name, value in self.asked.items()) or "no floor or limit was given"
+        why = "; ".join(self.verdict.reasons)
+        quality = f"quality {self.verdict.level}" + (f" ({why})" if why else "")
+        if self.passed is None:
+            return f"not judged: {asked}; {quality}"
+        return f"passed: {asked}; {quality}" if self.passed else f"FAILED: {'; '.join(self.missed)}"
+
+
+def decided(options: GateOptions, found: Validation, original: Path, result: Path, feeds: Feeds) -> Judged:
+    """A validation against what was asked. Raises UsageError for a floor that the outputs do not have."""
+    options.floors.require_classes(any(o.kl_nats is not None for o in found.outputs))
+    sizes = file_bytes(original), file_bytes(result)
+    verdict = judge(found, synthetic=feeds.synthetic)
+    asked = {**options.floors.asked(), **options.limits.spelled()}
+    missed = [*options.floors.unmet(found), *_beyond(options, found, sizes)]
+    if not asked and options.guard and verdict.level == "bad":
+        missed = [f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass"]
+    return Judged(
+        found,
+        verdict,
+        *sizes,
+        feeds.source,
+        feeds.synthetic,
+        {name.replace("_", "-"): value for name, value in asked.items()},
+        tuple(missed),
+        _unresolved(options, found),
+        shape=in_words(options.shapes),
+    )
+
+
+def _unresolved(options: GateOptions, found: Validation) -> tuple[str, ...]:
+    rows = min((o.rows for o in found.deciding if o.rows), default=None)
+    return unresolved(options.floors, found.samples, rows, shares=options.metric is None)
+
+
+def _beyond(options: GateOptions, found: Validation, sizes: tuple[int, int]) -> list[str]:
+    """Limits that the model is beyond, in words."""
+    missed, timing = [], found.timing
+    if (limit := options.limits.limits.get(LATENCY)) is not None:
+        if timing is None:
+            raise UsageError("--latency: fp8 is emulated here, so no time was taken; leave it out")
+        if timing.result_s > limit.of(timing.original_s):
+            low, high = (ratio * timing.original_s for ratio in (timing.ratio_low, timing.ratio_high))
+            show = QUANTITIES[LATENCY].unit.show
+            missed.append(
+                f"latency {show(timing.result_s)} (95 % interval {show(low)} to {show(high)}), at most "
+                f"{show(limit.of(timing.original_s))} asked"
+            )
+    if (limit := options.limits.limits.get(SIZE)) is not None and sizes[1] > limit.of(sizes[0]):
+        show = QUANTITIES[SIZE].unit.show
+        missed.append(f"size {show(sizes[1])}, at most {show(limit.of(sizes[0]))} asked")
+    return missed

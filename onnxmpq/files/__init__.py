@@ -1,0 +1,47 @@
+"""Reading and writing files: TOML and JSON, arrays, rows, folders; atomic, bounded, checked beforehand."""
+
+from onnxmpq.files.archive import Archive, Array, require_plausible
+from onnxmpq.files.documents import dump_json, parse_json, parse_toml, plain, read_text, read_toml
+from onnxmpq.files.fields import Fields, is_number, is_whole, nearest, shown
+from onnxmpq.files.output import (
+    check_writable,
+    plan_path,
+    require_report_format,
+    serialize,
+    write_bytes,
+    write_model,
+    write_result,
+    write_text,
+)
+from onnxmpq.files.resources import data_folder
+from onnxmpq.files.rows import Rows, require_format
+from onnxmpq.files.scratch import scratch_folder
+
+__all__ = [
+    "Archive",
+    "Array",
+    "Fields",
+    "Rows",
+    "check_writable",
+    "data_folder",
+    "dump_json",
+    "is_number",
+    "is_whole",
+    "nearest",
+    "parse_json",
+    "parse_toml",
+    "plain",
+    "plan_path",
+    "read_text",
+    "read_toml",
+    "require_format",
+    "require_plausible",
+    "require_report_format",
+    "scratch_folder",
+    "serialize",
+    "shown",
+    "write_bytes",
+    "write_model",
+    "write_result",
+    "write_text",
+]

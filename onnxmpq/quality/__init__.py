@@ -1,0 +1,48 @@
+"""Quality of a converted model: compared with its original, held against floors, and in words."""
+
+from onnxmpq.quality.comparison import (
+    EMULATED,
+    MOST_PASSES,
+    MetricScores,
+    OutputQuality,
+    Reference,
+    StepTiming,
+    Timing,
+    Validation,
+    compare,
+    fusion_sqnr_db,
+    guessed_kinds,
+    time_side_by_side,
+    time_steps,
+)
+from onnxmpq.quality.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, parse_floors, top1
+from onnxmpq.quality.resolution import declared_rows, unresolved
+from onnxmpq.quality.verdict import Level, Verdict, judge
+
+__all__ = [
+    "EMULATED",
+    "MOST_PASSES",
+    "Floors",
+    "Level",
+    "Metric",
+    "MetricFunction",
+    "MetricScores",
+    "OutputQuality",
+    "Reference",
+    "StepTiming",
+    "Timing",
+    "Validation",
+    "Verdict",
+    "compare",
+    "declared_rows",
+    "fusion_sqnr_db",
+    "guessed_kinds",
+    "implausible_scores",
+    "judge",
+    "outputs_for",
+    "parse_floors",
+    "time_side_by_side",
+    "time_steps",
+    "top1",
+    "unresolved",
+]

@@ -1,0 +1,107 @@
+"""Measuring a plan again that was applied: quality and latency beside the original, and whether the budgets hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE, parse_budgets
+from onnxmpq.cost import Effort
+from onnxmpq.decoding import cached_outputs, load_samples, structure_of
+from onnxmpq.deployment import DeployCpu, needs_exact_integers
+from onnxmpq.feeds import Feeds, Recipe
+from onnxmpq.isolation import call, isolated
+from onnxmpq.model import serialized_bytes
+from onnxmpq.plan import Plan
+from onnxmpq.provenance import describe_runtime
+from onnxmpq.quality import Validation, compare, guessed_kinds, judge, parse_floors, time_side_by_side
+from onnxmpq.replay.editing import measured_target
+from onnxmpq.runtimes import SessionSettings, absolute, specs_of
+from onnxmpq.sensitivity import with_caches
+
+
+def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples: int) -> Feeds:
+    """Samples for the model's inputs, as for `convert`. model: path or proto. Raises CalibrationError, UsageError."""
+    specs = call(specs_of, _runnable(model), doing="loading the model")
+    return load_samples(_runnable(model), calibration, specs, recipe=recipe, limit=samples)
+
+
+@isolated()
+def remeasured(
+    original: str | Path | onnx.ModelProto, proto: onnx.ModelProto, plan: Plan, feeds: Feeds, effort: Effort
+) -> tuple[Plan, Validation]:
+    """The plan with what is measured of its model here and now, and how that compares with the original.
+
+    Latencies are taken where the plan's target is this machine, and no fp8 has to be emulated. The samples may be those
+    of calibration. Raises ModelError, CrashError, ValidationError.
+    """
+    settings = SessionSettings(threads=_threads(plan))
+    source = _runnable(original)
+    exact = replace(settings, exact_integers=needs_exact_integers(DeployCpu(plan.deploy_cpu)))
+    kinds = {**guessed_kinds(source, feeds, settings), **with_caches(cached_outputs(structure_of(source), feeds), None)}
+    found = compare(source, proto, feeds, kinds, settings=exact, held_out=False)
+    if not found.emulated:
+        found = replace(found, timing=time_side_by_side(source, proto, feeds, settings, effort))
+    measured: dict[str, float] = {"size_bytes": serialized_bytes(proto)}
+    if found.timing is not None and measured_target(plan):
+        t = found.timing
+        measured |= {"latency_ms": t.result_s * 1e3, "original_latency_ms": t.original_s * 1e3}
+        measured |= {
+            f"latency_ms_{e}": r * t.original_s * 1e3 for e, r in (("low", t.ratio_low), ("high", t.ratio_high))
+        }
+    verdict = judge(found, synthetic=feeds.synthetic)
+    plan = replace(plan, measured=measured, runtime={**plan.runtime, **_where(plan)})
+    return (
+        replace(
+            plan,
+            met=_met(plan, found),
+            quality={"level": verdict.level, "reasons": list(verdict.reasons)},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+        found,
+    )
+
+
+def _runnable(model: Any) -> Any:
+    return model if isinstance(model, onnx.ModelProto) else absolute(model)
+
+
+def _threads(plan: Plan) -> int:
+    text = plan.runtime.get("threads", "1")
+    return int(text) if str(text).isdecimal() and int(text) else 1
+
+
+def _where(plan: Plan) -> dict[str, str]:
+    """The machine at hand; the version that made the plan stays, as it is in the model."""
+    return {name: value for name, value in describe_runtime().items() if name != "onnxmpq"}
+
+
+def _met(plan: Plan, found: Validation) -> bool | None:
+    """True if every budget and floor that the plan was made for holds, None where one cannot be told."""
+    budgets = parse_budgets(**{name: plan.budgets.get(name) for name in QUANTITIES})
+    floors = parse_floors(*(plan.budgets.get(n) for n in ("min_sqnr", "max_divergence", "min_agreement", "max_drop")))
+    answers: list[bool | None] = [not floors.unmet(found)] if floors.max_drop is None else [None]
+    for name, limit in budgets.limits.items():
+        figures = {**plan.prediction, **plan.measured} if QUANTITIES[name].modelled else plan.measured
+        figure = QUANTITIES[name].figure
+        taken, original = figures.get(figure), figures.get(f"original_{figure}")
+        if name == SIZE:
+            original = float(plan.model.get("bytes", 0))
+        if taken is None or original is None:
+            answers.append(None)
+        else:
+            answers.append(taken <= limit.of(original) if limit.relative else taken <= limit.value * _per(name))
+    if budgets.fastest:
+        taken, original = (plan.measured.get(f"{whose}{QUANTITIES[LATENCY].figure}") for whose in ("", "original_"))
+        answers.append(None if taken is None or original is None else taken < original)
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def _per(name: str) -> float:
+    return QUANTITIES[name].per_unit

@@ -1,0 +1,330 @@
+"""Replay: a plan file and its model give the converted model again, byte for byte; an edited plan gives another one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxmpq.allocate import EFFECT, QUANTITIES
+from onnxmpq.context import Context
+from onnxmpq.cost import Effort
+from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
+from onnxmpq.dialects import DIALECTS, Rewrite
+from onnxmpq.errors import PlanError, UsageError
+from onnxmpq.feeds import Feeds, Recipe
+from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize, shown, write_model, write_result
+from onnxmpq.integrity import require_whole
+from onnxmpq.isolation import isolated
+from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
+from onnxmpq.plan import Plan, at_point, read_plan, stamp
+from onnxmpq.progress import Progress
+from onnxmpq.provenance import describe_runtime, other_features, other_versions
+from onnxmpq.quality import Validation
+from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
+from onnxmpq.replay.remeasure import feeds_for, remeasured
+from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
+from onnxmpq.rescale import restore_factors, restore_order
+from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.schemes import Scheme, scheme_named
+from onnxmpq.shipping import Exactness
+from onnxmpq.weights import (
+    PackedWeight,
+    Techniques,
+    pack,
+    restore_biases,
+    restore_weight,
+    round_for_inputs,
+)
+
+Weights = dict[tuple[str, str], QuantizedWeight]
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
+    the original, where it was measured."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    validation: Validation | None = None
+
+
+def apply(
+    model: Source,
+    plan: Plan | str | Path | Mapping[str, Any],
+    *,
+    deploy_cpu: str | None = None,
+    output: str | Path | None = None,
+    point: int | None = None,
+    measure: bool = False,
+    calibration: Any = None,
+    recipe: str | Recipe | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    progress: Progress | None = None,
+) -> onnx.ModelProto:
+    """The model of a plan, byte for byte as `convert` wrote it where the plan was not edited.
+
+    See `apply_plan`, whose result also has the plan as it now stands.
+    """
+    return apply_plan(
+        model,
+        plan,
+        deploy_cpu=deploy_cpu,
+        output=output,
+        point=point,
+        measure=measure,
+        calibration=calibration,
+        recipe=recipe,
+        samples=samples,
+        progress=progress,
+    ).model
+
+
+@isolated()
+def apply_plan(
+    model: Source,
+    plan: Plan | str | Path | Mapping[str, Any],
+    *,
+    deploy_cpu: str | None = None,
+    output: str | Path | None = None,
+    point: int | None = None,
+    measure: bool = False,
+    calibration: Any = None,
+    recipe: str | Recipe | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    effort: Effort | None = None,
+    progress: Progress | None = None,
+) -> Applied:
+    """Write a plan into its model again; `progress` hears of what may make a difference.
+
+    deploy_cpu: on which CPU the weights must compute exactly, as for `convert`; None for the plan's own.
+    output: model to write, with the plan beside it.
+    point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
+    measure: take quality and latency again, on `calibration` (made-up samples without).
+    calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
+
+    Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
+    its target does not have; UsageError for arguments that do not go together.
+    """
+    require_source(model)
+    progress = progress or Progress()
+    asked = None if deploy_cpu is None else named(deploy_cpu)
+    if recipe is not None and calibration is None:
+        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+    file = Path(plan) if isinstance(plan, str | Path) else None
+    plan = _as_plan(plan)
+    beside = None if output is None else plan_path(Path(output))
+    same = beside is not None and file is not None and beside.exists() and beside.samefile(file)
+    if same and point is not None:
+        raise UsageError(
+            f"--point {point}: {beside} would be overwritten by the plan of the point; give another output"
+        )
+    if output is not None:
+        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
+        check_writable(plan_path(Path(output)))
+    edits: tuple[str, ...] = ()
+    if point is not None:
+        plan = at_point(plan, point)
+        edits = plan.edits
+    prepared = prepare(model, plan.opset, plan.steps_left_out)
+    if prepared.source_sha256 != plan.model.get("sha256"):
+        raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
+    if asked is not None and plan.deploy_cpu == DeployCpu.NONE:
+        raise UsageError(f"--deploy-cpu {deploy_cpu}: the plan is for target '{plan.target}', which is no CPU")
+    require_whole_plan(prepared, plan)
+    require_offered(prepared, plan)
+    feeds = feeds_for(model, calibration, recipe, samples) if measure or calibration is not None else None
+    plan, nearest_rounded = _with_weights(prepared, plan, None if calibration is None else feeds, progress)
+    proto = rebuild(prepared, plan, asked)
+    require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
+    stale = plan.changed
+    if stale:
+        plan = _edited(prepared, plan, proto, nearest_rounded, edits)
+        tell = progress.warn if point is None else progress.say
+        tell(f"edited plan: {shown_edits(plan.edits)}{'' if measure else '; nothing was measured again'}")
+        for note in plan.notes[1:]:
+            progress.say(note)
+    elif plan.edits:
+        progress.say(f"edited plan: {shown_edits(plan.edits)}")
+    if plan.decisions_sha256:
+        stamp(proto, plan)
+    for line in remarks(plan, proto):
+        progress.warn(line)
+    if not plan.output_sha256:
+        plan = replace(plan, output_sha256=hashlib.sha256(serialize(proto)).hexdigest())
+        plan = replace(plan, measured={"size_bytes": serialized_bytes(proto)})
+    validation = None
+    if measure:
+        assert feeds is not None
+        for note in feeds.notes:
+            (progress.warn if feeds.synthetic else progress.say)(note)
+        with progress.stage("measuring", 0):
+            plan, validation = remeasured(model, proto, plan, feeds, effort or Effort())
+    if output is not None:
+        if beside is not None and (measure or stale or not same):
+            write_result(Path(output), proto, plan.to_json())
+        else:
+            write_model(Path(output), proto)
+    return Applied(proto, plan, validation)
+
+
+def in_words(applied: Applied) -> list[str]:
+    """Lines on the model that was written: predicted for an edited plan, measured where it was."""
+    plan, lines = applied.plan, []
+    if plan.edits and plan.prediction:
+        lines.append(f"predicted: {_figures(plan.prediction)}")
+    if applied.validation is not None:
+        lines.append(f"measured: {_figures(plan.measured)}")
+        words = {True: "met", False: "NOT met", None: "not known to be met"}[plan.met]
+        asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in plan.budgets.items())
+        lines.append(f"budget of the plan: {asked}; {words}")
+        reasons = "; ".join(plan.quality.get("reasons", ()))
+        lines.append(f"quality: {plan.quality['level']}{f' ({reasons})' if reasons else ''}")
+    return lines
+
+
+def as_dict(applied: Applied) -> dict[str, Any]:
+    """JSON-ready."""
+    plan = applied.plan
+    return {
+        "edits": list(plan.edits),
+        "prediction": plain(plan.prediction),
+        "measured": plain(plan.measured),
+        "met": plan.met,
+        "quality": plain(plan.quality),
+        "notes": list(plan.notes),
+        "validation": plain(applied.validation),
+    }
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    shown = [
+        f"{name} {q.unit.show(figures[q.figure] / q.per_unit)}" for name, q in QUANTITIES.items() if q.figure in figures
+    ]
+    return ", ".join([*shown, *([f"divergence {figures[EFFECT]:.3g}"] if EFFECT in figures else [])])
+
+
+def _as_plan(plan: Plan | str | Path | Mapping[str, Any]) -> Plan:
+    if isinstance(plan, Mapping):
+        return Plan.from_json(dump_json(plan))
+    if not isinstance(plan, Plan | str | Path):
+        raise UsageError(f"{shown(plan)} is no plan; give the path of a .plan.json file, or a Plan")
+    return plan if isinstance(plan, Plan) else read_plan(Path(plan))
+
+
+def _edited(
+    prepared: Model, plan: Plan, proto: onnx.ModelProto, nearest_rounded: Sequence[str], edits: Sequence[str]
+) -> Plan:
+    """The plan as it now stands, with what the written graph proves."""
+    found = as_edited(prepared, plan, nearest_rounded, edits)
+    assignment = {node: scheme_named(name) for node, name in found.schemes.items()}
+    exactness = Exactness.of(proto, prepared, assignment, DeployCpu(found.deploy_cpu))
+    return replace(found, exactness=exactness.in_words())
+
+
+def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
+    """Differences between this machine and the one that the plan was made on, as far as the user has to know it."""
+    here, lines = describe_runtime(), []
+    versions = other_versions(plan.runtime, here)
+    if versions and plan.output_sha256 and hashlib.sha256(serialize(proto)).hexdigest() != plan.output_sha256:
+        lines.append(
+            f"this is not byte for byte the file that convert wrote: the plan was made with {', '.join(versions)}, or "
+            "was edited; check it with `onnxmpq validate`"
+        )
+    if (apart := other_features(plan.runtime, here)) and plan.deploy_cpu != DeployCpu.ANY:
+        lines.append(
+            f"values were rounded for the kernels of {plan.runtime['cpu_features']}; this machine comes {apart}, and "
+            "its kernels may compute other values: check quality with `onnxmpq validate`"
+        )
+    return lines
+
+
+def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.ModelProto:
+    """The mixed-precision graph of a plan. cpu: on which the weights must compute exactly. Raises PlanError."""
+    model = restore_order(restore_factors(model, plan.factors), plan.order)
+    dialect, regions = DIALECTS[plan.dialect], {r.name: r for r in model.regions}
+    assignment: dict[str, Scheme] = {}
+    weights: Weights = {}
+    for name, scheme_name in plan.schemes.items():
+        region = regions[name]
+        scheme = scheme_named(scheme_name)
+        if not dialect.supports(region, scheme, model.opset):
+            raise PlanError(f"layers: node {name!r} ({region.op_type}) cannot have scheme {scheme_name!r}")
+        scheme = assignment[name] = scheme_for(region, scheme, DeployCpu(plan.deploy_cpu))
+        for place in _stored_in(region, scheme):
+            assert scheme.weight is not None
+            weights[place.key, scheme.weight.name] = restore_weight(
+                model, region, place, scheme.weight, plan.weights, plan.rounding
+            )
+    if cpu is not None and (wrong := unproven(model, assignment, weights, cpu)):
+        raise PlanError(_beyond(wrong, plan, cpu))
+    model = restore_biases(model, plan.biases)
+    try:
+        return dialect.rewrite(Rewrite(model, assignment, plan.activations, weights, model.roots, plan.keep_io))
+    except KeyError as error:
+        raise PlanError(f"activations: no parameters for tensor {error}; convert again instead of editing") from None
+
+
+def _with_weights(model: Model, plan: Plan, feeds: Feeds | None, progress: Progress) -> tuple[Plan, list[str]]:
+    """The plan with rounded weights for the schemes that it has, and the regions for which it has none.
+
+    In this order: its own, those of the curve's points, rounded for the samples. Weights of schemes that no region has
+    any more are left out.
+    """
+    if not plan.changed:
+        return plan, []
+    model = restore_order(restore_factors(model, plan.factors), plan.order)
+    found: dict[str, PackedWeight] = {}
+    missing: dict[tuple[str, str], WeightFormat] = {}
+    for region in model.layers:
+        name = plan.schemes.get(region.name)
+        scheme = None if name is None else scheme_for(region, scheme_named(name), DeployCpu(plan.deploy_cpu))
+        for place in _stored_in(region, scheme):
+            assert scheme is not None and scheme.weight is not None
+            packed = _packed_in(plan, place.key, scheme.weight.name)
+            if packed is None:
+                missing[place.key, scheme.weight.name] = scheme.weight
+            else:
+                found[place.key] = packed
+    if missing and feeds is not None:
+        context = Context(progress)
+        rounded = round_for_inputs(model, missing, feeds, Techniques(), context)
+        found |= {key: pack(weight) for (key, _), weight in rounded.items()}
+        missing = {key: spec for key, spec in missing.items() if key not in rounded}
+    places = model.weights
+    regions = dict.fromkeys(places[key][0].name for key, _ in missing)
+    unbiased = {r: b for r, b in plan.biases.items() if plan.chosen.get(r) == plan.schemes.get(r)}
+    return replace(plan, weights=found, biases=unbiased), [r for r in regions if _loses(plan, r)]
+
+
+def _loses(plan: Plan, region: str) -> bool:
+    """True for a scheme whose weights are worth more than rounding to nearest: one that was changed by hand."""
+    return not plan.chosen or plan.chosen.get(region) != plan.schemes.get(region)
+
+
+def _packed_in(plan: Plan, key: str, weight_format: str) -> PackedWeight | None:
+    own = plan.weights.get(key)
+    if own is not None and own.format == weight_format:
+        return own
+    return plan.point_weights.get(key, {}).get(weight_format)
+
+
+def _stored_in(region: Region, scheme: Scheme | None) -> Sequence[LayerWeight]:
+    """The layer's weights that are stored as the scheme says; none where it leaves them as they are."""
+    if region.layer is None or scheme is None or scheme.weight is None:
+        return ()
+    return region.layer.weights
+
+
+def _beyond(wrong: Sequence[tuple[str, int, int]], plan: Plan, cpu: DeployCpu) -> str:
+    shown = ", ".join(f"{name} ({count} of {of} channels)" for name, count, of in wrong[:SHOWN])
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return (
+        f"the plan is for --deploy-cpu {plan.deploy_cpu}; weights of {len(wrong)} layers can saturate on x86 CPUs "
+        f"without VNNI: {shown}{more}; convert again with --deploy-cpu {cpu}"
+    )

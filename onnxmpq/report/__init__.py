@@ -1,0 +1,43 @@
+"""The report of a conversion: accounts of the plan, the data behind it, and its conclusion in words."""
+
+from onnxmpq.report.account import account_regions, account_transitions, account_uniform
+from onnxmpq.report.conclusion import threads_in_words
+from onnxmpq.report.prediction import Prediction, predict_job
+from onnxmpq.report.report import (
+    Report,
+    build_plan,
+    build_report,
+    foreign_latency_note,
+    idle_note,
+    narrow_ends_note,
+    simulated_note,
+    source_name,
+    unjudged_note,
+    with_factors,
+    with_stored_weights,
+)
+from onnxmpq.report.tables import cost_rows, curve_rows, left_out, sensitivity_rows
+
+__all__ = [
+    "Prediction",
+    "Report",
+    "account_regions",
+    "account_transitions",
+    "account_uniform",
+    "build_plan",
+    "build_report",
+    "cost_rows",
+    "curve_rows",
+    "foreign_latency_note",
+    "idle_note",
+    "left_out",
+    "narrow_ends_note",
+    "predict_job",
+    "sensitivity_rows",
+    "simulated_note",
+    "source_name",
+    "threads_in_words",
+    "unjudged_note",
+    "with_factors",
+    "with_stored_weights",
+]

@@ -1,0 +1,134 @@
+"""`validate` as a gate: limits and floors judge, made-up data does not, exit codes tell which."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.commands import decided
+from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.model import file_bytes
+from onnxmpq.quality import OutputQuality, Timing, Validation
+from onnxmpq.request import GateOptions
+from tests.graphs import feeds_for, outputs_of, residual_cnn, samples_for
+from tests.quality.test_comparison import noisy
+from tests.test_cli import Folder, Run, run
+
+__all__ = ["run"]
+GOOD = Validation(
+    (OutputQuality("y", "logits", 40.0, 1.0, 1e-4, 1e-3, 1.0, rows=1000),),
+    1000,
+    False,
+    timing=Timing(1e-3, 0.5e-3, 0.5, 1, 0.49, 0.51, 20),
+)
+BAD = replace(GOOD, outputs=(OutputQuality("y", "logits", 1.0, 0.5, 1.0, 2.0, 0.3, rows=1000),))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Models of some size; the second has half the bytes, and part of them in a file beside it."""
+    paths = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    onnx.save_model(residual_cnn(), paths[0])
+    onnx.save_model(residual_cnn(), paths[1], save_as_external_data=True, location="w.bin", size_threshold=0)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("asked", "missed"),
+    [
+        ({}, ""),
+        ({"min_sqnr": "40dB", "min_agreement": "99%", "max_divergence": 0.01}, ""),
+        ({"min_sqnr": 41}, "SQNR 40.0 dB, at least 41 asked"),
+        ({"latency": "50%"}, ""),
+        ({"latency": "0.5ms"}, ""),
+        ({"latency": "49%"}, "latency 0.500 ms (95 % interval 0.490 ms to 0.510 ms), at most 0.490 ms asked"),
+        ({"latency": "400us"}, "at most 0.400 ms asked"),
+        ({"size": "110%"}, ""),
+        ({"size": "1kB"}, "at most 0.001 MB asked"),
+    ],
+    ids=str,
+)
+def test_limits_and_floors(asked: dict[str, Any], missed: str, files: tuple[Path, Path]) -> None:
+    judged = decided(GateOptions(**asked), GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert missed in " ".join(judged.missed) and bool(judged.missed) == bool(missed)
+    assert judged.passed == (not missed) and (judged.error is None) == (not missed)
+    assert judged.asked.keys() == {name.replace("_", "-") for name in asked}
+
+
+def test_a_bad_model_fails_where_nothing_was_asked(files: tuple[Path, Path]) -> None:
+    feeds = feeds_for(residual_cnn(), 2)
+    assert "the model is bad" in decided(GateOptions(), BAD, *files, feeds).missed[0]
+    assert decided(GateOptions(guard=False), BAD, *files, feeds).passed
+    assert decided(GateOptions(size="110%"), BAD, *files, feeds).passed  # the user's own limits instead
+
+
+def test_made_up_samples_judge_no_quality(files: tuple[Path, Path]) -> None:
+    feeds = replace(feeds_for(residual_cnn(), 2), synthetic=True)
+    with pytest.raises(CalibrationError, match="--min-sqnr, --min-agreement: no quality is judged on made-up samples"):
+        GateOptions(min_sqnr=3, min_agreement="9%").floors.require_data(True)
+    GateOptions(latency="90%").floors.require_data(True)
+    GateOptions(min_sqnr=3).floors.require_data(False)
+    judged = decided(GateOptions(), GOOD, *files, feeds)
+    assert judged.passed is None and judged.error is None and judged.in_words().startswith("not judged: ")
+    assert decided(GateOptions(latency="90%"), GOOD, *files, feeds).passed
+
+
+def test_what_cannot_be_asked(files: tuple[Path, Path]) -> None:
+    feeds = feeds_for(residual_cnn(), 2)
+    with pytest.raises(UsageError, match="--latency"):
+        decided(GateOptions(latency="90%"), replace(GOOD, timing=None, emulated=True), *files, feeds)
+    values = replace(GOOD, outputs=(OutputQuality("y", "values", 40.0, 1.0, 1e-4),))
+    with pytest.raises(UsageError, match="--min-agreement needs an output of class scores"):
+        decided(GateOptions(min_agreement="90%"), values, *files, feeds)
+
+
+def test_few_samples_are_warned_of(files: tuple[Path, Path]) -> None:
+    few = replace(GOOD, outputs=(replace(GOOD.outputs[0], rows=20),), samples=20)
+    [line] = decided(GateOptions(min_agreement="99%"), few, *files, feeds_for(residual_cnn(), 2)).warnings
+    assert "20 samples cannot tell --min-agreement 99%" in line
+
+
+def test_bytes_of_external_data_count(files: tuple[Path, Path]) -> None:
+    whole, split = files
+    beside = split.with_name("w.bin").stat().st_size
+    assert file_bytes(whole) == whole.stat().st_size
+    assert file_bytes(split) == split.stat().st_size + beside > beside
+
+
+def test_the_command(tmp_path: Path, run: Run) -> None:
+    """JSON has every figure and the verdict also where it fails; labels and kinds as for convert."""
+    folder = Folder(tmp_path)
+    onnx.save_model(noisy(residual_cnn(), 0.02), folder / "q.onnx")
+    labels = np.zeros(8, np.int64)
+    np.save(folder / "labels.npy", labels)
+    base = ("validate", folder.model, folder / "q.onnx", "--calib", folder.calib, "--json", "--quiet")
+    passed = run(*base, "--min-sqnr", "3dB", "--size", "200%", "--labels", folder / "labels.npy", "--max-drop", "100%")
+    assert passed.code == 0, passed.err
+    said = json.loads(passed.out)
+    assert said["passed"] and said["asked"] == {"min-sqnr": "3dB", "max-drop": "100%", "size": "200%"}
+    assert said["metric"]["name"] == "top-1" and said["outputs"][0]["rows"] == 8
+    assert said["worst_sqnr_db"] > 3 and not said["data"]["made_up"]
+    failed = run(*base, "--min-sqnr", "99dB", "--output-kind", "y=values")
+    assert failed.code == 15 and failed.err.startswith("onnxmpq: error: SQNR ")
+    said = json.loads(failed.out)
+    assert said["passed"] is False and len(said["missed"]) == 1
+    assert said["outputs"][0]["kind"] == "values" and said["agreement"] is None
+
+
+def test_fp32_that_guesses_is_warned_of(tmp_path: Path, run: Run) -> None:
+    """Its own classes as labels are no chance; one class for all samples of ten is."""
+    folder = Folder(tmp_path)
+    inputs = samples_for(residual_cnn(), 40)
+    np.savez(folder.calib, **inputs)  # type: ignore[arg-type]
+    own = outputs_of(residual_cnn(), inputs)["y"].argmax(axis=-1)
+    base = ("validate", folder.model, folder.model, "--calib", folder.calib, "--labels", folder / "labels.npy")
+    np.save(folder / "labels.npy", own)
+    assert "guessing" not in run(*base).err
+    np.save(folder / "labels.npy", (own + 1) % outputs_of(residual_cnn(), inputs)["y"].shape[-1])
+    assert "0 of 40 labels right, as by guessing among" in run(*base).err
