@@ -216,7 +216,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     writable = _writable(representable, nearest, asked)
     rules = opened.rules(prepared, data.timed.first)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
-    worth_it = _worth_an_effect(fused, nearest, costs)
+    worth_it = _worth_an_effect(fused, nearest, costs, small=asked.small)
 
     forward_s = costs.original_s if costs.measured else None
     progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
@@ -364,9 +364,10 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
     return found
 
 
-def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
+def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts, *, small: bool) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
-    faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
+    tables = [r.name for r in bench.model.layers if small and r.operator.looks_up]
+    faster = in_table(worthwhile(menu, costs.table.node_s, tables), costs.table.offers)
     without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
     require_plan(without_effects)
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))

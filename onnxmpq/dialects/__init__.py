@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxmpq.dialects import dynamic, onnxruntime, portable, tensorrt
+from onnxmpq.dialects import onnxruntime, portable, tensorrt
 from onnxmpq.dialects.marks import marked
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Region, Spelling
@@ -16,7 +16,7 @@ from onnxmpq.schemes import Scheme
 
 Supports = Callable[[Region, Scheme, int], bool]
 Forbids = Callable[[Region, Scheme], str]
-Spelled = Callable[[Region, Sequence[QuantizedWeight]], Spelling]
+Spelled = Callable[[Region, Scheme, Sequence[QuantizedWeight]], Spelling]
 
 
 def _nothing(region: Region, scheme: Scheme) -> str:
@@ -27,13 +27,13 @@ def _nothing(region: Region, scheme: Scheme) -> str:
 class Dialect:
     """rewrite: writes the graph. supports: (region, scheme, opset) -> True where the dialect can spell it.
     forbids: the property of a region for which the runtime refuses a scheme, in words. spelled: the head node of a
-    region in a scheme whose kernel quantizes what it reads itself, with these weights."""
+    region in a scheme whose kernel takes the weights as they are stored, with these weights."""
 
     name: str
     rewrite: Callable[[Rewrite], onnx.ModelProto]
     supports: Supports
     forbids: Forbids = _nothing
-    spelled: Spelled = dynamic.spelled
+    spelled: Spelled = onnxruntime.spelled
 
 
 DIALECTS: dict[str, Dialect] = {

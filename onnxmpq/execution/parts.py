@@ -141,7 +141,13 @@ class Cutter:
                 nodes.append(node)
             head = nodes[-len(originals)]
             head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
-            head.input.extend([""] * (1 + max(spelling.constants) - len(head.input)))
+            if spelling.attributes is not None:
+                del head.attribute[:]
+                head.attribute.extend(onnx.helper.make_attribute(*item) for item in spelling.attributes.items())
+            taken_over = {slot: head.input[source] for slot, source in spelling.moved.items()}
+            head.input.extend([""] * (1 + max((*spelling.constants, *taken_over)) - len(head.input)))
+            for slot, tensor in taken_over.items():
+                head.input[slot] = tensor
             for slot, values in spelling.constants.items():
                 name = head.input[slot] = f"{head.name}/{slot}"
                 constants[name] = onnx.numpy_helper.from_array(values, name)

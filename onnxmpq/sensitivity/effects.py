@@ -107,7 +107,7 @@ class Effects:
         """
         last_bits = LAST_BITS * float(np.abs(self.reference).max(initial=0.0))
         changes: dict[str, list[Code]] = {}
-        for (region, _), change in self.weights.items():
+        for (region, _), change in (*self.weights.items(), *self.kernels.items()):
             changes.setdefault(region, []).append(change)
         return frozenset(
             region

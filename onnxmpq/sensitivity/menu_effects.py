@@ -9,7 +9,7 @@ from dataclasses import replace
 from onnxmpq.context import Context
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
-from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
+from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs
 from onnxmpq.model import Model, multiply_accumulates, work_in_bodies
 from onnxmpq.progress import SENSITIVITY
 from onnxmpq.ranges import Observation, params_key, range_candidates
@@ -44,21 +44,26 @@ def effects_of_menu(
     context: Context,
 ) -> Effects:
     """One-at-a-time effects of everything still on the menu, on as many samples as `EFFECT_SECONDS` allow."""
-    formats = weight_formats(model, menu)
     kind = activation_type(menu)
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     layers = {r.name: r.params.weights for r in model.layers}
+    kernels = {
+        (r.name, s.name): bench.dialect.spelled(r, s, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
+        for r in model.layers
+        for s in menu[r.name]
+        if s.rounds_inside and s.weight is not None and not r.operator.looks_up
+    }
+    alone = {
+        (r.name, s.weight.name)
+        for r in model.layers
+        for s in menu[r.name]
+        if s.weight is not None and (r.name, s.name) not in kernels
+    }
     weights = {
         key: tuple(bench.weights[place.key, key[1]] for place in layers[key[0]])
         for key in bench.weights
-        if key in formats and key[0] in layers  # not those of a layer's further weights, which change with the first
-    }
-    kernels = {
-        (r.name, s.name): bench.dialect.spelled(r, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
-        for r in model.layers
-        for s in menu[r.name]
-        if s.dynamic and s.weight is not None
+        if key in alone  # not those of a layer's further weights, which change with the first
     }
     tries = Perturbations(weights, activations, inputs, kernels)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
