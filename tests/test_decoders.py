@@ -123,3 +123,8 @@ def test_words_that_are_no_phase(tmp_path: Path) -> None:
         onnxmpq.convert(decoders.plain(), step="both")
     with pytest.raises(UsageError, match="--step both"):
         GateOptions(step="both")
+
+
+def test_inspect_says_that_it_is_a_decoder() -> None:
+    notes = onnxmpq.inspect(decoders.contrib()).notes
+    assert any("key/value cache of 4 inputs ('past_key_values.0.key', ...)" in note for note in notes)

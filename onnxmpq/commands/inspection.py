@@ -11,6 +11,7 @@ from rich.table import Table
 
 from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
+from onnxmpq.decoding import find_decoder
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
@@ -81,7 +82,9 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+    decoder = find_decoder(prepared.structure)
+    notes = (*prepared.notes, *([] if decoder is None else [decoder.in_words()]))
+    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, notes)
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:

@@ -53,6 +53,12 @@ class Decoder:
         """Input -> output."""
         return {pair.past: pair.present for pair in self.pairs}
 
+    def in_words(self) -> str:
+        """Its inputs: such as "decoder with a key/value cache of 6 inputs ('past_0', ...), token ids in 'ids'"."""
+        more = ", ..." if len(self.pairs) > 1 else ""
+        caches = f"a key/value cache of {len(self.pairs)} inputs ('{self.pairs[0].past}'{more})"
+        return f"decoder with {caches}, token ids in '{self.ids}'; see docs/decoders"
+
     @property
     def present(self) -> frozenset[str]:
         return frozenset(pair.present for pair in self.pairs)

@@ -157,3 +157,12 @@ def test_a_phase_is_for_decoders_and_for_samples_that_have_it() -> None:
         at_step(runs, "prefill")
     assert at_step(runs, None).step == "decode"
     assert runs.take([1]).runs == (TokenRun("decode", 3, 2),)
+
+
+def test_an_axis_that_is_a_sum_follows_its_parts() -> None:
+    cache = InputSpec("cache", np.dtype("float32"), ("N", "past", 2))
+    mask = InputSpec("mask", np.dtype("int64"), ("N", "past + T"))
+    arrays = {"ids": np.zeros((1, 1), np.int64), "mask": np.ones((1, 4), np.int64), "cache": np.ones((1, 3, 2))}
+    given = load_feeds(arrays, [IDS, mask, cache])
+    inputs = with_shapes(given, {"cache": (1, 9, 2)}).batch([0])
+    assert inputs["mask"].shape == (1, 10) and inputs["ids"].shape == (1, 1)
