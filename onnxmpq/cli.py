@@ -11,18 +11,19 @@ import typer
 from rich.table import Table
 
 import onnxmpq
+from onnxmpq import fleet as fleets
 from onnxmpq import lint, pipeline, saturation
 from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
 from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
 from onnxmpq.decoding import load_samples
 from onnxmpq.errors import CheckError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields, shares_of
+from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields
 from onnxmpq.files import check_writable, data_folder, plan_path, require_format, write_text
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.page import make_page
-from onnxmpq.progress import Progress
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.replay import replay
 from onnxmpq.report import Prediction
 from onnxmpq.request import (
@@ -30,6 +31,7 @@ from onnxmpq.request import (
     GroupedCommand,
     Request,
     SampleOptions,
+    asks_for_json,
     config_text,
     given_options,
     option_like,
@@ -121,7 +123,7 @@ def convert(
     if write_config is not None:
         check_writable(write_config)
         write_text(write_config, config_text(context))
-    heard = reporter(quiet=quiet, verbose=verbose)
+    heard = _listening(quiet=quiet, verbose=verbose)
     if dry_run:
         _show_prediction(pipeline.predict(model, **asked, progress=heard), as_json)
         return
@@ -132,6 +134,36 @@ def convert(
     console, written = stdout(), Path(asked["output"])
     console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
     result.report.render(console, verbose=verbose)
+
+
+@app.command("convert-many", cls=GroupedCommand)
+@with_options(Request, left_out=("output", "report", "curve"))
+def convert_many(
+    context: typer.Context,
+    fleet: Annotated[Path, typer.Argument(metavar="FLEET", help="a fleet file, .toml, or a folder of models")],
+    output: Annotated[
+        Path, option_like("output", "--output", "-o", help="folder of models, plans, pages and the report of all")
+    ],
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Convert all models of FLEET; those of a run before this one are kept, failures come last (docs/cluster)."""
+    given = given_options(Request, context, options)
+    made = fleets.convert_many(fleet, output, **given, progress=reporter(quiet=quiet, verbose=verbose))
+    if as_json:
+        answer(made.to_dict(), made.error)
+        return
+    console = stdout()
+    made.render(console)
+    console.print(
+        f"wrote {output / fleets.PAGE} and {output / fleets.JSON}", highlight=False, markup=False, soft_wrap=True
+    )
+    if made.error is not None:
+        raise made.error
 
 
 def _show_prediction(found: Prediction, as_json: bool) -> None:
@@ -169,6 +201,7 @@ def apply(
     """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
     asked = SampleOptions(**given_options(SampleOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     applied = replay.apply_plan(
         model,
         plan,
@@ -179,10 +212,11 @@ def apply(
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,
-        progress=reporter(quiet=quiet, verbose=verbose),
+        progress=heard,
     )
     if as_json:
-        answer({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)})
+        files = {"model": str(destination), "plan": str(plan_path(destination))}
+        answer({**files, **replay.as_dict(applied), "warnings": heard.warnings})
         return
     console = stdout()
     if applied.validation is not None:
@@ -211,6 +245,7 @@ def calibrate(
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     found = calibration.calibrate(
         model,
         calibration=asked.calibration,
@@ -219,11 +254,11 @@ def calibrate(
         samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
-        progress=reporter(quiet=quiet, verbose=verbose),
+        progress=heard,
     )
     found.write(output)
     if as_json:
-        answer(found.to_dict())
+        answer({**found.to_dict(), "warnings": heard.warnings})
         return
     console = stdout()
     calibration.render(found, console)
@@ -242,14 +277,18 @@ def profile(
     shape: Shape = None,
     step: Step = None,
     seed: Seed = 0,
+    as_json: JsonOut = False,
+    cluster: Annotated[str | None, option_like("cluster", "--cluster")] = None,
+    device: Annotated[str | None, option_like("device", "--device")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
+    """Measure MODEL's costs, here or on a --device; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     table = profile_model(
         model,
         calibration=asked.calibration,
@@ -258,17 +297,30 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
-        shapes=shares_of(parse_shapes(shape or ())),
+        shape=parse_shapes(shape or ()),
         step=parse_step(step),
-        progress=reporter(quiet=quiet, verbose=verbose),
+        cluster=cluster,
+        device=device,
+        progress=heard,
     )
     write_text(output, table.to_json() + "\n")
+    if as_json:
+        answer({"table": str(output), "warnings": heard.warnings})
+        return
     stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
-def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, debug: Debug = False) -> None:
+def inspect(
+    model: ModelPath,
+    target: Target = "cpu",
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
+    _listening(quiet=quiet, verbose=verbose)
     found = inspection.inspect(model, target)
     if as_json:
         answer(found.to_dict())
@@ -311,7 +363,7 @@ def sensitivity_command(
         schemes=scheme or (),
         cache=_cache(cache, no_cache),
         seed=seed,
-        progress=reporter(quiet=quiet, verbose=verbose),
+        progress=_listening(quiet=quiet, verbose=verbose),
     )
     if output is not None:
         rows.write(output)
@@ -344,15 +396,15 @@ def check(
         raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
+    progress = _listening(quiet=quiet, verbose=verbose)
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    progress = reporter(quiet=quiet, verbose=verbose)
     observed = None if calib is None else _count_overflow(proto, asked, progress)
     broken = any(f.severity == "error" for f in found)
     error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
-        answer(show.as_dict(found, model.name, dialect) | counts, error)
+        answer(show.as_dict(found, model.name, dialect) | counts | {"warnings": progress.warnings}, error)
     else:
         show.render(found, model.name, dialect, stdout())
         if observed is not None:
@@ -385,16 +437,25 @@ def report(
             rich_help_panel="Files",
         ),
     ] = None,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """A page of a plan or report: verdict, time by operator, layers, trade-off (docs/report)."""
-    for written in make_page(files, output, model_explorer):
-        stdout().print(f"wrote {written}", highlight=False, markup=False)
+    _listening(quiet=quiet, verbose=verbose)
+    written = make_page(files, output, model_explorer)
+    if as_json:
+        answer({"written": [str(path) for path in written]})
+        return
+    for path in written:
+        stdout().print(f"wrote {path}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
-def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
+def targets(as_json: JsonOut = False, quiet: Quiet = False, verbose: Verbose = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
+    _listening(quiet=quiet, verbose=verbose)
     rows = available_targets()
     if as_json:
         answer([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows])
@@ -413,9 +474,12 @@ def doctor_command(
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    _listening(quiet=quiet, verbose=verbose)
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
         answer(doctor.as_dict(found))
@@ -429,9 +493,12 @@ def recipes(
         str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
     ] = None,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    _listening(quiet=quiet, verbose=verbose)
     if name is not None:
         fields = recipe_fields(find_recipe(name))
         print(document(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
@@ -453,9 +520,12 @@ def cache_command(
     clear: Annotated[bool, typer.Option("--clear", help="remove all entries, after asking")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    _listening(quiet=quiet, verbose=verbose)
     place = folder or default_folder()
     if place is None:
         raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
@@ -486,13 +556,20 @@ def validate(
 ) -> None:
     """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
     asked = GateOptions(**given_options(GateOptions, context, options))
-    judged = gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
+    judged = gate(original, converted, asked, _listening(quiet=quiet, verbose=verbose))
     if as_json:
         answer({**inspection.validation_dict(judged.found), **judged.figures()}, judged.error)
     else:
         inspection.render_validation(judged, original, converted, stdout())
     if judged.error is not None:
         raise judged.error
+
+
+def _listening(*, quiet: bool, verbose: bool) -> Remembering:
+    """Where a command's progress, remarks and warnings go; the first warning is of an onnxruntime that is untested."""
+    heard = Remembering(reporter(quiet=quiet, verbose=verbose))
+    window.warn_outside(heard.warn)
+    return heard
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
@@ -506,10 +583,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
-    window.warn_outside(reporter().warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
     arguments = as_meant(sys.argv[1:])
-    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments)
+    json = asks_for_json(arguments)
+    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments, json=json)

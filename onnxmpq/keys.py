@@ -14,14 +14,19 @@ from onnxmpq.provenance import describe_runtime
 
 
 @functools.cache
+def source() -> str:
+    """Hash of this package's own source."""
+    root = Path(__file__).parent
+    return content_hash({p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.py")})
+
+
+@functools.cache
 def programs() -> str:
     """Hash of what computes: this package's own source, the libraries' versions, and the CPU.
 
     The source rather than only the version, so that no developer ever sees a value of yesterday's code.
     """
-    root = Path(__file__).parent
-    source = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.py")}
-    return content_hash(source, describe_runtime())
+    return content_hash(source(), describe_runtime())
 
 
 def model_hash(model: Model) -> str:

@@ -22,13 +22,14 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
+from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.decoding import load_samples
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import OnnxmpqError, UsageError
 from onnxmpq.feeds import in_words
-from onnxmpq.files import Rows, serialize, write_result, write_text
+from onnxmpq.files import Rows, nearest, serialize, write_result, write_text
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -54,7 +55,7 @@ from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_ti
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
-from onnxmpq.progress import Progress
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     declared_rows,
     unresolved,
@@ -146,6 +147,7 @@ class Result(Shown):
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def convert(model: Source, request: Request) -> Result:
     """Convert an fp32 model to a mixed-precision one that meets the budgets, measured, with least loss of quality.
@@ -153,14 +155,17 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
-    posed = _posed(model, request)
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
     result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    result = replace(result, report=replace(result.report, warnings=tuple(heard.warnings)))
     _write(result, request)
     return result
 
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def predict(model: Source, request: Request) -> Prediction:
     """The plan that `convert` would start from, with its figures as predicted; nothing is written.
@@ -168,8 +173,9 @@ def predict(model: Source, request: Request) -> Prediction:
     Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
     what `convert` does, as far as predictions tell.
     """
-    posed = _posed(model, request)
-    return predict_job(posed.job, posed.asked.budgets.spelled())
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
+    return replace(predict_job(posed.job, posed.asked.budgets.spelled()), warnings=tuple(heard.warnings))
 
 
 @dataclass(frozen=True)
@@ -268,7 +274,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     outputs, labels, and whether there is anything to do."""
     request, names, source = asked.request, opened.model.output_names, as_given(opened.source)
     for name in set(request.outputs or ()) - set(names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+        raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, names, 'it has')}")
     _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     data, model = replace(data.at_step(request.step), shapes=request.shapes), opened.model
@@ -382,6 +388,8 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, asked.cpu)
     apart = (RULE,) if exactness.in_words() else ()
     warned = lint_export(outcome.proto, prepared.proto, asked.device.dialect, apart)
+    for rule in warned:
+        context.progress.warn(f"rule {rule}")
     if not exactness.proven:
         context.progress.warn(exactness.in_words())
     differs = disagreement(
@@ -430,7 +438,6 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
         reused=context.cache.reused,
         timings=job.costs.timings,
-        warnings=warned,
         curve=curve,
         proven=exactness.proven,
         disagreement=differs,

@@ -13,13 +13,14 @@ from onnxmpq.feeds import Feeds, in_words
 from onnxmpq.model import file_bytes
 from onnxmpq.quality import Validation, Verdict, judge, unresolved
 from onnxmpq.request import GateOptions
+from onnxmpq.shown import Shown
 
 
-@dataclass(frozen=True)
-class Judged:
+@dataclass(frozen=True, repr=False)
+class Judged(Shown):
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
-    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+    bad where nothing was asked. warnings: all that were shown. sessions: of the original and of the converted model;
+    None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
 
     found: Validation
     verdict: Verdict
@@ -42,6 +43,10 @@ class Judged:
     def error(self) -> GateError | None:
         """None where the model passes."""
         return GateError("; ".join(self.missed)) if self.missed else None
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        _, facts = self.found.shown()
+        return self.in_words(), facts
 
     def figures(self) -> dict[str, Any]:
         """JSON-ready, beside the validation's own."""

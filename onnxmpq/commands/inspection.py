@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from rich.table import Table
 from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
 from onnxmpq.decoding import find_decoder
+from onnxmpq.files import Rows
 from onnxmpq.model import RegionKind
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
-from onnxmpq.request import Source, require_source
+from onnxmpq.request import Source, accepts, require_source
+from onnxmpq.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class InspectedRegion:
     schemes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """A model's regions on a target."""
 
     model: str
@@ -45,6 +47,27 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def layers(self) -> Rows:
+        """A row for each layer."""
+        rows = [asdict(r) for r in self.regions if r.kind == RegionKind.LAYER]
+        return Rows(
+            ({**row, "schemes": " ".join(row["schemes"])} for row in rows), (f.name for f in fields(InspectedRegion))
+        )
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        layers, movable = self.layers, [r for r in self.regions if r.kind != RegionKind.LAYER and len(r.schemes) > 1]
+        return f"{self.model} on {self.target}, opset {self.opset}, {self.bytes / 1e6:.3f} MB", [
+            ("layers", f"{len(layers)}, {sum(layers.column('parameters'))} parameters, {_macs(layers)}"),
+            ("others", f"{len(self.regions) - len(layers)} regions, {len(movable)} of which have a choice"),
+            ("schemes", ", ".join(dict.fromkeys(name for r in self.regions for name in r.schemes))),
+            ("notes", "; ".join(self.notes)),
+        ]
+
+    def _repr_html_(self) -> str:
+        """The facts, and the first layers."""
+        return super()._repr_html_() + self.layers._repr_html_()
 
     def render(self, console: Console) -> None:
         """Draw a table of the layers and a line for the rest."""
@@ -62,6 +85,13 @@ class Inspection:
             console.print(f"note: {note}", highlight=False, markup=False)
 
 
+def _macs(layers: Rows) -> str:
+    """Multiply-accumulates of one sample."""
+    counts = layers.column("macs")
+    return f"{sum(counts)} MACs" + (" and more of unknown shapes" if 0 in counts else "")
+
+
+@accepts
 def inspect(model: Source, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them.
 

@@ -9,6 +9,7 @@ from onnxmpq.decoding import find_decoder
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
@@ -93,7 +94,9 @@ def check_requested(requested: frozenset[str], target: Target) -> None:
     offered = {name for menus in (target.menu, target.activation_menu) for row in menus.values() for name in row}
     for name in sorted(requested):
         if (scheme_named(name).variant_of or name) not in offered:
-            raise TargetError(f"target {target.name} does not offer '{name}'; it has {', '.join(sorted(offered))}")
+            raise TargetError(
+                f"target {target.name} does not offer '{name}'; {nearest(name, sorted(offered), 'it has')}"
+            )
 
 
 def _listed(region: Region, target: Target, further: Collection[str]) -> list[Scheme]:

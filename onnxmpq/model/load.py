@@ -15,6 +15,7 @@ from onnxmpq.model.files import external, read_structure
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.shell import LARGEST_BYTES, shell
 from onnxmpq.model.store import WeightStore, with_values
+from onnxmpq.model.texts import escape_texts, is_utf8
 from onnxmpq.model.tidy import captured, defined_in, tidy
 
 _CHUNK = 2**24  # bytes
@@ -55,6 +56,9 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
         raw = source.SerializeToString(deterministic=True)
         where, digest, size, folder = "the given model", hashlib.sha256(raw).hexdigest(), len(raw), None
         proto = source
+        if not is_utf8(source):
+            proto = onnx.ModelProto.FromString(raw)
+            escape_texts(proto)
     else:
         where, folder = str(source), Path(source).parent
         proto, digest, size = _described(Path(source))
@@ -85,6 +89,7 @@ def _described(path: Path) -> tuple[onnx.ModelProto, str, int]:
     try:
         size = _add(digest, path)
         proto = read_structure(path)
+        escape_texts(proto)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an .onnx model") from None
     except OSError as error:

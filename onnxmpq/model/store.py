@@ -109,6 +109,12 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
                 place.CopyFrom(tensor)
         return WeightStore(structure, large, self._folder)
 
+    def resident(self) -> WeightStore:
+        """The same constants without any file: for another machine. Those that are in files are read now."""
+        if not any(external(t) for t in self._large.values()):
+            return self
+        return WeightStore(self.structure, {n: with_values(t, self._folder) for n, t in self._large.items()}, None)
+
     def lengths(self) -> Iterator[int]:
         """Bytes of each constant in a file, in graph order. No values are read."""
         for tensor in self.structure.graph.initializer:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, get_args
 
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import PlanError
-from onnxmpq.files import dump_json, is_number, nearest, parse_json, read_text, shown
+from onnxmpq.files import as_path, dump_json, is_number, nearest, parse_json, read_text, shown
 from onnxmpq.model import Step
 from onnxmpq.plan.forecast import Forecast
 from onnxmpq.provenance import SchemaMismatch, require_schema
@@ -382,7 +382,7 @@ def _text(value: Any) -> str:
 def read_plan(path: str | Path) -> Plan:
     """Raises PlanError where the file cannot be read or is no plan."""
     try:
-        text = read_text(Path(path))
+        text = read_text(as_path(path, "a .plan.json file"))
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
     return Plan.from_json(text, str(path))

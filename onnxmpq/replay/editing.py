@@ -28,10 +28,8 @@ def require_whole_plan(model: Model, plan: Plan) -> None:
     regions = {r.name: r for r in model.regions}
     for row in plan.layers:
         if row.node not in regions:
-            hint = (
-                nearest(row.node, regions, "`onnxmpq inspect` lists the names, such as") if len(regions) < 500 else ""
-            )
-            raise PlanError(f"layers: node {row.node!r} is not in the model; {hint or '`onnxmpq inspect` lists them'}")
+            hint = nearest(row.node, regions, "`onnxmpq inspect` lists the names, such as")
+            raise PlanError(f"layers: node {row.node!r} is not in the model; {hint}")
         if known_scheme(row.scheme) is None:
             hint = nearest(row.scheme, SCHEMES, "use one of")
             raise PlanError(f"layers: node {row.node!r} has unknown scheme {row.scheme!r}; {hint}")

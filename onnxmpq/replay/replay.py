@@ -27,11 +27,12 @@ from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
 from onnxmpq.replay.remeasure import feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.shipping import Exactness
+from onnxmpq.shown import Shown
 from onnxmpq.weights import (
     PackedWeight,
     Techniques,
@@ -44,8 +45,8 @@ from onnxmpq.weights import (
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
-@dataclass(frozen=True, eq=False)
-class Applied:
+@dataclass(frozen=True, eq=False, repr=False)
+class Applied(Shown):
     """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
     the original, where it was measured."""
 
@@ -53,7 +54,12 @@ class Applied:
     plan: Plan
     validation: Validation | None = None
 
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        heading, facts = self.plan.shown()
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
 
+
+@accepts
 def apply(
     model: Source,
     plan: Plan | str | Path | Mapping[str, Any],
@@ -85,6 +91,7 @@ def apply(
     ).model
 
 
+@accepts
 @isolated()
 def apply_plan(
     model: Source,

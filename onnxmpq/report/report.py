@@ -61,8 +61,8 @@ class Report(Shown):
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
-    measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
-    (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
+    measured here. warnings: all that were shown, each once. proven: whether int8 arithmetic is exact on the deployment
+    CPU (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
     they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
     created: date and time (UTC). regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
     """
@@ -440,7 +440,6 @@ def _remarks(report: Report, *, verbose: bool) -> Iterator[str]:
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
     yield from report.plan.notes
-    yield from (f"warning, rule {warning}" for warning in report.warnings)
     if report.validation.emulated:
         yield EMULATED
     if report.plan.exactness:

@@ -102,6 +102,7 @@ Shape = Annotated[
         "shapes",
         group="Target",
         metavar="NAME=SIZES",
+        example=["NAME=8x3x224x224"],
     ),
 ]
 
@@ -137,6 +138,7 @@ class QualityOptions(SampleOptions):
             ("--output-kind",),
             group="Quality",
             metavar="NAME=KIND",
+            example=["NAME=logits"],
         ),
     ] = None
     min_sqnr: Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
 from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
@@ -112,11 +112,16 @@ class Request(QualityOptions):
         ),
     ] = ()
     opset: Annotated[
-        int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N")
+        int | None,
+        Option(
+            "of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N", example=21
+        ),
     ] = None
     batch: Annotated[
         int | None,
-        Option("samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N"),
+        Option(
+            "samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N", example=1
+        ),
     ] = None
     keep_io: Annotated[
         bool,
@@ -164,6 +169,32 @@ class Request(QualityOptions):
     best_effort: Annotated[
         bool, Option("write the closest plan where a budget cannot be met", "switch", group="Budgets")
     ] = False
+    cluster: Annotated[
+        Any,
+        Option(
+            "Dask scheduler whose workers share the work, as tcp://HOST:8786, or local:N for N here (docs/cluster)",
+            more="From Python also a distributed.Client.",
+            group="Cluster",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    cluster_folder: Annotated[
+        str | Path | None,
+        Option(
+            "folder that all workers see, through which models travel; without, from worker to worker",
+            "file",
+            group="Cluster",
+            metavar="FOLDER",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        Option(
+            "measure latency on the workers of --cluster that have the resource onnxmpq-NAME (docs/cluster)",
+            group="Cluster",
+            metavar="NAME",
+        ),
+    ] = None
     curve: Annotated[
         str | Path | None, Option("also write the trade-off curve to this .csv", "file", group="Files", metavar="FILE")
     ] = None

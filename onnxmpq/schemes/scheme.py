@@ -7,12 +7,12 @@ How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 from onnxmpq.model import OPERATORS
 from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 from onnxmpq.schemes.elements import ActivationType, HalfType
@@ -226,8 +226,7 @@ def scheme_named(name: str) -> Scheme:
     if (made := _BLOCKED.fullmatch(name)) and int(made[2]) in BLOCK_SIZES:
         level = MULTIPLIES_FLOATS if made[3] else ROUNDS_TO_INT8
         return _blocked(int(made[1]), int(made[2]), level, "w4b32" if made[1] == "4" else "w8b128")
-    near = difflib.get_close_matches(name, SCHEMES, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
+    hint = nearest(name, SCHEMES, "the schemes are")
     made_up = "w2a2 to w8a8 name bit-widths of weights and activations, w4b16 to w8b256 bits and blocks"
     raise UsageError(f"no scheme is called '{name}'; {hint} ({made_up})")
 

@@ -10,7 +10,7 @@ Only the part of the graph behind the perturbed tensor is run (`sensitivity/meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -160,6 +160,20 @@ class Perturbations:
     def count(self) -> int:
         alone = len(self.weights) + len(self.inputs) + len(self.kernels)
         return alone + sum(len(c) for c in self.activations.values())
+
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        """Regions of which something is tried: weights, inputs or kernels."""
+        return frozenset(name for name, _ in (*self.weights, *self.inputs, *self.kernels))
+
+    def only(self, layers: Collection[str], tensors: Collection[str]) -> Perturbations:
+        """Those of these layers and activation tensors."""
+        return Perturbations(
+            {k: v for k, v in self.weights.items() if k[0] in layers},
+            {t: row for t, row in self.activations.items() if t in tensors},
+            {k: v for k, v in self.inputs.items() if k[0] in layers},
+            {k: v for k, v in self.kernels.items() if k[0] in layers},
+        )
 
 
 def sketch_width(samples: int, entries: int) -> int:

@@ -57,7 +57,7 @@ def measure_effects(
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    return _Worker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
+    return EffectsWorker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class _Group:
     needed: list[str]
 
 
-class _Worker:
+class EffectsWorker:
+    """Walks through the groups of one model, on the same samples; `tries` may change between two groups."""
+
     def __init__(
         self,
         model: Model,
@@ -101,20 +103,43 @@ class _Worker:
         self.rows = feeds.stretches(step)
 
     def run(self, keep: Keep) -> Effects:
-        effects, groups = self._none(), self._groups()
-        prefix = ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
-        used = [number for number, group in enumerate(groups) if any(map(self._tried, group))]
+        effects, prefix, used = self.none(), self.prefix(), self.used()
         for number in range(max(used, default=-1) + 1):
-            group, later = self._cut(groups[number]), [t for g in groups[number + 1 :] for t in g]
             if number not in used:  # walked all the same, or the next one would begin at another place
-                prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+                self.skip(number, prefix)
                 continue
-            part = self._measured(group, later, prefix)
+            part = self.measured(number, prefix)
             effects.update(part)
             keep(part)
         return effects
 
-    def _none(self) -> Effects:
+    @cached_property
+    def groups(self) -> list[list[str]]:
+        """Neighbouring targets, in graph order."""
+        return self._groups()
+
+    def used(self) -> dict[int, list[str]]:
+        """Targets where something is tried, by the number of their group."""
+        found = {number: [t for t in group if self._tried(t)] for number, group in enumerate(self.groups)}
+        return {number: group for number, group in found.items() if group}
+
+    def prefix(self) -> ForwardPass:
+        """A walk that begins at the first group."""
+        return ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
+
+    def skip(self, number: int, prefix: ForwardPass) -> None:
+        """Take a walk from the group before this one to the one behind it."""
+        group, later = self._cut(self.groups[number]), self._behind(number)
+        prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+
+    def measured(self, number: int, prefix: ForwardPass) -> Effects:
+        """Effects of all that is tried in this group. prefix: a walk that has come to the group before it."""
+        return self._measured(self._cut(self.groups[number]), self._behind(number), prefix)
+
+    def _behind(self, number: int) -> list[str]:
+        return [t for g in self.groups[number + 1 :] for t in g]
+
+    def none(self) -> Effects:
         return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
 
     def _targets(self) -> dict[str, Region | None]:
@@ -128,14 +153,10 @@ class _Worker:
                     found[tensor] = region if own else None
         return found
 
-    @cached_property
-    def _tried_layers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs, *self.tries.kernels))
-
     def _layer(self, tensor: str) -> Region | None:
         """The layer whose weights or inputs are tried at this tensor."""
         region = self.targets[tensor]
-        return region if region is not None and region.name in self._tried_layers else None
+        return region if region is not None and region.name in self.tries.layers else None
 
     def _tried(self, tensor: str) -> bool:
         return tensor in self.tries.activations or self._layer(tensor) is not None
@@ -213,7 +234,7 @@ class _Worker:
                     trial.look(seen)
                 before, done = done, tries * seen // self.rows[-1].stop
                 self.tick(done - before)
-        part = self._none()
+        part = self.none()
         for trial in trials:
             trial.add_to(part)
         return part

@@ -23,6 +23,7 @@ from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, sketch_width
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
+from onnxmpq.sensitivity.spread import spread_effects
 
 
 def reused_effects(
@@ -59,7 +60,9 @@ def reused_effects(
             context.cache.put(keys[what], entry)
             found[what] = entry
 
-    if missing.count:
+    if missing.count and context.elsewhere is not None:
+        spread_effects(context.elsewhere, measured_in, model, feeds, missing, frame, tick=tick, keep=keep)
+    elif missing.count:
         measure_effects(model, feeds, missing, threads=context.threads, frame=frame, tick=tick, keep=keep)
     context.cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})

@@ -51,7 +51,9 @@ def rounded(
         context.cache.put(keys[key], _of_weight(weight))
         tick(1)
 
-    fresh = round_weights(model, missing, feeds, techniques, threads=context.threads, done=done)
+    fresh = round_weights(
+        model, missing, feeds, techniques, threads=context.threads, done=done, elsewhere=context.elsewhere
+    )
     context.cache.count("rounded weights", len(found), len(found) + len(fresh))
     together = {**found, **fresh}
     return {key: together[key] for key in formats if key in together}

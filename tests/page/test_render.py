@@ -33,7 +33,7 @@ def test_well_formed_and_complete() -> None:
     links = [(a["href"] or "")[1:] for tag, a in page.tags if tag == "a"]
     assert set(links) <= set(ids) and {s.name for s in SECTIONS} <= set(links)
     assert "Not in this file" not in page.text
-    for words in ("small.onnx", "opset raised from 13 to 21", "Warning, rule chain", "top-1", "AVX2".lower(), "1.32.0"):
+    for words in ("small.onnx", "opset raised from 13 to 21", "Warning: rule chain", "top-1", "AVX2".lower(), "1.32.0"):
         assert words in page.text
 
 

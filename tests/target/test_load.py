@@ -110,7 +110,7 @@ class Unknown:
     "case",
     [
         Unknown("h10", r"no target is called 'h10'; did you mean h100"),
-        Unknown("bismo", r"did you mean bismo-edge or bismo-cloud\?"),
+        Unknown("bismo", r"did you mean bismo-cloud or bismo-edge\?"),
         Unknown("qqqq", r"the targets are bismo-cloud, .*, orin \(a path to your own \.toml file works too\)"),
         Unknown("nowhere.toml", r"target file nowhere\.toml does not exist"),
     ],
