@@ -11,14 +11,14 @@ import typer
 from rich.table import Table
 
 import onnxmpq
+from onnxmpq import compilers, lint, pipeline, saturation
 from onnxmpq import fleet as fleets
-from onnxmpq import lint, pipeline, saturation
 from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
 from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
 from onnxmpq.decoding import load_samples
 from onnxmpq.errors import CheckError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields
+from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields, shares_of
 from onnxmpq.files import check_writable, data_folder, plan_path, require_format, write_text
 from onnxmpq.lint import show
 from onnxmpq.model import read
@@ -173,8 +173,15 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
         found.render(stdout())
 
 
+_OF_A_GATE = (
+    *("latency", "size", "threads", "provider", "guard"),
+    *("min_sqnr", "max_divergence", "min_agreement", "max_drop"),
+)
+"""Options of `validate` that a plan decides itself, when it is measured again."""
+
+
 @app.command(cls=GroupedCommand)
-@with_options(SampleOptions)
+@with_options(GateOptions, left_out=_OF_A_GATE)
 def apply(
     context: typer.Context,
     model: ModelPath,
@@ -200,7 +207,7 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    asked = GateOptions(**given_options(GateOptions, context, options))
     heard = _listening(quiet=quiet, verbose=verbose)
     applied = replay.apply_plan(
         model,
@@ -212,6 +219,10 @@ def apply(
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,
+        labels=asked.labels,
+        metric=asked.metric,
+        outputs=asked.outputs,
+        shape=asked.shape,
         progress=heard,
     )
     if as_json:
@@ -383,6 +394,15 @@ def check(
     dialect: Annotated[
         str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
     ] = "onnxruntime",
+    compile_for: Annotated[
+        str | None,
+        typer.Option(
+            "--compile",
+            help="also build it with the dialect's own compiler, for a GPU such as sm89 (docs/tensorrt)",
+            metavar="CAPABILITY",
+        ),
+    ] = None,
+    shape: Shape = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -396,19 +416,29 @@ def check(
         raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
+    if shape and compile_for is None:
+        raise UsageError("--shape is for --compile, which builds the model for these shapes; give both")
     progress = _listening(quiet=quiet, verbose=verbose)
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
+    compiled = None
+    if compile_for is not None:
+        compiled = compilers.compile_model(proto, compile_for, shares_of(parse_shapes(shape or ())), dialect)
     observed = None if calib is None else _count_overflow(proto, asked, progress)
-    broken = any(f.severity == "error" for f in found)
-    error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
+    broken = [f"{show.count(found)} against the rules of dialect {dialect}"] * any(f.severity == "error" for f in found)
+    if compiled is not None and not compiled.built:
+        broken.append(f"{compiled.compiler} does not build it for {compiled.capability}")
+    error = CheckError(f"{model}: {'; '.join(broken)}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
+        counts |= {} if compiled is None else {"compiled": compilers.as_dict(compiled)}
         answer(show.as_dict(found, model.name, dialect) | counts | {"warnings": progress.warnings}, error)
     else:
         show.render(found, model.name, dialect, stdout())
         if observed is not None:
             counted.render(observed, stdout())
+        for line in compilers.lines(compiled) if compiled is not None else ():
+            stdout().print(line, highlight=False, markup=False, soft_wrap=True)
     if error is not None:
         raise error
 

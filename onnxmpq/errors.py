@@ -169,6 +169,13 @@ class FleetError(OnnxmpqError):
     meaning = "convert-many: some models were not converted"
 
 
+class CompilerError(OnnxmpqError):
+    """The target's compiler is not installed, or refuses a model that was to be handed out."""
+
+    exit_code = 18
+    meaning = "the target's compiler is missing, or refuses the converted model"
+
+
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 INTERRUPTED_EXIT_CODE = 130
 UNREAD_EXIT_CODE = 141  # 128 + SIGPIPE, as shells give it for programs that the signal ends

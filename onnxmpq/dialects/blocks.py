@@ -1,7 +1,7 @@
 """Kernels of onnxruntime that read weights in blocks as they are stored: MatMulNBits and GatherBlockQuantized.
 
-Both hold codes as uint8, two of 4 bits in a byte, low bits first, with an implied zero point in the middle of the
-range. So a table that an embedding and the last layer share is one tensor.
+Both hold codes as uint8, two of 4 bits in a byte, low bits first, with a zero point per block, or an implied one in the
+middle of the range. So a table that an embedding and the last layer share is one tensor.
 Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.model import Layer, Region, Spelling
-from onnxmpq.rounding import PerBlock, QuantizedWeight
+from onnxmpq.rounding import AffineBlock, PerBlock, QuantizedWeight
 from onnxmpq.schemes import BLOCK_SIZES, ROUNDS_TO_INT8, Scheme
 
 DOMAIN = "com.microsoft"
-CODES, SCALES = 1, 2
+CODES, SCALES, ZERO_POINTS = 1, 2, 3
 """Inputs of MatMulNBits."""
 _BIAS = 5
 _MULTIPLIES = ("MatMul", "Gemm")
@@ -34,7 +34,9 @@ def offers(region: Region, scheme: Scheme) -> bool:
 
 
 def _whole_blocks(layer: Layer, weight: object) -> bool:
-    return isinstance(weight, PerBlock) and weight.block in BLOCK_SIZES and layer.fan_in % weight.block == 0
+    return (
+        isinstance(weight, PerBlock | AffineBlock) and weight.block in BLOCK_SIZES and layer.fan_in % weight.block == 0
+    )
 
 
 def multiplies(region: Region, scheme: Scheme, weights: Sequence[QuantizedWeight]) -> Spelling:
@@ -48,14 +50,27 @@ def multiplies(region: Region, scheme: Scheme, weights: Sequence[QuantizedWeight
         "accuracy_level": int(scheme.accuracy_level or 0),
     }
     moved: Mapping[int, int] = {_BIAS: layer.bias_slot} if layer.bias and layer.bias_slot is not None else {}
-    return Spelling({CODES: codes(weight), SCALES: weight.scales}, "MatMulNBits", DOMAIN, attributes, moved)
+    constants: dict[int, NDArray[np.generic]] = {CODES: codes(weight), SCALES: weight.scales}
+    if (packed := zero_points(weight)) is not None:
+        constants[ZERO_POINTS] = packed
+    return Spelling(constants, "MatMulNBits", DOMAIN, attributes, moved)
+
+
+def zero_points(weight: QuantizedWeight) -> NDArray[np.uint8] | None:
+    """uint8 [outputs, bytes of a row]; None where they are implied."""
+    found = weight.grid.zero_points
+    if found is None:
+        return None
+    even = np.pad(found, ((0, 0), (0, found.shape[1] % 2)))
+    return even[:, ::2] | even[:, 1::2] << np.uint8(4)
 
 
 def codes(weight: QuantizedWeight) -> NDArray[np.uint8]:
     """uint8 [outputs, blocks, bytes of a block]."""
     bits = weight.format.storage_bits
-    raised = (weight.codes.astype(np.int16) + (1 << bits - 1)).astype(np.uint8)
-    by_block = raised.reshape(len(raised), -1, weight.block)
+    wide = weight.codes.astype(np.int16).reshape(len(weight.codes), -1, weight.block)
+    zeros = weight.grid.zero_points
+    by_block = (wide + (1 << bits - 1 if zeros is None else zeros[..., None])).astype(np.uint8)
     return by_block if bits == 8 else by_block[..., ::2] | by_block[..., 1::2] << np.uint8(4)
 
 

@@ -140,6 +140,8 @@ class _Writer(Writer):
             table = self.constant(f"{stem}/codes", codes.reshape(shape))
         node.op, node.domain, node.attrs = "GatherBlockQuantized", blocks.DOMAIN, blocks.lookup_attributes(weight)
         node.inputs = [table, node.inputs[1], self.constant(f"{stem}/scale", weight.scales)]
+        if (zeros := blocks.zero_points(weight)) is not None:
+            node.inputs.append(self.constant(f"{stem}/zero", zeros))
 
     def _multiplied(self, place: LayerWeight, weight_format: WeightFormat) -> bool:
         """True if a layer multiplies with the same weight in the same format, as it is stored."""

@@ -10,7 +10,7 @@ from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
 from onnxmpq.files import nearest
-from onnxmpq.menu.filters import finite_weights
+from onnxmpq.menu.filters import finite_weights, without_wrong_kernels
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region, RegionKind
@@ -45,7 +45,13 @@ def candidates(
         check_requested(frozenset(setting.schemes) - {FP32}, target)
     further = {*wanted, *(name for setting in settings for name in setting.schemes)}
     listed_for = {r.name: _listed(r, target, further) for r in model.regions}
-    spelled = {r.name: [s for s in listed_for[r.name] if dialect.supports(r, s, model.opset)] for r in model.regions}
+    wide = dialect.in_float32(model)
+    spelled = {
+        r.name: [
+            s for s in listed_for[r.name] if dialect.supports(r, s, model.opset) and not (s.half and r.name in wide)
+        ]
+        for r in model.regions
+    }
     asked = asked_of(model, settings, {name: [s.name for s in row] for name, row in spelled.items()})
     cpu = deploy_cpu(DeployCpu.ANY, target) if cpu is None else cpu
     frozen = set(model.already_quantized)
@@ -66,13 +72,13 @@ def candidates(
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
-            forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
+            forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), wide.get(region.name, ""))
             what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
             reasons[region.name] = f"target {target.name} has no scheme for {what}"
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
         raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
-    return finite_weights(model, Menu(menu, reasons, asked))
+    return without_wrong_kernels(finite_weights(model, Menu(menu, reasons, asked)), target.runtime)
 
 
 def _why_fp32(setting: Setting) -> str:

@@ -125,6 +125,16 @@ Phase = Annotated[
     ),
 ]
 
+Memory = Annotated[
+    str | None,
+    Option(
+        "200MB, or 60% of the original: most that a session may take with one run; measured (docs/latency)",
+        more="No plan is chosen by it: a result that takes more is refused.",
+        group="Budgets",
+        metavar="SIZE",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QualityOptions(SampleOptions):

@@ -8,13 +8,13 @@ How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from onnxmpq.errors import UsageError
 from onnxmpq.files import nearest
 from onnxmpq.model import OPERATORS
-from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
+from onnxmpq.rounding import AffineBlock, Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 from onnxmpq.schemes.elements import ActivationType, HalfType
 
 
@@ -121,17 +121,16 @@ def _stored(bits: int) -> tuple[Scheme, Scheme]:
     )
 
 
-def _blocked(bits: int, block: int, level: int = ROUNDS_TO_INT8, variant_of: str = "") -> Scheme:
+def _blocked(bits: int, block: int, level: int = ROUNDS_TO_INT8, *, zero_points: bool = False) -> Scheme:
     """Weights in blocks that a kernel reads as they are stored."""
-    name = f"w{bits}b{block}" + ("" if level == ROUNDS_TO_INT8 else f"-level{level}")
+    name = f"w{bits}b{block}{'z' if zero_points else ''}" + ("" if level == ROUNDS_TO_INT8 else f"-level{level}")
     activations = "rounded to int8 per block in the kernel" if level == ROUNDS_TO_INT8 else "in float32"
     return Scheme(
         name,
-        f"int{bits} weights in {block}-blocks x activations {activations}",
-        PerBlock(bits, block),
+        f"int{bits} weights in {block}-blocks{' with zero points' if zero_points else ''} x activations {activations}",
+        AffineBlock(block) if zero_points else PerBlock(bits, block),
         kernel=name,
         accuracy_level=level,
-        variant_of=variant_of,
     )
 
 
@@ -205,15 +204,16 @@ _LAYER_SCHEMES = (
 SCHEMES: dict[str, Scheme] = {s.name: s for s in _LAYER_SCHEMES}
 
 
-_BLOCKED = re.compile(r"w([48])b(\d+)(-level0)?")
+_BLOCKED = re.compile(r"w([48])b(\d+)(z?)(-level0)?")
 
 
 def scheme_named(name: str) -> Scheme:
     """A row of `SCHEMES`, or one made from its name.
 
     w5a6: 5-bit weights per channel, 6-bit activations (2 to 8), for planning on modelled hardware; simulated by fake
-    quantization, and exported in the next larger type that onnxruntime stores. w4b64, w8b16-level0: another block size
-    (`BLOCK_SIZES`) or accuracy level of w4b32 and w8b128. Raises UsageError with the nearest names.
+    quantization, and exported in the next larger type that onnxruntime stores. w4b64, w8b16-level0, w4b32z: another
+    block size (`BLOCK_SIZES`) or accuracy level of w4b32 and w8b128, or 4 bits with zero points. Raises UsageError with
+    the nearest names.
     """
     if name in SCHEMES:
         return SCHEMES[name]
@@ -223,9 +223,11 @@ def scheme_named(name: str) -> Scheme:
         int8 = SCHEMES["int8"]
         weight = PerChannel(weight_bits)
         return Scheme(name, summary, weight, int8.reads, int8.writes, int8.kernel, activation_bits=activation_bits)
-    if (made := _BLOCKED.fullmatch(name)) and int(made[2]) in BLOCK_SIZES:
-        level = MULTIPLIES_FLOATS if made[3] else ROUNDS_TO_INT8
-        return _blocked(int(made[1]), int(made[2]), level, "w4b32" if made[1] == "4" else "w8b128")
+    made = _BLOCKED.fullmatch(name)
+    if made and int(made[2]) in BLOCK_SIZES and not (made[3] and made[1] == "8"):
+        level = MULTIPLIES_FLOATS if made[4] else ROUNDS_TO_INT8
+        row = SCHEMES["w4b32" if made[1] == "4" else "w8b128"]
+        return replace(_blocked(int(made[1]), int(made[2]), level, zero_points=bool(made[3])), variant_of=row.name)
     hint = nearest(name, SCHEMES, "the schemes are")
     made_up = "w2a2 to w8a8 name bit-widths of weights and activations, w4b16 to w8b256 bits and blocks"
     raise UsageError(f"no scheme is called '{name}'; {hint} ({made_up})")

@@ -44,7 +44,8 @@ def rewritings(cases: dict[str, Case]) -> list[Rewriting]:
     return [r for r in every if any(s.name == r.scheme for s in r.assignment.values())]
 
 
-MADE = [f"w{bits}b{block}{level}" for bits in (4, 8) for block in BLOCK_SIZES for level in ("", "-level0")]
+LEVELS = ("", "-level0")
+MADE = [f"{kind.format(b)}{level}" for b in BLOCK_SIZES for kind in ("w4b{}", "w8b{}", "w4b{}z") for level in LEVELS]
 """Schemes of blocks, most of them made from their names."""
 EVERY = rewritings(CASES)
 parametrized = pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)

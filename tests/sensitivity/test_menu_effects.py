@@ -21,15 +21,13 @@ from onnxmpq.ranges import observe_ranges
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, effects_of_menu
 from onnxmpq.sensitivity.menu_effects import (
-    EFFECT_SECONDS,
     ELEMENT_S,
-    FEWEST_EFFECT_SAMPLES,
     MAC_S,
     NODE_S,
     REFERENCE_THREADS,
-    affordable,
     forward_seconds,
 )
+from onnxmpq.sensitivity.method import EFFECT_SECONDS, FEWEST_EFFECT_SAMPLES, affordable
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import prepare_bench
 from tests.dialects.cases import rounds_activations
