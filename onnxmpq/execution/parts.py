@@ -172,6 +172,8 @@ class Cutter:
         forced: Sequence[str],
         added: Mapping[str, onnx.TensorProto] | None = None,
     ) -> Part:
+        if not outputs:  # of nodes whose results nobody reads
+            return NOTHING
         made = {t for n in nodes for t in n.output} - set(forced)
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
         constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))

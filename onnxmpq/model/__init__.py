@@ -10,6 +10,7 @@ import onnx
 
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
+from onnxmpq.model.behind_labels import float_sources, sources_of
 from onnxmpq.model.bounds import tensors
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, set_place
@@ -73,6 +74,7 @@ __all__ = [
     "export",
     "file_bytes",
     "find_regions",
+    "float_sources",
     "free_name",
     "imported",
     "is_quantized_op",
@@ -91,6 +93,7 @@ __all__ = [
     "set_place",
     "shell",
     "sink",
+    "sources_of",
     "subgraphs",
     "table_rows",
     "tensor_bytes",

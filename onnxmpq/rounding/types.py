@@ -212,6 +212,18 @@ class WeightFormat(ABC):
         if weight.multipliers is not None and weight.multipliers.shape != (channels, blocks):
             raise ValueError(f"{self.name}: multipliers {weight.multipliers.shape}, not {(channels, blocks)}")
 
+    def check_values(self, weight: QuantizedWeight) -> None:
+        """Raises ValueError where the format has no such codes, scales or multipliers; for weights from files."""
+        codes, multipliers = weight.codes, weight.multipliers
+        if codes.size and not (self.low <= codes.min() and codes.max() <= self.high):
+            raise ValueError(f"codes: values outside {self.low}..{self.high}")
+        if not np.isfinite(weight.scales).all() or not np.isfinite(weight.tensor_scale):
+            raise ValueError("scales: values that are not finite")
+        if multipliers is not None and multipliers.size and multipliers.min() < 1:
+            raise ValueError("multipliers: values below 1")
+        if not self.has_tensor_scale and weight.tensor_scale != 1.0:
+            raise ValueError(f"tensor_scale: {self.name} has none")
+
     def scale_shape(self, channels: int, blocks: int) -> tuple[int, ...]:
         """Shape of the scales."""
         return (channels, blocks) if self.blocked else (channels,)

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model, Spelling, random_tensors
+from onnxmpq.model import Model, Spelling, float_sources, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.behind_labels import float_sources
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence

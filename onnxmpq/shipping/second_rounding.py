@@ -63,7 +63,7 @@ def compensate_plan(
     built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io, bench.exact_integers
     depends_on = (*built_of, samples, effects.pooled, techniques)
     try:
-        found = compensated(context, weights, depends_on, compute)
+        found = compensated(context, bench.model, weights, depends_on, compute)
     except CrashError as error:
         context.progress.warn(f"second rounding is left out: {error}")
         return Compensated(weights, {}, {}, ())

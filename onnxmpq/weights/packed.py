@@ -56,13 +56,12 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    if not weight_format.has_tensor_scale and packed.tensor_scale != 1.0:
-        raise PlanError(f"{where}.tensor_scale: {weight_format.name} has none; convert again")
-    if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
-        raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
-    if not np.isfinite(scales).all():
-        raise PlanError(f"{where}.scales: values that are not finite; convert again")
-    return QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
+    weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
+    try:
+        weight_format.check_values(weight)
+    except ValueError as error:
+        raise PlanError(f"{where}.{error}; convert again") from None
+    return weight
 
 
 def pack_array(values: NDArray[np.generic]) -> str:
