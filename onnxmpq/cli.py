@@ -170,8 +170,15 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
         found.render(stdout())
 
 
+_OF_A_GATE = (
+    *("latency", "size", "threads", "provider", "guard"),
+    *("min_sqnr", "max_divergence", "min_agreement", "max_drop"),
+)
+"""Options of `validate` that a plan decides itself, when it is measured again."""
+
+
 @app.command(cls=GroupedCommand)
-@with_options(SampleOptions)
+@with_options(GateOptions, left_out=_OF_A_GATE)
 def apply(
     context: typer.Context,
     model: ModelPath,
@@ -197,7 +204,7 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    asked = GateOptions(**given_options(GateOptions, context, options))
     heard = _listening(quiet=quiet, verbose=verbose)
     applied = replay.apply_plan(
         model,
@@ -209,6 +216,10 @@ def apply(
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,
+        labels=asked.labels,
+        metric=asked.metric,
+        outputs=asked.outputs,
+        shape=asked.shape,
         progress=heard,
     )
     if as_json:
@@ -402,9 +413,9 @@ def check(
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
     if shape and compile_for is None:
         raise UsageError("--shape is for --compile, which builds the model for these shapes; give both")
+    progress = _listening(quiet=quiet, verbose=verbose)
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    progress = _listening(quiet=quiet, verbose=verbose)
     compiled = None
     if compile_for is not None:
         compiled = compilers.compile_model(proto, compile_for, shares_of(parse_shapes(shape or ())), dialect)

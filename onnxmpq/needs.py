@@ -21,7 +21,7 @@ from onnxmpq.forecast import Work, forecast
 from onnxmpq.menu import Menu, activation_tensors, weight_formats
 from onnxmpq.model import Model
 from onnxmpq.progress import Progress, duration
-from onnxmpq.sensitivity import REFERENCE_THREADS, affordable, forward_seconds
+from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
 from onnxmpq.weights import LONGEST_S, SECONDS_PER_VALUE
 
@@ -109,7 +109,8 @@ def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int) -> float:
     tries = formats + round(TRIES_PER_TENSOR * len(activation_tensors(model, menu)))
     layers, threads, values = len(model.layers), workers(), _values(model, menu)
     forward = REFERENCE_THREADS * once
-    work = Work(forward, samples, affordable(once, tries, samples), layers, formats, tries, threads, effort.seconds)
+    run = extent(model, AUTO, once, tries, samples)
+    work = Work(forward, samples, run.samples, run.passes, layers, formats, tries, threads, effort.seconds)
     rest = sum(forecast(work).values())
     before = NEAREST_S * values + PLANS * (2 * effort.seconds + 20 * forward)
     for_inputs = SECONDS_PER_VALUE * values

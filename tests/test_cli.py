@@ -24,11 +24,13 @@ import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.__main__ import main as entry
 from onnxmpq.cli import app, main
+from onnxmpq.compilers import COMPILERS, Answer, Message
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe
 from onnxmpq.feeds.recipes import read_recipe
 from onnxmpq.files import data_folder, serialize
+from onnxmpq.isolation import launch
 from onnxmpq.model import prepare
 from onnxmpq.runtimes import CPU
 from tests.conftest import QUICK, SAMPLES
@@ -554,6 +556,37 @@ def test_check(tmp_path: Path, run: Run) -> None:
     document = json.loads(found.out)
     assert found.code == 12
     assert {f["rule"] for f in document["findings"] if f["severity"] == "error"} == {"symmetric", "unsigned"}
+
+
+def test_check_compiles(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler of the tests in this process: what it says is shown, and what it refuses is an error."""
+    folder, fake = Folder(tmp_path), Refusing()
+    monkeypatch.setitem(COMPILERS, "tensorrt", fake)
+    monkeypatch.setattr(launch, "can_start", lambda: False)
+    command = ("check", folder.model, "--dialect", "tensorrt", "--compile", "sm89")
+    asked = run(*command)
+    assert asked.code == 2 and "input 'x' has dynamic shape [N, 3, 16, 16]; add --shape x=1x3x16x16" in asked.err
+    refused = run(*command, "--shape", "x=1x3x16x16", "--json")
+    assert refused.code == 12 and "Fake 1.0 does not build it for sm89" in refused.err
+    [message] = json.loads(refused.out)["compiled"]["messages"]
+    assert message == {"severity": "error", "node": "Conv -> a0", "text": "no"}
+    fake.built = True
+    taken = run(*command, "--shape", "x=1x3x16x16")
+    assert taken.code == 0 and "Fake 1.0 builds it for sm89: engine of 77 bytes" in taken.out
+    assert run("check", folder.model, "--shape", "x=1x3x16x16").code == 2
+
+
+class Refusing:
+    name, built = "Fake", False
+
+    def version(self) -> str:
+        return "1.0"
+
+    def capabilities(self) -> tuple[str, ...]:
+        return ("sm89",)
+
+    def build(self, proto: onnx.ModelProto, capability: str, ranges: object) -> Answer:
+        return Answer((), 77) if self.built else Answer((Message("error", proto.graph.node[0].name, "no"),))
 
 
 def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import float_shapes
@@ -20,6 +19,7 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.model import RegionKind, table_rows
 from onnxmpq.needs import Needs, needs
 from onnxmpq.opening import Opened, open_model, open_target
+from onnxmpq.profiling import sessions_in_words
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words

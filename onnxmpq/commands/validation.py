@@ -11,7 +11,6 @@ from onnxmpq.allocate import (
     LATENCY,
     Limit,
 )
-from onnxmpq.commands.footprints import footprint
 from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.cost import Effort
 from onnxmpq.errors import UsageError
@@ -19,7 +18,7 @@ from onnxmpq.feeds import Feeds, load_feeds, shares_of, timed_samples
 from onnxmpq.files import nearest
 from onnxmpq.isolation import call, isolated
 from onnxmpq.opening import as_given, say_timed
-from onnxmpq.profiling import quick_latency_s
+from onnxmpq.profiling import measured_sessions, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     MetricScores,
@@ -75,13 +74,12 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         latency=latency,
         shape=options.shape,
     )
-    judged = decided(options, found, original, converted, feeds)
+    sessions = None
     if not found.emulated:
         timed = timed_samples(feeds, options.shapes)
         say_timed(timed, heard)
-        inputs = timed.first.batch([timed.first.typical])
-        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
-        judged = replace(judged, sessions=(before, after))
+        sessions = measured_sessions(str(original), str(converted), timed, settings)
+    judged = decided(options, found, original, converted, feeds, sessions)
     for line in judged.warnings:
         heard.warn(line)
     return replace(judged, warnings=tuple(heard.warnings))

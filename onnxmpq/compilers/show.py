@@ -47,7 +47,7 @@ def stored_in_words(compiled: Compiled) -> str:
     if not constants.kinds:
         return f"{total}, no quantized weights"
     if found is None:
-        return f"{total}, which no one width of its quantized weights explains"
+        return f"{total}, which no one width of its quantized weights explains (docs/tensorrt tells what is padded)"
     own = {k.element: 8 * k.bytes / k.elements for k in constants.kinds if k.elements}
     kept = [name for name in found if found[name] <= own[name]]
     wide = [f"{name} at {found[name]} bits" for name in found if found[name] > own[name]]

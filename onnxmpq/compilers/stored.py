@@ -29,8 +29,10 @@ BITS: Mapping[int, int] = {
     onnx.TensorProto.DOUBLE: 64,
 }
 WIDER = (8, 16, 32)
-SLACK = 0.04
+SLACK = 0.06
 """Share by which an engine's constants may exceed those of the model: they are padded and aligned."""
+EXACT = 0.01
+"""The same for a width other than the model's: padding alone must not pass for it."""
 SLACK_BYTES = 2048
 """The same for a model of a few small constants."""
 
@@ -81,7 +83,7 @@ def widths(constants: Stored, weight_bytes: int | None) -> Mapping[str, int] | N
         bits = dict(zip(own, row, strict=True))
         off = abs(weight_bytes - constants.at(bits))
         widened = sum(bits[name] > own[name] for name in own)
-        near = max(off - SLACK_BYTES - SLACK * constants.at(bits), 0.0)
+        near = max(off - SLACK_BYTES - (EXACT if widened else SLACK) * constants.at(bits), 0.0)
         if best is None or (near, widened, off) < (best[0], best[1], abs(weight_bytes - constants.at(best[2]))):
             best = near, widened, bits
     return best[2] if best is not None and best[0] == 0.0 else None

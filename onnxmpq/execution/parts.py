@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -66,6 +67,7 @@ class Cutter:
         self.structure = graph.structure if isinstance(graph, WeightStore) else graph
         self.outputs = [o.name for o in self.structure.graph.output] if outputs is None else list(outputs)
         self.index = GraphIndex(self.structure)
+        self._range = slice(0, len(self.index.nodes))
         self._changed: dict[str, onnx.TensorProto] = {}
         stored = graph.all_handed if isinstance(graph, WeightStore) else self.index.constants
         self.spill = graph.spill if isinstance(graph, WeightStore) else spill
@@ -73,6 +75,12 @@ class Cutter:
         self.nodes = {n.name: n for n in self.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
+
+    def within(self, start: int, stop: int, outputs: Sequence[str]) -> Cutter:
+        """The same graph with these outputs; its `behind` and `between` see only nodes from index `start` to `stop`."""
+        other = copy(self)
+        other._range, other.outputs = slice(start, stop), list(outputs)
+        return other
 
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
@@ -90,7 +98,7 @@ class Cutter:
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
         affected, nodes = set(tensors), []
-        for place, node in enumerate(self.index.nodes):
+        for place, node in enumerate(self.index.nodes[self._range], self._range.start):
             if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 if place >= checkpoint:
@@ -102,7 +110,7 @@ class Cutter:
         """The nodes before `checkpoint` that these tensors reach, up to the live tensors and outputs they make."""
         affected = set(tensors)
         nodes = []
-        for node in self.index.nodes[:checkpoint]:
+        for node in self.index.nodes[self._range.start : checkpoint]:
             if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 nodes.append(node)
@@ -154,7 +162,13 @@ class Cutter:
                 nodes.append(node)
             head = nodes[-len(originals)]
             head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
-            head.input.extend([""] * (1 + max(spelling.constants) - len(head.input)))
+            if spelling.attributes is not None:
+                del head.attribute[:]
+                head.attribute.extend(onnx.helper.make_attribute(*item) for item in spelling.attributes.items())
+            taken_over = {slot: head.input[source] for slot, source in spelling.moved.items()}
+            head.input.extend([""] * (1 + max((*spelling.constants, *taken_over)) - len(head.input)))
+            for slot, tensor in taken_over.items():
+                head.input[slot] = tensor
             for slot, values in spelling.constants.items():
                 name = head.input[slot] = f"{head.name}/{slot}"
                 if self.spill is None:

@@ -22,7 +22,14 @@ from onnxmpq.model.tidy import captured, defined_in, tidy
 _CHUNK = 2**24  # bytes
 QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-    | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeLSTM"}
+    | {
+        "MatMulNBits",
+        "GatherBlockQuantized",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "DynamicQuantizeLSTM",
+    }
 )
 
 
@@ -41,9 +48,18 @@ class Loaded:
     doubt: str = ""
 
 
+_FLOAT_ENDS = frozenset({"MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+
+
 def is_quantized_op(op_type: str) -> bool:
     """True for operators that already work on quantized tensors."""
     return op_type in QUANTIZED_OPS or op_type.startswith("QLinear")
+
+
+def hands_on_quantized(op_type: str) -> bool:
+    """True for those of them whose neighbours are decided as well: codes are what they read or make, or stand for it.
+    The others are quantized inside, and read and make floats."""
+    return is_quantized_op(op_type) and op_type not in _FLOAT_ENDS
 
 
 def load(source: str | Path | onnx.ModelProto) -> Loaded:

@@ -36,6 +36,8 @@ class Referred(gs.ir.tensor.LazyValues):  # type: ignore[misc]
 def imported(store: WeightStore) -> gs.Graph:
     """The graph. `described_again` before `export` keeps large constants in the store, however they were looked at."""
     graph = gs.import_onnx(store.structure)
+    domains = onnx.ModelProto(opset_import=store.structure.opset_import)
+    graph.import_domains = domains.opset_import  # a copy: `export_onnx` adds the domains of new nodes to it
     described_again(graph, store)
     return graph
 

@@ -107,6 +107,17 @@ Shape = Annotated[
 ]
 
 
+Memory = Annotated[
+    str | None,
+    Option(
+        "200MB, or 60% of the original: most that a session may take with one run; measured (docs/latency)",
+        more="No plan is chosen by it: a result that takes more is refused.",
+        group="Budgets",
+        metavar="SIZE",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QualityOptions(SampleOptions):
     """Quality floors, and whatever they are judged by: labels, a metric, kinds of outputs."""

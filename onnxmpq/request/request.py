@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
-from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
+from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, Limit, parse_budgets, parse_memory, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
+from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
-from onnxmpq.files import require_report_format
+from onnxmpq.files import nearest, require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Memory, QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
+from onnxmpq.sensitivity import AUTO, require_method
+from onnxmpq.sensitivity import CHOICES as METHODS
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
+
+COUPLE = (AUTO, "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +50,7 @@ class Request(QualityOptions):
     energy: Annotated[
         str | None, Option("3mJ or 50% of the original, on targets with energies", group="Budgets", metavar="ENERGY")
     ] = None
+    memory: Memory = None
     output: Annotated[
         str | Path | None,
         Option(
@@ -116,6 +122,14 @@ class Request(QualityOptions):
             "of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N", example=21
         ),
     ] = None
+    replan_blocks: Annotated[
+        bool,
+        Option(
+            "plan layers anew that the model has in MatMulNBits, or keep them as they are (docs/blocks)",
+            "switch",
+            group="Schemes",
+        ),
+    ] = False
     batch: Annotated[
         int | None,
         Option(
@@ -160,6 +174,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = "auto"
+    effects: Annotated[
+        str,
+        Option(
+            f"how the effect of a scheme is measured: {', '.join(METHODS)} (docs/quality)",
+            more="full runs the rest of the model for each, block the rest of its block; auto decides by their time.",
+            group="Method",
+            metavar="NAME",
+        ),
+    ] = AUTO
     without: Annotated[
         Iterable[str],
         Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
@@ -173,6 +196,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = DEFAULT_SOLVER
+    couple: Annotated[
+        str,
+        Option(
+            f"one scheme for q, k and v of an attention, gate and up of an MLP: {', '.join(COUPLE)} (docs/plans)",
+            more="auto does so where the target merges such layers.",
+            group="Method",
+            metavar="WHEN",
+        ),
+    ] = AUTO
     best_effort: Annotated[
         bool, Option("write the closest plan where a budget cannot be met", "switch", group="Budgets")
     ] = False
@@ -230,13 +262,21 @@ class Request(QualityOptions):
         if self.report is not None:
             require_report_format(self.report)
         require_estimator(self.estimator)
+        require_method(self.effects)
+        if self.couple not in COUPLE:
+            raise UsageError(f"--couple {self.couple}: {nearest(self.couple, COUPLE, 'the choices are')}")
         require_solver(self.solver)
-        _ = self.budgets, self.techniques, self.patterns, self.shapes
+        _ = self.memory_limit, self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
+
+    @cached_property
+    def memory_limit(self) -> Limit | None:
+        """Bytes of a session, None where they are not limited."""
+        return parse_memory(self.memory)
 
     @cached_property
     def shapes(self) -> tuple[Share, ...]:

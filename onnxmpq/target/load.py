@@ -84,6 +84,7 @@ def read_target(path: Path) -> Target:
         activation_menu=_menus(inner := menu.table("activations"), inner.names()) if menu.has("activations") else {},
         roofline=_roofline(fields) if cost == "roofline" else None,
         lookup=_lookup(fields.table("lookup"), path.parent) if cost == "lookup" else None,
+        merging=fields.text("merging", ""),
         capability=fields.text("capability", "") or "",
     )
     fields.finish()

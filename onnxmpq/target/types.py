@@ -145,6 +145,8 @@ class Target:
     activation_menu: operator -> the same for regions without weights.
     runtime: that models run on and are measured on; None where the target exists only as a model.
     provider: of the runtime, if it has several; None for its default.
+    merging: where it is said that the target merges layers that read one tensor and have the same scheme; empty where
+        it does not.
     capability: by which the dialect's compiler knows the device, such as sm89; "" where it does not compile for it.
     """
 
@@ -159,7 +161,13 @@ class Target:
     activation_menu: Menus
     roofline: Roofline | None = None
     lookup: Lookup | None = None
+    merging: str = ""
     capability: str = ""
+
+    @property
+    def merges_layers(self) -> bool:
+        """See `Runtime.merges_layers`; as its file says for a modelled target."""
+        return self.runtime.merges_layers if self.measured and self.runtime is not None else bool(self.merging)
 
     @property
     def measured(self) -> bool:

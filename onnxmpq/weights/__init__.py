@@ -2,7 +2,7 @@
 
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
-from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack_array
+from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack, unpack_array
 from onnxmpq.weights.reuse import LONGEST_S, SECONDS_PER_VALUE, compensated, round_for_inputs, rounded, takes_too_long
 from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
@@ -27,6 +27,7 @@ __all__ = [
     "round_weights",
     "rounded",
     "takes_too_long",
+    "unpack",
     "unpack_array",
     "with_biases",
     "without",

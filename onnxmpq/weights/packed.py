@@ -56,8 +56,8 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
     try:
+        weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
         weight_format.check_values(weight)
     except ValueError as error:
         raise PlanError(f"{where}.{error}; convert again") from None

@@ -39,9 +39,15 @@ def test_the_widths_found_explain_the_bytes(sizes: list[int], wide: list[int], o
     truth = {k.element: max(w, BITS[k.element]) for k, w in zip(kinds, wide, strict=False)}
     found = widths(constants, constants.at(truth))
     assert found is not None
-    assert abs(constants.at(found) - constants.at(truth)) <= 0.04 * constants.at(found) + 2048
+    assert abs(constants.at(found) - constants.at(truth)) <= 0.06 * constants.at(found) + 2048
     widened = [n for n in found if found[n] > BITS[n]]
     assert len(widened) <= sum(truth[n] > BITS[n] for n in truth)
+
+
+def test_padding_of_other_constants_is_not_taken_for_a_width() -> None:
+    """A mix of which 3 % are float8: 6.5 % more bytes come near to float8 at 24 bits, which is no width."""
+    constants = Stored((Kind("float8e4m3fn", 1, 30_000, 30_000),), 970_000)
+    assert widths(constants, 1_065_000) is None
 
 
 def test_bytes_that_fit_nothing_are_not_explained() -> None:
