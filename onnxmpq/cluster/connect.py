@@ -19,7 +19,7 @@ from onnxmpq.tasks import done_by
 CONNECT_S = 15
 """Seconds that a scheduler has to answer, and to be found again when the connection was lost."""
 _LOCAL = re.compile(r"local:(\d+)")
-_URL = re.compile(r"[a-z]+://\S+")
+_URL = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")
 Model = TypeVar("Model")
 Result = TypeVar("Result")
 
@@ -115,6 +115,10 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, bool]]:
         yield cluster, False
         return
     local = _LOCAL.fullmatch(cluster)
+    if cluster.startswith("tls:") and not distributed.Security().get_connection_args("client").get("ssl_context"):
+        raise ClusterError(
+            f"--cluster {cluster}: no certificate is configured; write tls.ca-file and tls.client (docs/cluster.md)"
+        )
     with ExitStack() as stack:
         stack.enter_context(_quiet())  # what it logs of lost connections is said here in a line
         try:

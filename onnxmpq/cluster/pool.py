@@ -19,8 +19,9 @@ from onnxmpq.tasks import Task
 
 Result = TypeVar("Result")
 LOOK_S = 2.0  # between two looks at who is there
-WAIT_S = 30.0
-"""Seconds in which workers may come: a scheduler is often there first, and a worker that dies is started again."""
+WAIT_S, RETURN_S = 30.0, 180.0
+"""Seconds in which workers may come, as a scheduler is often there first; and come back, as those that die are started
+again, which takes long on a busy machine."""
 
 
 class Pool:
@@ -54,12 +55,14 @@ class Pool:
             self._refused = bool(present) and self.left_out.keys() >= present.keys()
         return self.threads
 
-    def require_workers(self) -> None:
-        """Waits for workers. Raises ClusterError where none comes, or none can be used."""
-        self._wait_for(lambda: bool(self.look(now=True)))
+    def require_workers(self, *, again: bool = False) -> None:
+        """Waits for workers. again: all were lost. Raises ClusterError where none comes, or none can be used."""
+        if again:
+            self.progress.say(f"all workers are lost; waiting {RETURN_S:.0f} s for others")
+        self._wait_for(lambda: bool(self.look(now=True)), RETURN_S if again else WAIT_S)
         if self.threads:
-            count = len(self.threads)
-            self.progress.say(f"{count} worker{'s' if count > 1 else ''} of the cluster, {self.width} tasks at a time")
+            workers, at_once = _count(len(self.threads), "worker"), _count(self.width, "task")
+            self.progress.say(f"{workers} of the cluster, {at_once} at a time")
             return
         devices = [a for a, i in self.known.items() if i.tags]
         if self.left_out:
@@ -76,7 +79,7 @@ class Pool:
             self.look(now=True)
             return [address for address, i in self.known.items() if name in i.tags]
 
-        self._wait_for(lambda: bool(tagged()))
+        self._wait_for(lambda: bool(tagged()), WAIT_S)
         found = tagged()
         if not found:
             others = sorted({tag for i in self.known.values() for tag in i.tags})
@@ -92,8 +95,8 @@ class Pool:
                 raise ClusterError(f"--device {name}: {cpus} are of different kinds; give them different tags")
         return found
 
-    def _wait_for(self, what: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + WAIT_S
+    def _wait_for(self, what: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while not what() and not self._refused and time.monotonic() < deadline:
             time.sleep(0.2)
 
@@ -151,6 +154,10 @@ class Pool:
 
     def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:
         return Run(self, tasks).results()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _first(left_out: dict[str, str]) -> str:

@@ -100,7 +100,7 @@ class Run(Generic[Result]):
         self._require_scheduler()
         threads = self.pool.look()
         if not threads:
-            self.pool.require_workers()
+            self.pool.require_workers(again=True)
             threads = self.pool.threads
         load = dict.fromkeys(threads, 0.0)
         for tried in {id(t): t for t in self.open.values()}.values():

@@ -145,10 +145,11 @@ def test_a_slow_task_is_given_to_another_worker_too(client: Any, monkeypatch: py
     assert sum("also given to another" in line for line in heard.lines) == 1
 
 
-def test_workers_that_die() -> None:
+def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a cluster of its own, as its workers are started again."""
     import tempfile  # noqa: PLC0415
 
+    monkeypatch.setattr("onnxmpq.cluster.pool.RETURN_S", 45.0)
     with local_cluster(2) as client, tempfile.TemporaryDirectory() as folder:
         rows = [(folder, n) for n in range(4)]
         assert run(client, tasks(dies_first, rows)) == {f"layer {n}": n for n in range(4)}

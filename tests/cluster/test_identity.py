@@ -49,7 +49,9 @@ def test_a_device_may_have_another_cpu_but_no_other_programs() -> None:
     assert replace(other, described={**HERE, "cpu_features": "neon"}).other_programs(there()) == []
 
 
-@pytest.mark.parametrize("cluster", ["localhost:8786", "local", "local:0", "local:x", 8786, ["tcp://a:1"]])
+@pytest.mark.parametrize(
+    "cluster", ["localhost:8786", "http://localhost:8786", "local", "local:0", "local:x", 8786, ["tcp://a:1"]]
+)
 def test_what_is_no_cluster(cluster: Any) -> None:
     with pytest.raises(UsageError, match="cluster"), connected(cluster, Silent()):
         pass
