@@ -1,12 +1,14 @@
 """The real task graph of a conversion on 1 to 32 simulated workers.
 
     python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32]
+    python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
-`record` converts once in this process, with a made-up cost table (all schemes half as long as float32), and writes down
-every task that a cluster would get: CPU seconds, bytes there and back, and the seconds that the client took before it
-could hand the task out. `simulate` replays them: a client that makes tasks one after the other, links of a given speed,
-workers that take the next task when they are free, and barriers where the client needs all results.
+`decoder` writes a decoder with random weights and tokens for it, FOLDER/decoder.onnx and tokens.npz. `record` converts
+once in this process, with a made-up cost table (int8 half as long as float32), and writes down every task that a
+cluster would get: CPU seconds, bytes there and back, and the seconds that the client took before it could hand the task
+out. `simulate` replays them: a client that makes tasks one after the other, a link of a given speed, workers that take
+the next task when they are free, and barriers where the client needs all results.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
 
 import onnxmpq
 from onnxmpq.tasks import Task, done_by
@@ -79,6 +85,51 @@ class Recorder:
         thread.start()
         thread.join()
         return max(time.process_time() - start - run_s, 0.0)
+
+
+def decoder(folder: Path, blocks: int, hidden: int, tokens: int = 32, words: int = 512, samples: int = 16) -> None:
+    """Attention of one head, causal, and an MLP four times as wide in each block; float32 weights N(0, 1/K)."""
+    random = np.random.default_rng(0)
+    constants: dict[str, np.ndarray] = {"table": random.standard_normal((words, hidden)).astype(np.float32)}
+    nodes, at = [helper.make_node("Gather", ["table", "tokens"], ["h"], "embedding")], "h"
+
+    def node(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def layer(source: str, name: str, fan_in: int, fan_out: int) -> str:
+        constants[f"{name}.w"] = (random.standard_normal((fan_in, fan_out)) / fan_in**0.5).astype(np.float32)
+        return node("MatMul", [source, f"{name}.w"], name)
+
+    def normed(source: str, name: str) -> str:
+        constants[f"{name}.g"] = np.ones(hidden, np.float32)
+        return node("LayerNormalization", [source, f"{name}.g"], name, axis=-1)
+
+    constants["mask"] = np.triu(np.full((tokens, tokens), -1e4, np.float32), 1)
+    constants["root"] = np.array(hidden**-0.5, np.float32)
+    for number in range(blocks):
+        b = f"b{number}."
+        source = normed(at, b + "norm1")
+        q, k, v = (layer(source, b + part, hidden, hidden) for part in "qkv")
+        scores = node("MatMul", [q, node("Transpose", [k], b + "kt", perm=[0, 2, 1])], b + "scores")
+        masked = node("Add", [node("Mul", [scores, "root"], b + "scaled"), "mask"], b + "masked")
+        mixed = node("MatMul", [node("Softmax", [masked], b + "softmax", axis=-1), v], b + "mixed")
+        at = node("Add", [at, layer(mixed, b + "o", hidden, hidden)], b + "sum1")
+        wide = layer(normed(at, b + "norm2"), b + "up", hidden, 4 * hidden)
+        silu = node("Mul", [wide, node("Sigmoid", [wide], b + "sigmoid")], b + "silu")
+        at = node("Add", [at, layer(silu, b + "down", 4 * hidden, hidden)], b + "sum2")
+    layer(normed(at, "norm"), "logits", hidden, words)
+    made = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info("tokens", onnx.TensorProto.INT64, ["N", tokens])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", tokens, words])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, folder / "decoder.onnx")
+    np.savez(folder / "tokens.npz", tokens=random.integers(0, words, (samples, tokens)))
 
 
 def record(model: Path, calibration: str, output: Path, samples: int, width: int, recipe: str | None) -> None:
@@ -175,6 +226,10 @@ def main() -> None:
     one.add_argument("--recipe")
     one.add_argument("--samples", type=int, default=64)
     one.add_argument("--width", type=int, default=32)
+    made = commands.add_parser("decoder")
+    made.add_argument("folder", type=Path)
+    made.add_argument("--blocks", type=int, default=24)
+    made.add_argument("--hidden", type=int, default=256)
     other = commands.add_parser("simulate")
     other.add_argument("tasks", type=Path)
     other.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
@@ -182,6 +237,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.command == "record":
         record(asked.model, asked.calibration, asked.output, asked.samples, asked.width, asked.recipe)
+    elif asked.command == "decoder":
+        decoder(asked.folder, asked.blocks, asked.hidden)
     else:
         simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6)
 

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+import unittest.mock
 import warnings
 import wave
 from collections.abc import Callable
@@ -44,29 +45,35 @@ from benchmarks.mutate import (
     npy_changed,
     toml_changed,
 )
+from onnxmpq.cache import Cache, content_hash
 from onnxmpq.commands import inspect
+from onnxmpq.cost import Effort, Profile
 from onnxmpq.cost.exchange import describe, read_table
 from onnxmpq.cost.table import CostTable, Transition
 from onnxmpq.dialects import DIALECTS
-from onnxmpq.errors import OnnxmpqError
+from onnxmpq.errors import OnnxmpqError, UsageError
 from onnxmpq.feeds import load_feeds
 from onnxmpq.feeds.recipes import find_recipe
 from onnxmpq.feeds.types import InputSpec
-from onnxmpq.files import data_folder, serialize
+from onnxmpq.files import Archive, data_folder, serialize
 from onnxmpq.menu import candidates, observed_tensors
 from onnxmpq.model import Model, prepare
+from onnxmpq.pipeline import convert
 from onnxmpq.plan import Plan, PlannedRegion, read_plan
 from onnxmpq.provenance import describe_runtime
-from onnxmpq.ranges import Calibration, observe, read_calibration
+from onnxmpq.ranges import Calibration, Observation, observe, read_calibration
+from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.replay import apply
 from onnxmpq.request.config import read_config
-from onnxmpq.rounding import quantize_weight
+from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import CPU
 from onnxmpq.schemes import SCHEMES
+from onnxmpq.sensitivity.effects import Frame
 from onnxmpq.target.load import load_target, read_target
-from onnxmpq.weights import pack
+from onnxmpq.weights import Compensated, pack
 
 MEMORY, HANG_S = 4 * 2**30, 20
+Reader = Callable[[Archive], Any]
 SPECS = (InputSpec("x", np.dtype(np.float32), ("N", 3, 8, 8)),)
 PICTURES = (InputSpec("x", np.dtype(np.float32), ("N", 3, "H", "W")),)
 SOUND = (InputSpec("x", np.dtype(np.float32), ("N", "T")),)
@@ -244,6 +251,25 @@ def calibration() -> bytes:
         return (Path(folder) / "c.npz").read_bytes()
 
 
+@cache
+def kept() -> dict[str, tuple[bytes, Reader]]:
+    """What a conversion of `small` leaves in its cache, and how it reads each entry, by key."""
+    readers: dict[str, Reader] = {}
+    get = Cache.get
+
+    def noted(self: Cache, key: str, read: Reader) -> Any:
+        readers[key] = read
+        return get(self, key, read)
+
+    with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.object(Cache, "get", noted):
+        samples = {"x": np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32)}
+        effort = Effort(seconds=0.01, runs=1, rounds=1)
+        options: dict[str, Any] = {"cache": folder, "effort": effort, "guard": False, "latency": "fastest"}
+        with contextlib.suppress(OnnxmpqError):  # a plan that is no faster
+            convert(small(), calibration=samples, schemes=["int8", "w4a8"], **options)
+        return {path.stem: (path.read_bytes(), readers[path.stem]) for path in Path(folder).rglob("*.npz")}
+
+
 def npz() -> list[bytes]:
     found = []
     for save in (np.savez, np.savez_compressed):
@@ -305,6 +331,39 @@ def _ranges(path: Path) -> None:
     found.params()
 
 
+def _entry(path: Path) -> None:
+    """A mutated cache entry, where its key says; what its reader takes has to be good for something."""
+    content, entries = path.read_bytes(), kept()
+    named = re.search(rb'"key": "([0-9a-f]{64})"', content)
+    key = named[1].decode() if named and named[1].decode() in entries else next(iter(entries))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / key[:2] / f"{key}.npz"
+        place.parent.mkdir()
+        place.write_bytes(content)
+        found = Cache(Path(folder)).get(key, entries[key][1])
+    if found is None:
+        raise UsageError("computed again")
+    _used(found)
+
+
+def _used(found: object) -> None:
+    match found:
+        case Histogram():
+            Observation({"x": found}, {"x": ()}).estimate("x", "entropy")
+        case QuantizedWeight():
+            found.dequantize()
+        case Compensated():
+            _used(tuple(found.weights.values()))
+        case Frame():
+            found.divergence.per_sample(found.reference, found.reference)
+        case Profile():
+            found.scaled(1e-3)
+        case tuple():
+            for part in found:
+                _used(part)
+    content_hash(found) if isinstance(found, np.ndarray) else repr(found)
+
+
 def _target(path: Path) -> None:
     name = re.search(rb'name"? = "([\w-]{1,40})"', path.read_bytes())  # a target has the name of its file
     named = path.with_name(f"{name[1].decode() if name else 'x'}.toml")
@@ -336,6 +395,7 @@ TARGETS: dict[str, Target] = {
     "npy": Target(".npy", npy, npy_changed, lambda path: load_feeds(path, SPECS)),
     "costs": Target(".json", lambda: [costs().to_json().encode()], json_changed, _predict),
     "calibration": Target(".npz", lambda: [calibration()], archive_changed, _ranges),
+    "cache": Target(".npz", lambda: [content for content, _ in kept().values()], archive_changed, _entry),
     "picture": Target(".png", pictures, bytes_changed, lambda p: load_feeds(p, PICTURES, recipe="imagenet")),
     "sound": Target(".wav", sounds, bytes_changed, lambda p: load_feeds(p, SOUND, recipe="audio-16k")),
     "rows": Target(".jsonl", rows, bytes_changed, lambda path: load_feeds(path, SPECS)),

@@ -50,6 +50,7 @@ from onnxmpq.menu import (
     worthwhile,
 )
 from onnxmpq.model import Model, table_rows
+from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
@@ -210,6 +211,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         progress.say(note)
+    announce(opened.model, offered, data.calibration, progress)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -233,6 +235,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
+    del nearest  # of a large model, its weights take room on the disk
     measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)

@@ -14,8 +14,9 @@ import pytest
 from onnxmpq.cache import Cache
 from onnxmpq.context import Context
 from onnxmpq.feeds.types import Feeds
+from onnxmpq.files import Archive
 from onnxmpq.model import Model
-from onnxmpq.ranges import params_for
+from onnxmpq.ranges import Observation, params_for
 from onnxmpq.ranges import reuse as ranges_reuse
 from onnxmpq.ranges.reuse import observed
 from onnxmpq.rounding import Dual, QuantizedWeight, quantize_weight
@@ -25,6 +26,7 @@ from onnxmpq.sensitivity import reuse as effects_reuse
 from onnxmpq.sensitivity.reuse import reused_effects
 from onnxmpq.weights import Compensated, Techniques, compensated, rounded, without
 from onnxmpq.weights import reuse as weights_reuse
+from onnxmpq.weights.bound import pair_bound
 from tests.graphs import feeds_for, prepared, residual_cnn, token_model
 
 HOMES: Mapping[str, ModuleType] = {
@@ -240,13 +242,13 @@ def test_rounded_weights_come_back(setting: Setting, monkeypatch: pytest.MonkeyP
 
 def test_a_second_rounding_comes_back(setting: Setting) -> None:
     weights = {
-        r.name: quantize_weight(setting.model.weight(r), f) for r, f in zip(setting.model.layers, FORMATS, strict=False)
+        r.name: quantize_weight(setting.model.weight(r), f, bound=pair_bound(r, r.params.weights[0], f))
+        for r, f in zip(setting.model.layers, FORMATS, strict=False)
     }
     name = next(iter(weights))
     changed = dict(reversed(weights.items()))
-    found = Compensated(
-        changed, {name: np.array([0.5, -1e-30], np.float32)}, {"first": 0.1, "cross": 1 / 3}, ("cross",)
-    )
+    bias = np.full(len(weights[name].codes), -1e-30, np.float32)
+    found = Compensated(changed, {name: bias}, {"first": 0.1, "cross": 1 / 3}, ("cross",))
     calls: list[int] = []
 
     def compute() -> Compensated:
@@ -254,7 +256,7 @@ def test_a_second_rounding_comes_back(setting: Setting) -> None:
         return found
 
     for _ in range(2):
-        again = compensated(Context(cache=setting.cache()), weights, ["model", {"a": "int8"}], compute)
+        again = compensated(Context(cache=setting.cache()), setting.model, weights, ["model", {"a": "int8"}], compute)
         assert again.losses == found.losses and again.kept == found.kept
         assert list(again.weights) == list(found.weights)
         for region, weight in found.weights.items():
@@ -262,5 +264,86 @@ def test_a_second_rounding_comes_back(setting: Setting) -> None:
             np.testing.assert_array_equal(again.weights[region].dequantize(), weight.dequantize())
         np.testing.assert_array_equal(again.biases[name], found.biases[name])
     assert len(calls) == 1
-    compensated(Context(cache=setting.cache()), weights, ["model", {"a": "w4a8"}], compute)
+    compensated(Context(cache=setting.cache()), setting.model, weights, ["model", {"a": "w4a8"}], compute)
     assert len(calls) == 2
+
+
+# ---- entries that were made to deceive
+
+
+def entries(folder: Path) -> list[tuple[Path, Archive]]:
+    return [(path, Archive.from_bytes(path.read_bytes())) for path in sorted(folder.rglob("*.npz"))]
+
+
+def cut(entry: Archive) -> Archive:
+    """Every array one shorter along its first axis."""
+    return replace(entry, arrays={n: v[:-1] if v.ndim else v for n, v in entry.arrays.items()})
+
+
+def widened(entry: Archive) -> Archive:
+    return replace(entry, arrays={n: v.astype(np.result_type(v, np.float64)) for n, v in entry.arrays.items()})
+
+
+def undefined(entry: Archive) -> Archive:
+    """NaN in every array of floats, the lowest number in those of integers."""
+
+    def spoilt(values: np.ndarray) -> np.ndarray:
+        floats = values.dtype.kind == "f"
+        return np.full_like(values, np.nan if floats else np.iinfo(values.dtype).min)
+
+    return replace(entry, arrays={n: spoilt(v) for n, v in entry.arrays.items()})
+
+
+SPOILT: Mapping[str, Callable[[Archive], Archive]] = {
+    "an axis shorter": cut,
+    "of another dtype": widened,
+    "not finite, or out of range": undefined,
+    "without arrays": lambda entry: replace(entry, arrays={}),
+    "of another key": lambda entry: replace(entry, meta={**entry.meta, "key": "0" * 64}),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_entries_that_do_not_fit_are_computed_again(spoil: Callable[[Archive], Archive], setting: Setting) -> None:
+    tries = perturbations(setting.model)
+
+    def all_of_it(cache: Cache) -> tuple[Observation, Mapping[tuple[str, str], QuantizedWeight], Effects]:
+        context = Context(cache=cache)
+        seen = observed(context, setting.model, setting.feeds, TENSORS, ignore)
+        return seen, setting.rounded(cache, Techniques()), setting.effects(cache, tries)
+
+    first = all_of_it(setting.cache())
+    for path, entry in entries(setting.folder):
+        path.write_bytes(spoil(entry).to_bytes())
+    cache = setting.cache()
+    again = all_of_it(cache)
+    assert {what: count for what, (count, _) in cache.reused.items()} == {
+        "activation ranges": 0,
+        "rounded weights": 0,
+        "effects": 0,
+    }
+    assert_same_effects(first[2], again[2])
+    for key, weight in first[1].items():
+        np.testing.assert_array_equal(weight.dequantize(), again[1][key].dequantize())
+    for tensor, histogram in first[0].histograms.items():
+        np.testing.assert_array_equal(histogram.counts, again[0].histograms[tensor].counts)
+    cache = setting.cache()
+    all_of_it(cache)
+    assert all(count == total for count, total in cache.reused.values()), "written anew"
+
+
+def test_weights_from_the_cache_obey_the_bound_on_pairs(setting: Setting) -> None:
+    bounded = INT8_WEIGHTS.without_saturation
+    [region, *_] = setting.model.layers
+    formats = {(region.name, bounded.name): bounded}
+
+    def run(cache: Cache) -> QuantizedWeight:
+        context = Context(cache=cache)
+        [weight] = rounded(context, setting.model, formats, setting.feeds, Techniques(), ignore).values()
+        return weight
+
+    first = run(setting.cache())
+    [(path, entry)] = entries(setting.folder)
+    full = np.full_like(entry.arrays["codes"], 127)
+    path.write_bytes(replace(entry, arrays={**entry.arrays, "codes": full}).to_bytes())
+    np.testing.assert_array_equal(run(setting.cache()).codes, first.codes)

@@ -5,7 +5,7 @@ from onnxmpq.allocate.everywhere import int8_everywhere
 from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.level import at_unseen_level, modest_plans
 from onnxmpq.allocate.pose import pose, require_plan
-from onnxmpq.allocate.problem import DEFAULT, Limits, Option, Problem, Solution, quantized_roots, rounded_by
+from onnxmpq.allocate.problem import DEFAULT, Limits, Option, Problem, Solution, Stored, quantized_roots, rounded_by
 from onnxmpq.allocate.quantities import EFFECT, LATENCY, QUANTITIES, SIZE, Quantity
 from onnxmpq.allocate.refine import refine
 from onnxmpq.allocate.solvers import SOLVERS, require_solver, solve
@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "Quantity",
     "Solution",
+    "Stored",
     "at_unseen_level",
     "int8_everywhere",
     "modest_plans",

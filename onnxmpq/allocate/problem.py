@@ -41,6 +41,15 @@ class Option:
         return self.cost(SIZE)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """bytes: of a region, less what a region before it stores already. shared_with: regions that read some of the same
+    stored weights."""
+
+    bytes: float
+    shared_with: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, init=False)
 class Limits:
     """Upper limits by goal, in its unit: `Limits(latency=5e-3, effect=None)`; no limit where it is None or left out.
@@ -118,6 +127,15 @@ class Problem:
         total = sum(self.option(r, assignment.get(r)).effect for r in self.options)
         return total + sum(self.activations.get(t, 0.0) for t in quantized_roots(self.model, assignment))
 
+    def stored(self, assignment: Mapping[str, Scheme]) -> dict[str, Stored]:
+        """Bytes of each region, which with `base` add up to the size: what several have in common is in the first."""
+        chosen = {r: self.option(r, assignment.get(r)) for r in self.options}
+        owners: dict[str, list[str]] = {}
+        for region, option in chosen.items():
+            for what in option.common:
+                owners.setdefault(what, []).append(region)
+        return {region: _stored(region, option, owners) for region, option in chosen.items()}
+
     def size_bytes(self, assignment: Mapping[str, Scheme]) -> float:
         return self.total(SIZE, assignment)
 
@@ -132,6 +150,12 @@ def _twice(chosen: Sequence[Option]) -> float:
         twice += size if stored in seen else 0.0
         seen.add(stored)
     return twice
+
+
+def _stored(region: str, option: Option, owners: Mapping[str, Sequence[str]]) -> Stored:
+    elsewhere = sum(size for what, size in option.common.items() if owners[what][0] != region)
+    others = dict.fromkeys(r for what in option.common for r in owners[what] if r != region)
+    return Stored(option.size_bytes - elsewhere, tuple(others))
 
 
 @dataclass(frozen=True)

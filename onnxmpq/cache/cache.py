@@ -1,8 +1,9 @@
 """A folder of computed values, found again by the content of everything that they depend on (docs/cache.md).
 
-An entry is an .npz file of arrays and a little JSON, named by a SHA-256. It appears whole or not at all, so runs may
-share a folder. What cannot be read is computed again, and the entries that were not used for longest go first when the
-folder grows over its limit. Without a folder nothing is found and nothing is kept.
+An entry is an .npz file of arrays and a little JSON, named by a SHA-256 that it also holds. It appears whole or not at
+all, so runs may share a folder. Whoever reads an entry checks it; what is damaged or does not fit is computed again.
+The entries that were not used for longest go first when the folder grows over its limit. Without a folder nothing is
+found and nothing is kept.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from onnxmpq.progress import Progress
 LIMIT_BYTES = 4 * 2**30
 """Size of a cache folder. Three conversions of squeezenet1.1 leave 15 MB, of gpt_char 174 MB."""
 _SWEEP_SHARE = 1 / 16  # of the limit may be written between two looks at the folder's size
+Value = TypeVar("Value")
 ENTRY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64}\.npz|\.writing-\w+)")
 
 
@@ -59,24 +62,40 @@ class Cache:
             progress.say(f"XDG_CACHE_HOME {given!r} is ignored, since it is not absolute; the cache is {folder}")
         return cls(folder, progress)
 
-    def get(self, key: str) -> Archive | None:
-        """The entry of this key, None where there is none or it is damaged."""
+    def get(self, key: str, read: Callable[[Archive], Value]) -> Value | None:
+        """The entry of this key as `read` makes it, None where there is none.
+
+        read: checks all that it takes from the entry (`Archive.array`), and raises any error where that is not what it
+        wants. Such an entry, a damaged one, and one that was kept under another key are not there; a line of detail
+        tells why.
+        """
         if self.folder is None:
             return None
         path = self._path(key)
         try:
-            entry = Archive.from_bytes(path.read_bytes())
-        except Exception:  # whatever zipfile, zlib, json and NumPy raise on damaged files: all mean "not here"
+            found = read(_opened(self._content(path), key))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # also whatever zipfile, zlib, json and NumPy raise on damaged files
+            self._progress.detail(f"cache entry {key[:12]} is not used: {' '.join(str(error).split())[:200]}")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # used now
-        return entry
+        return found
+
+    def _content(self, path: Path) -> bytes:
+        """Raises ValueError where it is no file, or larger than any that is kept, and OSError."""
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > self.limit_bytes:
+            raise ValueError("it is not a file, or larger than the cache may be")
+        with path.open("rb") as file:
+            return file.read(status.st_size)
 
     def put(self, key: str, entry: Archive) -> None:
         """Keep an entry; the first failure is told, and ends all writing."""
         if self.folder is None or not self._writes:
             return
-        content = entry.to_bytes()
+        content = replace(entry, meta={"key": key, "meta": entry.meta}).to_bytes()
         if len(content) > self.limit_bytes * (1 - _SWEEP_SHARE):
             return
         try:
@@ -137,6 +156,14 @@ class Cache:
 
 
 NO_CACHE = Cache(None)
+
+
+def _opened(content: bytes, key: str) -> Archive:
+    """An entry as it was put. Raises ValueError where it belongs to another key."""
+    entry = Archive.from_bytes(content, packed=False)
+    if not isinstance(entry.meta, dict) or entry.meta.get("key") != key:
+        raise ValueError("it was kept under another key")
+    return replace(entry, meta=entry.meta["meta"])
 
 
 class _Hasher(Protocol):

@@ -39,11 +39,11 @@ def _missed(loop: Loop, name: str, limit: float, turn: Round) -> str:
     if name == LATENCY:
         verb = "measures" if loop.costs.measured else "is modelled at"
     costs = {r: loop.problem.option(r, turn.assignment.get(r)).cost(name) for r in loop.problem.options}
-    most = sorted(costs.items(), key=lambda item: -item[1])[:3]
+    most = [item for item in sorted(costs.items(), key=lambda item: -item[1])[:3] if item[1] > 0]
     holders = ", ".join(f"{region} {quantity.part.show(cost)}" for region, cost in most)
     return (
         f"{name} {show(limit, '.3g')} cannot be met: the {quantity.best} plan {verb} {show(turn.taken[name])}{remark} "
-        f"(fp32 {show(loop.original(name))}); most of it is in {holders}"
+        f"(fp32 {show(loop.original(name))}){'; most of it is in ' if most else ''}{holders}"
     )
 
 

@@ -72,9 +72,11 @@ def connected(
         yield
         return
     require_choice(cluster)
+    from onnxmpq.cluster import device as devices  # noqa: PLC0415 (the runtime takes a second)
+    from onnxmpq.cluster import pool as pools  # noqa: PLC0415
+
     try:
-        from onnxmpq.cluster import device as devices  # noqa: PLC0415 (Dask takes a second)
-        from onnxmpq.cluster import pool as pools  # noqa: PLC0415
+        import distributed  # noqa: F401, PLC0415 (only here is it needed)
     except ImportError as error:
         raise ClusterError(
             f"--cluster needs Dask's distributed ({error}); install it with: pip install 'onnxmpq[cluster]'"

@@ -52,20 +52,12 @@ class Identity:
         return found
 
 
-def identity() -> Identity:
-    """Of this process; on a worker with the tags of its resources."""
+def identity(dask_worker: Any = None) -> Identity:
+    """Of this process. dask_worker: that it is, given by Dask to functions with an argument of this name."""
     kernels = sorted({str(row.get("architecture", "")) for row in threadpool_info() if row.get("user_api") == "blas"})
-    return Identity(describe_runtime(), source(), " ".join(kernels), machine_id(), _tags())
-
-
-def _tags() -> frozenset[str]:
-    from distributed import get_worker  # noqa: PLC0415 (not where this machine asks about itself)
-
-    try:
-        resources = get_worker().state.total_resources
-    except ValueError:
-        return frozenset()
-    return frozenset(name.removeprefix(TAG) for name in resources if name.startswith(TAG))
+    resources = dask_worker.state.total_resources if dask_worker is not None else {}
+    tags = frozenset(name.removeprefix(TAG) for name in resources if name.startswith(TAG))
+    return Identity(describe_runtime(), source(), " ".join(kernels), machine_id(), tags)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,6 +73,9 @@ class Run(Generic[Result]):
                     yield tried.task, outcome.result
                 else:
                     self._again(tried, outcome)
+        except Exception:
+            self._require_scheduler()  # without it everything else that goes wrong is a consequence
+            raise
         finally:
             self._cancel(list(self.open))
 
@@ -108,7 +111,13 @@ class Run(Generic[Result]):
         return sorted((a for a in load if a not in shunned), key=load.__getitem__) or sorted(load, key=load.__getitem__)
 
     def _submit(self, tried: _Tried[Result], avoid: Iterable[str] = ()) -> None:
-        task, workers = tried.task, self._workers({*avoid, *(o.worker for o in tried.errors)})
+        task = tried.task
+        try:
+            workers = self._workers({*avoid, *(o.worker for o in tried.errors)})
+        except ClusterError as error:
+            if not tried.losses or isinstance(error, LostError):
+                raise
+            raise ClusterError(f"{task.about}: {tried.losses} workers were lost with it, and now {error}") from None
         places = [n for n, a in enumerate(task.arguments) if isinstance(a, Shared)]
         own = Box([a for a in task.arguments if not isinstance(a, Shared)])
         tried.tries += 1

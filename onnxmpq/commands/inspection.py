@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ from rich.table import Table
 
 from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
+from onnxmpq.errors import OnnxmpqError
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import load_feeds
 from onnxmpq.files import Rows
-from onnxmpq.model import RegionKind
-from onnxmpq.opening import open_model, open_target
+from onnxmpq.isolation import call, isolated
+from onnxmpq.model import RegionKind, table_rows
+from onnxmpq.needs import Needs, needs
+from onnxmpq.opening import Opened, open_model, open_target
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
-from onnxmpq.request import Source, accepts, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
+from onnxmpq.runtimes import specs_of
 from onnxmpq.shown import Shown
 
 
@@ -35,7 +42,8 @@ class InspectedRegion:
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Shown):
-    """A model's regions on a target."""
+    """A model's regions on a target. needs: what a conversion will take here with the usual number of samples; None
+    where there is nothing to convert."""
 
     model: str
     target: str
@@ -43,6 +51,7 @@ class Inspection(Shown):
     bytes: int
     regions: tuple[InspectedRegion, ...]
     notes: tuple[str, ...]
+    needs: Needs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +91,8 @@ class Inspection(Shown):
         console.print(f"{len(self.regions) - len(layers)} other regions, {movable} of which have a choice")
         for note in self.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
+        if self.needs is not None:
+            console.print(self.needs.in_words(), highlight=False, markup=False)
 
 
 def _macs(layers: Rows) -> str:
@@ -91,6 +102,7 @@ def _macs(layers: Rows) -> str:
 
 
 @accepts
+@isolated()
 def inspect(model: Source, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them.
 
@@ -111,7 +123,20 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+    found = needs(prepared, menu, _shapes(opened), DEFAULT_SAMPLES) if prepared.layers else None
+    size = prepared.source_bytes
+    return Inspection(source_name(model), device.name, prepared.opset, size, rows, prepared.notes, found)
+
+
+def _shapes(opened: Opened) -> Mapping[str, Sequence[int]] | None:
+    """Shapes of float tensors in a run of a made-up sample; None for a model that does not run on one."""
+    model = opened.model
+    try:
+        specs = call(specs_of, model.proto, doing="loading the model")
+        feeds = load_feeds(None, specs, limit=1, bounds=table_rows(model.structure))
+        return call(float_shapes, model, feeds, doing="running the model")
+    except OnnxmpqError:
+        return None
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
-from onnxmpq.model import GraphIndex, Region, Spelling, WeightStore, read_by
+from onnxmpq.model import LOCATION, GraphIndex, Region, Spelling, Spill, WeightStore, place_of, read_by, tensor_bytes
 from onnxmpq.runtimes import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -20,10 +21,12 @@ _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 @dataclass(frozen=True)
 class Part:
-    """A subgraph as a model of its own. inputs: tensors it must be fed."""
+    """A subgraph as a model of its own. inputs: tensors it must be fed. files: of constants that are its own, to be
+    removed once a session has mapped them."""
 
     proto: onnx.ModelProto
     inputs: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 NOTHING = Part(onnx.ModelProto(), ())
@@ -35,7 +38,12 @@ class OpenPart:
     def __init__(self, part: Part, settings: SessionSettings) -> None:
         self.inputs = part.inputs
         self.outputs = [o.name for o in part.proto.graph.output]
-        self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+        settings = replace(settings, mapped=True)
+        try:
+            self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+        finally:
+            for file in part.files:
+                os.unlink(file)
 
     def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The part's outputs, from values that hold its inputs."""
@@ -47,16 +55,20 @@ class OpenPart:
 class Cutter:
     """Cuts one graph; knows the types of its tensors.
 
-    structure: the graph, perhaps without the values of large constants. constants: with values, as parts get them.
+    structure: the graph, perhaps without the values of large constants. constants: as parts get them, with values or by
+    reference. spill: where those go that are made for a model that is never whole in memory; a store has its own.
     outputs: what parts at its end make: its own outputs, or other tensors in their place.
     """
 
-    def __init__(self, graph: onnx.ModelProto | WeightStore, outputs: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, graph: onnx.ModelProto | WeightStore, outputs: Sequence[str] | None = None, spill: Spill | None = None
+    ) -> None:
         self.structure = graph.structure if isinstance(graph, WeightStore) else graph
         self.outputs = [o.name for o in self.structure.graph.output] if outputs is None else list(outputs)
         self.index = GraphIndex(self.structure)
         self._changed: dict[str, onnx.TensorProto] = {}
-        stored = graph if isinstance(graph, WeightStore) else self.index.constants
+        stored = graph.all_handed if isinstance(graph, WeightStore) else self.index.constants
+        self.spill = graph.spill if isinstance(graph, WeightStore) else spill
         self.constants: Mapping[str, onnx.TensorProto] = ChainMap(self._changed, _unchanged(stored))
         self.nodes = {n.name: n for n in self.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
@@ -73,7 +85,7 @@ class Cutter:
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
         constants = self.constants
-        return [sum(constants[t].ByteSize() for t in read_by(n) if t in constants) for n in self.index.nodes]
+        return [sum(tensor_bytes(constants[t]) for t in read_by(n) if t in constants) for n in self.index.nodes]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
@@ -116,7 +128,8 @@ class Cutter:
 
     def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
         """Another value for an initializer, in all parts cut from now on."""
-        self._changed[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._changed[name] = tensor if self.spill is None else self.spill.put(tensor)
 
     def reads(self, region: Region) -> set[str]:
         """Tensors that a region's nodes read and that is computed by others or fed."""
@@ -129,7 +142,7 @@ class Cutter:
         of the region."""
         originals = [self.nodes[name] for name in region.nodes]
         made = {t for n in originals for t in n.output if t}
-        nodes, constants = [], {}
+        nodes, constants, files = [], {}, []
         for number, spelling in enumerate(spellings):
             renamed = {t: f"{t}/variant{number}" for t in made}
             for original in originals:
@@ -150,9 +163,13 @@ class Cutter:
                 head.input[slot] = tensor
             for slot, values in spelling.constants.items():
                 name = head.input[slot] = f"{head.name}/{slot}"
-                constants[name] = onnx.numpy_helper.from_array(values, name)
+                if self.spill is None:
+                    constants[name] = onnx.numpy_helper.from_array(values, name)
+                else:
+                    constants[name] = self.spill.temporary(name, values)
+                    files.append(place_of(constants[name])[LOCATION])
         results = [f"{t}/variant{number}" for number in range(len(spellings)) for t in region.outputs]
-        return self._part(nodes, results, (), constants)
+        return replace(self._part(nodes, results, (), constants), files=tuple(files))
 
     def _part(
         self,
@@ -161,6 +178,8 @@ class Cutter:
         forced: Sequence[str],
         added: Mapping[str, onnx.TensorProto] | None = None,
     ) -> Part:
+        if not outputs:  # of nodes whose results nobody reads
+            return NOTHING
         made = {t for n in nodes for t in n.output} - set(forced)
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
         constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))

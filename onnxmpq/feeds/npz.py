@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.columns import Column, MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.memory import room_for
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
-from onnxmpq.files import require_plausible
+from onnxmpq.files import read_array_header, require_plausible
 
 # What zipfile, zlib and NumPy's parser of headers raise on damaged files.
 _DAMAGED = (
@@ -144,7 +143,7 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
     where = f"{path}, array '{member.removesuffix('.npy')}'"
     info = archive.getinfo(member)
     with archive.open(info) as stream:
-        shape, fortran_order, dtype = _read_header(stream)
+        shape, fortran_order, dtype = read_array_header(stream)
         data_offset = stream.tell()
     if dtype.hasobject:
         raise CalibrationError(
@@ -159,13 +158,6 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: str) -> Column:
         with archive.open(info) as stream:
             return MemoryColumn(where, np.lib.format.read_array(stream, allow_pickle=False))
     return MemberColumn(path, member, shape, dtype, data_offset, fortran_order)
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(stream)
-    return shape, fortran_order, dtype
 
 
 def read_npy(path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:

@@ -1,6 +1,6 @@
 """Reading and writing files: TOML and JSON, arrays, rows, folders; atomic, bounded, checked beforehand."""
 
-from onnxmpq.files.archive import Archive, Array, require_plausible
+from onnxmpq.files.archive import Archive, Array, read_array_header, require_plausible
 from onnxmpq.files.documents import dump_json, parse_json, parse_toml, plain, read_text, read_toml
 from onnxmpq.files.fields import Fields, as_path, is_number, is_whole, nearest, nearest_names, shown
 from onnxmpq.files.output import (
@@ -34,6 +34,7 @@ __all__ = [
     "parse_toml",
     "plain",
     "plan_path",
+    "read_array_header",
     "read_text",
     "read_toml",
     "require_format",

@@ -9,7 +9,7 @@ from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
 from onnxmpq.files import nearest
-from onnxmpq.menu.filters import finite_weights
+from onnxmpq.menu.filters import finite_weights, without_wrong_kernels
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region, RegionKind
@@ -67,7 +67,7 @@ def candidates(
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
     for name in sorted(wanted - {s.name for row in menu.values() for s in row}):
         raise TargetError(_why_nowhere(scheme_named(name), model, target, dialect))
-    return finite_weights(model, Menu(menu, reasons, asked))
+    return without_wrong_kernels(finite_weights(model, Menu(menu, reasons, asked)), target.runtime)
 
 
 def _why_fp32(setting: Setting) -> str:

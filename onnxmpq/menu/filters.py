@@ -12,6 +12,7 @@ from onnxmpq.menu.types import Menu
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight
+from onnxmpq.runtimes import Runtime
 from onnxmpq.schemes import Format, Scheme
 
 PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outliers better
@@ -119,6 +120,16 @@ def finite_weights(model: Model, menu: Menu) -> Menu:
             kept[region.name] = kept[region.name][:1]
             reasons[region.name] = f"its constant {broken!r} holds NaN or infinity"
     return menu.but(kept, reasons)
+
+
+def without_wrong_kernels(menu: Menu, runtime: Runtime | None) -> Menu:
+    """The menu without schemes whose kernel a probe found wrong on this CPU. runtime: None for a modelled target."""
+    if runtime is None:
+        return menu
+    wrong = {name: [s.name for s in row if runtime.miscomputes(s)] for name, row in menu.items()}
+    alone = {n: ", ".join(names) for n, names in wrong.items() if names and len(names) == len(menu[n]) - 1}
+    why = {name: f"the kernel of {names} is wrong on this CPU (`onnxmpq doctor`)" for name, names in alone.items()}
+    return menu.where(lambda name, s: s.name not in wrong[name], why)
 
 
 def without_underflow(model: Model, menu: Menu, weights: Mapping[tuple[str, str], QuantizedWeight]) -> Menu:

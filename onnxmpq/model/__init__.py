@@ -10,7 +10,10 @@ import onnx
 
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
+from onnxmpq.model.behind_labels import float_sources, sources_of
+from onnxmpq.model.bounds import tensors
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, set_place
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, hands_on_quantized, is_quantized_op, load, read
@@ -19,18 +22,32 @@ from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
-from onnxmpq.model.shell import shell
+from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
 from onnxmpq.model.sizes import file_bytes
+from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
 from onnxmpq.model.steps import Draft, Step, take_steps
-from onnxmpq.model.store import WeightStore, described, serialized_bytes, without_initializers
-from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
+from onnxmpq.model.store import (
+    WeightStore,
+    array_of,
+    described,
+    serialized_bytes,
+    tensor_bytes,
+    with_values,
+    without_initializers,
+)
+from onnxmpq.model.surgeon import Referred, constants_of, described_again, drop_values, export, imported
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
 from onnxmpq.model.unpack import blocked_nodes, stored_bytes
 from onnxmpq.model.work import multiply_accumulates, work_in_bodies
 
 __all__ = [
+    "LARGEST_KEPT",
+    "LENGTH",
+    "LOCATION",
+    "NEVER_WHOLE",
+    "OFFSET",
     "OPERATORS",
     "SHARED_BYTES",
     "WORTH_COLLECTING",
@@ -41,35 +58,48 @@ __all__ = [
     "LayerOperator",
     "LayerWeight",
     "Model",
+    "Referred",
     "Region",
     "RegionKind",
     "Spelling",
+    "Spill",
     "Step",
     "WeightStore",
+    "array_of",
     "batchnorm_statistics",
     "constants_of",
+    "content_of",
     "described",
     "described_again",
     "drop_values",
     "export",
     "file_bytes",
     "find_regions",
+    "float_sources",
     "free_name",
     "imported",
     "is_quantized_op",
+    "is_reference",
     "keep_descriptions",
     "load",
     "multiply_accumulates",
     "opset_of",
+    "place_of",
     "prepare",
     "random_tensors",
     "read",
     "read_by",
+    "read_parts",
     "serialized_bytes",
+    "set_place",
     "shell",
     "sink",
+    "sources_of",
     "subgraphs",
     "table_rows",
+    "tensor_bytes",
+    "tensors",
+    "with_values",
     "without_initializers",
     "work_in_bodies",
 ]

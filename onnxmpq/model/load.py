@@ -14,6 +14,7 @@ from onnxmpq.model.bounds import external_files, require_no_cycle, require_plaus
 from onnxmpq.model.files import external, read_structure
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.shell import LARGEST_BYTES, shell
+from onnxmpq.model.spill import Spill
 from onnxmpq.model.store import WeightStore, with_values
 from onnxmpq.model.texts import escape_texts, is_utf8
 from onnxmpq.model.tidy import captured, defined_in, tidy
@@ -62,11 +63,12 @@ def hands_on_quantized(op_type: str) -> bool:
 
 
 def load(source: str | Path | onnx.ModelProto) -> Loaded:
-    """Read a model from a path or take a proto.
+    """Read a model from a path or take a proto. One of `spill.NEVER_WHOLE` bytes or more is never whole in memory.
 
-    Raises ModelError: no such file, not ONNX, truncated, external data missing, 2 GB or more, made for a newer onnx,
-    values read that nothing makes.
+    Raises ModelError: no such file, not ONNX, truncated, external data missing, a proto of 2 GB or more, made for a
+    newer onnx, values read that nothing makes. Raises OutputError where there is no temporary folder.
     """
+    spill = None
     if isinstance(source, onnx.ModelProto):
         _require_fitting(sum(len(t.raw_data) for t in source.graph.initializer), "the given model")
         raw = source.SerializeToString(deterministic=True)
@@ -78,11 +80,11 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
     else:
         where, folder = str(source), Path(source).parent
         proto, digest, size = _described(Path(source))
-        _require_fitting(size, where)
+        spill = Spill.of(size)
     _require_graph(proto, where)
     _require_known(proto, where)
     require_plausible(proto, where, in_files=folder is not None)
-    store = WeightStore.of(proto, folder)
+    store = WeightStore.of(proto, folder, spill)
     tidy(store.structure.graph)
     require_no_cycle(store.structure, where)
     return Loaded(store, digest, size, where, _doubt(store.structure, where))
@@ -138,9 +140,7 @@ def _require_graph(proto: onnx.ModelProto, where: str) -> None:
 
 def _require_fitting(size: int, where: str) -> None:
     if size >= LARGEST_BYTES:
-        raise ModelError(
-            f"{where}: {size / 1e9:.1f} GB with its weights; models of 2 GB or more cannot be prepared, convert parts"
-        )
+        raise ModelError(f"{where}: {size / 1e9:.1f} GB with its weights; give the path of a model of 2 GB or more")
 
 
 def _require_known(proto: onnx.ModelProto, where: str) -> None:

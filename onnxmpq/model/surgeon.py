@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.model.store import WeightStore
+from onnxmpq.model.store import WeightStore, array_of
 from onnxmpq.model.tidy import bodies, defined_in, subgraphs
 
 _NO_VALUES = np.empty(0, np.float32)
@@ -24,6 +24,13 @@ class _Stored(gs.ir.tensor.LazyValues):  # type: ignore[misc]
 
     def load(self) -> NDArray[np.generic]:
         return self._store.array(self.tensor.name).copy()
+
+
+class Referred(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+    """Values of a constant by reference (`model/spill.py`)."""
+
+    def load(self) -> NDArray[np.generic]:
+        return array_of(self.tensor).copy()
 
 
 def imported(store: WeightStore) -> gs.Graph:

@@ -37,6 +37,7 @@ class RegionView:
     bytes: float | None
     original: tuple[str, ...]
     reason: str
+    shared_with: tuple[str, ...] = ()
 
     @property
     def layer(self) -> bool:
@@ -112,6 +113,7 @@ def _of_report(rows: list[Tree], planned: dict[str, Tree]) -> Iterator[RegionVie
             row.number("bytes"),
             tuple(plan.texts("original")),
             plan.text("reason"),
+            tuple(row.texts("shared_with")),
         )
 
 

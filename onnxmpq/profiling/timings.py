@@ -9,20 +9,20 @@ It serves to choose plans: what is handed out is measured anew (`again_s`, and t
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from onnxmpq.cache import Cache, content_hash
 from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
-from onnxmpq.files import Archive, serialize
+from onnxmpq.files import Archive, is_number, serialize
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import Model
@@ -77,10 +77,11 @@ class RememberingProfiler:
         if self._cache.folder is None:
             return self._measured(assignment, proto)
         key = self._context(serialize(proto))
-        known = _read(self._cache.get(key), assignment, self._clock())
-        if known is not None:
+        known = self._cache.get(key, lambda entry: _read(entry, assignment))
+        age_s = self._clock() - known[1] if known is not None else math.inf
+        if known is not None and 0.0 <= age_s <= KEPT_S:
             if key not in self._own:
-                self._ages_s.setdefault(key, known[1])
+                self._ages_s.setdefault(key, age_s)
             return known[0].scaled(self.reference_s)
         profile = self._measured(assignment, proto)
         self._own.add(key)
@@ -126,15 +127,19 @@ def _entry(relative: Profile, now: float) -> Archive:
     return Archive(meta={"measured_at": now, "wall_s": relative.wall_s, "times": times})
 
 
-def _read(entry: Archive | None, assignment: Mapping[str, Scheme], now: float) -> tuple[Profile, float] | None:
-    """The profile in units of the fp32 model's time, and its age; None where there is none of the last hour."""
-    if entry is None:
-        return None
-    try:
-        age_s = now - float(entry.meta["measured_at"])
-        times: dict[str, Any] = dict(entry.meta["times"])
-        operators = {str(region): frozenset(types) for region, types in times.pop("operators").items()}
-        profile = Profile(assignment, KernelTimes(**times, operators=operators), float(entry.meta["wall_s"]))
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return None  # of another make
-    return (profile, age_s) if 0.0 <= age_s <= KEPT_S else None
+def _read(entry: Archive, assignment: Mapping[str, Scheme]) -> tuple[Profile, float]:
+    """The profile in units of the fp32 model's time, and when it was measured. Raises ValueError, KeyError or TypeError
+    for anything else than `_entry` makes."""
+    meta, times = entry.meta, dict(entry.meta["times"])
+    operators = {str(region): frozenset(map(str, types)) for region, types in times.pop("operators").items()}
+    by_name = {name: times.pop(name) for name in ("region_s", "tensor_s", "region_kernels", "tensor_kernels")}
+    found = [
+        meta["measured_at"],
+        meta["wall_s"],
+        *times.values(),
+        *(v for row in by_name.values() for v in row.values()),
+    ]
+    if not all(is_number(value) and value >= 0 for value in found) or not meta["wall_s"] > 0:
+        raise ValueError("times that are not numbers")
+    profile = Profile(assignment, KernelTimes(**by_name, **times, operators=operators), float(meta["wall_s"]))
+    return profile, float(meta["measured_at"])

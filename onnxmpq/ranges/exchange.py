@@ -131,10 +131,11 @@ def _calibration(archive: Archive) -> Calibration:
     unbounded = {str(row["name"]) for row in meta["tensors"] if row.get("unbounded")}
     histograms = {}
     for name, row, (limit, low, high) in zip(names, counts, np.asarray(ends, np.float64).tolist(), strict=True):
-        if np.less(row, 0).any() or not 0 <= limit < np.inf or (np.any(row) and not -limit <= low <= high <= limit):
-            raise ValueError(f"tensor {name!r}: impossible histogram")
-        kept = np.asarray(row, np.int64)
-        histograms[str(name)] = Histogram.of(kept, limit, low, high, unbounded=str(name) in unbounded)
+        try:
+            kept = np.asarray(row, np.int64)
+            histograms[str(name)] = Histogram.of(kept, limit, low, high, unbounded=str(name) in unbounded)
+        except ValueError as error:
+            raise ValueError(f"tensor {name!r}: {error}") from None
     shapes = {str(row["name"]): tuple(map(int, row["shape"])) for row in meta["tensors"]}
     headroom = {str(row["name"]): float(row["headroom"]) for row in meta["tensors"]}
     if not all(1.0 <= factor < np.inf for factor in headroom.values()):

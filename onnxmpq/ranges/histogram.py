@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 BINS = 4096
 _NEGLIGIBLE = 1e-30  # counts as zero: bins that narrow would overflow float32
+_MOST = 2.0**62  # values in all; their sum is in 64 bits
 
 
 class Histogram:
@@ -27,7 +28,15 @@ class Histogram:
     def of(
         cls, counts: NDArray[np.int64], limit: float, low: float, high: float, *, unbounded: bool = False
     ) -> Histogram:
-        """One that was kept: int64 [BINS] counts over [-limit, limit], exact minimum and maximum."""
+        """One that was kept: int64 [BINS] counts over [-limit, limit], exact minimum and maximum.
+
+        These are infinity and minus infinity where nothing was counted. Raises ValueError for one that no values make.
+        """
+        reach, any_counted = max(limit, _NEGLIGIBLE), bool(np.any(counts))
+        inside = -reach <= low <= high <= reach if any_counted else (low, high) == (np.inf, -np.inf)
+        plausible = np.shape(counts) == (BINS,) and not np.less(counts, 0).any() and 0 <= limit < np.inf
+        if not inside or not plausible or np.sum(counts, dtype=np.float64) > _MOST:
+            raise ValueError("impossible histogram")
         histogram = cls()
         histogram.unbounded = unbounded
         histogram.counts, histogram.limit, histogram.low, histogram.high = counts, limit, low, high

@@ -148,6 +148,8 @@ def apply_plan(
     feeds = feeds_for(model, calibration, recipe, samples) if measure or calibration is not None else None
     plan, nearest_rounded = _with_weights(prepared, plan, None if calibration is None else feeds, progress)
     proto = rebuild(prepared, plan, asked)
+    if prepared.store.spill is not None:
+        prepared.store.spill.keep_until_exit()  # what is handed out refers to its files
     require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
     stale = plan.changed
     if stale:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxmpq.allocate import SIZE, Problem, pose, rounded_by
+from onnxmpq.allocate import SIZE, Problem, Stored, pose, rounded_by
 from onnxmpq.cost import Assignment, legalize
 from onnxmpq.menu import Menu
 from onnxmpq.model import Region
@@ -23,7 +23,6 @@ Known = Sequence[tuple[Assignment, float]]
 Weights = Mapping[tuple[str, str], QuantizedWeight]
 """By region, or a further weight's key, and weight format."""
 STATIC_INT8 = "static int8"
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,9 @@ class RegionRow:
 
     name: its head node. pattern: operators that it holds, such as "Conv+Relu". latencies: in float32 and in the plan,
     without changes of format. effect: divergence caused by its weights and kernel alone; effect_activations: by the
-    activation tensors that it is the first to quantize. bytes: of its weights, None where it has none.
+    activation tensors that it is the first to quantize. bytes: of its weights, None where it has none; a weight that
+    several regions have in common is in the file once, and counts in the first of them, so that rows add up.
+    shared_with: the others that read it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class RegionRow:
     effect_activations: float
     bytes_fp32: int | None
     bytes: int | None
+    shared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,23 @@ class UniformRow:
 def account_regions(problem: Problem, plan: Assignment) -> tuple[RegionRow, ...]:
     """A row for every region. plan: schemes by region, float32 left out."""
     own, seen = problem.activations, set[str]()
+    before, after = problem.stored({}), problem.stored(plan)
     rows = []
     for region in problem.model.regions:
         scheme = plan.get(region.name)
         roots = [t for t in dict.fromkeys(rounded_by(problem.model, region, scheme)) if t not in seen]
         seen.update(roots)
-        rows.append(_row(problem, region, scheme, sum(own.get(t, 0.0) for t in roots)))
+        stored = before[region.name], after[region.name]
+        rows.append(_row(problem, region, scheme, sum(own.get(t, 0.0) for t in roots), stored))
     return tuple(rows)
 
 
-def _row(problem: Problem, region: Region, scheme: Scheme | None, of_activations: float) -> RegionRow:
+def _row(
+    problem: Problem, region: Region, scheme: Scheme | None, of_activations: float, stored: tuple[Stored, Stored]
+) -> RegionRow:
+    """stored: before and after."""
     option, table = problem.option(region.name, scheme), problem.table
-    layer = region.layer
+    layer, (before, after) = region.layer, stored
     return RegionRow(
         region.name,
         region.op_type,
@@ -98,8 +105,9 @@ def _row(problem: Problem, region: Region, scheme: Scheme | None, of_activations
         option.latency_s * 1e3,
         option.effect,
         of_activations,
-        None if layer is None else _FLOAT_BYTES * layer.parameters,
-        None if layer is None else round(option.size_bytes),
+        None if layer is None else round(before.bytes),
+        None if layer is None else round(after.bytes),
+        after.shared_with,
     )
 
 

@@ -12,7 +12,7 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem
+from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem, Stored
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.cost import Timings
 from onnxmpq.deployment import DeployCpu
@@ -149,8 +149,9 @@ def build_plan(
 ) -> Plan:
     """The plan of an outcome, complete enough to be applied again."""
     outcome, problem = shipped.outcome, shipped.outcome.problem
+    stored = problem.stored(outcome.assignment)
     rows = [
-        _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], reasons)
+        _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], stored, reasons)
         for region in model.regions
         if region.kind is not RegionKind.FLOAT or region.name in outcome.assignment
     ]
@@ -234,10 +235,9 @@ def idle_note(idle: Collection[str], assignment: Mapping[str, Scheme]) -> list[s
     chosen = [f"{name} ({s.name})" for name, s in assignment.items() if name in idle and s.weight is not None]
     if not chosen:
         return []
-    more = f" and {len(chosen) - MOST_NAMED} more" if len(chosen) > MOST_NAMED else ""
     return [
         f"no sample shows an effect of these weights, as in a branch that is never taken: "
-        f"{', '.join(chosen[:MOST_NAMED])}{more}; their quality is not known, give samples that reach them"
+        f"{_first(chosen)}; their quality is not known, give samples that reach them"
     ]
 
 
@@ -272,14 +272,25 @@ def _measured(outcome: Outcome, timing: Timing | None) -> dict[str, float]:
     return {**latencies, **size}
 
 
+def _first(names: Sequence[str]) -> str:
+    """The first `MOST_NAMED` of them, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
 def _planned(
-    model: Model, region: Region, scheme: Scheme | None, options: tuple[Option, ...], reasons: Mapping[str, str]
+    model: Model,
+    region: Region,
+    scheme: Scheme | None,
+    options: tuple[Option, ...],
+    stored: Mapping[str, Stored],
+    reasons: Mapping[str, str],
 ) -> PlannedRegion:
     name = scheme.name if scheme else "fp32"
     chosen = next(o for o in options if o.scheme.name == name)
     original = tuple(dict.fromkeys(o for n in region.nodes for o in model.origin.get(n, (n,))))
     reason = "" if scheme else _why_float(chosen, options, reasons.get(region.name, ""))
-    size = round(chosen.size_bytes) if region.layer is not None else None
+    size = round(stored[region.name].bytes) if region.layer is not None else None
     return PlannedRegion(
         region.name, region.op_type, name, original, chosen.latency_s * 1e3, size, chosen.effect, reason
     )
@@ -342,16 +353,17 @@ def build_report(
 
 
 def coverage_of(model: Model, plan: Plan, outcome: Outcome) -> Coverage:
-    """Weight bytes before and after, by scheme."""
+    """Weight bytes before and after, by scheme; what several layers have in common counts in the first of them."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     layers: Counter[str] = Counter()
     left: dict[str, str] = {}
-    rows = {r.node: r for r in plan.layers}
+    rows, problem = {r.node: r for r in plan.layers}, outcome.problem
+    fp32, stored = problem.stored({}), problem.stored(outcome.assignment)
     for region in model.layers:
-        row, fp32_bytes = rows[region.name], 4 * region.params.parameters
-        before[row.scheme] += fp32_bytes
-        after[row.scheme] += row.size_bytes or fp32_bytes
+        row = rows[region.name]
+        before[row.scheme] += round(fp32[region.name].bytes)
+        after[row.scheme] += round(stored[region.name].bytes)
         layers[row.scheme] += 1
         if row.scheme == "fp32":
             left[region.name] = row.reason
@@ -454,6 +466,9 @@ def _details(report: Report) -> Iterator[str]:
         yield from (f"  {name}: {reason}" for name, reason in list(left.items())[:SHOWN_LAYERS])
         if len(left) > SHOWN_LAYERS:
             yield f"  and {len(left) - SHOWN_LAYERS} more; the plan file has them all"
+    for group in dict.fromkeys(frozenset((r.name, *r.shared_with)) for r in report.regions if r.shared_with):
+        members = [r for r in report.regions if r.name in group]
+        yield f"one weight, {sum(r.bytes or 0 for r in members)} bytes in all: {_first([r.name for r in members])}"
     if report.plan.factors:
         losses = ", ".join(f"{name} {loss:.3g}" for name, loss in report.plan.rescaling.items())
         yield f"channels of the float32 model were rescaled first; divergence of a quick model: {losses}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,19 +77,18 @@ def rescale(
         *("rescaled", programs(), model_hash(model), feeds_hash(data.rounding), feeds_hash(data.deciding)),
         *(techniques, kinds, {name: (s.name, s.weight) for name, s in schemes.items()}, plain, exact_integers),
     )
-    known = context.cache.get(key)
-    if known is None:
+    losses = context.cache.get(key, lambda entry: _read(entry, plain))
+    if losses is None:
         quick = _QuickModels(
             model, channels, schemes, dialect, data, kinds or {}, techniques, context, exact_integers=exact_integers
         )
         try:
             with context.progress.stage("rescaling channels", len(plain) + 2) as tick:
-                known = Archive({}, _losses(quick, plain, tick))
+                losses = _losses(quick, plain, tick)
         except CrashError as error:
             context.progress.warn(f"no channels are rescaled, a quick quantized model cannot judge it: {error}")
             return Rescaling(model)
-        context.cache.put(key, known)
-    losses: dict[str, float] = known.meta
+        context.cache.put(key, Archive({}, losses))
     best = min(tried, key=lambda name: losses[name])
     rounded, before = losses.get(ROUNDED.format(best)), losses.get(ROUNDED.format(AS_IT_IS))
     kept = rounded is not None and before is not None and _clearly_less(rounded, before)
@@ -100,6 +99,16 @@ def rescale(
     if not kept:
         return Rescaling(model, losses=losses)
     return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses=losses)
+
+
+def _read(entry: Archive, factors: Iterable[str]) -> dict[str, float]:
+    """Inverse of an entry of `_losses`. Raises ValueError or TypeError for those of other candidates."""
+    losses, names = dict(entry.meta), set(factors)
+    if not names <= set(losses) <= names | {ROUNDED.format(name) for name in names}:
+        raise ValueError("losses of other candidates")
+    if not all(isinstance(loss, float) and loss >= 0 for loss in losses.values()):
+        raise ValueError("losses that are not numbers")
+    return losses
 
 
 def _losses(quick: _QuickModels, factors: Mapping[str, FloatArray], tick: Tick) -> dict[str, float]:
@@ -145,6 +154,10 @@ class _QuickModels:
 
     def loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         """Divergence of the quick model on the samples that its weights were not rounded for."""
+        with self.model.store.passing():
+            return self._loss(factors, as_shipped=as_shipped)
+
+    def _loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         model = rescaled(self.model, self.channels, factors)
         wanted = Menu({r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions})
         observation = observe_ranges(model, observed_tensors(model, wanted), self.data.deciding, self.context)

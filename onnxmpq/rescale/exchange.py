@@ -38,7 +38,7 @@ def reordered(model: Model, channels: Channels, order: Ids) -> Model:
             continue
         values: NDArray[Any] = changed.get(role.constant, model.store.array(role.constant))
         places = np.apply_along_axis(_places, role.axis, role.ids, moved)
-        changed[role.constant] = np.take_along_axis(values, places, role.axis)
+        changed[role.constant] = model.store.kept(np.take_along_axis(values, places, role.axis))
     return model.with_tensors(changed)
 
 
@@ -48,9 +48,15 @@ def restore_order(model: Model, text: str) -> Model:
         return model
     channels = find_exchangeable(model.structure)
     order = unpack_array(text, "<i4", channels.count, "order").astype(np.int64)
-    if not np.array_equal(np.sort(order), np.arange(channels.count)) or (channels.alike[order] != channels.alike).any():
+    if not may_be_ordered(channels, order):
         raise PlanError("order: channels that cannot change places; convert again instead of editing")
     return reordered(model, channels, order)
+
+
+def may_be_ordered(channels: Channels, order: Ids) -> bool:
+    """True for an order, int64 [channels.count], of all channels in which each stays among those that are alike."""
+    every = np.array_equal(np.sort(order), np.arange(channels.count))
+    return every and bool((channels.alike[order] == channels.alike).all())
 
 
 def _places(ids: Ids, moved: Ids) -> Ids:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
-from onnxmpq.files import Archive
+from onnxmpq.files import Archive, is_number
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Region
 from onnxmpq.rescale.channels import Channels, Ids
 from onnxmpq.rescale.choose import Rescaling
-from onnxmpq.rescale.exchange import find_exchangeable, reordered
+from onnxmpq.rescale.exchange import find_exchangeable, may_be_ordered, reordered
 from onnxmpq.rounding import ALONE, DoubleArray, FloatArray, quantize_weight
 from onnxmpq.runtimes import sums_neighbours
 from onnxmpq.schemes import INT8_WEIGHTS
@@ -45,17 +45,24 @@ def in_best_order(rescaling: Rescaling, menu: Menu, techniques: Techniques, cont
     if "channel-order" not in techniques or not bounded:
         return rescaling
     channels, key = find_exchangeable(model.structure), content_hash("order", programs(), model_hash(model))
-    known = context.cache.get(key)
+    known = context.cache.get(key, lambda entry: _read(entry, channels))
     if known is None:
         with context.progress.stage("ordering channels", 0):
-            found, before, after = best_order(model, channels)
-        known = Archive({"order": found}, [before, after])
-        context.cache.put(key, known)
-    order, (before, after) = np.asarray(known.arrays["order"], np.int64), known.meta
+            known = best_order(model, channels)
+        context.cache.put(key, Archive({"order": known[0]}, known[1:]))
+    order, before, after = known
     if moved := int(np.count_nonzero(order != np.arange(channels.count))):
         less = f"{10 * np.log10(before / max(after, 1e-30)):.2f} dB less"
         context.progress.say(f"{moved} channels change places, weights that cannot saturate in int8 lose {less} by it")
     return replace(rescaling, model=reordered(model, channels, order), order=order) if moved else rescaling
+
+
+def _read(entry: Archive, channels: Channels) -> tuple[Ids, float, float]:
+    """Inverse of an entry of `best_order`. Raises ValueError or TypeError for an order of other channels."""
+    order, (before, after) = np.asarray(entry.array("order", np.int64, channels.count), np.int64), entry.meta
+    if not may_be_ordered(channels, order) or not (is_number(before) and is_number(after) and min(before, after) >= 0):
+        raise ValueError("an order of other channels")
+    return order, float(before), float(after)
 
 
 def best_order(model: Model, channels: Channels) -> tuple[Ids, float, float]:

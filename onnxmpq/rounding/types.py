@@ -7,8 +7,9 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,6 +219,18 @@ class WeightFormat(ABC):
         if weight.multipliers is not None and weight.multipliers.shape != (channels, blocks):
             raise ValueError(f"{self.name}: multipliers {weight.multipliers.shape}, not {(channels, blocks)}")
 
+    def check_values(self, weight: QuantizedWeight) -> None:
+        """Raises ValueError where the format has no such codes, scales or multipliers; for weights from files."""
+        codes, multipliers = weight.codes, weight.multipliers
+        if codes.size and not (self.low <= codes.min() and codes.max() <= self.high):
+            raise ValueError(f"codes: values outside {self.low}..{self.high}")
+        if not np.isfinite(weight.scales).all() or not np.isfinite(weight.tensor_scale):
+            raise ValueError("scales: values that are not finite")
+        if multipliers is not None and multipliers.size and multipliers.min() < 1:
+            raise ValueError("multipliers: values below 1")
+        if not self.has_tensor_scale and weight.tensor_scale != 1.0:
+            raise ValueError(f"tensor_scale: {self.name} has none")
+
     def scale_shape(self, channels: int, blocks: int) -> tuple[int, ...]:
         """Shape of the scales."""
         return (channels, blocks) if self.blocked else (channels,)
@@ -349,6 +362,14 @@ class QuantizedWeight:
     def dequantize(self) -> FloatArray:
         """float32 [O, K], computed as the runtime does."""
         return self.format.dequantized(self)
+
+    def kept_by(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> QuantizedWeight:
+        """The same with each array as `keep` holds it, such as mapped from a file."""
+        codes, scales = keep(self.codes), keep(self.scales)
+        multipliers = None if self.multipliers is None else keep(self.multipliers)
+        if codes is self.codes and scales is self.scales and multipliers is self.multipliers:
+            return self
+        return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
     @property
     def size_bytes(self) -> int:

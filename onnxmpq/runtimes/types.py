@@ -91,6 +91,10 @@ class Runtime(Protocol):
         """True if the operators that ran for a region show that it was computed in the scheme."""
         ...
 
+    def miscomputes(self, scheme: Scheme) -> bool:
+        """True if the kernel of the scheme was tried on this CPU and did not compute what it should."""
+        ...
+
     def saturating_cpu(self, provider: str | None) -> bool:
         """True if it computes on CPUs of which some saturate sums of 8-bit products (`deployment.py`)."""
         ...

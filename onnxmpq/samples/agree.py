@@ -3,7 +3,7 @@ found and left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.errors import CrashError, ModelError
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model, Step, prepare, random_tensors, sink
+from onnxmpq.model import GraphIndex, Model, Step, prepare, random_tensors, sink, sources_of
 from onnxmpq.ranges import explain_nonfinite, none_finite
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
 from onnxmpq.samples.first import RUNNING, first
@@ -23,7 +23,10 @@ from onnxmpq.trials import OWN_THREADS
 TOLERANCE = 1e-3  # of an output's largest value
 OWN_NOISE = 10.0  # times what the original changes by when its kernels and the last bits of its inputs change
 HALF_TOLERANCE = 0.03  # where the original computes in 16 bits, with some 50 roundings to 2**-11 one after the other
-WAYS = (SessionSettings(threads=OWN_THREADS), SessionSettings(threads=OWN_THREADS, optimize=False))
+WAYS = (
+    SessionSettings(threads=OWN_THREADS, mapped=True),
+    SessionSettings(threads=OWN_THREADS, optimize=False, mapped=True),
+)
 """Settings of the first runs: with the kernels, fused and not, that later steps run in this process."""
 Values = list[Any]  # per output: an array, or what sequences and maps are in Python
 Inputs = Mapping[str, Array]
@@ -43,13 +46,25 @@ def agreeing(source: str | Path | onnx.ModelProto, model: Model, feeds: Feeds, o
     _require_finite(model, judge.reference[0][0], feeds)
     found, worst = model, judge.deviation(model)
     tolerance = HALF_TOLERANCE if model.from_halves else TOLERANCE
-    if worst > tolerance and worst > (noise := OWN_NOISE * judge.noise()):
-        found = _without_culprits(source, model, opset, judge, max(tolerance, noise))
+    if worst > tolerance:
+        judge = judge.inside(model, lambda: prepare(source, opset, tuple(Step)), tolerance)
+        tolerance = max(tolerance, OWN_NOISE * judge.noise())
+        if judge.deviation(model) > tolerance:
+            found = _without_culprits(source, model, opset, judge, tolerance)
     if drawn:
         names = ", ".join(map(repr, sorted(drawn)))
         note = f"output {names} depends on random numbers: it was not compared, and no quality is known of it"
         found = replace(found, notes=(*found.notes, note))
     return found
+
+
+def _exposed(model: Model, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The graph as it is written, with these tensors as further outputs: with constants in other graphs, bodies have
+    other kernels."""
+    proto = model.proto
+    sink(proto)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=t) for t in tensors)
+    return proto
 
 
 def outputs_of(model: onnx.ModelProto | bytes | str, samples: Sequence[Inputs]) -> list[list[Values]]:
@@ -63,19 +78,40 @@ def outputs_of(model: onnx.ModelProto | bytes | str, samples: Sequence[Inputs]) 
 
 @dataclass(frozen=True)
 class _Judge:
-    """reference: outputs of the source by way and sample. skipped: by output, True where it is not compared."""
+    """reference: outputs of the source by way and sample. skipped: by output, True where it is not compared. inner:
+    tensors of prepared models that are compared behind their outputs."""
 
     source: Any
     samples: Sequence[Inputs]
     skipped: Sequence[bool]
     reference: list[list[Values]]
+    inner: Sequence[str] = ()
+
+    def inside(self, model: Model, prepared_bare: Callable[[], Model], tolerance: float) -> _Judge:
+        """By the float tensors that integers among the outputs are made of, instead of these: where two scores are
+        equal, any other rounding makes another label.
+
+        prepared_bare: the model prepared without any step. It says what these tensors are, where its own outputs are
+        those of the source.
+        """
+        first_one = self.reference[0][0]
+        labels = [isinstance(v, np.ndarray) and not np.issubdtype(v.dtype, np.floating) for v in first_one]
+        if not any(labels):
+            return self
+        names = [name for name, label in zip(model.output_names, labels, strict=True) if label]
+        bare, index = prepared_bare(), GraphIndex(model.structure)
+        there = {t for node in bare.structure.graph.node for t in node.output}.difference(model.output_names)
+        inner = [t for t in sources_of(index, names) if t in there]
+        if not inner or self.deviation(bare) > tolerance:
+            return self
+        skipped = [*(s or label for s, label in zip(self.skipped, labels, strict=True)), *(False for _ in inner)]
+        proto = _exposed(bare, inner)
+        return _Judge(proto, self.samples, skipped, first(outputs_of, proto, self.samples, doing=RUNNING), inner)
 
     def deviation(self, model: Model) -> float:
         """Of a prepared model, in the worst way; infinite where it does not run."""
-        proto = model.proto
-        sink(proto)  # as it is written: with constants in other graphs, bodies have other kernels
         try:
-            found = first(outputs_of, proto, self.samples, doing=RUNNING)
+            found = first(outputs_of, _exposed(model, self.inner), self.samples, doing=RUNNING)
         except (ModelError, CrashError):  # the source runs, so preparing is to blame
             return float("inf")
         return max(self._worst(a, b) for a, b in zip(self.reference, found, strict=True))

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxmpq.files import is_whole, shown
 from onnxmpq.sensitivity.output_kinds import OUTPUT_KINDS, OutputKind, class_scores, kl_divergence
 from onnxmpq.statistics import finite, numbers
 
 Code = NDArray[np.float32]
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of an output for one sample that a view from a file may claim."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,35 @@ class OutputView:
     inner: bool = False
     ragged: bool = False
     channels: int | None = None
+
+    def check(self) -> None:
+        """Raises ValueError where the fields, which come from a file, are not those of one view."""
+        sizes = (self.classes, self.width, self.elements, *(() if self.channels is None else (self.channels,)))
+        flags = all(isinstance(flag, bool) for flag in (self.padded, self.inner, self.ragged))
+        if not flags or not all(is_whole(n) and 0 <= n <= MOST_ELEMENTS for n in sizes):
+            raise ValueError("a view whose sizes are none")
+        if self.kind not in OUTPUT_KINDS or not self.elements or self.width > self.elements:
+            raise ValueError(f"a view of kind {shown(self.kind)}")
+        if not _is_row(self.rows, np.int64) or (self.classes and not self._has_rows()):
+            raise ValueError("a view of other rows")
+        if self.width and not self.classes and not self._has_scale():
+            raise ValueError("a view of another scale")
+
+    def _has_rows(self) -> bool:
+        """Class scores, of rows that are there."""
+        there = bool(((self.rows >= 0) & (self.rows < self.elements // self.classes)).all())
+        return there and OUTPUT_KINDS[self.kind].scores is not None and self.width == len(self.rows) * self.classes
+
+    def _has_scale(self) -> bool:
+        """A scale of every element, or channel, and a bucket below `width` and a sign of every element, or none."""
+        scale, bucket, sign = self.scale, self.bucket, self.sign
+        if not _is_row(scale, np.float32, None if self.ragged else self.elements) or not _positive(scale):
+            return False
+        if bucket is None or sign is None:
+            return bucket is None and sign is None and self.width == self.elements
+        if not _is_row(bucket, np.int64, self.elements) or not _is_row(sign, np.float32, self.elements):
+            return False
+        return bool(((bucket >= 0) & (bucket < self.width)).all() and (np.abs(sign) == 1).all())
 
     def encode(self, output: NDArray[np.float32], samples: int) -> Code:
         """Output of a run of `samples` samples -> float32 [samples, width]."""
@@ -112,6 +144,20 @@ class OutputView:
         before = reference.reshape(len(reference), -1, self.classes).astype(np.float64)
         after = before + change.reshape(before.shape)
         return np.asarray(kl_divergence(before, after).mean(axis=-1))
+
+
+def _is_row(values: object, dtype: type[np.generic], length: int | None = None) -> bool:
+    """An array of one axis, of this length where one is given."""
+    return (
+        isinstance(values, np.ndarray)
+        and values.dtype == dtype
+        and values.ndim == 1
+        and (length is None or len(values) == length)
+    )
+
+
+def _positive(values: object) -> bool:
+    return isinstance(values, np.ndarray) and values.size > 0 and bool((np.isfinite(values) & (values > 0)).all())
 
 
 def floored(spread: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import MEMORY, run_samples
 from onnxmpq.feeds import Array, Feeds
-from onnxmpq.model import Model, Spelling, random_tensors
+from onnxmpq.model import Model, Spelling, float_sources, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.behind_labels import float_sources
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 from onnxmpq.statistics import numbers
 
 LAST_BITS = 1e-5  # of the largest output: some roundings of float32
-_SMALLEST_SKETCH = 512
+_SMALLEST_SKETCH, _MOST_OUTPUTS = 512, 8
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
 HalfKey = tuple[str, str]  # region, scheme
@@ -176,13 +175,15 @@ class Perturbations:
         )
 
 
-def sketch_width(samples: int, entries: int) -> int:
+def sketch_width(samples: int, entries: int, outputs: int = 1) -> int:
     """Most numbers kept of one output for one sample, with `entries` effects in memory.
 
-    A power of two: menus of about the same length then give codes that can be compared, and cached.
+    A power of two: menus of about the same length then give codes that can be compared, and cached. Many outputs, such
+    as those of a decoder's cache, share what `_MOST_OUTPUTS` would have.
     """
     most = max(MEMORY.effects // (4 * samples * max(entries, 1)), _SMALLEST_SKETCH)
-    return 1 << (most.bit_length() - 1)
+    share = max(most * _MOST_OUTPUTS // max(outputs, _MOST_OUTPUTS), 1)
+    return 1 << (share.bit_length() - 1)
 
 
 def make_divergence(
@@ -198,7 +199,7 @@ def make_divergence(
     inner = float_sources(model.structure)
     names = [*model.output_names, *inner]
     singles = list(run_samples(model.store, feeds, names if inner else None, threads=threads))
-    limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
+    limit, drawn = sketch_width(len(feeds), entries, len(names)), random_tensors(model.structure.graph)
     one_shape = len({feeds.shapes(i) for i in range(len(feeds))}) == 1 and bool(feeds.ragged)  # others will come
     outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(names)}
 

@@ -5,8 +5,9 @@ Entries are single perturbations: what is measured of one does not depend on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive
 from onnxmpq.keys import feeds_hash, model_hash, programs
-from onnxmpq.model import Model
+from onnxmpq.model import Model, float_sources
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
@@ -46,7 +47,11 @@ def reused_effects(
         **{("kernel", k): spelling for k, spelling in tries.kernels.items()},
     }
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
-    found = {what: entry for what, key in keys.items() if (entry := context.cache.get(key)) is not None}
+    found: dict[_Try, _Found] = {}
+    for what, key in keys.items():
+        known = context.cache.get(key, partial(_to_effect, what=what, frame=frame, tries=tries))
+        if known is not None:
+            found[what] = known
     missing = Perturbations(
         {k: w for k, w in tries.weights.items() if ("weight", k) not in found},
         {t: row for t, row in tries.activations.items() if ("activation", t) not in found},
@@ -56,9 +61,9 @@ def reused_effects(
     tick(tries.count - missing.count)
 
     def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
-        for what, entry in _of_effects(part).items():
-            context.cache.put(keys[what], entry)
-            found[what] = entry
+        for what, effect in _of_effects(part).items():
+            context.cache.put(keys[what], _of_effect(effect))
+            found[what] = effect
 
     if missing.count and context.elsewhere is not None:
         spread_effects(context.elsewhere, measured_in, model, feeds, missing, frame, tick=tick, keep=keep)
@@ -69,22 +74,37 @@ def reused_effects(
 
 
 _Try = tuple[Literal["weight", "activation", "input", "kernel"], Any]  # what is perturbed, and its key
+_Found = tuple[Code, QuantParams | None]  # the change, and of an activation the parameters it belongs to
 
 
-def _of_effects(effects: Effects) -> dict[_Try, Archive]:
-    """An entry for each change; those of activations with the parameters they belong to."""
+def _of_effects(effects: Effects) -> dict[_Try, _Found]:
     return {
-        **{("weight", k): Archive({"change": change}) for k, change in effects.weights.items()},
-        **{
-            ("activation", t): Archive({"change": c}, asdict(effects.params[t])) for t, c in effects.activations.items()
-        },
-        **{("input", k): Archive({"change": change}) for k, change in effects.inputs.items()},
-        **{("kernel", k): Archive({"change": change}) for k, change in effects.kernels.items()},
+        **{("weight", k): (change, None) for k, change in effects.weights.items()},
+        **{("activation", t): (change, effects.params[t]) for t, change in effects.activations.items()},
+        **{("input", k): (change, None) for k, change in effects.inputs.items()},
+        **{("kernel", k): (change, None) for k, change in effects.kernels.items()},
     }
 
 
-def _to_effects(frame: Frame, entries: Mapping[_Try, Archive]) -> Effects:
-    """Inverse of `_of_effects`, in the order of the entries: sums do not depend on which of them were measured now."""
+def _of_effect(effect: _Found) -> Archive:
+    change, params = effect
+    return Archive({"change": change}, None if params is None else asdict(params))
+
+
+def _to_effect(entry: Archive, what: _Try, frame: Frame, tries: Perturbations) -> _Found:
+    """Inverse of `_of_effect`. Raises ValueError or TypeError for the effect of something else."""
+    change = np.asarray(entry.array("change", np.float32, *frame.reference.shape), np.float32)
+    if what[0] != "activation":
+        return change, None
+    given = dict(entry.meta)
+    params = next((p for p in tries.activations[what[1]] if asdict(p) == given), None)
+    if params is None:
+        raise ValueError("parameters that were not tried")
+    return change, params
+
+
+def _to_effects(frame: Frame, found: Mapping[_Try, _Found]) -> Effects:
+    """Inverse of `_of_effects`, in the order of the tries: sums do not depend on which of them were measured now."""
     effects = Effects(frame.divergence, frame.reference, {}, {}, {})
     into: dict[str, dict[Any, Code]] = {
         "weight": effects.weights,
@@ -92,10 +112,10 @@ def _to_effects(frame: Frame, entries: Mapping[_Try, Archive]) -> Effects:
         "input": effects.inputs,
         "kernel": effects.kernels,
     }
-    for (kind, key), entry in entries.items():
-        into[kind][key] = np.asarray(entry.arrays["change"], np.float32)
-        if kind == "activation":
-            effects.params[key] = QuantParams(**entry.meta)
+    for (kind, key), (change, params) in found.items():
+        into[kind][key] = change
+        if params is not None:
+            effects.params[key] = params
     return effects
 
 
@@ -104,10 +124,10 @@ def _frame(
 ) -> Frame:
     """`fit_frame`: views of the fp32 outputs, and their codes."""
     key = content_hash(common, "frame", kinds, sketch_width(len(feeds), entries))
-    entry = context.cache.get(key)
-    if entry is not None:
-        views = tuple(_to_view(given, entry, number) for number, given in enumerate(entry.meta))
-        return Frame(Divergence(views), np.asarray(entry.arrays["reference"], np.float32))
+    tensors = [*model.output_names, *float_sources(model.structure)]
+    known = context.cache.get(key, lambda entry: _to_frame(entry, tensors, len(feeds)))
+    if known is not None:
+        return known
     frame = fit_frame(model, feeds, entries, threads=context.threads, kinds=kinds)
     arrays, rest = {"reference": frame.reference}, []
     for number, view in enumerate(frame.divergence.views):
@@ -118,7 +138,18 @@ def _frame(
     return frame
 
 
+def _to_frame(entry: Archive, tensors: Sequence[str], samples: int) -> Frame:
+    """Raises ValueError or TypeError for views of other tensors, or samples of another number."""
+    views = tuple(_to_view(given, entry, number) for number, given in enumerate(entry.meta))
+    if [v.name for v in views] != list(tensors):
+        raise ValueError("outputs of another model")
+    divergence = Divergence(views)
+    return Frame(divergence, np.asarray(entry.array("reference", np.float32, samples, divergence.width), np.float32))
+
+
 def _to_view(given: Mapping[str, Any], entry: Archive, number: int) -> OutputView:
     prefix = f"view{number}."
     arrays: dict[str, Any] = {n.removeprefix(prefix): v for n, v in entry.arrays.items() if n.startswith(prefix)}
-    return OutputView(**given, **arrays)
+    view = OutputView(**{**given, **arrays})
+    view.check()
+    return view

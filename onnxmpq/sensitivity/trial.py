@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.model import Region, Spelling
+from onnxmpq.model import Region, Spelling, array_of
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
@@ -49,7 +48,7 @@ class Trial:
                 Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
                 for k in self.weights
             ]
-            exact = Spelling({p.slot: onnx.numpy_helper.to_array(cutter.constants[p.tensor]) for p in places})
+            exact = Spelling({p.slot: array_of(cutter.constants[p.tensor]) for p in places})
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)

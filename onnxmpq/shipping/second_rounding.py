@@ -16,7 +16,7 @@ from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.sensitivity import Effects, Evaluator
-from onnxmpq.weights import Compensated, Techniques, compensate, compensated, with_biases
+from onnxmpq.weights import Compensated, Techniques, compensate, compensated, takes_too_long, with_biases
 from onnxmpq.workbench import Workbench
 
 
@@ -33,6 +33,8 @@ def compensate_plan(
     if len(deciding) < FEWEST_DECIDING or not weights:
         return Compensated(weights, {}, {}, ())
 
+    if takes_too_long(bench.model, weights, techniques, context.progress):
+        techniques = replace(techniques, used=techniques.used - {"cross"})
     if data.calibration.synthetic:  # their means are not those of real inputs, and they cannot tell
         techniques = replace(techniques, used=techniques.used - {"bias-correction"})
 
@@ -61,7 +63,7 @@ def compensate_plan(
     built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io, bench.exact_integers
     depends_on = (*built_of, samples, effects.pooled, techniques)
     try:
-        found = compensated(context, weights, depends_on, compute)
+        found = compensated(context, bench.model, weights, depends_on, compute)
     except CrashError as error:
         context.progress.warn(f"second rounding is left out: {error}")
         return Compensated(weights, {}, {}, ())

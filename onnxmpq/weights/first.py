@@ -70,7 +70,8 @@ def round_weights(
     with threadpool_limits(1, user_api="blas"), closing(results):
         for name, found in results:
             wanted = shared.formats.get(name) or by_key[name]
-            for weight_format, weight in zip(wanted, found, strict=True):
+            for weight_format, rounded_weight in zip(wanted, found, strict=True):
+                weight = rounded_weight.kept_by(model.store.kept)
                 for key in shared.members(name):
                     if (key, weight_format.name) in formats:
                         rounded[key, weight_format.name] = weight

@@ -56,16 +56,12 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    if not weight_format.has_tensor_scale and packed.tensor_scale != 1.0:
-        raise PlanError(f"{where}.tensor_scale: {weight_format.name} has none; convert again")
-    if codes.size and not (weight_format.low <= codes.min() and codes.max() <= weight_format.high):
-        raise PlanError(f"{where}.codes: values outside {weight_format.low}..{weight_format.high}; convert again")
-    if not np.isfinite(scales).all():
-        raise PlanError(f"{where}.scales: values that are not finite; convert again")
+    weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
     try:
-        return QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
+        weight_format.check_values(weight)
     except ValueError as error:
-        raise PlanError(f"{where}.codes: {error}; convert again") from None
+        raise PlanError(f"{where}.{error}; convert again") from None
+    return weight
 
 
 def pack_array(values: NDArray[np.generic]) -> str:
@@ -103,7 +99,8 @@ def restore_weight(
     if packed is None or packed.format != weight_format.name:
         try:
             bound = pair_bound(region, place, weight_format)
-            return quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
+            made = quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
+            return made.kept_by(model.store.kept)
         except ValueError as error:
             raise PlanError(f"rounding: {error}; convert again instead of editing") from None
     shape = (place.out_channels, place.fan_in)
@@ -111,7 +108,7 @@ def restore_weight(
     bound = pair_bound(region, place, weight_format)
     if bound is not None and not bound.obeyed(weight.int8_codes()).all():
         raise PlanError(f"weights: {place.key}.codes: pairs that saturate in x86 kernels; convert again")
-    return weight
+    return weight.kept_by(model.store.kept)
 
 
 def restore_biases(model: Model, stored: Mapping[str, str]) -> Model:

@@ -5,29 +5,58 @@ Entries are single weights: what is rounded for one does not depend on the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
-from onnxmpq.files import Archive, Array
+from onnxmpq.files import Archive, Array, is_number, is_whole
 from onnxmpq.keys import feeds_hash, model_hash, programs
-from onnxmpq.model import Model
-from onnxmpq.progress import ROUNDING, Tick
-from onnxmpq.rounding import QuantizedWeight, WeightFormat
+from onnxmpq.model import LayerWeight, Model, Region
+from onnxmpq.progress import ROUNDING, Progress, Tick, duration
+from onnxmpq.rounding import MultiplierArray, QuantizedWeight, WeightFormat
+from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.sequence import Compensated
 from onnxmpq.weights.techniques import Techniques
+
+SECONDS_PER_VALUE = 6e-6
+"""CPU seconds for a weight's value in one format, GPTQ and descent: 1024 x 1024, four formats (AMD EPYC with
+AVX512-VNNI, 2026-11-26)."""
+LONGEST_S = 3600.0
 
 
 def round_for_inputs(
     model: Model, formats: Mapping[WeightKey, WeightFormat], feeds: Feeds, techniques: Techniques, context: Context
 ) -> dict[WeightKey, QuantizedWeight]:
-    """Weights in these formats, rounded for what their layers read in the fp32 model on the samples."""
+    """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
+
+    None where that takes too long for a model that is never whole in memory.
+    """
+    if takes_too_long(model, [key for key, _ in formats], techniques, context.progress):
+        return {}
     with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
+
+
+def takes_too_long(model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress) -> bool:
+    """True for a model that is never whole in memory where rounding for inputs would take over `LONGEST_S`; says so.
+
+    keys: of the weights, each once for every format.
+    """
+    if model.store.spill is None or techniques.method == "nearest":
+        return False
+    places = model.weights
+    seconds = SECONDS_PER_VALUE * sum(places[key][1].parameters for key in keys)
+    if seconds <= LONGEST_S:
+        return False
+    progress.warn(
+        f"weights are rounded to nearest: rounding them for their inputs would take {duration(seconds)} of CPU time; "
+        "offer fewer schemes with --scheme"
+    )
+    return True
 
 
 def rounded(
@@ -41,8 +70,11 @@ def rounded(
     """`round_weights`: by region and format."""
     common = content_hash("rounded", programs(), model_hash(model), feeds_hash(feeds), techniques)
     keys = {key: content_hash(common, key[0], spec) for key, spec in formats.items()}
+    places = model.weights
     found = {
-        k: _to_weight(entry, formats[k]) for k, key in keys.items() if (entry := context.cache.get(key)) is not None
+        k: weight.kept_by(model.store.kept)
+        for k, key in keys.items()
+        if (weight := context.cache.get(key, _reader(formats[k], *places[k[0]]))) is not None
     }
     tick(len(found))
     missing = {key: spec for key, spec in formats.items() if key not in found}
@@ -66,31 +98,56 @@ def _of_weight(weight: QuantizedWeight) -> Archive:
     return Archive(arrays, [weight.block, weight.tensor_scale])
 
 
-def _to_weight(entry: Archive, weight_format: WeightFormat) -> QuantizedWeight:
-    multipliers = entry.arrays.get("multipliers")
+def _reader(weight_format: WeightFormat, region: Region, place: LayerWeight) -> Callable[[Archive], QuantizedWeight]:
+    """Reads the weight of this layer. Raises ValueError for one that breaks the bound on pairs."""
+    bound = pair_bound(region, place, weight_format)
+
+    def read(entry: Archive) -> QuantizedWeight:
+        weight = _to_weight(entry, weight_format, place.out_channels, place.fan_in)
+        if bound is not None and not bound.obeyed(weight.int8_codes()).all():
+            raise ValueError("pairs of weights that saturate in x86 kernels")
+        return weight
+
+    return read
+
+
+def _to_weight(entry: Archive, weight_format: WeightFormat, channels: int, inputs: int) -> QuantizedWeight:
+    """Inverse of `_of_weight`. Raises ValueError or TypeError for another format or shape."""
     block, tensor_scale = entry.meta
-    return QuantizedWeight(
+    if not is_whole(block) or block < 1 or not is_number(tensor_scale):
+        raise ValueError("a weight without a block and a scale")
+    blocks = -(-inputs // block)
+    multipliers: MultiplierArray | None = None
+    if weight_format.has_multipliers:
+        multipliers = np.asarray(entry.array("multipliers", np.uint8, channels, blocks), np.uint8)
+    weight = QuantizedWeight(
         weight_format,
-        np.asarray(entry.arrays["codes"], np.int8),
-        np.asarray(entry.arrays["scales"], np.float32),
-        None if multipliers is None else np.asarray(multipliers, np.uint8),
-        int(block),
+        np.asarray(entry.array("codes", np.int8, channels, inputs), np.int8),
+        np.asarray(entry.array("scales", np.float32, *weight_format.scale_shape(channels, blocks)), np.float32),
+        multipliers,
+        block,
         float(tensor_scale),
     )
+    weight_format.check_values(weight)
+    return weight
 
 
 def compensated(
     context: Context,
+    model: Model,
     weights: Mapping[str, QuantizedWeight],
     depends_on: Sequence[object],
     compute: Callable[[], Compensated],
 ) -> Compensated:
-    """`compute()`, a second rounding of `weights`. depends_on: hashes and values of all else that it depends on."""
+    """`compute()`, a second rounding of `weights` of the model.
+
+    depends_on: hashes and values of all else that it depends on.
+    """
     key = content_hash("compensated", programs(), weights, list(depends_on))
-    entry = context.cache.get(key)
-    context.cache.count("second rounding", int(entry is not None), 1)
-    if entry is not None:
-        return _to_compensated(entry, weights)
+    known = context.cache.get(key, lambda entry: _to_compensated(entry, model, weights))
+    context.cache.count("second rounding", int(known is not None), 1)
+    if known is not None:
+        return known
     found = compute()
     context.cache.put(key, _of_compensated(found))
     return found
@@ -108,12 +165,25 @@ def _of_compensated(found: Compensated) -> Archive:
     return Archive(arrays, {**names, "blocks": blocks, "losses": dict(found.losses), "kept": list(found.kept)})
 
 
-def _to_compensated(entry: Archive, weights: Mapping[str, QuantizedWeight]) -> Compensated:
+def _to_compensated(entry: Archive, model: Model, weights: Mapping[str, QuantizedWeight]) -> Compensated:
+    """Inverse of `_of_compensated`, for the weights that were rounded again.
+
+    Raises ValueError, KeyError or TypeError for another plan's.
+    """
     meta, arrays = entry.meta, entry.arrays
+    if sorted(meta["weights"]) != sorted(weights) or not set(meta["biases"]) <= set(weights):
+        raise ValueError("other weights than those of the plan")
     again: dict[str, QuantizedWeight] = {}
+    places = model.weights
     for number, (name, block) in enumerate(zip(meta["weights"], meta["blocks"], strict=True)):
         prefix = f"weight{number}."
         parts = {n.removeprefix(prefix): values for n, values in arrays.items() if n.startswith(prefix)}
-        again[name] = _to_weight(Archive(parts, block), weights[name].format)
-    biases = {name: np.asarray(arrays[f"bias{number}"], np.float32) for number, name in enumerate(meta["biases"])}
-    return Compensated(again, biases, meta["losses"], tuple(meta["kept"]))
+        again[name] = _reader(weights[name].format, *places[name])(Archive(parts, block))
+    biases = {
+        name: np.asarray(entry.array(f"bias{number}", np.float32, len(weights[name].codes)), np.float32)
+        for number, name in enumerate(meta["biases"])
+    }
+    losses, kept = dict(meta["losses"]), tuple(meta["kept"])
+    if not all(isinstance(v, float) for v in losses.values()) or not {"first", *kept} <= set(losses):
+        raise ValueError("losses of other steps")
+    return Compensated(again, biases, losses, kept)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,17 @@ ENTRY = Archive({"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arr
 class Warnings(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.details: list[str] = []
 
     def warn(self, message: str) -> None:
         self.lines.append(message)
+
+    def detail(self, message: str) -> None:
+        self.details.append(message)
+
+
+def as_it_is(entry: Archive) -> Archive:
+    return entry
 
 
 def files(folder: Path) -> list[Path]:
@@ -48,10 +58,10 @@ def assert_is_entry(found: Archive | None) -> None:
 
 
 def test_what_was_put_is_found_by_later_runs(tmp_path: Path) -> None:
-    assert Cache(tmp_path).get(KEY) is None
+    assert Cache(tmp_path).get(KEY, as_it_is) is None
     Cache(tmp_path).put(KEY, ENTRY)
-    assert_is_entry(Cache(tmp_path).get(KEY))
-    assert Cache(tmp_path).get(content_hash("another key")) is None
+    assert_is_entry(Cache(tmp_path).get(KEY, as_it_is))
+    assert Cache(tmp_path).get(content_hash("another key"), as_it_is) is None
     assert [p.name for p in files(tmp_path)] == [f"{KEY}.npz"]
 
 
@@ -64,7 +74,7 @@ def test_arrays_keep_their_bits(values: np.ndarray) -> None:
 def test_a_cache_without_a_folder_keeps_nothing() -> None:
     empty = Cache(None)
     empty.put(KEY, ENTRY)
-    assert empty.get(KEY) is None
+    assert empty.get(KEY, as_it_is) is None
     empty.count("effects", 0, 4)
     assert empty.reused == {}
 
@@ -82,6 +92,30 @@ def pickled() -> bytes:
     return buffer.getvalue()
 
 
+def kept(entry: Archive = ENTRY, key: str = KEY) -> bytes:
+    """The bytes of an entry in a folder."""
+    return replace(entry, meta={"key": key, "meta": entry.meta}).to_bytes()
+
+
+def rewritten(change: Callable[[list[tuple[str, bytes]]], object], kind: int = zipfile.ZIP_STORED) -> bytes:
+    """The entry with other members."""
+    with zipfile.ZipFile(io.BytesIO(kept())) as file:
+        members = [(name, file.read(name)) for name in file.namelist()]
+    change(members)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(buffer, "w", kind) as file:  # of names there twice
+        for name, content in members:
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def boastful() -> bytes:
+    """A header of 4 TB over the 48 bytes that follow."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
+    return header.getvalue() + bytes(48)
+
+
 def flipped(content: bytes) -> bytes:
     """One bit of the first array's data is wrong."""
     place = content.index(ENTRY.arrays["a"].tobytes()) + 5
@@ -94,7 +128,7 @@ class Damage:
     content: bytes
 
 
-GOOD = ENTRY.to_bytes()
+GOOD = kept()
 DAMAGES = [
     Damage("empty", b""),
     Damage("text", b"not an archive at all"),
@@ -102,6 +136,12 @@ DAMAGES = [
     Damage("a flipped bit", flipped(GOOD)),
     Damage("zeros, as after a crash", bytes(len(GOOD))),
     Damage("a pickle", pickled()),
+    Damage("of another key", kept(key=content_hash("another key"))),
+    Damage("without a key", ENTRY.to_bytes()),
+    Damage("compressed", rewritten(lambda _: None, zipfile.ZIP_DEFLATED)),
+    Damage("two members of a name", rewritten(lambda m: m.append(m[-1]))),
+    Damage("a header larger than the file", rewritten(lambda m: m.append(("c.npy", boastful())))),
+    Damage("a member that is no array", rewritten(lambda m: m.append(("c.npy", b"text")))),
 ]
 
 
@@ -109,10 +149,60 @@ DAMAGES = [
 def test_a_damaged_entry_is_not_there_and_is_written_anew(damage: Damage, tmp_path: Path) -> None:
     Cache(tmp_path).put(KEY, ENTRY)
     [path] = files(tmp_path)
+    assert path.read_bytes() == kept()
     path.write_bytes(damage.content)
-    assert Cache(tmp_path).get(KEY) is None
+    told = Warnings()
+    assert Cache(tmp_path, told).get(KEY, as_it_is) is None
+    assert told.lines == [] and [line.split(":")[0] for line in told.details] == [f"cache entry {KEY[:12]} is not used"]
     Cache(tmp_path).put(KEY, ENTRY)
-    assert_is_entry(Cache(tmp_path).get(KEY))
+    assert_is_entry(Cache(tmp_path).get(KEY, as_it_is))
+
+
+def test_what_does_not_fit_its_reader_is_not_there(tmp_path: Path) -> None:
+    def read(entry: Archive) -> object:
+        return entry.array("a", np.float32, 3, 5)
+
+    told = Warnings()
+    Cache(tmp_path).put(KEY, ENTRY)
+    assert Cache(tmp_path, told).get(KEY, read) is None
+    assert told.details == [f"cache entry {KEY[:12]} is not used: array 'a' is float32[3, 4], not float32[3, 5]"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = Cache(tmp_path)._path(KEY)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    assert Cache(tmp_path).get(KEY, as_it_is) is None
+    path.unlink()
+    path.mkdir()
+    assert Cache(tmp_path).get(KEY, as_it_is) is None
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    assert Cache(tmp_path).get(KEY, as_it_is) is None
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    Cache(tmp_path).put(KEY, ENTRY)
+    assert Cache(tmp_path, limit_bytes=100).get(KEY, as_it_is) is None
+
+
+WRONG = [
+    ("c", np.float32, (3, 4), "is missing"),
+    ("a", np.float64, (3, 4), r"is float32\[3, 4\], not float64"),
+    ("a", np.float32, (4, 3), "is float32"),
+    ("a", np.float32, (12,), "is float32"),
+    ("b", np.int8, (1,), "is int8"),
+    ("n", np.float32, (2,), "not finite"),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "shape", "words"), WRONG, ids=lambda v: str(v))
+def test_arrays_are_what_is_asked_for(name: str, dtype: type[np.generic], shape: tuple[int, ...], words: str) -> None:
+    entry = replace(ENTRY, arrays={**ENTRY.arrays, "n": np.array([1, np.inf], np.float32)})
+    assert entry.array("a", np.float32, 3, None) is ENTRY.arrays["a"] and entry.array("b", np.int8).shape == ()
+    with pytest.raises(ValueError, match=words):
+        entry.array(name, dtype, *shape)
 
 
 def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
@@ -121,7 +211,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     blocked = Cache(tmp_path / "file" / "cache", told)
     for number in range(3):
         blocked.put(content_hash(number), ENTRY)
-        assert blocked.get(content_hash(number)) is None
+        assert blocked.get(content_hash(number), as_it_is) is None
     assert len(told.lines) == 1
     assert "--no-cache" in told.lines[0] and str(tmp_path) in told.lines[0]
 
@@ -136,13 +226,13 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
 
 def test_runs_may_share_a_folder(tmp_path: Path) -> None:
     """Readers see an entry whole or not at all while others write and evict."""
-    size = len(ENTRY.to_bytes())
+    size = len(kept())
 
     def work(number: int) -> None:
         shared = Cache(tmp_path, told, limit_bytes=20 * size)
         for step in range(30):
             shared.put(content_hash(step % 7), ENTRY)
-            found = shared.get(content_hash((step + number) % 7))
+            found = shared.get(content_hash((step + number) % 7), as_it_is)
             if found is not None:
                 assert_is_entry(found)
 
@@ -157,7 +247,7 @@ def test_runs_may_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_folder_stays_below_its_limit_and_what_was_used_last_stays(tmp_path: Path) -> None:
-    size = len(ENTRY.to_bytes())
+    size = len(kept())
     limited = Cache(tmp_path, limit_bytes=40 * size)
     (tmp_path / "ab").mkdir()
     mine = tmp_path / "ab" / "thesis.npz"
@@ -168,11 +258,11 @@ def test_the_folder_stays_below_its_limit_and_what_was_used_last_stays(tmp_path:
     for age, key in enumerate(keys[1:]):
         limited.put(key, ENTRY)
         os.utime(limited._path(key), (1_000_000 + age, 1_000_000 + age))  # clocks of file systems are too coarse
-        assert limited.get(keys[0]) is not None
+        assert limited.get(keys[0], as_it_is) is not None
         held = sum(p.stat().st_size for p in files(tmp_path) if p != mine)
         assert held <= 40 * size
     assert held > 30 * size
-    assert limited.get(keys[1]) is None and limited.get(keys[-1]) is not None
+    assert limited.get(keys[1], as_it_is) is None and limited.get(keys[-1], as_it_is) is not None
     assert mine.exists(), "not an entry, so not the cache's to remove"
 
 

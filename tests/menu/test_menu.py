@@ -25,7 +25,8 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model, RegionKind, prepare
 from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
-from onnxmpq.runtimes import REFERENCE, KernelTimes
+from onnxmpq.runtimes import REFERENCE, KernelTimes, probes
+from onnxmpq.runtimes.onnxruntime.probe_graphs import DYNAMIC_LSTM
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound
@@ -337,3 +338,23 @@ def test_weights_without_a_known_effect_keep_8_bits() -> None:
     assert (first, exact) == tuple({s.name for s in every[n]} for n in ("MatMul_0", "MatMul_2"))
     assert idle == {s.name for s in every["MatMul_1"] if s.weight is None or s.weight.bits == 8}
     assert offered(("w5",))[1] == idle | {"w5"}
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_kernel_that_a_probe_finds_wrong_is_not_offered(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this CPU's kernel computes."""
+    monkeypatch.setattr(probes, "holds", lambda name: not (wrong and name == DYNAMIC_LSTM[-1]))
+    model = prepared(
+        graph(
+            "y, h, c = LSTM <hidden_size = 16> (x, w, r)",
+            "float[N, 1, 24] x",
+            "float[N, 1, 1, 16] y",
+            "float[1, 64, 24] w, float[1, 64, 16] r",
+        )
+    )
+    [region] = model.layers
+    offered, _ = menu_of(model)
+    assert ("int8-dynamic" in offered[region.name], "w8" in offered[region.name]) == (not wrong, True)
+    alone = candidates(model, CPU, ORT, requested=["int8-dynamic"])
+    reason = "the kernel of int8-dynamic is wrong on this CPU (`onnxmpq doctor`)"
+    assert alone.reasons.get(region.name) == (reason if wrong else None)

@@ -100,6 +100,7 @@ def made_region(number: int, name: str) -> dict[str, Any]:
         "effect_activations": 1e-5 * (number % 3),
         "bytes_fp32": 4000 + number if layer else None,
         "bytes": 1100 + number if layer else None,
+        "shared_with": [],
     }
 
 

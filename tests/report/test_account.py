@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxmpq.allocate import EFFECT, Limits, Problem, pose, solve
-from onnxmpq.cost import region_bytes
+from onnxmpq.cost import CostTable, region_bytes
 from onnxmpq.menu import Menu
 from onnxmpq.report import account_regions, account_transitions, account_uniform
 from onnxmpq.report.account import STATIC_INT8
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.schemes import FP32, SCHEMES, Scheme
 from tests.allocate.problems import random_problem
+from tests.graphs import graph, prepared
 
 GRAPHS = ("chain", "residual", "attention")
 
@@ -87,3 +88,32 @@ def test_a_plan_beyond_the_options_has_no_effect_to_tell() -> None:
     original = pose(problem.model, only_fp32, problem.table, None, {}).size_bytes({})
     saved = 4 * problem.regions[region].params.parameters - region_bytes(problem.regions[region], int8, weights)
     assert rows[STATIC_INT8].size_bytes == original - saved
+
+
+def test_rows_of_layers_that_share_a_weight_add_up() -> None:
+    """The first has its bytes, in float32 too, and each names the others."""
+    side = 96
+    body = "a = MatMul (x, w)  b = Relu (a)  c = MatMul (b, w)  d = Relu (c)  y = MatMul (d, v)"
+    model = prepared(
+        graph(body, f"float[N, {side}] x", f"float[N, {side}] y", f"float[{side}, {side}] w, float[{side}, {side}] v")
+    )
+    w4, w8 = SCHEMES["w4"], SCHEMES["w8"]
+    names = [r.name for r in model.layers]
+    weights = {
+        (r.name, s.weight.name): quantize_weight(model.weight(r), s.weight) for r in model.layers for s in (w4, w8)
+    }
+    rows = {r.name: (SCHEMES[FP32], w4, w8) if r.layer else (SCHEMES[FP32],) for r in model.regions}
+    costs = {r.name: {s.kernel: 1e-3 for s in rows[r.name]} for r in model.regions}
+    problem = pose(model, Menu(rows), CostTable(costs), None, weights)
+    for plan, together in (
+        ({}, True),
+        (dict.fromkeys(names, w4), True),
+        ({names[0]: w4, names[1]: w8}, False),
+        ({names[1]: w4, names[2]: w4}, False),
+    ):
+        found = [r for r in account_regions(problem, plan) if r.bytes is not None]
+        assert problem.base("size") + sum(r.bytes or 0 for r in found) == problem.size_bytes(plan)
+        assert sum(r.bytes_fp32 or 0 for r in found) == 2 * 4 * side * side, "two weights"
+        assert [r.shared_with for r in found] == ([(names[1],), (names[0],), ()] if together else [()] * 3)
+        if together:
+            assert (found[1].bytes or 0) < (found[0].bytes or 0) / 4, "no more than the nodes that unfold it"

@@ -13,7 +13,7 @@ import pytest
 from onnxmpq.dialects import DIALECTS
 from onnxmpq.execution import MemoryBudget
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.model import Model, Spelling, prepare
+from onnxmpq.model import Model, Spelling, Step, prepare
 from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import input_specs, open_session
@@ -384,3 +384,23 @@ def test_weights_that_no_sample_reaches_are_told_from_those_that_do_little() -> 
         feeds = Feeds({"x": x, "rate": np.full((5, 1), rate)}, input_specs(open_session(proto)), "rates")
         tries = Perturbations(perturbations(model, feeds).weights, {})
         assert measure_effects(model, feeds, tries).idle == {idle}
+
+
+def test_a_layer_whose_result_nobody_reads_has_no_effect() -> None:
+    """Where folding is left out, nodes stay that no output needs, alone in their part of the graph or beside others."""
+    proto = graph(
+        "y = MatMul (x, w)  d = MatMul (x, v)  i = ArgMax <axis = 1> (d)",
+        "float[N, 4] x",
+        "float[N, 3] y",
+        "float[4, 3] w, float[4, 5] v",
+    )
+    model = prepare(proto, left_out=list(Step))
+    feeds = feeds_for(proto)
+    layers = model.layers
+    assert len(layers) == 2
+    weights = {(r.name, "w4"): [quantize_weight(model.weight(r), SCHEMES["w4"].weight)] for r in layers}
+    tries = Perturbations(weights, {"d": [params_for(-1.0, 1.0)]})
+    found = measure_effects(model, feeds, tries, frame=fit_frame(model, feeds, tries.count, threads=1, kinds={}))
+    changed = {key: bool(change.any()) for key, change in found.weights.items()}
+    assert list(changed.values()) == [True, False]
+    assert not found.activations["d"].any()

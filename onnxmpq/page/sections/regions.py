@@ -31,6 +31,7 @@ def build(document: Document) -> Markup | None:
             element("p", "In the order of execution. A header sorts the table.", class_="lead"),
             table("Regions", columns, rows),
             left_off(len(document.regions)),
+            _shared(document),
             _left_alone(document),
         ]
     )
@@ -49,6 +50,22 @@ def _cells(region: RegionView, palette: Palette, largest: float) -> list[Cell | 
         Cell(figures.size(region.bytes_fp32), region.bytes_fp32),
         Cell(figures.size(region.bytes), region.bytes),
     ]
+
+
+def _shared(document: Document) -> Markup | None:
+    """Layers that read the same stored weights, and the bytes that each of them adds."""
+    groups = dict.fromkeys(frozenset((r.name, *r.shared_with)) for r in document.regions if r.shared_with)
+    if not groups:
+        return None
+    rows: list[list[Cell | str]] = []
+    for group in list(groups)[:MOST_REASONS]:
+        members = [r for r in document.regions if r.name in group]
+        stored = sum(r.bytes or 0.0 for r in members)
+        rows.append([Cell(breakable(", ".join(r.name for r in members))), Cell(figures.size(stored), stored)])
+    columns = [Column("Layers", wide=True), Column("Stored bytes", numeric=True)]
+    made = table("Weights of several layers", columns, rows)
+    note = element("p", "In the file once; their bytes are in the row of the first of these layers.", class_="lead")
+    return join([element("h3", "Weights that several layers share"), note, made])
 
 
 def _left_alone(document: Document) -> Markup | None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-Kind = Literal["loads", "fuses", "folds", "keeps", "saturates", "layout"]
+Kind = Literal["loads", "fuses", "folds", "keeps", "saturates", "exact", "layout"]
 ROWS, IMAGE = "float[4, 64]", "float[1, 16, 8, 8]"
 CONV = "Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
 _F8_IN = "q = QuantizeLinear (x, s, zf) d = DequantizeLinear (q, s, zf) "
@@ -39,9 +39,11 @@ class Probe:
       folds      as fuses, and no Cast, Mul or DequantizeLinear of constants is left
       keeps      the default session computes what the graph does without optimisation
       saturates  the default session differs from exact integer arithmetic
+      exact      the default session computes what exact integer arithmetic does
       layout     the optimised graph holds `becomes`, an operator or an attribute of one
     body: ONNX text from x to y. weights: declarations of its initializers; a scale (s...) is 0.02, a zero point
-    (z...) 0, codes and floats are 1 or as `values` says. x: type of the input.
+    (z...) 0, codes and floats are 1 or as `values` says. x: type of the input. exact: of saturates and exact, every
+    element of the exact result.
     """
 
     name: str
@@ -51,13 +53,17 @@ class Probe:
     x: str = ROWS
     becomes: str = ""
     values: tuple[tuple[str, float], ...] = ()
+    exact: int = 0
 
     def graph(self) -> onnx.ModelProto:
         """Opset 21, IR version 10: what the oldest supported onnxruntime reads."""
         declared = ", ".join(part for part in (self.weights, _PARAMETERS) if part)
-        head = '<ir_version: 10, opset_import: ["" : 21]>'
-        proto = onnx.parser.parse_model(f"{head} g ({self.x} x) => (float y) <{declared}> {{ {self.body} }}")
-        proto.graph.output[0].type.tensor_type.ClearField("shape")  # inferred below
+        own = "com.microsoft." in self.body
+        imports = '"" : 21, "com.microsoft" : 1' if own else '"" : 21'
+        head = f"<ir_version: 10, opset_import: [{imports}]>"
+        proto = onnx.parser.parse_model(f"{head} g ({self.x} x) => (float[N] y) <{declared}> {{ {self.body} }}")
+        if not own:
+            proto.graph.output[0].type.tensor_type.ClearField("shape")  # inferred below
         chosen = {"s2": 0.03, **dict(self.values)}
         for info in proto.graph.value_info:
             shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
@@ -264,20 +270,71 @@ _FULL = "q = QuantizeLinear (x, one, zu) d = DequantizeLinear (q, one, zu) e = D
 _FULL_OUT = " t = QuantizeLinear (r, top, zu) y = DequantizeLinear (t, top, zu)"
 
 
-def _saturates(name: str, call: str, weight: str, x: str, products: int = 0) -> Probe:
-    """products: summed for an element of a quantized result; 0 where the result is float."""
-    body = f"{_FULL}r = {call}{_FULL_OUT}" if products else f"{_FULL}y = {call}"
+def _saturates(name: str, call: str, weight: str, x: str, products: int, *, quantized: bool = True) -> Probe:
+    """products: summed for an element of the result. quantized: whether that is quantized again."""
+    body = f"{_FULL}r = {call}{_FULL_OUT}" if quantized else f"{_FULL}y = {call}"
     values = (("w", 127.0), ("top", 127.0 * products))
-    weights = f"{weight}, float one, float top" if products else f"{weight}, float one"
-    return Probe(f"uint8 {name} by int8 saturates", "saturates", body, weights, x, values=values)
+    weights = f"{weight}, float one, float top" if quantized else f"{weight}, float one"
+    exact = 255 * 127 * products
+    return Probe(f"uint8 {name} by int8 saturates", "saturates", body, weights, x, values=values, exact=exact)
+
+
+# DynamicQuantizeLSTM finds a scale of 1 for inputs of 255. Its gate of candidates and its output are the identity, and
+# its other gates 1, so that its state is the sum of the products by W, and of those by R of the state before.
+
+
+def _lstm(name: str, kind: Kind, call: str, weights: str, x: str, weight: tuple[str, float], exact: int) -> Probe:
+    """call: attributes and inputs, up to the scales of the weights. weights: declarations of its other constants."""
+    ways = 2 if "bidirectional" in call else 1
+    gates = {"activations": '"Affine", "Affine", "Affine"', "activation_alpha": "0.0, 1.0, 1.0"}
+    gates["activation_beta"] = "1.0, 0.0, 0.0"
+    attributes = ", ".join(f"{key} = [{', '.join([values] * ways)}]" for key, values in gates.items())
+    node = call.replace("<", f"<{attributes}, ").replace(")", ", , , one, zi1, one, zi1)")
+    body = f"o, n, c = com.microsoft.DynamicQuantizeLSTM {node} y = Reshape (n, flat)"
+    more = f"float[{ways}] one, int8[{ways}] zi1, int64[1] flat"
+    return Probe(name, kind, body, f"{weights}, {more}", x, values=(weight, ("flat", -1)), exact=exact)
 
 
 _SATURATES = (
-    _saturates("MatMul", "MatMul (d, e)", "int8[64, 32] w", ROWS),
-    _saturates("Gemm", "Gemm (d, e)", "int8[64, 32] w", ROWS),
+    _saturates("MatMul", "MatMul (d, e)", "int8[64, 32] w", ROWS, 64, quantized=False),
+    _saturates("Gemm", "Gemm (d, e)", "int8[64, 32] w", ROWS, 64, quantized=False),
     _saturates("Conv", "Conv <kernel_shape = [3, 3]> (d, e)", _KERNEL, IMAGE, 144),
     _saturates("Conv 1x1", "Conv <kernel_shape = [1, 1]> (d, e)", "int8[32, 16, 1, 1] w", IMAGE, 16),
     _saturates("depthwise Conv", "Conv <kernel_shape = [3, 3], group = 16> (d, e)", "int8[16, 1, 3, 3] w", IMAGE, 9),
+    _lstm(
+        "uint8 LSTM by int8 saturates",
+        "saturates",
+        "<hidden_size = 8> (x, w, zr, , , )",
+        "int8[1, 64, 32] w, int8[1, 8, 32] zr",
+        "float[1, 4, 64]",
+        ("w", 127.0),
+        255 * 127 * 64,
+    ),
+)
+
+# ---- kernels that quantize what they read -------------------------------------------------------
+
+# Weights at the edge of the bound on pairs: two of 64, whose products with 255 are 32640.
+DYNAMIC_LSTM = ("DynamicQuantizeLSTM is exact in its inputs", "DynamicQuantizeLSTM is exact in its states")
+_EXACT = (
+    _lstm(  # three steps in both directions, the last of which is the sum of all
+        DYNAMIC_LSTM[0],
+        "exact",
+        '<hidden_size = 8, direction = "bidirectional"> (x, w, zr, , , )',
+        "int8[2, 64, 32] w, int8[2, 8, 32] zr",
+        "float[3, 4, 64]",
+        ("w", 64.0),
+        3 * 255 * 64 * 64,
+    ),
+    _lstm(
+        DYNAMIC_LSTM[1],
+        "exact",
+        "<hidden_size = 64> (zx, zw, r, , , x)",
+        "float[1, 4, 4] zx, int8[1, 4, 256] zw, int8[1, 64, 256] r",
+        "float[1, 4, 64]",
+        ("r", 64.0),
+        255 * 64 * 64,
+    ),
 )
 
 # ---- memory layouts -----------------------------------------------------------------------------
@@ -289,4 +346,4 @@ _LAYOUTS = (
     Probe(FLOAT_BLOCKED, "layout", f"y = {CONV} (x, w)", "float[16, 16, 3, 3] w", IMAGE, "ReorderInput"),
 )
 
-PROBES: dict[str, Probe] = {p.name: p for p in (*_FLOAT8, *_FUSES, *_SATURATES, *_LAYOUTS)}
+PROBES: dict[str, Probe] = {p.name: p for p in (*_FLOAT8, *_FUSES, *_SATURATES, *_EXACT, *_LAYOUTS)}

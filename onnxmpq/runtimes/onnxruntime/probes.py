@@ -3,8 +3,8 @@
 Nothing here follows from a version number or from a CPU's feature list: each answer comes from a session that was
 opened, or run, on a graph of `probe_graphs.py`. Answers about what loads and what fuses come from a child process,
 since a graph may crash it, and are kept in the cache by onnxruntime version, CPU and the probes' own source. What
-saturates is computed in this process and never kept: it takes milliseconds, and an emulator (qemu-user) follows neither
-into a child process nor into the system's list of CPU features.
+saturates, and what is exact, is computed in this process and never kept: it takes milliseconds, and an emulator
+(qemu-user) follows neither into a child process nor into the system's list of CPU features.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
 from onnxmpq.runtimes.onnxruntime.probe_worker import Answer, answer
 
 TIMEOUT_S = 120  # for all probes together; they take about a second
+HERE = frozenset({"saturates", "exact"})
+"""Kinds of probes that are answered in this process."""
 _PACKAGE = Path(__file__).parents[2]
 _known: dict[str, Answer] = {}
 _stores: list[Cache] = []
@@ -45,29 +47,29 @@ def answers(*, fresh: bool = False) -> Mapping[str, Answer]:
     """Every probe's answer, by name. A process asks once; fresh: ask again, and keep what is found."""
     if fresh:
         _known.clear()
-        _saturation.cache_clear()
+        _here.cache_clear()
     if not _known:
         store = _stores[0] if _stores else Cache(caching.default_folder())
         key = _key()
-        _known.update((None if fresh else _read(store.get(key))) or _ask())
+        _known.update((None if fresh else store.get(key, _read)) or _ask())
         if all(a.holds is not None for a in _known.values()):  # what could not be told may be told tomorrow
             store.put(key, Archive(meta={name: asdict(a) for name, a in _known.items()}))
-    return {**_known, **_saturation()}
+    return {**_known, **_here()}
 
 
 def holds(name: str) -> bool | None:
     """True if what a probe asks is so, None where it could not be told. Raises KeyError for an unknown name."""
-    return answers()[name].holds
+    return (_here() if PROBES[name].kind in HERE else answers())[name].holds
 
 
 def saturates() -> bool:
     """True if a u8 x s8 kernel of the default session loses the sum of two products to 16 bits on this CPU."""
-    return any(a.holds for a in _saturation().values())
+    return any(a.holds for name, a in _here().items() if PROBES[name].kind == "saturates")
 
 
 @functools.cache
-def _saturation() -> dict[str, Answer]:
-    return {name: answer(probe) for name, probe in PROBES.items() if probe.kind == "saturates"}
+def _here() -> dict[str, Answer]:
+    return {name: answer(probe) for name, probe in PROBES.items() if probe.kind in HERE}
 
 
 def _key() -> str:
@@ -76,19 +78,17 @@ def _key() -> str:
     return content_hash("probes", source, versions, cpu_features(), cpu_model())
 
 
-def _read(entry: Archive | None) -> dict[str, Answer] | None:
-    """None for an entry that does not hold an answer to each question."""
-    if entry is None:
-        return None
-    try:
-        found = {name: Answer(**fields) for name, fields in entry.meta.items()}
-    except (AttributeError, TypeError):
-        return None
-    return found if set(found) == set(_in_child()) else None
+def _read(entry: Archive) -> dict[str, Answer]:
+    """Raises ValueError, TypeError or AttributeError for an entry that does not hold an answer to each question."""
+    found = {name: Answer(**fields) for name, fields in entry.meta.items()}
+    answers = [(answer.holds, answer.note) for answer in found.values()]
+    if set(found) != set(_in_child()) or not all(isinstance(h, bool) and isinstance(n, str) for h, n in answers):
+        raise ValueError("answers to other questions")
+    return found
 
 
 def _in_child() -> list[str]:
-    return [name for name, probe in PROBES.items() if probe.kind != "saturates"]
+    return [name for name, probe in PROBES.items() if probe.kind not in HERE]
 
 
 def _ask() -> dict[str, Answer]:

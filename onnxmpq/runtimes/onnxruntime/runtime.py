@@ -10,10 +10,12 @@ from typing import Any
 import onnx
 
 from onnxmpq.model import Model, Region
+from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime import rules as own_rules
 from onnxmpq.runtimes.onnxruntime.attribute import attribute
 from onnxmpq.runtimes.onnxruntime.fusions import fusions
 from onnxmpq.runtimes.onnxruntime.kernels import Trace, trace
+from onnxmpq.runtimes.onnxruntime.probe_graphs import DYNAMIC_LSTM
 from onnxmpq.runtimes.onnxruntime.session import CPU, Call, Session, SessionSettings, open_session, run
 from onnxmpq.runtimes.rules import Rules
 from onnxmpq.runtimes.types import Inputs, KernelTimes
@@ -68,6 +70,9 @@ class OnnxRuntime:
     def fuses(self, region: Region, scheme: Scheme, operators: frozenset[str]) -> bool:
         wanted = fusions(region, scheme)
         return not wanted or not operators.isdisjoint(wanted)
+
+    def miscomputes(self, scheme: Scheme) -> bool:
+        return scheme.dynamic and any(probes.holds(name) is False for name in DYNAMIC_LSTM)
 
     def saturating_cpu(self, provider: str | None) -> bool:
         return provider in (None, CPU)

@@ -16,7 +16,7 @@ from onnxmpq.cache import Cache
 from onnxmpq.files import Archive
 from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.runtimes.onnxruntime import probes
-from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES
+from onnxmpq.runtimes.onnxruntime.probe_graphs import DYNAMIC_LSTM, PROBES
 from onnxmpq.runtimes.onnxruntime.probe_worker import Answer, answer
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ def test_answers_are_kept_and_asked_again(tmp_path: Path, nothing_known: None) -
     probes.keep_in(store)
     first = probes.answers()
     name = next(n for n, p in PROBES.items() if p.kind == "loads")
-    told = {n: asdict(a) for n, a in first.items() if PROBES[n].kind != "saturates"}
+    told = {n: asdict(a) for n, a in first.items() if PROBES[n].kind not in probes.HERE}
     store.put(probes._key(), Archive(meta=told | {name: {"holds": True, "note": "from the cache"}}))
     probes._known.clear()
     assert probes.answers()[name] == Answer(True, "from the cache")
@@ -91,7 +91,7 @@ def test_a_graph_that_ends_the_process_costs_its_own_answer(
     for name in crashing:
         assert found[name].holds is (False if PROBES[name].kind == "loads" else None)
         assert "ended with code -6" in found[name].note
-    others = [n for n, p in PROBES.items() if p.kind != "saturates" and n not in crashing]
+    others = [n for n, p in PROBES.items() if p.kind not in probes.HERE and n not in crashing]
     assert all(found[n] == Answer(True) for n in others)
 
 
@@ -109,6 +109,23 @@ def test_the_worker_is_a_program() -> None:
     command = [sys.executable, "-m", "onnxmpq.runtimes.onnxruntime.probe_worker"]
     done = subprocess.run(command, input=names, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.startswith('["uint8 Conv by int8", {"holds": ')
+
+
+@pytest.mark.parametrize("name", DYNAMIC_LSTM)
+def test_the_dynamic_lstm_is_exact_within_the_bound(name: str) -> None:
+    """On every CPU: its scheme is left out where it is not. Weights beyond the bound are as exact as other kernels."""
+    assert probes.holds(name) is True
+    assert probes.answers()["uint8 LSTM by int8 saturates"].holds == probes.saturates()
+
+
+def test_a_kernel_that_computes_something_else_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that forgets the direction, and one whose weights are others than the probe says."""
+    probe = PROBES[DYNAMIC_LSTM[0]]
+    for other in (
+        replace(probe, body=probe.body.replace("Affine", "Tanh", 1)),
+        replace(probe, values=(("w", 63.0),)),
+    ):
+        assert answer(other).holds is False
 
 
 def product(weight: np.ndarray, codes: np.ndarray) -> np.ndarray:

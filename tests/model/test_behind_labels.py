@@ -8,12 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxmpq.model import prepare
+from onnxmpq.model import float_sources, prepare
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import scheme_named
 from onnxmpq.sensitivity import Evaluator, Perturbations, measure_effects
-from onnxmpq.sensitivity.behind_labels import float_sources
 from tests.graphs import feeds_for, graph
 
 LAYERS = "h = MatMul (x, w)  r = Relu (h)  s = MatMul (r, v)  "
