@@ -1,87 +1,77 @@
-"""Weights in blocks everywhere, at accuracy level 0 and 4, against plans that choose for each layer.
+"""Weights in blocks everywhere, at accuracy level 0 and 4, and plans that choose for each layer.
 
-    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.accuracy_levels [MODEL] [--samples 64] [--limit 200]
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.accuracy_levels [MODEL] [--plans] [--samples 64] [--limit 100]
 
-Each row is a conversion on the same calibration samples. Then all files are timed in one process, interleaved, one
-thread, and scored on the first test samples.
+Everywhere: all layers that take the scheme, rounded to nearest. --plans: also conversions, on the same calibration
+samples. All files are timed in one process, interleaved, one thread, and scored on the first test samples.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 import onnxmpq
 from benchmarks.stages import machine
-from benchmarks.zoo import arrays, session, sqnr_db, static_int8, zoo
+from benchmarks.zoo import arrays, session, sqnr_db, zoo
 from onnxmpq.cost import Effort
 from onnxmpq.cost.measure import interleaved_s
+from onnxmpq.dialects import DIALECTS, Rewrite
+from onnxmpq.model import Model, prepare
+from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import Call
+from onnxmpq.schemes import scheme_named
 
-BLOCKS = ("w4b32-level0", "w4b32", "w4b128", "w8b128")
-REQUESTS: Mapping[str, Mapping[str, Any]] = {
-    **{
-        f"{name} everywhere": {"set": {"*": name}, "size": "smallest", "guard": False, "best_effort": True}
-        for name in BLOCKS
-    },
-    "plan, blocks alone": {"schemes": BLOCKS, "latency": "fastest"},
+EVERYWHERE = ("w4b32-level0", "w4b32", "w4b32z", "w4b128-level0", "w4b128", "w8b32", "w8b128")
+PLANS: Mapping[str, Mapping[str, Any]] = {
+    "plan of blocks alone": {"schemes": EVERYWHERE, "latency": "fastest", "best_effort": True},
     "plan, fastest": {"latency": "fastest"},
-    "plan, 80 % of fp32's time, smallest": {"latency": "80%", "size": "smallest", "best_effort": True},
-    "plan, 70 % of fp32's time": {"latency": "70%", "best_effort": True},
+    "plan, fastest and smallest": {"latency": "fastest", "size": "smallest", "best_effort": True},
 }
 HELD_OUT = 21
-TEST_SAMPLES = 50  # for SQNR
+TEST_SAMPLES = 30  # for SQNR
+
+
+def everywhere(model: Model, name: str) -> onnx.ModelProto:
+    """The model with all layers that multiply in one scheme."""
+    dialect, scheme = DIALECTS["onnxruntime"], scheme_named(name)
+    assert scheme.weight is not None
+    taking = [r for r in model.layers if not r.operator.looks_up and dialect.supports(r, scheme, model.opset)]
+    weights = {
+        (place.key, scheme.weight.name): quantize_weight(model.matrix(place), scheme.weight)
+        for region in taking
+        for place in region.params.weights
+    }
+    return dialect.rewrite(Rewrite(model, {r.name: scheme for r in taking}, {}, weights, model.roots))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?", default="gpt_char")
+    parser.add_argument("--plans", action="store_true")
     parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--limit", type=int, default=200, help="test samples that are scored")
-    parser.add_argument("--only", nargs="*", default=list(REQUESTS), choices=list(REQUESTS))
+    parser.add_argument("--limit", type=int, default=100, help="test samples that are scored")
     options = parser.parse_args()
     entry = zoo().load(options.model)
-    given = arrays(entry, "calib", options.samples + HELD_OUT)
-    with tempfile.TemporaryDirectory() as scratch:
-        files, made = {"fp32": Path(entry.model)}, {"fp32": ""}
-        files["static int8"] = static_int8(
-            entry, arrays(entry, "calib", options.samples), Path(scratch) / "static.onnx"
-        )
-        made["static int8"] = ""
-        for number, name in enumerate(options.only):
-            files[name] = Path(scratch) / f"{number}.onnx"
-            result = onnxmpq.convert(
-                entry.model, calibration=given, samples=options.samples, output=files[name], **REQUESTS[name]
-            )
-            layers = Counter(s for n, s in result.plan.schemes.items() if s != "fp32" and _holds_weights(result, n))
-            made[name] = ", ".join(f"{count} {scheme}" for scheme, count in layers.most_common())
-        head = f"| {options.model} | ms | vs fp32 | MB | metric | SQNR dB | layers |"
-        print(f"{machine()}\n\n{head}\n|{'---|' * 7}")
-        _print_rows(entry, files, made, options.limit)
-
-
-def _holds_weights(result: onnxmpq.Result, region: str) -> bool:
-    return result.problem.model.region(region).layer is not None
-
-
-def _print_rows(entry: Any, files: Mapping[str, Path], made: Mapping[str, str], limit: int) -> None:
-    sessions = {name: session(path) for name, path in files.items()}
-    one = {n: a[:1] for n, a in arrays(entry, "test", 1).items()}
-    test = arrays(entry, "test", TEST_SAMPLES)
+    model, given = prepare(entry.model), arrays(entry, "calib", options.samples + HELD_OUT)
+    made = {"fp32": onnx.load(entry.model), **{name: everywhere(model, name) for name in EVERYWHERE}}
+    for name, asked in PLANS.items() if options.plans else ():
+        made[name] = onnxmpq.convert(entry.model, calibration=given, samples=options.samples, **asked).model
+    print(f"{machine()}\n\n| {options.model} | ms | vs fp32 | MB | metric | SQNR dB |\n|{'---|' * 6}")
+    sessions, test = {name: session(proto) for name, proto in made.items()}, arrays(entry, "test", TEST_SAMPLES)
+    one = {n: a[:1] for n, a in test.items()}
     rounds = interleaved_s([Call.of(s, one) for s in sessions.values()], Effort(seconds=10.0, rounds=20))
-    for (name, path), times in zip(files.items(), rounds, strict=True):
-        ratio = float(np.median(rounds[0] / times))
-        metric = entry.score(lambda f, s=sessions[name]: s.run(None, f), limit)
-        quality = "" if name == "fp32" else f"{sqnr_db(sessions['fp32'], sessions[name], test):.1f}"
-        size = path.stat().st_size / 1e6
-        figures = f"{times.min() * 1e3:.3f} | {ratio:.2f}x | {size:.2f} | {metric:.4f} | {quality}"
-        print(f"| {name} | {figures} | {made[name]} |")
+    for (name, opened), times in zip(sessions.items(), rounds, strict=True):
+        ratio, size = float(np.median(rounds[0] / times)), made[name].ByteSize() / 1e6
+        metric = entry.score(lambda f, s=opened: s.run(None, f), options.limit)
+        quality = "" if name == "fp32" else f"{sqnr_db(sessions['fp32'], opened, test):.1f}"
+        print(
+            f"| {name} | {times.min() * 1e3:.2f} | {ratio:.2f}x | {size:.2f} | {metric:.4f} | {quality} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from onnxmpq import fleet as fleets
 from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
 from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
+from onnxmpq.decoding import load_samples
 from onnxmpq.errors import CheckError, UsageError, exit_codes
-from onnxmpq.feeds import available_recipes, find_recipe, load_feeds, parse_shapes, recipe_fields, shares_of
+from onnxmpq.feeds import available_recipes, find_recipe, parse_shapes, recipe_fields, shares_of
 from onnxmpq.files import check_writable, data_folder, plan_path, require_format, write_text
 from onnxmpq.lint import show
 from onnxmpq.model import read
@@ -34,6 +35,7 @@ from onnxmpq.request import (
     config_text,
     given_options,
     option_like,
+    parse_step,
     take_config,
     toml,
     with_options,
@@ -60,6 +62,7 @@ Target = Annotated[str, option_like("target", "--target")]
 Provider = Annotated[str | None, option_like("provider", "--provider")]
 Threads = Annotated[int, option_like("threads", "--threads", min=0)]
 Shape = Annotated[list[str] | None, option_like("shape", "--shape")]
+Step = Annotated[str | None, option_like("step", "--step")]
 Seed = Annotated[int, option_like("seed", "--seed")]
 CacheFolder = Annotated[Path | None, option_like("cache", "--cache")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="reuse and keep nothing", rich_help_panel="Files")]
@@ -283,6 +286,7 @@ def profile(
     provider: Provider = None,
     threads: Threads = 1,
     shape: Shape = None,
+    step: Step = None,
     seed: Seed = 0,
     as_json: JsonOut = False,
     cluster: Annotated[str | None, option_like("cluster", "--cluster")] = None,
@@ -305,6 +309,7 @@ def profile(
         threads=threads,
         seed=seed,
         shape=parse_shapes(shape or ()),
+        step=parse_step(step),
         cluster=cluster,
         device=device,
         progress=heard,
@@ -440,7 +445,7 @@ def check(
 
 def _count_overflow(proto: onnx.ModelProto, asked: SampleOptions, progress: Progress) -> saturation.Observed:
     specs = saturation.specs(proto)
-    feeds = load_feeds(asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
+    feeds = load_samples(proto, asked.calibration, specs, recipe=asked.effective_recipe, limit=asked.samples)
     for note in feeds.notes:
         progress.say(note)
     return saturation.observe(suspects(proto), feeds, progress)

@@ -80,6 +80,11 @@ def as_given(source: Source) -> Any:
     return source if isinstance(source, onnx.ModelProto) else str(source)
 
 
+def in_step(timed: Timed) -> str:
+    """A decoder's phase, for the cost table that was timed in it; "" for other models."""
+    return f"step {timed.first.step}" if timed.first.step else ""
+
+
 def say_timed(timed: Timed, progress: Progress) -> None:
     """The inputs that latencies are about, where samples of different shapes leave it open."""
     if timed.first.timed:

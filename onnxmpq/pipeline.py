@@ -26,9 +26,10 @@ from onnxmpq.cache import Cache
 from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
+from onnxmpq.decoding import load_samples
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import BudgetError, OnnxmpqError, UsageError
-from onnxmpq.feeds import in_words, load_feeds
+from onnxmpq.feeds import in_words
 from onnxmpq.files import Rows, nearest, serialize, write_result, write_text
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.integrity import require_whole
@@ -52,7 +53,7 @@ from onnxmpq.menu import (
 )
 from onnxmpq.model import Model, table_rows
 from onnxmpq.needs import announce
-from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
+from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
 from onnxmpq.profiling import CLEARLY, Footprint, measured_sessions, memory_unmet, plan_costs, quick_latency_s
@@ -96,7 +97,7 @@ from onnxmpq.runtimes import (
     warn_outside,
 )
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import effects_of_menu
+from onnxmpq.sensitivity import effects_of_menu, with_caches
 from onnxmpq.shipping import (
     RULE,
     Disagreement,
@@ -239,9 +240,8 @@ def _posed(model: Source, request: Request) -> _Posed:
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
     del nearest  # of a large model, its weights take room on the disk
-    measured = effects_of_menu(
-        prepared, worth_it, rounded, observation, data.effects, request.outputs, context, request.effects
-    )
+    kinds = with_caches(data.caches, request.outputs)
+    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, kinds, context, request.effects)
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
@@ -288,7 +288,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
         raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, names, 'it has')}")
     _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
-    data, model = replace(data, shapes=request.shapes), opened.model
+    data, model = replace(data.at_step(request.step), shapes=request.shapes), opened.model
     remember(samples=data.calibration.examples)
     _warn_of_floors(request, model, data, labelled, context)
     if labelled is not None and (remark := labelled.try_out(source, data)):
@@ -312,7 +312,10 @@ def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:
     try:
         specs = call(specs_of, absolute(source), doing="loading the model")
         bounds = table_rows(opened.model.structure)
-        one = load_feeds(None, specs, recipe=request.effective_recipe, limit=1, seed=context.seed, bounds=bounds)
+        graph, recipe = opened.model.structure, request.effective_recipe
+        one = load_samples(
+            absolute(source), None, specs, structure=graph, recipe=recipe, limit=1, seed=context.seed, bounds=bounds
+        )
         first_s = quick_latency_s(source, one, asked.settings)
     except OnnxmpqError:
         return
@@ -336,7 +339,7 @@ def _rescaled(opened: Opened, menu: Menu, data: Samples, asked: Asked, context: 
         menu,
         opened.dialect,
         data,
-        asked.request.outputs,
+        with_caches(data.caches, asked.request.outputs),
         asked.small,
         asked.request.techniques,
         context,
@@ -361,7 +364,7 @@ def _costs(
         effort,
         table_file,
         context,
-        in_words(request.shapes),
+        in_words(request.shapes) or in_step(timed),
     )
     require_unmet(asked.budgets, model, costs.original_s, costs.table)
     return costs, fused

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.commands.gate import Judged
+from onnxmpq.decoding import find_decoder, load_samples
 from onnxmpq.errors import OnnxmpqError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import load_feeds
 from onnxmpq.files import Rows
 from onnxmpq.isolation import call, isolated
 from onnxmpq.model import RegionKind, table_rows
@@ -125,7 +125,9 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
     )
     found = needs(prepared, menu, _shapes(opened), DEFAULT_SAMPLES) if prepared.layers else None
     size = prepared.source_bytes
-    return Inspection(source_name(model), device.name, prepared.opset, size, rows, prepared.notes, found)
+    decoder = find_decoder(prepared.structure)
+    notes = (*prepared.notes, *([] if decoder is None else [decoder.in_words()]))
+    return Inspection(source_name(model), device.name, prepared.opset, size, rows, notes, found)
 
 
 def _shapes(opened: Opened) -> Mapping[str, Sequence[int]] | None:
@@ -133,14 +135,16 @@ def _shapes(opened: Opened) -> Mapping[str, Sequence[int]] | None:
     model = opened.model
     try:
         specs = call(specs_of, model.proto, doing="loading the model")
-        feeds = load_feeds(None, specs, limit=1, bounds=table_rows(model.structure))
+        structure = model.structure
+        feeds = load_samples(model.proto, None, specs, structure=structure, limit=1, bounds=table_rows(structure))
         return call(float_shapes, model, feeds, doing="running the model")
     except OnnxmpqError:
         return None
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:
-    return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found)}
+    steps = [step.figures() for step in found.steps]
+    return {"schema": "onnxmpq.validation/1", "runtime": describe_runtime(), **asdict(found), "steps": steps}
 
 
 _STYLES = {True: "green", False: "bold red", None: "yellow"}
@@ -160,6 +164,10 @@ def draw_validation(found: Validation, console: Console) -> None:
             with_threads = threads_in_words(t.threads)
             times = f"{t.original_s * 1e3:.3f} ms -> {t.result_s * 1e3:.3f} ms ({t.ratio:.2f}x)"
             console.print(f"latency {times}, {with_threads}")
+    for step in found.steps:
+        before, after = step.tokens_per_s
+        times = f"{step.timing.original_s * 1e3:.3f} ms -> {step.timing.result_s * 1e3:.3f} ms"
+        console.print(f"{step.in_words()}: {times}, {before:.1f} -> {after:.1f} tokens/s", highlight=False)
     if found.emulated:
         console.print(EMULATED, highlight=False)
 

@@ -10,18 +10,18 @@ from onnxmpq.cluster import connected
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort
 from onnxmpq.errors import TargetError
-from onnxmpq.feeds import Recipe, Share, in_words, shares_of, timed_samples
+from onnxmpq.feeds import Recipe, Share, Step, at_step, in_words, shares_of, timed_samples
 from onnxmpq.isolation import isolated
 from onnxmpq.menu import (
     bounded_activations,
     observed_tensors,
     require_candidates,
 )
-from onnxmpq.opening import open_model, open_target, say_timed
+from onnxmpq.opening import in_step, open_model, open_target, say_timed
 from onnxmpq.profiling import plan_costs
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.request import Request, Source, accepts, documents, require_source
+from onnxmpq.request import Request, Source, accepts, documents, parse_step, require_source
 from onnxmpq.runtimes import (
     SessionSettings,
     warn_outside,
@@ -45,6 +45,7 @@ def profile_model(
     threads: int = 1,
     seed: int = 0,
     shape: Mapping[str, str | Sequence[int]] | None = None,
+    step: Step | None = None,
     effort: Effort | None = None,
     cluster: Any = None,
     device: str | None = None,
@@ -65,6 +66,7 @@ def profile_model(
             provider,
             threads,
             shares_of(shape),
+            parse_step(step),
             effort,
             Context(heard, seed=seed),
         )
@@ -78,6 +80,7 @@ def _profiled(
     provider: str | None,
     threads: int,
     shapes: Sequence[Share],
+    step: Step | None,
     effort: Effort | None,
     context: Context,
 ) -> CostTable:
@@ -86,7 +89,7 @@ def _profiled(
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
     read = open_model(model, device, progress=context.progress)
     opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
-    prepared, feeds = opened.model, data.calibration
+    prepared, feeds = opened.model, at_step(data.calibration, step)
     menu = opened.menu()
     require_candidates(prepared, menu)
     observation = observe_ranges(prepared, observed_tensors(prepared, menu), feeds, context)
@@ -107,7 +110,7 @@ def _profiled(
         effort or Effort(),
         None,
         context,
-        in_words(shapes),
+        in_words(shapes) or in_step(timed),
     )
     kernels = {name: {s.kernel for s in row} | {"fp32"} for name, row in fused.items()}
     offered = {n: {k: s for k, s in row.items() if k in kernels[n]} for n, row in costs.table.node_s.items()}

@@ -13,8 +13,9 @@ from onnxmpq.allocate import (
 )
 from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.cost import Effort
+from onnxmpq.decoding import cached_outputs, load_samples, structure_of
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import Feeds, load_feeds, shares_of, timed_samples
+from onnxmpq.feeds import Feeds, Step, at_step, shares_of, timed_samples
 from onnxmpq.files import nearest
 from onnxmpq.isolation import call, isolated
 from onnxmpq.opening import as_given, say_timed
@@ -26,18 +27,19 @@ from onnxmpq.quality import (
     compare,
     guessed_kinds,
     time_side_by_side,
+    time_steps,
 )
 from onnxmpq.report import (
     source_name,
 )
-from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Source, accepts, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Source, accepts, parse_step, require_source
 from onnxmpq.runtimes import (
     SessionSettings,
     absolute,
     require_provider,
     specs_of,
 )
-from onnxmpq.sensitivity import OutputKind
+from onnxmpq.sensitivity import OutputKind, with_caches
 from onnxmpq.shipping import (
     Labelled,
 )
@@ -54,7 +56,9 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     heard = Remembering(progress)
     options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
-    feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
+    feeds = load_samples(
+        absolute(original), options.calibration, specs, recipe=options.effective_recipe, limit=options.samples
+    )
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     settings = SessionSettings(threads=options.threads)
@@ -73,10 +77,11 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         labelled=labelled,
         latency=latency,
         shape=options.shape,
+        step=parse_step(options.step),
     )
     sessions = None
     if not found.emulated:
-        timed = timed_samples(feeds, options.shapes)
+        timed = timed_samples(at_step(feeds, options.step), options.shapes)
         say_timed(timed, heard)
         sessions = measured_sessions(str(original), str(converted), timed, settings)
     judged = decided(options, found, original, converted, feeds, sessions)
@@ -97,13 +102,14 @@ def validate(
     labelled: Labelled | None = None,
     latency: Limit | None = None,
     shape: Mapping[str, str | Sequence[int]] | None = None,
+    step: Step | None = None,
 ) -> Validation:
     """Compare two models on samples: quality per output, and latency side by side on the typical sample.
 
     original, converted: paths, or the models themselves. calibration: arrays by input name, a path, an iterable of
     feeds, or whatever else `convert` takes; made-up samples without.
-    outputs: their kinds, where the guess is wrong. shape: of what is timed. latency: a limit that is measured
-    long enough to tell on which side of it the converted model is.
+    outputs: their kinds, where the guess is wrong. shape: of what is timed; step: phase of a decoder that is timed.
+    latency: a limit that is measured long enough to tell on which side of it the converted model is.
     """
     for model in (original, converted):
         require_source(model)
@@ -112,8 +118,9 @@ def validate(
     feeds = calibration
     if not isinstance(feeds, Feeds):
         specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
-        feeds = load_feeds(calibration, specs, limit=DEFAULT_SAMPLES)
-    guessed = guessed_kinds(source, feeds, settings)
+        feeds = load_samples(absolute(source), calibration, specs, limit=DEFAULT_SAMPLES)
+    caches = cached_outputs(structure_of(source), feeds)
+    guessed = {**guessed_kinds(source, feeds, settings), **with_caches(caches, None)}
     for name in set(outputs or ()) - set(guessed):
         raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, guessed, 'it has')}")
     found = compare(original, converted, feeds, {**guessed, **(outputs or {})}, settings=settings, held_out=None)
@@ -123,6 +130,7 @@ def validate(
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
+    feeds = at_step(feeds, parse_step(step))
     timed = timed_samples(feeds, shares_of(shape))
     if latency is not None and not latency.relative:
         limit = latency.value / quick_latency_s(source, timed, settings)
@@ -130,4 +138,5 @@ def validate(
         time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
         for way in (settings, *other_threads(settings))
     )
-    return replace(found, timing=timing, other_timings=tuple(others))
+    steps = time_steps(original, converted, feeds, settings, Effort(seconds=2.0), None if shape else timing)
+    return replace(found, timing=timing, other_timings=tuple(others), steps=steps)

@@ -28,7 +28,7 @@ _ADVICE = {
     "target": "it was measured for another target",
     "provider": "it was measured with another execution provider",
     "threads": "give the same --threads, or profile again",
-    "shape": "give the same --shape, or profile again",
+    "shape": "give the same --shape and --step, or profile again",
     "onnxruntime": "what is fused differs between versions; profile again with this one",
 }
 

@@ -28,9 +28,16 @@ def offers(region: Region, scheme: Scheme) -> bool:
     layer, weight = region.layer, scheme.weight
     if layer is None or not _whole_blocks(layer, weight):
         return False
-    if region.op_type == "Gather":
-        return scheme.accuracy_level == ROUNDS_TO_INT8  # a lookup has no level; one of the schemes is enough
+    if region.op_type == "Gather":  # a lookup has no level; one of the schemes is enough
+        return scheme.accuracy_level == ROUNDS_TO_INT8 and not _ends_in_half_a_byte(layer, scheme)
     return region.op_type in _MULTIPLIES and not layer.storage_only
+
+
+def _ends_in_half_a_byte(layer: Layer, scheme: Scheme) -> bool:
+    """True where a row has an odd number of zero points: onnxruntime 1.23 begins the next row in the same byte, 1.32
+    in the next one."""
+    weight = scheme.weight
+    return weight is not None and weight.shifted and weight.blocks(layer.fan_in) % 2 == 1
 
 
 def _whole_blocks(layer: Layer, weight: object) -> bool:

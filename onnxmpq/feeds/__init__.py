@@ -7,19 +7,26 @@ from onnxmpq.feeds.labels import read_labels
 from onnxmpq.feeds.load import load_feeds
 from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
-from onnxmpq.feeds.recipes import ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
+from onnxmpq.feeds.recipes import DecoderRecipe, ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
-from onnxmpq.feeds.timed import Share, Timed, in_words, parse_shapes, shares_of, timed_samples
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.timed import Share, Timed, at_step, in_words, parse_shapes, shares_of, timed_samples
+from onnxmpq.feeds.tokens import Tokens, read_tokens
+from onnxmpq.feeds.types import STEPS, Array, Feeds, InputSpec, Step, TokenRun, with_batch_axes
 
 __all__ = [
+    "STEPS",
     "Array",
+    "DecoderRecipe",
     "Feeds",
     "ImageRecipe",
     "InputSpec",
     "Recipe",
     "Share",
+    "Step",
     "Timed",
+    "TokenRun",
+    "Tokens",
+    "at_step",
     "available_recipes",
     "divisor",
     "find_recipe",
@@ -31,8 +38,10 @@ __all__ = [
     "parse_fields",
     "parse_shapes",
     "read_labels",
+    "read_tokens",
     "recipe_fields",
     "shares_of",
     "synthesize",
     "timed_samples",
+    "with_batch_axes",
 ]

@@ -13,7 +13,15 @@ from onnxmpq.feeds.files import IMAGE_SUFFIXES, ROW_SUFFIXES, SOUND_SUFFIXES, TE
 from onnxmpq.feeds.npy_folder import read_npy_folder
 from onnxmpq.feeds.npz import read_npy, read_npz
 from onnxmpq.feeds.python_source import import_source, read_python
-from onnxmpq.feeds.recipes import AudioRecipe, ImageRecipe, Recipe, RecipeKind, find_recipe, recipe_names
+from onnxmpq.feeds.recipes import (
+    AudioRecipe,
+    DecoderRecipe,
+    ImageRecipe,
+    Recipe,
+    RecipeKind,
+    find_recipe,
+    recipe_names,
+)
 from onnxmpq.feeds.rows import read_rows
 from onnxmpq.feeds.synthetic import DEFAULT_SAMPLES, synthesize
 from onnxmpq.feeds.text import read_text
@@ -106,6 +114,11 @@ def _read_path(path: Path, specs: Sequence[InputSpec], recipe: Recipe | None, li
 
 
 def _read_through(recipe: Recipe, path: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
+    if isinstance(recipe, DecoderRecipe):
+        raise CalibrationError(
+            f"recipe {recipe.name} is for decoders with a cache, whose outputs are inputs of the next step; this model "
+            "has none: give .npz, or recipe bert-text for an encoder"
+        )
     if isinstance(recipe, AudioRecipe):
         return read_audio(path, specs, recipe, limit)
     if not isinstance(recipe, ImageRecipe):

@@ -25,6 +25,8 @@ def override(recipe: str | None, fields: Mapping[str, object]) -> Recipe:
     """
     path = None if recipe is None else find_file(recipe)
     given = dict(PLAIN) if path is None else read_fields(path)
+    if isinstance(tokenizer := fields.get("tokenizer"), str):  # as typed, not relative to the recipe
+        fields = {**fields, "tokenizer": str(Path(tokenizer).absolute())}
     name = f"{recipe or 'plain'} with {', '.join(fields)}"
     return make_recipe({**given, **fields}, f"recipe {name}", name, Path() if path is None else path.parent)
 

@@ -108,8 +108,38 @@ class AudioRecipe:
     raw_channels: int
 
 
-Recipe = ImageRecipe | TextRecipe | AudioRecipe
-RecipeKind = Literal["image", "text", "audio"]
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """Texts or token ids for decoders with a cache: whole sequences, and single steps with the cache that the model
+    itself makes of what comes before.
+
+    max_length: tokens of a sequence at most; a step has a cache of fewer.
+    vocabulary: number of token ids, for a check beside the model's own table; None = unchecked.
+    tokenizer: a `tokenizers` JSON file; None = the one beside the text or the model.
+    ids, mask, positions: the model's inputs for token ids, attention mask (1 = token) and positions; None = found by
+        name and use. values: numbers for further inputs, by name.
+    """
+
+    name: str
+    description: str
+    max_length: int
+    vocabulary: int | None = None
+    tokenizer: Path | None = None
+    ids: str | None = None
+    mask: str | None = None
+    positions: str | None = None
+    values: tuple[tuple[str, float], ...] = ()
+
+
+Recipe = ImageRecipe | TextRecipe | AudioRecipe | DecoderRecipe
+RecipeKind = Literal["image", "text", "audio", "decoder"]
+_KINDS: dict[RecipeKind, type[Recipe]] = {
+    "image": ImageRecipe,
+    "text": TextRecipe,
+    "audio": AudioRecipe,
+    "decoder": DecoderRecipe,
+}
+_INPUTS = ("ids", "mask", "types", "positions")
 
 
 def available_recipes() -> tuple[Recipe, ...]:
@@ -122,8 +152,7 @@ def available_recipes() -> tuple[Recipe, ...]:
 
 def recipe_names(kind: RecipeKind | None = None) -> list[str]:
     """Names of the recipes that come with the package, of one kind or of all."""
-    kinds = {"image": ImageRecipe, "text": TextRecipe, "audio": AudioRecipe}
-    return [r.name for r in available_recipes() if kind is None or isinstance(r, kinds[kind])]
+    return [r.name for r in available_recipes() if kind is None or isinstance(r, _KINDS[kind])]
 
 
 def find_recipe(given: str | Recipe) -> Recipe:
@@ -133,15 +162,16 @@ def find_recipe(given: str | Recipe) -> Recipe:
 
 def recipe_fields(recipe: Recipe) -> dict[str, object]:
     """Fields and their values, defaults included, as a TOML file has them; without those that are not set."""
-    kinds = {ImageRecipe: "image", TextRecipe: "text", AudioRecipe: "audio"}
-    found: dict[str, object] = {"kind": kinds[type(recipe)]}
+    found: dict[str, object] = {"kind": next(kind for kind, made in _KINDS.items() if isinstance(recipe, made))}
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         if value is not None and field.name != "name":
             found[field.name] = str(value) if isinstance(value, np.dtype | Path) else value
-    if isinstance(recipe, TextRecipe):
-        found["inputs"] = {key: found.pop(key) for key in ("ids", "mask", "types") if key in found}
-    return found
+    if isinstance(recipe, TextRecipe | DecoderRecipe):
+        found["inputs"] = {key: found.pop(key) for key in _INPUTS if key in found}
+    if isinstance(recipe, DecoderRecipe):
+        found["values"] = dict(recipe.values)
+    return {key: value for key, value in found.items() if value != {}}
 
 
 def find_file(name_or_path: str) -> Path:
@@ -181,6 +211,8 @@ def make_recipe(values: dict[str, object], where: str, name: str, folder: Path) 
         recipe: Recipe = _image_recipe(table, name, description)
     elif kind == "text":
         recipe = _text_recipe(table, name, description, folder)
+    elif kind == "decoder":
+        recipe = _decoder_recipe(table, name, description, folder)
     else:
         recipe = AudioRecipe(
             name,
@@ -244,6 +276,26 @@ def _text_recipe(table: Fields, name: str, description: str, folder: Path) -> Te
         ids=inputs.text("ids"),
         mask=inputs.text("mask", None),
         types=inputs.text("types", None),
+    )
+    inputs.finish()
+    return recipe
+
+
+def _decoder_recipe(table: Fields, name: str, description: str, folder: Path) -> DecoderRecipe:
+    tokenizer = table.text("tokenizer", None)
+    inputs, values = (
+        table.table(part) if table.has(part) else Fields({}, "", CalibrationError) for part in ("inputs", "values")
+    )
+    recipe = DecoderRecipe(
+        name,
+        description,
+        max_length=table.whole("max_length", 2),
+        vocabulary=table.whole("vocabulary", 1, default=None),
+        tokenizer=None if tokenizer is None else folder / tokenizer,
+        ids=inputs.text("ids", None),
+        mask=inputs.text("mask", None),
+        positions=inputs.text("positions", None),
+        values=tuple((key, values.numbers(key, ())[0]) for key in values.names()),
     )
     inputs.finish()
     return recipe

@@ -15,7 +15,7 @@ from onnxmpq.feeds.columns import MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from onnxmpq.feeds.fit import rows_per_sample, show_shape, to_dtype
 from onnxmpq.feeds.lines import Line, choose_lines
-from onnxmpq.feeds.recipes import TextRecipe
+from onnxmpq.feeds.recipes import DecoderRecipe, TextRecipe
 from onnxmpq.feeds.rows import is_data, parse_line
 from onnxmpq.feeds.select import whole_groups
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
@@ -39,7 +39,7 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
         raise CalibrationError(f"{path} holds no text and no token ids; give lines of either")
     fixed = spec.shape[1]
     longest = fixed if isinstance(fixed, int) else recipe.max_length
-    rows, truncated = _token_rows(lines[:kept], recipe, longest, path)
+    rows, truncated = token_rows(lines[:kept], recipe, longest, path)
     length = longest if isinstance(fixed, int) else max(len(row) for row in rows)
     if truncated:
         notes.append(f"{truncated} of {kept} samples were cut to {longest} tokens")
@@ -88,15 +88,20 @@ def _check_inputs(specs: Sequence[InputSpec], recipe: TextRecipe) -> InputSpec:
     return by_name[recipe.ids]
 
 
-def _token_rows(lines: Sequence[Line], recipe: TextRecipe, longest: int, path: Path) -> tuple[list[list[int]], int]:
-    """Token ids of each line, at most `longest` of them, and how many lines were cut."""
+def token_rows(
+    lines: Sequence[Line], recipe: TextRecipe | DecoderRecipe, longest: int, path: Path, beside: Path | None = None
+) -> tuple[list[list[int]], int]:
+    """Token ids of each line, at most `longest` of them, and how many lines were cut. beside: as for `load_tokenizer`.
+
+    Raises CalibrationError.
+    """
     tokenize: Tokenize | None = None
     rows = []
     cut = 0
     for line in lines:
         found = line.text if line.path.suffix.lower() == ".txt" else _ids_or_text(parse_line(line), line, recipe)
         if isinstance(found, str):
-            tokenize = tokenize or load_tokenizer(recipe, path, longest)
+            tokenize = tokenize or load_tokenizer(recipe, path, longest, beside)
             ids, has_more = tokenize(found)
         else:
             ids, has_more = found[:longest], len(found) > longest
@@ -106,7 +111,7 @@ def _token_rows(lines: Sequence[Line], recipe: TextRecipe, longest: int, path: P
     return rows, cut
 
 
-def _ids_or_text(item: object, line: Line, recipe: TextRecipe) -> list[int] | str:
+def _ids_or_text(item: object, line: Line, recipe: TextRecipe | DecoderRecipe) -> list[int] | str:
     if isinstance(item, dict):
         item = item.get(recipe.ids, item.get("text"))
     if isinstance(item, str):
@@ -118,7 +123,7 @@ def _ids_or_text(item: object, line: Line, recipe: TextRecipe) -> list[int] | st
     )
 
 
-def _check_ids(ids: Sequence[int], line: Line, recipe: TextRecipe) -> None:
+def _check_ids(ids: Sequence[int], line: Line, recipe: TextRecipe | DecoderRecipe) -> None:
     if not ids:
         raise CalibrationError(f"{line.where} has no tokens; remove it")
     highest = np.iinfo(np.int64).max if recipe.vocabulary is None else recipe.vocabulary - 1
@@ -129,8 +134,11 @@ def _check_ids(ids: Sequence[int], line: Line, recipe: TextRecipe) -> None:
         )
 
 
-def load_tokenizer(recipe: TextRecipe, path: Path, longest: int) -> Tokenize:
-    """A function from text to at most `longest` token ids, by the recipe's tokenizer or the one beside the text."""
+def load_tokenizer(
+    recipe: TextRecipe | DecoderRecipe, path: Path, longest: int | None, beside: Path | None = None
+) -> Tokenize:
+    """A function from text to at most `longest` token ids (None for all), by the recipe's tokenizer, or the one beside
+    the text, or the one in the folder `beside`. Raises CalibrationError."""
     try:
         import tokenizers  # noqa: PLC0415 (an optional extra)
     except ImportError as error:
@@ -138,13 +146,16 @@ def load_tokenizer(recipe: TextRecipe, path: Path, longest: int) -> Tokenize:
             "reading text needs the package tokenizers: pip install 'onnxmpq[text]'; "
             "or give token ids as .jsonl, .csv or .npz"
         ) from error
-    file = _find_tokenizer(recipe, path)
+    file = _find_tokenizer(recipe, path, beside)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises bare Exception
         raise CalibrationError(f"{file} cannot be read as a tokenizer ({error}); save it with tokenizers") from error
     tokenizer.no_padding()
-    tokenizer.enable_truncation(longest)
+    if longest is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(longest)
 
     def tokenize(text: str) -> tuple[list[int], bool]:
         encoding = tokenizer.encode(text)
@@ -153,15 +164,19 @@ def load_tokenizer(recipe: TextRecipe, path: Path, longest: int) -> Tokenize:
     return tokenize
 
 
-def _find_tokenizer(recipe: TextRecipe, path: Path) -> Path:
+def _find_tokenizer(recipe: TextRecipe | DecoderRecipe, path: Path, beside: Path | None) -> Path:
     folder = path if path.is_dir() else path.parent
-    candidates = [recipe.tokenizer] if recipe.tokenizer else [folder / "tokenizer.json", path.with_suffix(".json")]
+    candidates = [folder / "tokenizer.json", path.with_suffix(".json")]
+    if beside is not None and beside.resolve() != folder.resolve():
+        candidates.append(beside / "tokenizer.json")
+    if recipe.tokenizer:
+        candidates = [recipe.tokenizer]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     listed = " or ".join(str(candidate) for candidate in candidates)
     raise CalibrationError(
-        f"{path}: there is no tokenizer at {listed}; put it there, or name it in a recipe of your own"
+        f"{path}: there is no tokenizer at {listed}; put it there, or name it: --recipe-field tokenizer=FILE"
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds.types import Array, Feeds, InputSpec
+from onnxmpq.feeds.types import Array, Feeds, InputSpec, Step
 from onnxmpq.files import nearest
 
 Shapes = Mapping[str, Sequence[int]]
@@ -101,11 +101,26 @@ def timed_samples(feeds: Feeds, shares: Sequence[Share]) -> Timed:
     return Timed(tuple((s.share, with_shapes(feeds, s.shapes)) for s in shares) or Timed.of(feeds).parts)
 
 
+def at_step(feeds: Feeds, asked: Step | None) -> Feeds:
+    """Samples of which one of the asked phase is timed: `decode` if None and there are such.
+
+    The same samples for a model that is no decoder. Raises UsageError for a phase that no sample has.
+    """
+    if not feeds.runs:
+        if asked is not None:
+            raise UsageError(f"--step {asked}: the model has no cache of earlier tokens, so no phases; leave it out")
+        return feeds
+    step = asked or ("decode" if "decode" in feeds.steps else "prefill")
+    if step not in feeds.steps:
+        raise UsageError(f"--step {step}: no sample is of that phase; give token ids or text with --recipe decoder")
+    return replace(feeds, step=step)
+
+
 def with_shapes(feeds: Feeds, shapes: Shapes) -> Feeds:
     """One sample in which inputs have these shapes, made of the typical one; all of the samples where there are none.
 
-    Axes of other inputs with the same symbolic name follow. Raises UsageError for an input that does not exist, and for
-    a shape that it cannot have.
+    Axes of other inputs with the same symbolic name follow, and those called as a sum of names. Raises UsageError for
+    an input that does not exist, and for a shape that it cannot have.
     """
     if not shapes:
         return feeds
@@ -118,6 +133,9 @@ def with_shapes(feeds: Feeds, shapes: Shapes) -> Feeds:
             if sizes.setdefault(symbol, size) != size:
                 raise UsageError(f"--shape {name}: axis {symbol!r} is both {sizes[symbol]} and {size}; they must agree")
     first = feeds.batch([feeds.typical])
+    for spec in feeds.specs:
+        known = zip(spec.shape, first[spec.name].shape, strict=True)
+        sizes = {**{axis: size for axis, size in known if isinstance(axis, str)}, **sizes}
     arrays = {n: _fitted(first[n], shapes.get(n) or _following(specs[n], first[n], sizes))[None] for n in specs}
     return Feeds(arrays, feeds.specs, f"{feeds.source}, as {_spelled(shapes)}", feeds.synthetic)
 
@@ -135,9 +153,17 @@ def _bound(spec: InputSpec, shape: Sequence[int]) -> dict[str, int]:
 def _following(spec: InputSpec, values: Array, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of an input that was not given one."""
     return tuple(
-        sizes.get(axis, size) if isinstance(axis, str) else size
+        _summed(axis, sizes) or sizes.get(axis, size) if isinstance(axis, str) else size
         for axis, size in zip(spec.shape, values.shape, strict=True)
     )
+
+
+def _summed(axis: str, sizes: Mapping[str, int]) -> int | None:
+    """The size of an axis called as a sum, such as "past_sequence_length + 1"; None for other names."""
+    parts = [part.strip() for part in axis.split("+")]
+    found = [int(part) if part.isdecimal() else sizes.get(part) for part in parts]
+    known = [size for size in found if size is not None]
+    return sum(known) if len(parts) > 1 and len(known) == len(parts) else None
 
 
 def _fitted(values: Array, shape: Sequence[int]) -> Array:

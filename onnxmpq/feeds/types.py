@@ -6,11 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
+Step = Literal["decode", "prefill"]
+"""Phases of a decoder with a cache: one token a run, or a whole sequence."""
+STEPS: tuple[Step, ...] = get_args(Step)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,15 @@ def with_batch_axes(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
     return tuple(replace(s, batch_axis=int(beside and s.looks_like_a_state(specs))) for s in specs)
 
 
+@dataclass(frozen=True)
+class TokenRun:
+    """A sample of a decoder. tokens: new ones of all sequences of the batch. before: tokens in the cache of each."""
+
+    step: Step
+    tokens: int
+    before: int
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
     """Where samples stand in the source they were read from, so that labels can follow them.
@@ -92,6 +105,8 @@ class Feeds:
     synthetic: True where no data was given and the values are made up.
     notes: what was assumed, skipped or repaired, a line each, to be shown to the user.
     places: where the samples come from; None where they are the whole source, in order.
+    runs: of a decoder with a cache, one for each sample; empty for other models. step: the phase that is timed; None
+    for samples of all phases.
     """
 
     arrays: dict[str, Array]
@@ -102,6 +117,13 @@ class Feeds:
     places: Places | None = None
     ragged: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
     shared: Mapping[str, Array] = field(default_factory=dict)
+    runs: tuple[TokenRun, ...] = ()
+    step: Step | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The phase of each sample; empty for other models than decoders."""
+        return tuple(run.step for run in self.runs)
 
     def __len__(self) -> int:
         for values in self.ragged.values():
@@ -183,8 +205,11 @@ class Feeds:
 
     @property
     def typical(self) -> int:
-        """The sample that is timed, and whose shapes costs are modelled for: the first one of median size."""
-        return self.sizes.index(sorted(self.sizes)[(len(self) - 1) // 2])
+        """The sample that is timed, and whose shapes costs are modelled for: the first one of median size, of those of
+        the phase that is timed."""
+        chosen = [i for i in range(len(self)) if self.step is None or self.runs[i].step == self.step]
+        ordered = sorted(chosen, key=self.sizes.__getitem__)
+        return next(i for i in chosen if self.sizes[i] == self.sizes[ordered[(len(ordered) - 1) // 2]])
 
     @property
     def timed(self) -> str:
@@ -192,8 +217,12 @@ class Feeds:
         if not self.ragged:
             return ""
         inputs = self.batch([self.typical])
-        shapes = ", ".join(f"'{name}' {list(inputs[name].shape)}" for name in self.ragged)
-        return f"samples have different shapes: latency is that of one of median size, {shapes}"
+        by_shape: dict[str, list[str]] = {}
+        for name in self.ragged:
+            by_shape.setdefault(str(list(inputs[name].shape)), []).append(f"'{name}'")
+        shapes = ", ".join(f"{_few(names)} {shape}" for shape, names in by_shape.items())
+        what = "samples have different shapes" if self.step is None else f"--step {self.step}"
+        return f"{what}: latency is that of one of median size, {shapes}"
 
     @property
     def largest(self) -> int:
@@ -223,4 +252,11 @@ class Feeds:
         arrays = {n: a[chosen] for n, a in self.arrays.items()}
         ragged = {n: tuple(values[i] for i in indices) for n, values in self.ragged.items()}
         places = (self.places or whole_source(len(self)))[chosen]
-        return replace(self, arrays=arrays, ragged=ragged, places=places)
+        runs = tuple(self.runs[i] for i in indices) if self.runs else ()
+        step = self.step if self.step in [run.step for run in runs] else None
+        return replace(self, arrays=arrays, ragged=ragged, places=places, runs=runs, step=step)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

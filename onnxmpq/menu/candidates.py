@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from onnxmpq.decoding import find_decoder
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
@@ -54,6 +55,8 @@ def candidates(
     asked = asked_of(model, settings, {name: [s.name for s in row] for name, row in spelled.items()})
     cpu = deploy_cpu(DeployCpu.ANY, target) if cpu is None else cpu
     frozen = set(model.already_quantized)
+    decoder = find_decoder(model.structure)
+    cache = frozenset[str]() if decoder is None else decoder.tensors
     menu: dict[str, tuple[Scheme, ...]] = {}
     reasons: dict[str, str] = {}
     for region in model.regions:
@@ -64,6 +67,8 @@ def candidates(
         )
         if asked.schemes.get(region.name) == frozenset((FP32,)):
             offered, reasons[region.name] = [], _why_fp32(asked.settings[region.name])
+        elif region.layer is None and cache.intersection((*region.inputs, *region.outputs)):
+            offered, reasons[region.name] = [], "it reads or writes the key/value cache, which is left alone"
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:

@@ -14,7 +14,7 @@ from onnxmpq.model.behind_labels import float_sources, sources_of
 from onnxmpq.model.bounds import tensors
 from onnxmpq.model.coupling import coupled_layers
 from onnxmpq.model.descriptions import keep_descriptions
-from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, set_place
+from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, read_structure, set_place
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, hands_on_quantized, is_quantized_op, load, read
@@ -92,6 +92,7 @@ __all__ = [
     "read",
     "read_by",
     "read_parts",
+    "read_structure",
     "serialized_bytes",
     "set_place",
     "shell",

@@ -6,12 +6,14 @@ from onnxmpq.quality.comparison import (
     MetricScores,
     OutputQuality,
     Reference,
+    StepTiming,
     Timing,
     Validation,
     compare,
     fusion_sqnr_db,
     guessed_kinds,
     time_side_by_side,
+    time_steps,
 )
 from onnxmpq.quality.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, parse_floors, top1
 from onnxmpq.quality.resolution import declared_rows, unresolved
@@ -27,6 +29,7 @@ __all__ = [
     "MetricScores",
     "OutputQuality",
     "Reference",
+    "StepTiming",
     "Timing",
     "Validation",
     "Verdict",
@@ -39,6 +42,7 @@ __all__ = [
     "outputs_for",
     "parse_floors",
     "time_side_by_side",
+    "time_steps",
     "top1",
     "unresolved",
 ]

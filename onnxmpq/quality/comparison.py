@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
-from onnxmpq.feeds import Array, Feeds, Timed
+from onnxmpq.feeds import STEPS, Array, Feeds, Step, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.measuring import movable, timed
 from onnxmpq.progress import Tick
@@ -118,6 +118,17 @@ class Timing:
         """The same ratios, in seconds of a machine on which the original takes so long."""
         return replace(self, original_s=original_s, result_s=self.ratio * original_s)
 
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready, in milliseconds."""
+        return {
+            "threads": self.threads,
+            "original_ms": self.original_s * 1e3,
+            "result_ms": self.result_s * 1e3,
+            "ratio": self.ratio,
+            "ratio_low": self.ratio_low,
+            "ratio_high": self.ratio_high,
+        }
+
     @property
     def unsteady(self) -> bool:
         """True if the ratio is known too badly to be relied on, as where other processes keep the machine busy."""
@@ -144,6 +155,35 @@ def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, flo
 
 
 @dataclass(frozen=True)
+class StepTiming:
+    """Timing of a decoder's phase. tokens: new ones in a run. before: tokens in the cache."""
+
+    step: Step
+    tokens: int
+    before: int
+    timing: Timing
+
+    @property
+    def tokens_per_s(self) -> tuple[float, float]:
+        """Of the original and of the result."""
+        return self.tokens / self.timing.original_s, self.tokens / self.timing.result_s
+
+    def in_words(self) -> str:
+        """The phase: such as "decode behind 96 tokens", "prefill of 128 tokens"."""
+        after = f" behind {self.before}" if self.before else ""
+        return (
+            f"decode{after or ' behind 0'} tokens"
+            if self.step == "decode"
+            else f"prefill of {self.tokens} tokens{after}"
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rates = dict(zip(("original_tokens_per_s", "result_tokens_per_s"), self.tokens_per_s, strict=True))
+        return {"step": self.step, "tokens": self.tokens, "before": self.before, **self.timing.figures(), **rates}
+
+
+@dataclass(frozen=True)
 class MetricScores:
     """A metric on labelled samples, higher is better: of the original and of the result."""
 
@@ -157,7 +197,8 @@ class Validation(Shown):
     """samples: how many, none of which calibration saw where `held_out` is true; None where that is not known.
     metric: only with labels.
 
-    timing: with the number of threads that the latency budget is about. other_timings: with other numbers.
+    timing: with the number of threads that the latency budget is about. other_timings: with other numbers. steps: of a
+    decoder, with the threads of the budget.
     emulated: the graph has fp8, which the CPU computes with Q/DQ kept as they are; no time is taken then.
     """
 
@@ -168,6 +209,7 @@ class Validation(Shown):
     emulated: bool = False
     metric: MetricScores | None = None
     other_timings: tuple[Timing, ...] = ()
+    steps: tuple[StepTiming, ...] = ()
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         timing, metric = self.timing, self.metric
@@ -302,6 +344,24 @@ def time_side_by_side(
     return Timing.mean(
         [(share, time_on_typical(original, result, f, settings, effort, limit, passes, tick)) for share, f in parts]
     )
+
+
+def time_steps(
+    original: Any, result: Any, feeds: Feeds, settings: SessionSettings, effort: Effort, known: Timing | None
+) -> tuple[StepTiming, ...]:
+    """Timing of each phase of a decoder, on its typical sample; empty for other models.
+
+    known: of the phase that `feeds` are timed in; None to measure it too.
+    """
+    found = []
+    for step in (s for s in STEPS if s in feeds.steps):
+        chosen = replace(feeds, step=step)
+        timing = known if step == feeds.step else None
+        if timing is None:
+            timing = time_side_by_side(original, result, chosen, settings, effort, passes=1)
+        run = feeds.runs[chosen.typical]
+        found.append(StepTiming(step, run.tokens, run.before, timing))
+    return tuple(found)
 
 
 def time_on_typical(

@@ -58,7 +58,8 @@ class Histogram:
             self.limit = float(2.0 ** np.ceil(np.log2(reach)))
         while reach > self.limit:
             self._double()
-        scaled = (values.ravel() + np.float32(self.limit)) * np.float32(BINS / (2 * self.limit))
+        precise = np.float32 if self.limit < 2.0**127 else np.float64  # in which the sum does not overflow
+        scaled = (values.ravel() + precise(self.limit)) * precise(BINS / (2 * self.limit))
         bins = np.clip(scaled.astype(np.int32), 0, BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
 

@@ -12,8 +12,9 @@ import onnx
 
 from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE, parse_budgets
 from onnxmpq.cost import Effort
+from onnxmpq.decoding import cached_outputs, load_samples, structure_of
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
-from onnxmpq.feeds import Feeds, Recipe, Share, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, Recipe, Share, timed_samples
 from onnxmpq.isolation import call, isolated
 from onnxmpq.model import serialized_bytes
 from onnxmpq.plan import RETOUCHED, Plan
@@ -21,14 +22,14 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import MetricScores, Validation, compare, guessed_kinds, judge, parse_floors, time_side_by_side
 from onnxmpq.replay.editing import measured_target
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of
-from onnxmpq.sensitivity import OutputKind
+from onnxmpq.sensitivity import OutputKind, with_caches
 from onnxmpq.shipping import Labelled
 
 
 def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples: int) -> Feeds:
     """Samples for the model's inputs, as for `convert`. model: path or proto. Raises CalibrationError, UsageError."""
     specs = call(specs_of, _runnable(model), doing="loading the model")
-    return load_feeds(calibration, specs, recipe=recipe, limit=samples)
+    return load_samples(_runnable(model), calibration, specs, recipe=recipe, limit=samples)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def remeasured(
     """
     settings = SessionSettings(threads=_threads(plan))
     source, timed = _runnable(original), timed_samples(feeds, judged.shapes)
-    kinds = {**guessed_kinds(source, feeds, settings), **judged.outputs}
+    caches = cached_outputs(structure_of(source), feeds)
+    kinds = {**guessed_kinds(source, feeds, settings), **with_caches(caches, judged.outputs)}
     exact = replace(settings, exact_integers=needs_exact_integers(DeployCpu(plan.deploy_cpu)))
     found = compare(source, proto, feeds, kinds, settings=exact, held_out=False)
     if judged.labelled is not None:

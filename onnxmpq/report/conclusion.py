@@ -133,6 +133,9 @@ def _budget(subject: Subject) -> Iterator[str]:
     for other in validation.other_timings:
         unsteady = " (unsteady)" if other.unsteady else ""
         yield f"with {threads_in_words(other.threads)} {_share(other.ratio)}, {_milliseconds(other)}{unsteady}"
+    for step in validation.steps:
+        before, after = step.tokens_per_s
+        yield f"{step.in_words()}: {_milliseconds(step.timing)}, {before:.1f} to {after:.1f} tokens/s"
     if subject.floors:
         kept = ", ".join(f"{name.replace('_', '-')} {text}" for name, text in subject.floors.items())
         yield f"kept: {kept}"
@@ -256,6 +259,7 @@ def _advice(subject: Subject) -> Iterator[str]:
     if not subject.proven:
         yield "int8 may be wrong on the deployment CPU: convert with --deploy-cpu any"
     yield from _on_threads(subject)
+    yield from _on_steps(subject)
     if timing is not None and timing.unsteady:
         yield UNSTEADY
     if level == "good" and not subject.validation.held_out:
@@ -286,6 +290,14 @@ def _on_threads(subject: Subject) -> Iterator[str]:
             yield f"slower with {threads_in_words(other.threads)}: convert with --threads {option} for such sessions"
 
 
+def _on_steps(subject: Subject) -> Iterator[str]:
+    """Phases of a decoder in which the result is slower though it is faster in the other."""
+    steps = subject.validation.steps
+    for step in steps:
+        if step.timing.ratio_low > 1.0 and any(other.timing.ratio_high < 1.0 for other in steps):
+            yield f"slower in {step.in_words()}: convert with --step {step.step} where that counts more"
+
+
 def _what_fits(subject: Subject) -> str:
     """The options that were asked for, raised to what was measured."""
     plan, timing, asked = subject.plan, subject.validation.timing, []
@@ -311,7 +323,8 @@ def _fields(subject: Subject, lines: tuple[Line, ...]) -> dict[str, Any]:
             "asked": {name: text for name, text in plan.budgets.items() if name in (*QUANTITIES, MEMORY)},
             "floors": subject.floors,
             "size": {"original_bytes": subject.original_bytes, "result_bytes": subject.result_bytes},
-            "latency": [{**_timing(t), "budget": t is validation.timing} for t in timings],
+            "latency": [{**t.figures(), "budget": t is validation.timing} for t in timings],
+            "steps": [step.figures() for step in validation.steps],
         },
         "quality": {
             "level": subject.verdict.level,
@@ -325,17 +338,6 @@ def _fields(subject: Subject, lines: tuple[Line, ...]) -> dict[str, Any]:
         },
         "advice": list(lines[-1].parts),
         "lines": [line.in_one() for line in lines],
-    }
-
-
-def _timing(timing: Timing) -> dict[str, float]:
-    return {
-        "threads": timing.threads,
-        "original_ms": timing.original_s * 1e3,
-        "result_ms": timing.result_s * 1e3,
-        "ratio": timing.ratio,
-        "ratio_low": timing.ratio_low,
-        "ratio_high": timing.ratio_high,
     }
 
 

@@ -422,6 +422,9 @@ def _summary(report: Report) -> Table:
         if timing is not None:
             times = (f"{seconds * 1e3:.3f} ms" for seconds in (timing.original_s, timing.result_s))
             table.add_row(f"latency{here}, {threads_in_words(timing.threads)}", *times, _speed(timing.ratio))
+    for step in report.validation.steps:
+        rates = (f"{rate:.1f} tokens/s" for rate in step.tokens_per_s)
+        table.add_row(step.in_words(), *rates, _speed(step.timing.ratio))
     for row in _modelled(report.plan):
         table.add_row(*row)
     for row in _of_sessions(report):

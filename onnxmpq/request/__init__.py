@@ -6,7 +6,7 @@ from onnxmpq.request.config import asks_for_json, options_from, read_config
 from onnxmpq.request.gate import GateOptions
 from onnxmpq.request.help import GroupedCommand
 from onnxmpq.request.options import GROUPS, Group, Option, Source, documents, options_of, require_source, takes
-from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions
+from onnxmpq.request.parts import DEFAULT_SAMPLES, QualityOptions, SampleOptions, parse_step
 from onnxmpq.request.provenance import asked_for
 from onnxmpq.request.request import Request
 from onnxmpq.request.table import option_table
@@ -33,6 +33,7 @@ __all__ = [
     "option_table",
     "options_from",
     "options_of",
+    "parse_step",
     "read_config",
     "require_source",
     "take_config",

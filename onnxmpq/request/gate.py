@@ -10,7 +10,7 @@ from onnxmpq.allocate import LATENCY, SIZE, Budgets, Limit, parse_budgets, parse
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import Memory, QualityOptions, Shape
+from onnxmpq.request.parts import Memory, Phase, QualityOptions, Shape, parse_step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,10 +30,12 @@ class GateOptions(QualityOptions):
     provider: Annotated[str | None, Option("onnxruntime execution provider", group="Target", metavar="PROVIDER")] = None
 
     shape: Shape = None
+    step: Phase = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.shapes, self.memory_limit
+        parse_step(self.step)
         if self.limits.fastest or self.limits.smallest:
             raise UsageError("validate compares with a limit: give --latency and --size as numbers, such as 5ms or 25%")
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import Recipe, divisor, numbers, override
+from onnxmpq.feeds import STEPS, Recipe, Step, divisor, numbers, override
 from onnxmpq.quality import Floors, MetricFunction, parse_floors
 from onnxmpq.request.accepted import accept
 from onnxmpq.request.options import Option, options_of
@@ -106,6 +106,24 @@ Shape = Annotated[
     ),
 ]
 
+
+def parse_step(text: str | None) -> Step | None:
+    """A phase of a decoder. Raises UsageError for what is none."""
+    found = next((step for step in STEPS if step == text), None)
+    if text is not None and found is None:
+        raise UsageError(f"--step {text}: must be {' or '.join(STEPS)}")
+    return found
+
+
+Phase = Annotated[
+    Step | None,
+    Option(
+        "phase of a decoder with a cache that --latency means: decode (default) or prefill (docs/decoders)",
+        "text",
+        group="Target",
+        metavar="STEP",
+    ),
+]
 
 Memory = Annotated[
     str | None,

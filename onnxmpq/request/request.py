@@ -19,7 +19,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import Memory, QualityOptions, Shape
+from onnxmpq.request.parts import Memory, Phase, QualityOptions, Shape, parse_step
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, require_method
@@ -87,6 +87,7 @@ class Request(QualityOptions):
         ),
     ] = 1
     shape: Shape = None
+    step: Phase = None
     set: Annotated[
         Mapping[str, str | Iterable[str]] | None,
         Option(
@@ -266,6 +267,7 @@ class Request(QualityOptions):
         if self.couple not in COUPLE:
             raise UsageError(f"--couple {self.couple}: {nearest(self.couple, COUPLE, 'the choices are')}")
         require_solver(self.solver)
+        parse_step(self.step)
         _ = self.memory_limit, self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from onnxmpq.context import Context
+from onnxmpq.decoding import cached_outputs, load_samples
 from onnxmpq.errors import CalibrationError, ModelError
-from onnxmpq.feeds import Feeds, InputSpec, Recipe, Share, Timed, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, InputSpec, Recipe, Share, Step, Timed, at_step, timed_samples
 from onnxmpq.isolation import patience_s
 from onnxmpq.model import Model, table_rows
 from onnxmpq.runtimes import absolute, specs_of
@@ -31,7 +32,7 @@ class Samples:
     """Calibration samples, and others for validation. held_out: False where there are too few to hold any back.
 
     first_s: what the largest sample took when the model ran for the first time, sessions included. shapes: of what is
-    timed.
+    timed. caches: outputs that hold a decoder's cache and are judged by later logits alone.
     """
 
     calibration: Feeds
@@ -39,11 +40,16 @@ class Samples:
     held_out: bool
     first_s: float = 0.0
     shapes: tuple[Share, ...] = ()
+    caches: frozenset[str] = frozenset()
 
     @property
     def timed(self) -> Timed:
         """Samples that are timed. Raises UsageError for shapes that do not fit."""
         return timed_samples(self.calibration, self.shapes)
+
+    def at_step(self, step: Step | None) -> Samples:
+        """The samples, of which one of this phase is timed. Raises UsageError as `onnxmpq.feeds.at_step`."""
+        return replace(self, calibration=at_step(self.calibration, step))
 
     def in_words(self) -> str:
         """Number of samples by use, and their source."""
@@ -95,7 +101,11 @@ def gather_samples(
     unknown = calibration is None and recipe is None and model.batchnorm
     fitting = _fitting_recipe(model, specs, context) if unknown else None
     recipe, reasons = (fitting[0], (fitting[1],)) if fitting else (recipe, ())
-    feeds = load_feeds(calibration, specs, recipe=recipe, limit=limit + limit // 3, seed=context.seed, bounds=bounds)
+    most, structure = limit + limit // 3, model.structure
+    feeds = load_samples(
+        runs, calibration, specs, structure=structure, recipe=recipe, limit=most, seed=context.seed, bounds=bounds
+    )
+    caches = cached_outputs(structure, feeds)
     check_lookups(feeds, tables)
     feeds = replace(feeds, notes=(*feeds.notes, *reasons))
     start = time.perf_counter()
@@ -107,10 +117,10 @@ def gather_samples(
     every = round(1 / HELD_OUT_SHARE)
     if count < every:
         context.progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
-        return _said(Samples(feeds, feeds, False, first_s), context)
+        return _said(Samples(feeds, feeds, False, first_s, caches=caches), context)
     back = [i for i in range(count) if i % every == every - 1]
     rest = [i for i in range(count) if i % every != every - 1]
-    return _said(Samples(feeds.take(rest), feeds.take(back), True, first_s), context)
+    return _said(Samples(feeds.take(rest), feeds.take(back), True, first_s, caches=caches), context)
 
 
 def _said(samples: Samples, context: Context) -> Samples:

@@ -6,7 +6,15 @@ from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, effects_of_menu, forward_seconds
 from onnxmpq.sensitivity.method import AUTO, CHOICES, extent, require_method
-from onnxmpq.sensitivity.output_kinds import KINDS, OUTPUT_KINDS, OutputKind, class_scores, guess_kind, kl_divergence
+from onnxmpq.sensitivity.output_kinds import (
+    KINDS,
+    OUTPUT_KINDS,
+    OutputKind,
+    class_scores,
+    guess_kind,
+    kl_divergence,
+    with_caches,
+)
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
@@ -37,4 +45,5 @@ __all__ = [
     "make_divergence",
     "measure_effects",
     "require_method",
+    "with_caches",
 ]

@@ -27,8 +27,19 @@ def effect_samples(
     doubts = output_doubts(model, feeds, kinds, threads) if count < len(feeds) else np.zeros(len(feeds))
     if not doubts.any():
         return together(feeds, mixed(evenly_spread(len(feeds), count))), 1.0
-    most = sorted(int(i) for i in np.argsort(-doubts, kind="stable")[:count])
+    most = sorted(_most_doubted(doubts, feeds, count))
     return together(feeds, mixed(most)), float(doubts.mean() / doubts[most].mean())
+
+
+def _most_doubted(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
+    """Samples with most doubt, of each phase of a decoder in its share of all samples."""
+    ordered = [int(i) for i in np.argsort(-doubts, kind="stable")]
+    if not feeds.runs:
+        return ordered[:count]
+    decode = [i for i in ordered if feeds.runs[i].step == "decode"]
+    prefill = [i for i in ordered if feeds.runs[i].step != "decode"]
+    share = round(count * len(decode) / len(ordered))
+    return [*decode[:share], *prefill[: count - share]]
 
 
 def together(feeds: Feeds, numbers: Sequence[int]) -> list[int]:

@@ -270,7 +270,7 @@ def make_divergence(
         for name, samples in outputs.items():
             kind = kinds.get(name) or guess_kind(model.structure, name, samples[feeds.largest])
             kind = "random" if name in drawn else kind
-            if (kind == "random" and not random) or (inner and name not in inner):
+            if (kind == "random" and not random) or kind == "cache" or (inner and name not in inner):
                 found.append(hidden(name, kind))
                 continue
             odd = any(s.shape != samples[0].shape for s in samples)

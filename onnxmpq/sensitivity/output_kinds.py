@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.model import OPERATORS, GraphIndex
 
-OutputKind = Literal["logits", "probabilities", "values", "random"]
+OutputKind = Literal["logits", "probabilities", "values", "random", "cache"]
 Scores = NDArray[np.floating[Any]]
 
 SMALLEST_PROBABILITY = 1e-9
@@ -31,8 +31,9 @@ class Comparison:
     divergence over the last axis. None: by mean squared error relative to each channel's variance.
     recognized: tells the kind from the graph, the output's name and its values for one sample, which have two axes or
     more, the last of more than one. The first row that recognizes an output has it.
-    deliberate: False for outputs whose values are not meant to be the same in two runs; they are compared only where
-    there is nothing else, and no user can ask for them.
+    deliberate: False for outputs that are not judged, and that no user can ask for: "random" ones, whose values are not
+    meant to be the same in two runs and are compared only where there is nothing else, and the "cache" of a decoder,
+    which is judged by the logits of later tokens.
     """
 
     scores: Callable[[Scores], Scores] | None = None
@@ -46,6 +47,11 @@ def guess_kind(proto: onnx.ModelProto, output: str, sample: NDArray[np.float32])
     if sample.ndim < 2 or last < 2 or not sample.size or not np.isfinite(sample).all():
         return "values"
     return next((kind for kind, row in OUTPUT_KINDS.items() if row.recognized(proto, output, sample)), "values")
+
+
+def with_caches(caches: Iterable[str], given: Mapping[str, OutputKind] | None) -> dict[str, OutputKind]:
+    """Kinds that are given, and that of outputs which hold a cache where none is."""
+    return {**dict.fromkeys(sorted(caches), "cache"), **(given or {})}
 
 
 def class_scores(kind: OutputKind, values: Scores) -> Scores:
@@ -98,6 +104,7 @@ OUTPUT_KINDS: Mapping[OutputKind, Comparison] = {
     "logits": Comparison(lambda scores: scores, _are_logits),
     "values": Comparison(),
     "random": Comparison(deliberate=False),
+    "cache": Comparison(deliberate=False),
 }
 KINDS: tuple[OutputKind, ...] = tuple(kind for kind, row in OUTPUT_KINDS.items() if row.deliberate)
 """That a user can ask for."""

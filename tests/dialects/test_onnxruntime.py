@@ -85,6 +85,13 @@ def test_unfused_graph_computes_the_simulation(case: Rewriting) -> None:
             assert decibel(value, found[name]) > 45
 
 
+@pytest.mark.parametrize("width", [32, 64])
+def test_a_table_has_an_even_number_of_zero_points_in_a_row(width: int) -> None:
+    case = Case("table", graph("y = Gather (w, x)", "int64[N, 5] x", "float y", f"float[8, {width}] w"))
+    assert bool(case.everywhere("w4b32z")) == (width == 64)
+    assert case.everywhere("w4b32")
+
+
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("layer", ["matmul", "gemm", "embedding"])
 def test_blocks_of_every_size_compute_the_simulation(layer: str, name: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds import available_recipes
-from onnxmpq.feeds.recipes import ImageRecipe, find_recipe, recipe_names
+from onnxmpq.feeds.overrides import override
+from onnxmpq.feeds.recipes import DecoderRecipe, ImageRecipe, find_recipe, recipe_fields, recipe_names
 
 
 def test_shipped_recipes_are_valid_and_described() -> None:
@@ -15,6 +16,7 @@ def test_shipped_recipes_are_valid_and_described() -> None:
         "audio-16k",
         "bert-text",
         "cifar10",
+        "decoder",
         "digits",
         "imagenet",
         "imagenet-tf",
@@ -93,3 +95,22 @@ def test_bad_recipes_name_file_and_field(case: Bad, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=case.message) as caught:
         find_recipe(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_a_decoders_fields(tmp_path: Path) -> None:
+    fields = '[inputs]\nids = "tokens"\n[values]\nkeep = 1\n'
+    (tmp_path / "mine.toml").write_text(f'kind = "decoder"\ndescription = "d"\nmax_length = 9\n{fields}')
+    recipe = find_recipe(str(tmp_path / "mine.toml"))
+    assert isinstance(recipe, DecoderRecipe)
+    assert (recipe.max_length, recipe.ids, recipe.mask, recipe.values) == (9, "tokens", None, (("keep", 1.0),))
+    shown = recipe_fields(recipe)
+    assert shown["inputs"] == {"ids": "tokens"} and shown["values"] == {"keep": 1.0}
+    (tmp_path / "odd.toml").write_text('kind = "decoder"\ndescription = "d"\nmax_length = 9\n[inputs]\ntypes = "t"\n')
+    with pytest.raises(CalibrationError, match=r"'inputs\.types' is unknown"):
+        find_recipe(str(tmp_path / "odd.toml"))
+
+
+def test_a_tokenizer_that_is_given_beside_a_recipe_is_relative_to_the_working_folder() -> None:
+    recipe = override("decoder", {"tokenizer": "there.json"})
+    assert isinstance(recipe, DecoderRecipe)
+    assert recipe.tokenizer == Path("there.json").absolute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import onnxmpq
 from onnxmpq.cost.mixed import mean_times
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Feeds, InputSpec, in_words, load_feeds, parse_shapes, shares_of
-from onnxmpq.feeds.timed import Share, with_shapes
+from onnxmpq.feeds.timed import Share, at_step, with_shapes
+from onnxmpq.feeds.types import TokenRun
 from onnxmpq.quality import Timing
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from tests.conftest import QUICK
@@ -103,7 +105,8 @@ def test_the_latency_is_that_of_the_shape(tmp_path: Path, monkeypatch: pytest.Mo
         seen.append(inputs["x"].shape)
         return before(session, inputs, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(comparison, "call", lambda f, *a, **_: f(*[getattr(x, "here", lambda x=x: x)() for x in a]))
+    for name in ("call", "timed"):
+        monkeypatch.setattr(comparison, name, lambda f, *a, **_: f(*[getattr(x, "here", lambda x=x: x)() for x in a]))
     monkeypatch.setattr(comparison, "run", noted)
     model = tmp_path / "m.onnx"
     onnx.save_model(residual_cnn(), model)
@@ -143,3 +146,24 @@ def test_several_shapes_are_one_budget(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="several shapes are for measured targets"):
         options: dict[str, Any] = {"target": "edge-npu", "shape": {"x": "1x3x16x16,2x3x16x16"}}
         onnxmpq.convert(model, size="60%", calibration=samples_for(residual_cnn(), 8), **options)
+
+
+def test_a_phase_is_for_decoders_and_for_samples_that_have_it() -> None:
+    given = feeds()
+    assert at_step(given, None) is given
+    with pytest.raises(UsageError, match="--step decode: the model has no cache"):
+        at_step(given, "decode")
+    runs = replace(given, runs=(TokenRun("decode", 3, 1), TokenRun("decode", 3, 2)))
+    with pytest.raises(UsageError, match="--step prefill: no sample is of that phase"):
+        at_step(runs, "prefill")
+    assert at_step(runs, None).step == "decode"
+    assert runs.take([1]).runs == (TokenRun("decode", 3, 2),)
+
+
+def test_an_axis_that_is_a_sum_follows_its_parts() -> None:
+    cache = InputSpec("cache", np.dtype("float32"), ("N", "past", 2))
+    mask = InputSpec("mask", np.dtype("int64"), ("N", "past + T"))
+    arrays = {"ids": np.zeros((1, 1), np.int64), "mask": np.ones((1, 4), np.int64), "cache": np.ones((1, 3, 2))}
+    given = load_feeds(arrays, [IDS, mask, cache])
+    inputs = with_shapes(given, {"cache": (1, 9, 2)}).batch([0])
+    assert inputs["mask"].shape == (1, 10) and inputs["ids"].shape == (1, 1)

@@ -104,14 +104,15 @@ def test_an_unfolded_layer_computes_the_same(case: Blocks, bias: bool) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zeros", ["", "packed"])
 def test_an_unfolded_table_holds_the_same(bits: int, zeros: str) -> None:
-    blocks = Blocks(bits, zeros)
+    """Of an even number of blocks: onnxruntime 1.23 does not fill up the last byte of a row of zero points."""
+    blocks = Blocks(bits, zeros, 64)
     codes, *others = blocks.constants()
     flat = numpy_helper.from_array(numpy_helper.to_array(codes).reshape(24, -1), "codes")
     inputs = ["codes", "x", "scales", *(["zeros"] if zeros else [])]
     node = helper.make_node(
         *("GatherBlockQuantized", inputs, ["y"], "table"), domain="com.microsoft", block_size=16, bits=bits
     )
-    proto = _model([node], ("x", TensorProto.INT64, ["N"]), ("y", TensorProto.FLOAT, ["N", 48]), [flat, *others])
+    proto = _model([node], ("x", TensorProto.INT64, ["N"]), ("y", TensorProto.FLOAT, ["N", 64]), [flat, *others])
     ids = {"x": np.array([0, 5, 23, -1])}
     model = prepare(proto)
     assert [n.op_type for n in model.structure.graph.node] == ["Gather"]

@@ -220,6 +220,15 @@ def test_latency_with_other_threads() -> None:
     assert cells[cells.index("default of a session") :][1:4] == ["1.000", "0.700", "0.7"]
 
 
+def test_phases_of_a_decoder() -> None:
+    report = made_report()
+    phase = {"step": "decode", "tokens": 1, "before": 96, "original_ms": 1.0, "result_ms": 0.5, "ratio": 0.5}
+    rates = {"original_tokens_per_s": 1000.0, "result_tokens_per_s": 2000.0}
+    report.setdefault("conclusion", {}).setdefault("budget", {})["steps"] = [phase | rates]
+    cells = rendered(report).texts["td"]
+    assert cells[cells.index("decode") :][1:8] == ["1", "96", "1.000", "0.500", "0.5", "1000", "2000"]
+
+
 def test_a_plan_that_keeps_its_forecast_shows_more() -> None:
     """Times in float32 and the trade-off curve are in a plan as well where it was written with them."""
     plan = made_report()["plan"]

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.plan import Plan
-from onnxmpq.quality import OutputQuality, Timing, Validation, Verdict
+from onnxmpq.quality import OutputQuality, StepTiming, Timing, Validation, Verdict
 from onnxmpq.report import threads_in_words
 from onnxmpq.report.conclusion import USE_IT, Conclusion, Subject
 
@@ -172,3 +172,13 @@ def test_as_data() -> None:
 
 def test_threads_in_words() -> None:
     assert [threads_in_words(n) for n in (0, 1, 4)] == ["default threads", "1 thread", "4 threads"]
+
+
+def test_phases_of_a_decoder() -> None:
+    steps = StepTiming("decode", 1, 96, ONE), StepTiming("prefill", 128, 0, SLOW)
+    budget, _, advice = lines(with_quality(steps=steps))
+    assert "decode behind 96 tokens: 3.041 to 1.272 ms, 328.8 to 786.2 tokens/s" in budget
+    assert "prefill of 128 tokens: 1.900 to 1.160 ms" in budget
+    assert "slower in prefill of 128 tokens: convert with --step prefill" in advice
+    rows = Conclusion.of(with_quality(steps=steps)).fields["budget"]["steps"]
+    assert [(row["step"], row["tokens"], row["before"]) for row in rows] == [("decode", 1, 96), ("prefill", 128, 0)]

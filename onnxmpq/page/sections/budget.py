@@ -25,6 +25,7 @@ def build(document: Document) -> Markup | None:
             legend([("before", "fp32"), ("after", "this plan"), ("guess-key", "predicted"), ("limit-key", "budget")]),
             _table(rows),
             _threads(document.tree.rows("validation", "other_timings")),
+            _steps(document.tree.rows("conclusion", "budget", "steps")),
             _sessions(document.tree.rows("sessions")),
             _rounds(document),
         ]
@@ -95,6 +96,23 @@ def _cells(row: Taken) -> list[Cell | str]:
         Cell(measured, row.measured),
         Cell(element("span", met, class_=kind)),
     ]
+
+
+def _steps(steps: list[Tree]) -> Markup | None:
+    """Phases of a decoder: milliseconds of a run, and tokens per second."""
+    if not steps:
+        return None
+    names = ("New tokens", "Tokens in cache", "fp32 ms", "Plan ms", "Ratio", "fp32 tokens/s", "Plan tokens/s")
+    columns = [Column("Phase"), *(Column(name, numeric=True) for name in names)]
+    return join([element("h3", "Phases"), table("Latency by phase", columns, [_in_phase(step) for step in steps])])
+
+
+def _in_phase(step: Tree) -> list[Cell | str]:
+    counts = [step.number(name) for name in ("tokens", "before")]
+    times = [step.number(name) for name in ("original_ms", "result_ms")]
+    others = [step.number(name) for name in ("ratio", "original_tokens_per_s", "result_tokens_per_s")]
+    shown = [*map(figures.plain, counts), *map(figures.ms, times), *map(figures.plain, others)]
+    return [step.text("step"), *(Cell(text, n) for text, n in zip(shown, [*counts, *times, *others], strict=True))]
 
 
 def _threads(timings: list[Tree]) -> Markup | None:

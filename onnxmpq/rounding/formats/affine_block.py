@@ -102,14 +102,14 @@ class AffineBlock(WeightFormat):
             weight.grid, weight.codes.astype(np.float32), weight.grid.steps_per_input(weight.codes.shape[1])
         )
 
-    def check(self, weight: QuantizedWeight) -> None:
-        super().check(weight)
+    def check_values(self, weight: QuantizedWeight) -> None:
+        super().check_values(weight)
         if not weight.codes.size:
             return
         starts = np.arange(0, weight.codes.shape[1], weight.block)
         largest = np.maximum.reduceat(weight.codes, starts, axis=1).astype(np.int16)
         if np.any(np.maximum(largest, 0) + self.zero_points(weight.codes, weight.block) > self.high):
-            raise ValueError(f"{self.name}: codes of a block are more than {self.high} apart")
+            raise ValueError(f"codes: those of a block are more than {self.high} apart")
 
     def _fitted(self, rows: FloatArray, importance: FloatArray | None) -> tuple[FloatArray, ZeroPointArray]:
         """Of each row of float32 [R, B]: step and zero point of the least weighted squared error; steps float32 [R]."""
