@@ -1,4 +1,4 @@
-"""SIGKILL to a random worker of a local cluster every few seconds of a conversion with a given cost table.
+"""SIGKILL to a random worker of `local:N` every few seconds of a conversion with a given cost table.
 
     python -m benchmarks.cluster_kills MODEL CALIB [--recipe R] [--samples 16] [--workers 2] [--every 10] [--seed 0]
 
@@ -10,39 +10,52 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import random
+import re
 import signal
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import distributed
 
 import onnxmpq
 from onnxmpq.files import serialize
+from onnxmpq.progress import Progress
 from tests.tables import int8_pays
 
+Row = tuple[int, int, float, str]
 
-class Killer(threading.Thread):
-    """Kills until it is stopped. killed: so far."""
 
-    def __init__(self, client: Any, every_s: float, seed: int) -> None:
-        super().__init__(daemon=True)
-        self.client, self.every_s, self.random = client, every_s, random.Random(seed)
+class Killer(Progress):
+    """Begins when it hears the address of the scheduler. every_s: between two kills; infinite for none."""
+
+    def __init__(self, every_s: float, seed: int) -> None:
+        self.every_s, self.random = every_s, random.Random(seed)
         self.stopped, self.killed = threading.Event(), 0
 
-    def run(self) -> None:
-        while not self.stopped.wait(self.every_s):
-            found = [p for p in self.client.run(os.getpid, on_error="ignore").values() if isinstance(p, int)]
-            if found:
-                os.kill(self.random.choice(found), signal.SIGKILL)
-                self.killed += 1
+    def say(self, message: str) -> None:
+        print(f"    {message}", flush=True)
+        if found := re.match(r"cluster (\S+),", message):
+            threading.Thread(target=self.kill, args=(found[1],), daemon=True).start()
+
+    warn = say
+
+    def kill(self, address: str) -> None:
+        with distributed.Client(address, set_as_default=False) as client:
+            while not self.stopped.wait(min(self.every_s, threading.TIMEOUT_MAX)):
+                found = [p for p in client.run(os.getpid, on_error="ignore").values() if isinstance(p, int)]
+                if found:
+                    os.kill(self.random.choice(found), signal.SIGKILL)
+                    self.killed += 1
+                    print(f"    killed one of {len(found)}", flush=True)
 
 
-def converted(asked: argparse.Namespace, costs: Path, cluster: Any = None) -> tuple[float, str]:
+def converted(asked: argparse.Namespace, costs: Path, every_s: float = math.inf, workers: int = 0) -> Row:
+    killer = Killer(every_s, asked.seed)
     start = time.perf_counter()
     made = onnxmpq.convert(
         asked.model,
@@ -54,9 +67,12 @@ def converted(asked: argparse.Namespace, costs: Path, cluster: Any = None) -> tu
         guard=False,
         best_effort=True,
         cache=False,
-        cluster=cluster,
+        cluster=f"local:{workers}" if workers else None,
+        progress=killer,
     )
-    return time.perf_counter() - start, hashlib.sha256(serialize(made.model)).hexdigest()
+    killer.stopped.set()
+    seconds = time.perf_counter() - start
+    return workers, killer.killed, round(seconds, 1), hashlib.sha256(serialize(made.model)).hexdigest()
 
 
 def main() -> None:
@@ -71,20 +87,10 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         costs = int8_pays(asked.model, Path(folder))
-        rows = [("no cluster", 0, *converted(asked, costs))]
-        print(rows[-1], flush=True)
-        with (
-            distributed.LocalCluster(n_workers=asked.workers, threads_per_worker=1, dashboard_address=None) as cluster,
-            distributed.Client(cluster, set_as_default=False) as client,
-        ):
-            rows.append(("cluster", 0, *converted(asked, costs, client)))
-            print(rows[-1], flush=True)
-            killer = Killer(client, asked.every, asked.seed)
-            killer.start()
-            seconds, found = converted(asked, costs, client)
-            killer.stopped.set()
-            rows.append(("killed", killer.killed, seconds, found))
-            print(rows[-1], flush=True)
+        rows = []
+        for every_s, workers in ((math.inf, 0), (math.inf, asked.workers), (asked.every, asked.workers)):
+            rows.append(converted(asked, costs, every_s, workers))
+            print("workers {}, kills {}, {} s, {}".format(*rows[-1]), flush=True)
     raise SystemExit(len({found for *_, found in rows}) > 1)
 
 

@@ -18,6 +18,9 @@ from onnxmpq.tasks import done_by
 
 CONNECT_S = 15
 """Seconds that a scheduler has to answer, and to be found again when the connection was lost."""
+_LOST_WORKER = "distributed.deploy.lost-worker-timeout"
+"""Dask's setting after which a LocalCluster closes the nanny of a worker that ended and has not come back, by default
+15 s: a busy machine may take longer to start one."""
 _LOCAL = re.compile(r"local:(\d+)")
 _URL = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")
 Model = TypeVar("Model")
@@ -82,8 +85,8 @@ def connected(
             f"--cluster needs Dask's distributed ({error}); install it with: pip install 'onnxmpq[cluster]'"
         ) from None
     with ExitStack() as stack:
-        client, local = stack.enter_context(_client(cluster, progress))
-        pool = pools.Pool(client, progress, Path(folder) if folder is not None else None, local=local)
+        client, restore = stack.enter_context(_client(cluster, progress))
+        pool = pools.Pool(client, progress, Path(folder) if folder is not None else None, restore=restore)
         if device is not None:
             measuring = devices.RemoteDevice(client, pool.device(device), device)
             progress.say(f"latency is measured on {measuring.described['cpu']} ({measuring.machine})")
@@ -107,12 +110,14 @@ def require_choice(cluster: object) -> None:
 
 
 @contextmanager
-def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, bool]]:
-    """A client, and whether its workers are on this machine. One that the caller made stays open."""
+def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[], None] | None]]:
+    """A client and, where its workers were started here, the function that starts lost ones again. A client that the
+    caller made stays open."""
+    import dask  # noqa: PLC0415
     import distributed  # noqa: PLC0415
 
     if not isinstance(cluster, str):
-        yield cluster, False
+        yield cluster, None
         return
     local = _LOCAL.fullmatch(cluster)
     if cluster.startswith("tls:") and not distributed.Security().get_connection_args("client").get("ssl_context"):
@@ -121,14 +126,17 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, bool]]:
         )
     with ExitStack() as stack:
         stack.enter_context(_quiet())  # what it logs of lost connections is said here in a line
+        restore = None
         try:
             if local:
+                stack.enter_context(dask.config.set({_LOST_WORKER: "1 day"}))
                 count = int(local[1])
                 address = stack.enter_context(
                     distributed.LocalCluster(
                         n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0"
                     )
                 )
+                restore = _restorer(address)
             else:
                 address = cluster
             client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -137,7 +145,22 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, bool]]:
         stack.enter_context(client)
         with _forwarded(client):
             progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
-            yield client, bool(local)
+            yield client, restore
+
+
+def _restorer(cluster: Any) -> Callable[[], None]:
+    """Starts the workers of a LocalCluster whose nanny has closed. Dask never does, not even with `adapt`, which counts
+    names in `worker_spec`, where lost workers stay."""
+    from distributed.core import Status  # noqa: PLC0415
+
+    def restored() -> None:  # in the loop of the cluster, which owns these dicts
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        if cluster.worker_spec.keys() - cluster.workers.keys():
+            cluster.scale(len(cluster.worker_spec))
+
+    return lambda: cluster.loop.add_callback(restored)
 
 
 def _unreachable(cluster: str, error: Exception) -> str:

@@ -27,8 +27,17 @@ again, which takes long on a busy machine."""
 class Pool:
     """Implements `tasks.Elsewhere` with the workers of one scheduler, which may come and go."""
 
-    def __init__(self, client: Any, progress: Progress, folder: Path | None = None, *, local: bool = False) -> None:
-        self.client, self.progress, self.folder, self.local = client, progress, folder, local
+    def __init__(
+        self,
+        client: Any,
+        progress: Progress,
+        folder: Path | None = None,
+        *,
+        restore: Callable[[], None] | None = None,
+    ) -> None:
+        """restore: of workers on this machine, starts those again that have ended for good; returns at once."""
+        self.client, self.progress, self.folder = client, progress, folder
+        self.restore, self.local = restore, restore is not None
         self.here, self.token, self.scheduler = identity(), secrets.token_hex(4), client.scheduler_info()["id"]
         self.known: dict[str, Identity] = {}
         self.threads: dict[str, int] = {}
@@ -49,6 +58,8 @@ class Pool:
         """Threads of each worker that may be given tasks, by address. At most every `LOOK_S` the scheduler is asked."""
         if now or time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
+            if self.restore is not None:
+                self.restore()
             present: dict[str, int] = self.client.nthreads()
             self._identify([address for address in present if address not in self.known | self.left_out])
             self.threads = {a: n for a, n in present.items() if a in self.known and not self.known[a].tags}
@@ -58,7 +69,7 @@ class Pool:
     def require_workers(self, *, again: bool = False) -> None:
         """Waits for workers. again: all were lost. Raises ClusterError where none comes, or none can be used."""
         if again:
-            self.progress.say(f"all workers are lost; waiting {RETURN_S:.0f} s for others")
+            self.progress.say(f"all workers are lost; waiting {RETURN_S:.0f} s for them or others to come")
         self._wait_for(lambda: bool(self.look(now=True)), RETURN_S if again else WAIT_S)
         if self.threads:
             workers, at_once = _count(len(self.threads), "worker"), _count(self.width, "task")
@@ -70,6 +81,11 @@ class Pool:
             raise ClusterError(f"no worker can be used: {why}; workers need the same packages and CPU features")
         if devices:
             raise ClusterError(f"all workers ({', '.join(devices)}) are devices, which do nothing but measurements")
+        if again:
+            raise ClusterError(
+                f"all workers were lost, and none has come back in {RETURN_S:.0f} s; start some, and run "
+                "the same command again: what is done is in the cache"
+            )
         raise ClusterError("the scheduler has no workers; start some with `dask worker ADDRESS`")
 
     def device(self, name: str) -> list[str]:

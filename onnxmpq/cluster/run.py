@@ -117,7 +117,7 @@ class Run(Generic[Result]):
         except ClusterError as error:
             if not tried.losses or isinstance(error, LostError):
                 raise
-            raise ClusterError(f"{task.about}: {tried.losses} workers were lost with it, and now {error}") from None
+            raise ClusterError(f"{task.about}: {tried.losses} workers were lost with it; {error}") from None
         places = [n for n, a in enumerate(task.arguments) if isinstance(a, Shared)]
         own = Box([a for a in task.arguments if not isinstance(a, Shared)])
         tried.tries += 1

@@ -157,6 +157,36 @@ def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
             run(client, tasks(dies, [(1,)]))
 
 
+def test_local_workers_come_back_however_long_they_take(tmp_path: Path) -> None:
+    """A LocalCluster closes the nanny of a worker that takes longer than this setting."""
+    dask = pytest.importorskip("dask", reason="the extra onnxmpq[cluster] is not installed")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):
+        rows = [(str(tmp_path), n) for n in range(2)]
+        assert run("local:1", tasks(dies_first, rows)) == {f"layer {n}": n for n in range(2)}
+
+
+def test_local_workers_whose_nanny_has_closed_are_started_again() -> None:
+    with connected("local:1", Silent()):
+        pool: Any = current()
+        cluster = pool.client.cluster
+        for _ in range(2):
+            cluster.sync(cluster.workers[0].close)
+            assert [result for _, result in pool.run(tasks(doubled, [(n,) for n in range(3)]))] == [0, 2, 4]
+
+
+def test_all_workers_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.cluster.pool.RETURN_S", 1.0)
+    heard = Heard()
+    with local_cluster(1) as client, connected(client, heard):
+        pool: Any = current()
+        client.cluster.scale(0)
+        while client.nthreads():
+            time.sleep(0.05)
+        with pytest.raises(ClusterError, match=r"all workers were lost, and none has come back in 1 s.*in the cache"):
+            list(pool.run(tasks(doubled, [(1,)])))
+        assert any("all workers are lost; waiting" in line for line in heard.lines)
+
+
 def test_a_scheduler_that_goes_away_ends_the_run_with_a_line() -> None:
     with local_cluster(1) as client:
         threading.Timer(2.0, client.cluster.close).start()
