@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import math
 import os
 import random
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # lost connections are what is asked for
     with tempfile.TemporaryDirectory() as folder:
         costs = int8_pays(asked.model, Path(folder))
         rows = []

@@ -112,6 +112,7 @@ class Run(Generic[Result]):
 
     def _submit(self, tried: _Tried[Result], avoid: Iterable[str] = ()) -> None:
         task = tried.task
+        self.pool.look(now=True)  # to send something to a worker that has gone takes Dask `CONNECT_S` to refuse
         try:
             workers = self._workers({*avoid, *(o.worker for o in tried.errors)})
         except ClusterError as error:
@@ -126,7 +127,6 @@ class Run(Generic[Result]):
             parcel = self.client.scatter(own, workers=workers[:1], hash=False, direct=self.pool.local or None)
         except Exception as error:  # the worker has gone since it was looked for
             self._lost(tried, f"{type(error).__name__}: {error}")
-            self.pool.look(now=True)
             self._submit(tried, avoid)
             return
         key = f"onnxmpq-{task.key[:40]}-{self.pool.token}-{tried.tries}"
@@ -168,7 +168,6 @@ class Run(Generic[Result]):
         """Another try, unless the other worker of a slow task may still do it. Raises ClusterError."""
         if outcome is None:
             self._lost(tried, "its worker was lost")
-            self.pool.look(now=True)
         else:
             tried.errors.append(outcome)
             if len(tried.errors) >= ERRORS:
