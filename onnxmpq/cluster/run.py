@@ -118,7 +118,8 @@ class Run(Generic[Result]):
         except ClusterError as error:
             if not tried.losses or isinstance(error, LostError):
                 raise
-            raise ClusterError(f"{task.about}: {tried.losses} workers were lost with it; {error}") from None
+            lost = "1 worker was" if tried.losses == 1 else f"{tried.losses} workers were"
+            raise ClusterError(f"{task.about}: {lost} lost with it; {error}") from None
         places = [n for n, a in enumerate(task.arguments) if isinstance(a, Shared)]
         own = Box([a for a in task.arguments if not isinstance(a, Shared)])
         tried.tries += 1
