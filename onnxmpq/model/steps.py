@@ -31,10 +31,14 @@ class Step(StrEnum):
     SKIP_IDENTITIES = "removing Identity and Dropout nodes"
     FOLD_FACTORS = "folding BatchNormalization, Mul and Add into convolutions"
     SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
+    SIMPLIFY_EINSUMS = "writing Einsum with a constant as MatMul"
     HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
 
 
-_FOLDING = Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS, Step.SIMPLIFY_GEMMS
+_FOLDING = (
+    *(Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS),
+    *(Step.SIMPLIFY_GEMMS, Step.SIMPLIFY_EINSUMS),
+)
 """In the order of the fields of `Folds`."""
 
 

@@ -158,7 +158,9 @@ class _Worker:
             return False
         names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
         one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
-        return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
+        return all(
+            value.ndim > 0 and two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items()
+        )
 
     def _groups(self) -> list[list[str]]:
         """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
