@@ -12,6 +12,7 @@ import onnx.inliner
 from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.model.functions import with_defaults
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
@@ -99,9 +100,10 @@ def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
 
 
 def _inline(draft: Draft) -> Draft:
-    inlined = onnx.inliner.inline_local_functions(draft.proto)
+    proto = with_defaults(draft.proto)
+    inlined = onnx.inliner.inline_local_functions(proto)
     if inlined.functions:  # written for another opset
-        inlined = onnx.inliner.inline_local_functions(draft.proto, convert_version=True)
+        inlined = onnx.inliner.inline_local_functions(proto, convert_version=True)
     return draft.with_proto(inlined).noted("local functions were inlined")
 
 
