@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 import onnxmpq
+from benchmarks.shared_weights import encoder
 from onnxmpq.allocate import Limits, pose, solve
 from onnxmpq.cost import CostTable
 from onnxmpq.dialects.sharing import share_constants
@@ -19,6 +21,8 @@ from onnxmpq.runtimes import SessionSettings, open_session, run
 from onnxmpq.schemes import SCHEMES
 from tests.dialects.cases import Case
 from tests.graphs import feeds_for, graph, prepared
+from tests.outcomes import QUICK
+from tests.tables import int8_pays
 
 SIDE = 96
 LAYERS = """a = MatMul (x, w)  b = Relu (a)
@@ -122,3 +126,16 @@ def test_compilers_get_no_transposes_of_constants() -> None:
     assert "turned" in {t.name for t in model.graph.initializer}
     share_constants(model, lambda name: name, WeightStore.of(model))
     assert [n.op_type for n in model.graph.node if "turned" in n.output] == ["Transpose"]
+
+
+@pytest.mark.parametrize("spelling", ["one initializer", "behind Identity", "a copy for each layer"])
+def test_rescaling_keeps_equal_weights_equal(spelling: str, tmp_path: Path) -> None:
+    """Other factors for each layer would make as many weights as there are layers."""
+    proto = encoder(spelling, 4)
+    samples = {"x": np.random.default_rng(1).standard_normal((16, 128)).astype(np.float32)}
+    samples["x"][:, 3] *= 20.0  # so that there is something to rescale
+    result = onnxmpq.convert(
+        proto, calibration=samples, latency="fastest", schemes=["int8"], cost_table=int8_pays(proto, tmp_path),
+        effort=QUICK, cache=False, guard=False,
+    )  # fmt: skip
+    assert sum(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2 for t in result.model.graph.initializer) == 2
