@@ -28,7 +28,8 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.model.work import multiply_accumulates
 from onnxmpq.runtimes import open_session, run
 from onnxmpq.samples import gather_samples
-from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, affordable, forward_seconds
+from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, forward_seconds
+from onnxmpq.sensitivity.method import affordable
 from onnxmpq.target.load import load_target
 
 MODELS = ("resnet20_cifar10", "mobilenet_v1_0.25", "squeezenet1.1", "gpt_char", "vit_tiny", "yolov8n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import Effects, Evaluator, effects_of_menu
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effect_samples import effect_samples
+from onnxmpq.sensitivity.method import FULL
 from onnxmpq.target.load import load_target
 from onnxmpq.threads import workers
 from onnxmpq.weights import round_for_inputs, without
@@ -34,7 +36,9 @@ from onnxmpq.workbench import Workbench, prepare_bench
 @dataclass(frozen=True)
 class Prepared:
     """effects: on `samples`, calibration samples that weights were rounded for; `spared`: the others of them.
-    unseen: test samples; `alike`: further ones of the calibration split, which took no part either."""
+    unseen: test samples; `alike`: further ones of the calibration split, which took no part either. again: as this is,
+    with
+    effects by another method on other samples."""
 
     entry: Any
     model: Model
@@ -45,6 +49,7 @@ class Prepared:
     spared: Feeds
     unseen: Feeds
     alike: Feeds
+    again: Callable[[str, Feeds], Prepared]
 
     def codes(self, proto: onnx.ModelProto, feeds: Feeds) -> Code:
         """Codes of a model's outputs, float32 [samples, width]."""
@@ -69,8 +74,11 @@ class Prepared:
         return Evaluator.of(self.model, self.effects.divergence, feeds, SessionSettings(threads=workers()))
 
 
-def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = False) -> Prepared:
-    """layers_only: no int8 for regions without weights (as in most plans, where little of it pays)."""
+def prepare_entry(
+    name: str, samples: int, test: int, *, layers_only: bool = False, schemes: Container[str] | None = None
+) -> Prepared:
+    """layers_only: no int8 for regions without weights (as in most plans, where little of it pays). schemes: those that
+    are tried; None for all."""
     entry = zoo().load(name)
     model = prepare(entry.model)
     specs = input_specs(open_session(model.proto))
@@ -85,17 +93,22 @@ def prepare_entry(name: str, samples: int, test: int, *, layers_only: bool = Fal
     if layers_only:
         weighted = {r.name for r in model.layers}
         menu = menu.where(lambda name, s: name in weighted or s.is_fp32)
+    if schemes is not None:
+        menu = menu.where(lambda name, s: s.is_fp32 or s.name in schemes)
     observation = observe_ranges(model, observed_tensors(model, menu), feeds, context)
     bench = prepare_bench(model, menu, observation, dialect, context)
     data = Samples(feeds, unseen, True)
     formats = weight_formats(model, menu)
     bench = bench.with_weights(round_for_inputs(model, formats, data.rounding, without([]), context))
-    effects = effects_of_menu(model, menu, bench, observation, data.effects, None, context)
-    chosen, _ = effect_samples(model, data.effects, len(effects.reference), {}, threads=context.threads)
-    kept = data.effects.take(chosen)
-    bench = replace(bench, activations={**bench.activations, **effects.params})
     free = CostTable({r.name: {FP32: 0.0, **{s.kernel: 0.0 for s in menu[r.name]}} for r in model.regions})
-    seen = pose(model, menu, free, effects, bench.weights)
-    effects = at_unseen_level(seen, effects, bench, data, context)
-    problem = pose(model, menu, free, effects, bench.weights)
-    return Prepared(entry, model, bench, effects, problem, kept, data.deciding, unseen, alike)
+
+    def by(method: str, given: Feeds) -> Prepared:
+        effects = effects_of_menu(model, menu, bench, observation, given, None, context, method)
+        chosen, _ = effect_samples(model, given, len(effects.reference), {}, threads=context.threads)
+        ready = replace(bench, activations={**bench.activations, **effects.params})
+        seen = pose(model, menu, free, effects, ready.weights)
+        effects = at_unseen_level(seen, effects, ready, data, context)
+        problem = pose(model, menu, free, effects, ready.weights)
+        return Prepared(entry, model, ready, effects, problem, given.take(chosen), data.deciding, unseen, alike, by)
+
+    return by(FULL, data.effects)

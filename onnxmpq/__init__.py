@@ -6,8 +6,9 @@
     result                     # what was asked, measured, met; and the quality
     result.sensitivity         # rows for pandas.DataFrame or polars.DataFrame; also .costs and .curve
 
-Do: `convert`, `predict` (the same without building anything), `apply` a plan, `validate` two models, `calibrate`,
-`profile`, `inspect`, `check`, `measure_sensitivity`. Read files: `read_plan`, `read_calibration`, `read_cost_table`.
+Do: `convert`, `convert_many`, `predict` (the same without building anything), `apply` a plan, `validate` two models,
+`calibrate`, `profile`, `inspect`, `check`, `measure_sensitivity`. Read files: `read_plan`, `read_calibration`,
+`read_cost_table`.
 Whatever goes wrong is an `OnnxmpqError` of one line; `onnxmpq.errors` has the families.
 
 Names are imported when they are first used, so that the command line can answer Ctrl-C from its first moment.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from onnxmpq.cost import CostTable, Effort, read_cost_table
     from onnxmpq.errors import OnnxmpqError
     from onnxmpq.files import Rows
+    from onnxmpq.fleet import Fleet, convert_many
     from onnxmpq.pipeline import Result, convert, predict
     from onnxmpq.plan import Plan, read_plan
     from onnxmpq.progress import Progress
@@ -39,6 +41,7 @@ __all__ = [
     "Calibration",
     "CostTable",
     "Effort",
+    "Fleet",
     "Inspection",
     "OnnxmpqError",
     "Plan",
@@ -54,6 +57,7 @@ __all__ = [
     "calibrate",
     "check",
     "convert",
+    "convert_many",
     "errors",
     "inspect",
     "measure_sensitivity",
@@ -71,6 +75,7 @@ _HOMES = {
     "Calibration": "ranges",
     "CostTable": "cost",
     "Effort": "cost",
+    "Fleet": "fleet",
     "Inspection": "commands",
     "OnnxmpqError": "errors",
     "Plan": "plan",
@@ -85,6 +90,7 @@ _HOMES = {
     "calibrate": "commands",
     "check": "commands",
     "convert": "pipeline",
+    "convert_many": "fleet",
     "inspect": "commands",
     "measure_sensitivity": "commands",
     "predict": "pipeline",

@@ -11,7 +11,8 @@ import typer
 from rich.table import Table
 
 import onnxmpq
-from onnxmpq import lint, pipeline, saturation
+from onnxmpq import compilers, lint, pipeline, saturation
+from onnxmpq import fleet as fleets
 from onnxmpq.cache import contents as cache_folder
 from onnxmpq.cache import default_folder
 from onnxmpq.commands import calibration, doctor, gate, inspection, measure_sensitivity, profile_model
@@ -21,7 +22,7 @@ from onnxmpq.files import check_writable, data_folder, plan_path, require_format
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.page import make_page
-from onnxmpq.progress import Progress
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.replay import replay
 from onnxmpq.report import Prediction
 from onnxmpq.request import (
@@ -29,6 +30,7 @@ from onnxmpq.request import (
     GroupedCommand,
     Request,
     SampleOptions,
+    asks_for_json,
     config_text,
     given_options,
     option_like,
@@ -118,7 +120,7 @@ def convert(
     if write_config is not None:
         check_writable(write_config)
         write_text(write_config, config_text(context))
-    heard = reporter(quiet=quiet, verbose=verbose)
+    heard = _listening(quiet=quiet, verbose=verbose)
     if dry_run:
         _show_prediction(pipeline.predict(model, **asked, progress=heard), as_json)
         return
@@ -131,6 +133,36 @@ def convert(
     result.report.render(console, verbose=verbose)
 
 
+@app.command("convert-many", cls=GroupedCommand)
+@with_options(Request, left_out=("output", "report", "curve"))
+def convert_many(
+    context: typer.Context,
+    fleet: Annotated[Path, typer.Argument(metavar="FLEET", help="a fleet file, .toml, or a folder of models")],
+    output: Annotated[
+        Path, option_like("output", "--output", "-o", help="folder of models, plans, pages and the report of all")
+    ],
+    no_cache: NoCache = False,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Convert all models of FLEET; those of a run before this one are kept, failures come last (docs/cluster)."""
+    given = given_options(Request, context, options)
+    made = fleets.convert_many(fleet, output, **given, progress=reporter(quiet=quiet, verbose=verbose))
+    if as_json:
+        answer(made.to_dict(), made.error)
+        return
+    console = stdout()
+    made.render(console)
+    console.print(
+        f"wrote {output / fleets.PAGE} and {output / fleets.JSON}", highlight=False, markup=False, soft_wrap=True
+    )
+    if made.error is not None:
+        raise made.error
+
+
 def _show_prediction(found: Prediction, as_json: bool) -> None:
     if as_json:
         print(document(found.to_dict()))
@@ -138,8 +170,15 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
         found.render(stdout())
 
 
+_OF_A_GATE = (
+    *("latency", "size", "threads", "provider", "guard"),
+    *("min_sqnr", "max_divergence", "min_agreement", "max_drop"),
+)
+"""Options of `validate` that a plan decides itself, when it is measured again."""
+
+
 @app.command(cls=GroupedCommand)
-@with_options(SampleOptions)
+@with_options(GateOptions, left_out=_OF_A_GATE)
 def apply(
     context: typer.Context,
     model: ModelPath,
@@ -165,7 +204,8 @@ def apply(
 ) -> None:
     """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
-    asked = SampleOptions(**given_options(SampleOptions, context, options))
+    asked = GateOptions(**given_options(GateOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     applied = replay.apply_plan(
         model,
         plan,
@@ -176,10 +216,15 @@ def apply(
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,
-        progress=reporter(quiet=quiet, verbose=verbose),
+        labels=asked.labels,
+        metric=asked.metric,
+        outputs=asked.outputs,
+        shape=asked.shape,
+        progress=heard,
     )
     if as_json:
-        answer({"model": str(destination), "plan": str(plan_path(destination)), **replay.as_dict(applied)})
+        files = {"model": str(destination), "plan": str(plan_path(destination))}
+        answer({**files, **replay.as_dict(applied), "warnings": heard.warnings})
         return
     console = stdout()
     if applied.validation is not None:
@@ -208,6 +253,7 @@ def calibrate(
     """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     found = calibration.calibrate(
         model,
         calibration=asked.calibration,
@@ -216,11 +262,11 @@ def calibrate(
         samples=asked.samples,
         seed=seed,
         cache=_cache(cache, no_cache),
-        progress=reporter(quiet=quiet, verbose=verbose),
+        progress=heard,
     )
     found.write(output)
     if as_json:
-        answer(found.to_dict())
+        answer({**found.to_dict(), "warnings": heard.warnings})
         return
     console = stdout()
     calibration.render(found, console)
@@ -238,14 +284,18 @@ def profile(
     threads: Threads = 1,
     shape: Shape = None,
     seed: Seed = 0,
+    as_json: JsonOut = False,
+    cluster: Annotated[str | None, option_like("cluster", "--cluster")] = None,
+    device: Annotated[str | None, option_like("device", "--device")] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Measure MODEL's costs on this machine; `convert --cost-table` plans with them, here or elsewhere."""
+    """Measure MODEL's costs, here or on a --device; `convert --cost-table` plans with them, here or elsewhere."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
+    heard = _listening(quiet=quiet, verbose=verbose)
     table = profile_model(
         model,
         calibration=asked.calibration,
@@ -254,16 +304,29 @@ def profile(
         provider=provider,
         threads=threads,
         seed=seed,
-        shapes=shares_of(parse_shapes(shape or ())),
-        progress=reporter(quiet=quiet, verbose=verbose),
+        shape=parse_shapes(shape or ()),
+        cluster=cluster,
+        device=device,
+        progress=heard,
     )
     write_text(output, table.to_json() + "\n")
+    if as_json:
+        answer({"table": str(output), "warnings": heard.warnings})
+        return
     stdout().print(f"wrote {output}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
-def inspect(model: ModelPath, target: Target = "cpu", as_json: JsonOut = False, debug: Debug = False) -> None:
+def inspect(
+    model: ModelPath,
+    target: Target = "cpu",
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
     """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
+    _listening(quiet=quiet, verbose=verbose)
     found = inspection.inspect(model, target)
     if as_json:
         answer(found.to_dict())
@@ -306,7 +369,7 @@ def sensitivity_command(
         schemes=scheme or (),
         cache=_cache(cache, no_cache),
         seed=seed,
-        progress=reporter(quiet=quiet, verbose=verbose),
+        progress=_listening(quiet=quiet, verbose=verbose),
     )
     if output is not None:
         rows.write(output)
@@ -326,6 +389,15 @@ def check(
     dialect: Annotated[
         str, typer.Option(help=f"whose rules: {', '.join(lint.DIALECTS)}", metavar="NAME")
     ] = "onnxruntime",
+    compile_for: Annotated[
+        str | None,
+        typer.Option(
+            "--compile",
+            help="also build it with the dialect's own compiler, for a GPU such as sm89 (docs/tensorrt)",
+            metavar="CAPABILITY",
+        ),
+    ] = None,
+    shape: Shape = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -339,19 +411,29 @@ def check(
         raise UsageError("--recipe says how to read --calib; give --calib too")
     if calib is not None and dialect != "onnxruntime":
         raise UsageError(f"--calib counts overflow in onnxruntime's kernels, not in dialect {dialect}; leave one out")
+    if shape and compile_for is None:
+        raise UsageError("--shape is for --compile, which builds the model for these shapes; give both")
+    progress = _listening(quiet=quiet, verbose=verbose)
     proto, _, _ = read(model)
     found = lint.lint(proto, dialect)
-    progress = reporter(quiet=quiet, verbose=verbose)
+    compiled = None
+    if compile_for is not None:
+        compiled = compilers.compile_model(proto, compile_for, shares_of(parse_shapes(shape or ())), dialect)
     observed = None if calib is None else _count_overflow(proto, asked, progress)
-    broken = any(f.severity == "error" for f in found)
-    error = CheckError(f"{model}: {show.count(found)} against the rules of dialect {dialect}") if broken else None
+    broken = [f"{show.count(found)} against the rules of dialect {dialect}"] * any(f.severity == "error" for f in found)
+    if compiled is not None and not compiled.built:
+        broken.append(f"{compiled.compiler} does not build it for {compiled.capability}")
+    error = CheckError(f"{model}: {'; '.join(broken)}") if broken else None
     if as_json:
         counts = {} if observed is None else {"overflow": counted.as_dict(observed)}
-        answer(show.as_dict(found, model.name, dialect) | counts, error)
+        counts |= {} if compiled is None else {"compiled": compilers.as_dict(compiled)}
+        answer(show.as_dict(found, model.name, dialect) | counts | {"warnings": progress.warnings}, error)
     else:
         show.render(found, model.name, dialect, stdout())
         if observed is not None:
             counted.render(observed, stdout())
+        for line in compilers.lines(compiled) if compiled is not None else ():
+            stdout().print(line, highlight=False, markup=False, soft_wrap=True)
     if error is not None:
         raise error
 
@@ -380,16 +462,25 @@ def report(
             rich_help_panel="Files",
         ),
     ] = None,
+    as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """A page of a plan or report: verdict, time by operator, layers, trade-off (docs/report)."""
-    for written in make_page(files, output, model_explorer):
-        stdout().print(f"wrote {written}", highlight=False, markup=False)
+    _listening(quiet=quiet, verbose=verbose)
+    written = make_page(files, output, model_explorer)
+    if as_json:
+        answer({"written": [str(path) for path in written]})
+        return
+    for path in written:
+        stdout().print(f"wrote {path}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
-def targets(as_json: JsonOut = False, debug: Debug = False) -> None:
+def targets(as_json: JsonOut = False, quiet: Quiet = False, verbose: Verbose = False, debug: Debug = False) -> None:
     """Targets that ship, and where to put your own."""
+    _listening(quiet=quiet, verbose=verbose)
     rows = available_targets()
     if as_json:
         answer([{"name": t.name, "cost": t.cost, "description": t.description} for t in rows])
@@ -408,9 +499,12 @@ def doctor_command(
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    _listening(quiet=quiet, verbose=verbose)
     found = doctor.examine(_cache(cache, no_cache), fresh=fresh)
     if as_json:
         answer(doctor.as_dict(found))
@@ -424,9 +518,12 @@ def recipes(
         str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
     ] = None,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    _listening(quiet=quiet, verbose=verbose)
     if name is not None:
         fields = recipe_fields(find_recipe(name))
         print(document(fields) if as_json else "\n".join(f"{field} = {toml(value)}" for field, value in fields.items()))
@@ -448,9 +545,12 @@ def cache_command(
     clear: Annotated[bool, typer.Option("--clear", help="remove all entries, after asking")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: JsonOut = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
     """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    _listening(quiet=quiet, verbose=verbose)
     place = folder or default_folder()
     if place is None:
         raise UsageError("there is no home folder, so nothing is cached; name a folder with --cache")
@@ -481,13 +581,20 @@ def validate(
 ) -> None:
     """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
     asked = GateOptions(**given_options(GateOptions, context, options))
-    judged = gate(original, converted, asked, reporter(quiet=quiet, verbose=verbose))
+    judged = gate(original, converted, asked, _listening(quiet=quiet, verbose=verbose))
     if as_json:
         answer({**inspection.validation_dict(judged.found), **judged.figures()}, judged.error)
     else:
         inspection.render_validation(judged, original, converted, stdout())
     if judged.error is not None:
         raise judged.error
+
+
+def _listening(*, quiet: bool, verbose: bool) -> Remembering:
+    """Where a command's progress, remarks and warnings go; the first warning is of an onnxruntime that is untested."""
+    heard = Remembering(reporter(quiet=quiet, verbose=verbose))
+    window.warn_outside(heard.warn)
+    return heard
 
 
 def _cache(folder: Path | None, no_cache: bool) -> Path | bool:
@@ -501,10 +608,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
     if version:
         print(onnxmpq.__version__)
         raise typer.Exit
-    window.warn_outside(reporter().warn)
 
 
 def main() -> None:
     """Entry point: one line and a distinct exit code for every failure; a traceback only with --debug."""
     arguments = as_meant(sys.argv[1:])
-    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments)
+    json = asks_for_json(arguments)
+    ended(lambda: app(arguments, prog_name="onnxmpq", standalone_mode=False), arguments, json=json)

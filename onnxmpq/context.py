@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from onnxmpq.cache import NO_CACHE, Cache
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.runtimes import SessionSettings
+from onnxmpq.tasks import Elsewhere, current
 from onnxmpq.threads import workers
 
 
@@ -15,13 +16,14 @@ class Context:
     """progress: is told of stages, remarks and warnings. cache: of values that depend on content alone.
 
     seed: for everything random. threads: runs side by side where time is not being measured; no result may depend on
-    it.
+    it. elsewhere: who does tasks, None for this machine's own processes and threads.
     """
 
     progress: Progress = field(default_factory=Progress)
     cache: Cache = NO_CACHE
     seed: int = 0
     threads: int = field(default_factory=workers)
+    elsewhere: Elsewhere | None = field(default_factory=current)
 
     @property
     def silent(self) -> Context:

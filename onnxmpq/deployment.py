@@ -7,7 +7,6 @@ Sources, and what was tried on the kernels: docs/overflow.md.
 
 from __future__ import annotations
 
-import difflib
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import BITS
 from onnxmpq.rounding import QuantizedWeight, overflowing_channels
@@ -52,9 +52,7 @@ def named(text: str) -> DeployCpu:
     Raises UsageError for a name that does not exist, and for `this` on a CPU that is neither x86-64 nor 64-bit Arm.
     """
     if text not in CHOICES:
-        near = difflib.get_close_matches(text.lower(), CHOICES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--deploy-cpu {text}: no such CPU; {hint}choose one of {', '.join(CHOICES)}")
+        raise UsageError(f"--deploy-cpu {text}: no such CPU; {nearest(text, CHOICES, 'choose one of')}")
     return this_cpu() if text == THIS else DeployCpu(text)
 
 

@@ -151,15 +151,42 @@ class CheckError(OnnxmpqError):
     meaning = "check found errors"
 
 
+class ClusterError(OnnxmpqError):
+    """A scheduler or worker that cannot be used, or a task that failed on all workers that tried it."""
+
+    exit_code = 16
+    meaning = "the cluster, or a worker of it, cannot be used"
+
+
+class LostError(ClusterError):
+    """The scheduler is gone, and with it all who did the work."""
+
+
+class FleetError(OnnxmpqError):
+    """Models of a fleet that were not converted; the others were."""
+
+    exit_code = 17
+    meaning = "convert-many: some models were not converted"
+
+
+class CompilerError(OnnxmpqError):
+    """The target's compiler is not installed, or refuses a model that was to be handed out."""
+
+    exit_code = 18
+    meaning = "the target's compiler is missing, or refuses the converted model"
+
+
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 INTERRUPTED_EXIT_CODE = 130
+UNREAD_EXIT_CODE = 141  # 128 + SIGPIPE, as shells give it for programs that the signal ends
 
 
 def exit_codes() -> list[tuple[int, str]]:
     """(code, meaning) of every documented exit code, ascending."""
     families: list[type[OnnxmpqError]] = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
     codes = sorted((family.exit_code, family.meaning) for family in families)
-    return [(0, "success"), *codes, (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)")]
+    ended = [(INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)"), (UNREAD_EXIT_CODE, "nobody reads the output any more")]
+    return [(0, "success"), *codes, *ended]
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.menu import Menu, activation_tensors, weight_formats
 from onnxmpq.model import Model
 from onnxmpq.samples import Samples
-from onnxmpq.sensitivity import PASSES_PER_TRY, REFERENCE_THREADS, affordable, forward_seconds
+from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 
 TRIES_PER_TENSOR = 2.0  # estimators of an activation's range that differ
 FORMAT_S = 0.085
@@ -37,13 +37,15 @@ class Work:
     """Counts of a conversion.
 
     forward_s: one run of the fp32 model on one thread. samples: for calibration, of which effect_samples are for
-    effects. formats: weights, once for each format that they may have. tries: perturbations. threads: of steps whose
+    effects. passes: runs of the model that a perturbation costs on each of these. formats: weights, once for each
+    format that they may have. tries: perturbations. threads: of steps whose
     time is not measured. timing_s: of one measurement.
     """
 
     forward_s: float
     samples: int
     effect_samples: int
+    passes: float
     layers: int
     formats: int
     tries: int
@@ -52,16 +54,25 @@ class Work:
 
     @classmethod
     def of(
-        cls, model: Model, menu: Menu, data: Samples, original_s: float | None, effort: Effort, threads: int
+        cls,
+        model: Model,
+        menu: Menu,
+        data: Samples,
+        original_s: float | None,
+        effort: Effort,
+        threads: int,
+        effects: str = AUTO,
     ) -> Work:
-        """original_s: latency of the original as measured, None where it was not."""
+        """original_s: latency of the original as measured, None where it was not. effects: method of measuring them."""
         formats = len(weight_formats(model, menu))
         tries = formats + round(TRIES_PER_TENSOR * len(activation_tensors(model, menu)))
         estimated_s = forward_seconds(model, float_shapes(model, data.effects))
+        run = extent(model, effects, estimated_s, tries, len(data.effects))
         return cls(
             original_s or REFERENCE_THREADS * estimated_s,
             len(data.calibration),
-            affordable(estimated_s, tries, len(data.effects)),
+            run.samples,
+            run.passes,
             len(model.layers),
             formats,
             tries,
@@ -73,7 +84,7 @@ class Work:
 def forecast(work: Work) -> dict[str, float]:
     """Seconds by stage, in the order of the stages."""
     side_by_side = 1.0 / max(min(work.threads, work.samples), 1)
-    runs_s = PASSES_PER_TRY * work.effect_samples * work.forward_s + TRY_S
+    runs_s = work.passes * work.effect_samples * work.forward_s + TRY_S
     return {
         progress.ROUNDING: FORMAT_S * work.formats * side_by_side,
         progress.SENSITIVITY: work.tries * runs_s * side_by_side,

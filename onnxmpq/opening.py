@@ -19,11 +19,12 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, Timed
 from onnxmpq.files import check_writable, plan_path
 from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
-from onnxmpq.model import Model, prepare
+from onnxmpq.model import Model, Step, coupled_layers, prepare
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import Rules, SessionSettings, require_provider
 from onnxmpq.samples import Samples, agreeing, gather_samples
+from onnxmpq.sensitivity import AUTO
 from onnxmpq.target import Target, load_target
 
 
@@ -51,10 +52,12 @@ class Opened:
         """See `onnxmpq.menu.candidates`."""
         return candidates(self.model, self.device, self.dialect, excluded, requested, cpu, patterns)
 
-    def rules(self, model: Model, feeds: Feeds) -> Rules:
+    def rules(self, model: Model, feeds: Feeds, couple: str = AUTO) -> Rules:
         """The runtime's rules for a model (this one, or its channels rescaled), for tensors' ranks in a run of the
-        typical sample."""
-        return self.device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+        typical sample. couple: one of `COUPLE`."""
+        rules = self.device.rules(model, {t: len(s) for t, s in float_shapes(model, feeds).items()})
+        coupled = couple == "on" or (couple == AUTO and self.device.merges_layers)
+        return replace(rules, together=coupled_layers(model)) if coupled else rules
 
     def with_samples(
         self, calibration: Any, recipe: str | Recipe | None, limit: int, context: Context
@@ -92,10 +95,19 @@ def open_target(name: str, batch: int | None = None) -> Target:
     return device
 
 
-def open_model(source: Source, device: Target, opset: int | None = None, progress: Progress | None = None) -> Opened:
-    """The model, folded and cut into regions. Raises ModelError."""
+def open_model(
+    source: Source,
+    device: Target,
+    opset: int | None = None,
+    progress: Progress | None = None,
+    *,
+    replan_blocks: bool = False,
+) -> Opened:
+    """The model, folded and cut into regions. replan_blocks: weights that are in blocks become float32 first. Raises
+    ModelError."""
     with (progress or Silent()).stage("preparing the model", 0):
-        return Opened(source, prepare(source, opset), device, opset)
+        model = prepare(source, opset, () if replan_blocks else (Step.UNPACK_BLOCKS,))
+        return Opened(source, model, device, opset)
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,8 @@ class Asked:
         device = open_target(request.target, request.batch)
         for name in budgets.limits:
             QUANTITIES[name].require(device)
+        if request.memory is not None and not device.measured:
+            raise TargetError(f"--memory: target {device.name} is modelled, no session runs there; leave it out")
         settings = SessionSettings(threads=request.threads).on(device.runs_on(request.provider))
         cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
         require_provider(settings.provider)

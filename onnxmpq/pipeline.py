@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnxmpq.allocate import (
+    MEMORY,
     Problem,
     at_unseen_level,
     int8_everywhere,
@@ -22,12 +23,13 @@ from onnxmpq.allocate import (
     require_unmet,
 )
 from onnxmpq.cache import Cache
+from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.deployment import foreign
-from onnxmpq.errors import OnnxmpqError, UsageError
+from onnxmpq.errors import BudgetError, OnnxmpqError, UsageError
 from onnxmpq.feeds import in_words, load_feeds
-from onnxmpq.files import Rows, serialize, write_result, write_text
+from onnxmpq.files import Rows, nearest, serialize, write_result, write_text
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
@@ -49,11 +51,12 @@ from onnxmpq.menu import (
     worthwhile,
 )
 from onnxmpq.model import Model, table_rows
+from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, open_model, say_timed
 from onnxmpq.page import write_report
 from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
-from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
-from onnxmpq.progress import Progress
+from onnxmpq.profiling import CLEARLY, Footprint, measured_sessions, memory_unmet, plan_costs, quick_latency_s
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     declared_rows,
     unresolved,
@@ -65,9 +68,11 @@ from onnxmpq.report import (
     account_regions,
     account_transitions,
     account_uniform,
+    blocks_note,
     build_plan,
     build_report,
     cost_rows,
+    coupled_note,
     curve_rows,
     foreign_latency_note,
     idle_note,
@@ -103,6 +108,10 @@ from onnxmpq.shipping import (
     as_shipped,
     disagreement,
     finish,
+    require_verifiable,
+    unfolding_note,
+    verified,
+    verified_note,
 )
 from onnxmpq.shown import Shown
 from onnxmpq.threads import with_one_blas_thread
@@ -145,6 +154,7 @@ class Result(Shown):
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def convert(model: Source, request: Request) -> Result:
     """Convert an fp32 model to a mixed-precision one that meets the budgets, measured, with least loss of quality.
@@ -152,14 +162,17 @@ def convert(model: Source, request: Request) -> Result:
     Without any budget the fastest plan is made; with a quality floor and no budget, the fastest one that keeps it
     (with size="smallest" the smallest). Raises the families of `onnxmpq.errors`; nothing is written then.
     """
-    posed = _posed(model, request)
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
     result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    result = replace(result, report=replace(result.report, warnings=tuple(heard.warnings)))
     _write(result, request)
     return result
 
 
 @takes(Request)
 @with_one_blas_thread
+@on_cluster
 @isolated()
 def predict(model: Source, request: Request) -> Prediction:
     """The plan that `convert` would start from, with its figures as predicted; nothing is written.
@@ -167,8 +180,9 @@ def predict(model: Source, request: Request) -> Prediction:
     Costs are measured, or read from a table, and effects are measured, but no whole plan is timed or judged. Raises
     what `convert` does, as far as predictions tell.
     """
-    posed = _posed(model, request)
-    return predict_job(posed.job, posed.asked.budgets.spelled())
+    heard = Remembering(request.progress)
+    posed = _posed(model, replace(request, progress=heard))
+    return replace(predict_job(posed.job, posed.asked.budgets.spelled()), warnings=tuple(heard.warnings))
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,9 @@ def _posed(model: Source, request: Request) -> _Posed:
     warn_outside(progress.warn)
     context = Context(progress, Cache.of(request.cache, progress), request.seed)
     asked = Asked.of(model, request, context)
-    read = open_model(model, asked.device, request.opset, progress)
+    if request.verify:
+        require_verifiable(asked.device)
+    read = open_model(model, asked.device, request.opset, progress, replan_blocks=request.replan_blocks)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -198,6 +214,7 @@ def _posed(model: Source, request: Request) -> _Posed:
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         progress.say(note)
+    announce(opened.model, offered, data.calibration, progress)
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -213,15 +230,18 @@ def _posed(model: Source, request: Request) -> _Posed:
         stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
     )
     writable = _writable(representable, nearest, asked)
-    rules = opened.rules(prepared, data.timed.first)
+    rules = opened.rules(prepared, data.timed.first, request.couple)
     costs, fused = _costs(nearest, writable, rules, data, asked, effort, context)
-    worth_it = _worth_an_effect(fused, nearest, costs)
+    worth_it = _worth_an_effect(fused, nearest, costs, small=asked.small)
 
     forward_s = costs.original_s if costs.measured else None
-    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads)))
+    progress.expect(forecast(Work.of(prepared, worth_it, data, forward_s, effort, context.threads, request.effects)))
     formats = weight_formats(prepared, worth_it)
     rounded = nearest.with_weights(round_for_inputs(prepared, formats, data.rounding, techniques, context))
-    measured = effects_of_menu(prepared, worth_it, rounded, observation, data.effects, request.outputs, context)
+    del nearest  # of a large model, its weights take room on the disk
+    measured = effects_of_menu(
+        prepared, worth_it, rounded, observation, data.effects, request.outputs, context, request.effects
+    )
     unknown = changed_by_rounding(prepared, rounded.weights, measured.idle)
     menu = cautious_where_idle(worth_it, unknown, request.schemes)
     bench = rounded.with_activations(measured.params)
@@ -265,7 +285,7 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     outputs, labels, and whether there is anything to do."""
     request, names, source = asked.request, opened.model.output_names, as_given(opened.source)
     for name in set(request.outputs or ()) - set(names):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(names)}")
+        raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, names, 'it has')}")
     _require_unmet_soon(opened, asked, context)
     opened, data = opened.with_samples(request.calibration, request.effective_recipe, request.samples, context)
     data, model = replace(data, shapes=request.shapes), opened.model
@@ -358,9 +378,10 @@ def _writable(menu: Menu, bench: Workbench, asked: Asked) -> Menu:
     return found
 
 
-def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts) -> Menu:
+def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts, *, small: bool) -> Menu:
     """The menu without what costs more than it gains, whatever its effect. Raises NothingToQuantizeError."""
-    faster = in_table(worthwhile(menu, costs.table.node_s), costs.table.offers)
+    tables = [r.name for r in bench.model.layers if small and r.operator.looks_up]
+    faster = in_table(worthwhile(menu, costs.table.node_s, tables), costs.table.offers)
     without_effects = pose(bench.model, faster, costs.table, None, bench.weights)
     require_plan(without_effects)
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
@@ -375,6 +396,8 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, asked.cpu)
     apart = (RULE,) if exactness.in_words() else ()
     warned = lint_export(outcome.proto, prepared.proto, asked.device.dialect, apart)
+    for rule in warned:
+        context.progress.warn(f"rule {rule}")
     if not exactness.proven:
         context.progress.warn(exactness.in_words())
     differs = disagreement(
@@ -384,6 +407,10 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         job.quality_of.judging,
         shipped.validation,
     )
+    sessions, within = _within_memory(job, shipped, asked, opened)
+    outcome = replace(outcome, met=outcome.met and within)
+    shipped = replace(shipped, outcome=outcome)
+    compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
     rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
     made = build_plan(
         prepared,
@@ -415,15 +442,21 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,
         exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        notes=_notes(made, job, shipped, asked, prepared, differs),
+        budgets={**made.budgets, **({} if request.memory is None else {MEMORY: request.memory})},
+        notes=(
+            *_notes(made, job, shipped, asked, prepared, differs),
+            *unfolding_note(asked.device, outcome.assignment),
+            *([] if compiled is None else [verified_note(compiled)]),
+        ),
     ).sealed()
     stamp(outcome.proto, plan)
     plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
     report = replace(
         build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
+        calibration=job.data.in_words().removeprefix("samples: "),
         reused=context.cache.reused,
         timings=job.costs.timings,
-        warnings=warned,
+        sessions=sessions,
         curve=curve,
         proven=exactness.proven,
         disagreement=differs,
@@ -435,6 +468,26 @@ def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling:
     return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
 
 
+def _within_memory(
+    job: Job, shipped: Shipped, asked: Asked, opened: Opened
+) -> tuple[tuple[Footprint, Footprint] | None, bool]:
+    """Sessions of the original and of the result, where they are of this machine; and whether the limit is met.
+
+    Raises BudgetError where it is not, unless the closest plan is asked for.
+    """
+    request = asked.request
+    if shipped.validation.emulated or not asked.device.measured:
+        return None, True
+    sessions = measured_sessions(as_given(opened.source), shipped.outcome.proto, job.data.timed, asked.settings)
+    unmet = "" if request.memory_limit is None else memory_unmet(request.memory_limit, *sessions)
+    if unmet and not request.best_effort:
+        raise BudgetError(
+            f"--memory {request.memory}: {unmet}; raise it, give --size for smaller weights, or write the model all "
+            "the same with --best-effort"
+        )
+    return sessions, not unmet
+
+
 def _notes(
     made: Plan, job: Job, shipped: Shipped, asked: Asked, prepared: Model, differs: Disagreement | None
 ) -> tuple[str, ...]:
@@ -443,6 +496,8 @@ def _notes(
     return (
         *made.notes,
         *_timed_note(request, job.data, made),
+        *blocks_note(job.effects),
+        *coupled_note(job.problem.table.rules.together),
         *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
         *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
         *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),

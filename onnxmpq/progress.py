@@ -68,6 +68,33 @@ class Progress:
         LOGGER.warning("%s", message)
 
 
+class Remembering(Progress):
+    """Passes everything on to another one. warnings: all of them, each once, for documents that hold them as well."""
+
+    def __init__(self, told: Progress | None = None) -> None:
+        self._told = told or Progress()
+        self.warnings: list[str] = []
+
+    @contextmanager
+    def stage(self, what: str, total: int) -> Iterator[Tick]:
+        with self._told.stage(what, total) as tick:
+            yield tick
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        self._told.expect(seconds)
+
+    def say(self, message: str) -> None:
+        self._told.say(message)
+
+    def detail(self, message: str) -> None:
+        self._told.detail(message)
+
+    def warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+        self._told.warn(message)
+
+
 class Silent(Progress):
     """Says nothing."""
 

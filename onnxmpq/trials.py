@@ -25,13 +25,15 @@ def tried(
     *,
     runtime: Runtime = REFERENCE,
     limit_s: float | None = None,
+    where: Callable[..., None] = call,
 ) -> None:
     """Run a model on all these inputs with the session it is measured with, and with the threads of a default session.
 
+    where: `isolation.call`, or `measuring.timed` for a model that is measured.
     Raises CrashError where that ends or hangs the runtime, ModelError where it refuses the model.
     """
     ways = both_ways(proto, settings)
-    call(run_all, proto, inputs, ways, runtime, doing="trying a model", limit_s=limit_s)
+    where(run_all, proto, inputs, ways, runtime, doing="trying a model", limit_s=limit_s)
 
 
 def both_ways(proto: onnx.ModelProto, settings: SessionSettings) -> tuple[SessionSettings, ...]:

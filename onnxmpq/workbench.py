@@ -65,7 +65,8 @@ def prepare_bench(model: Model, menu: Menu, observation: Observation, dialect: D
         for key, weight_format in wanted.items():
             region, place = places[key[0]]
             bound = pair_bound(region, place, weight_format)
-            weights[key] = quantize_weight(model.matrix(place), weight_format, method=ROUNDING, bound=bound)
+            nearest = quantize_weight(model.matrix(place), weight_format, method=ROUNDING, bound=bound)
+            weights[key] = nearest.kept_by(model.store.kept)
             tick(1)
     kind, estimator = activation_type(menu), observation.estimators[0]
     activations = {t: observation.estimate(t, estimator, kind=kind) for t in activation_tensors(model, menu)}

@@ -20,6 +20,7 @@ from onnxmpq.files import Rows, serialize
 from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan
 from onnxmpq.quality import Validation
+from onnxmpq.report.tables import CURVE
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays
@@ -73,6 +74,22 @@ def test_reprs_fit_on_a_screen(result: Result) -> None:
     assert "budget" in repr(result) and "quality" in repr(result)
 
 
+def test_reprs_of_other_results(result: Result, tmp_path: Path) -> None:
+    """Of everything that a public function returns."""
+    table = int8_pays(PROTO, tmp_path)
+    inspection = onnxmpq.inspect(SAMPLES / "digits_transformer.onnx")
+    prediction = onnxmpq.predict(PROTO, calibration=DATA, size="60%", cost_table=table, effort=QUICK)
+    applied = onnxmpq.apply_plan(PROTO, result.plan)
+    for value in (inspection, prediction, applied):
+        text, page = repr(value), value._repr_html_()
+        assert text.startswith(f"{type(value).__name__}: ")
+        assert len(text.splitlines()) <= SCREEN and len(text) < 3000, text
+        assert page.startswith(f"<b>{type(value).__name__}</b>") and len(page) < 10000
+    layers = inspection.layers
+    assert f"{len(layers)}, " in repr(inspection) and layers[0]["name"] in inspection._repr_html_()
+    assert "size " in repr(prediction) and "60%" in repr(prediction)
+
+
 def test_names_of_files_are_text_in_html(result: Result) -> None:
     plan = Plan({"name": "<script>"}, "cpu", "onnxruntime", {}, (), {})
     assert "<script>" not in plan._repr_html_() and "&lt;script&gt;" in plan._repr_html_()
@@ -99,6 +116,7 @@ def test_costs_and_curve_are_rows(result: Result) -> None:
     assert costs[0] == {"what": "base", "region": None, "scheme": "", "tensor": "", "reader": None, "ms": 1e-3}
     assert {row["scheme"] for row in costs if row["region"] == "Conv_3"} >= {"fp32", "int8"}
     curve = result.curve
+    assert curve.columns == CURVE and set(curve.column("energy_mj")) == {None}, "a CPU has no energies"
     assert curve.column("point") == list(range(1, len(curve) + 1))
     assert curve.column("latency_ms") == sorted(curve.column("latency_ms"))
     assert curve.column("effect") == sorted(curve.column("effect"), reverse=True)
@@ -188,6 +206,60 @@ def test_what_is_no_model_or_plan_is_told_what_to_give(result: Result) -> None:
             call(3)
     with pytest.raises(UsageError, match="3 is no plan; give the path"):
         onnxmpq.apply(PROTO, 3)  # type: ignore[arg-type]
+
+
+def parameters(function: Any) -> list[inspect.Parameter]:
+    """Without `**options`."""
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def first_arguments(function: Any) -> tuple[Any, ...]:
+    """Of the right types, for those that the function cannot do without."""
+    wanted = [p for p in parameters(function) if p.default is inspect.Parameter.empty]
+    return tuple(
+        {"plan": "none.plan.json", "path": "none", "source": "none", "output": "none"}.get(p.name, PROTO)
+        for p in wanted
+    )
+
+
+PUBLIC = [f for f in (getattr(onnxmpq, name) for name in onnxmpq.__all__) if inspect.isfunction(f)]
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_any_argument_of_a_wrong_type_is_an_error_of_ours(function: Any) -> None:
+    """Also arrays, which have no truth value."""
+    given = first_arguments(function)
+    for place, name in enumerate(p.name for p in parameters(function)):
+        for wrong in (object(), np.full((2, 2), None)):
+            positional = [wrong if i == place else value for i, value in enumerate(given)]
+            named = {} if place < len(given) else {name: wrong}
+            with pytest.raises(onnxmpq.OnnxmpqError) as caught:
+                function(*positional, **named)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_an_unknown_argument_is_answered_with_the_nearest(function: Any) -> None:
+    known = parameters(function)[-1].name
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{known}x'"):
+        function(*first_arguments(function), **{f"{known}x": 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: onnxmpq.validate(PROTO, PROTO, calibration=7), "int"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.validate(PROTO, PROTO, settings="cpu"), "settings='cpu': must be of class SessionSettings"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.apply(PROTO, "p", point=True), "point=True: must be a whole number"),
+        (lambda: onnxmpq.check(PROTO, dialect=3), "dialect=3: must be a text"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.convert(PROTO, progress=print), "must be of class Progress"),  # type: ignore[call-arg]
+        (lambda: onnxmpq.calibrate(PROTO, recipe=3), "recipe=3: must be the name of a recipe, a .toml file, or a"),  # type: ignore[arg-type]
+        (lambda: onnxmpq.read_plan(3), "3 is no path; give the path of a .plan.json file"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_type_is_told_what_to_give(call: Any, message: str) -> None:
+    with pytest.raises(onnxmpq.OnnxmpqError, match=message):
+        call()
 
 
 def test_a_plan_may_be_a_table(result: Result) -> None:

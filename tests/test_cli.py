@@ -17,17 +17,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import typer.main
 from PIL import Image
 
 import onnxmpq
 from onnxmpq import pipeline
 from onnxmpq.__main__ import main as entry
-from onnxmpq.cli import main
+from onnxmpq.cli import app, main
+from onnxmpq.compilers import COMPILERS, Answer, Message
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import exit_codes
 from onnxmpq.feeds import available_recipes, find_recipe
 from onnxmpq.feeds.recipes import read_recipe
 from onnxmpq.files import data_folder, serialize
+from onnxmpq.isolation import launch
 from onnxmpq.model import prepare
 from onnxmpq.runtimes import CPU
 from tests.conftest import QUICK, SAMPLES
@@ -98,6 +101,11 @@ class Folder:
         onnx.save_model(proto, self.model)
         np.savez(self.calib, **samples_for(proto, 8))  # type: ignore[arg-type]
         return self.convert(*options)
+
+    def few(self, *arguments: object) -> tuple[object, ...]:
+        """A command with two samples."""
+        np.savez(self.calib, **samples_for(residual_cnn(), 2))  # type: ignore[arg-type]
+        return (*arguments, "--calib", self.calib)
 
     def int8(self, command: str) -> tuple[object, ...]:
         """A command on a MatMul of uint8 activations and int8 weights that can all overflow."""
@@ -266,12 +274,12 @@ BAD = [
     Bad("a source that raises", lambda f: f.python("def feeds(): return 1 / 0"), 4, "raised ZeroDivisionError"),
     Bad("no such function", lambda f: f.python("other = 1"), 2, "cannot be imported"),
     Bad("NaN by the model", Folder.computing_nan, 3, "sample 0: NaN first appears at node 'Log_1' (Log)"),
-    Bad("unknown estimator", lambda f: f.convert("--estimator", "max"), 2, "choose one of auto, minmax"),
+    Bad("unknown estimator", lambda f: f.convert("--estimator", "max"), 2, "did you mean minmax?"),
     Bad(
         "unknown CPU",
         lambda f: f.convert("--deploy-cpu", "avx3"),
         2,
-        "did you mean avx2? choose one of any, avx2, vnni, arm64, this",
+        "did you mean avx2?",
     ),
     Bad(
         "a CPU for what is none",
@@ -550,6 +558,37 @@ def test_check(tmp_path: Path, run: Run) -> None:
     assert {f["rule"] for f in document["findings"] if f["severity"] == "error"} == {"symmetric", "unsigned"}
 
 
+def test_check_compiles(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler of the tests in this process: what it says is shown, and what it refuses is an error."""
+    folder, fake = Folder(tmp_path), Refusing()
+    monkeypatch.setitem(COMPILERS, "tensorrt", fake)
+    monkeypatch.setattr(launch, "can_start", lambda: False)
+    command = ("check", folder.model, "--dialect", "tensorrt", "--compile", "sm89")
+    asked = run(*command)
+    assert asked.code == 2 and "input 'x' has dynamic shape [N, 3, 16, 16]; add --shape x=1x3x16x16" in asked.err
+    refused = run(*command, "--shape", "x=1x3x16x16", "--json")
+    assert refused.code == 12 and "Fake 1.0 does not build it for sm89" in refused.err
+    [message] = json.loads(refused.out)["compiled"]["messages"]
+    assert message == {"severity": "error", "node": "Conv -> a0", "text": "no"}
+    fake.built = True
+    taken = run(*command, "--shape", "x=1x3x16x16")
+    assert taken.code == 0 and "Fake 1.0 builds it for sm89: engine of 77 bytes" in taken.out
+    assert run("check", folder.model, "--shape", "x=1x3x16x16").code == 2
+
+
+class Refusing:
+    name, built = "Fake", False
+
+    def version(self) -> str:
+        return "1.0"
+
+    def capabilities(self) -> tuple[str, ...]:
+        return ("sm89",)
+
+    def build(self, proto: onnx.ModelProto, capability: str, ranges: object) -> Answer:
+        return Answer((), 77) if self.built else Answer((Message("error", proto.graph.node[0].name, "no"),))
+
+
 def test_check_counts_overflow(tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     command = (*folder.int8("check"), "--calib", folder.calib, "--quiet")
@@ -678,6 +717,52 @@ def test_a_recipe_shows_its_fields(name: str, tmp_path: Path, run: Run) -> None:
     (tmp_path / "copy.toml").write_text(shown.out)
     assert read_recipe(tmp_path / "copy.toml", name) == find_recipe(name)
     assert json.loads(run("recipes", name, "--json").out)["kind"] == tomllib.loads(shown.out)["kind"]
+
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_the_common_options(name: str) -> None:
+    flags = {flag for parameter in COMMANDS[name].params for flag in parameter.opts}
+    assert flags >= {"--json", "--quiet", "-q", "--verbose", "-v", "--debug"}
+
+
+def test_json_of_commands_that_write_files(tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    plan = onnxmpq.convert(folder.model, size="smallest", cost_table=int8_pays(folder.model, tmp_path)).plan
+    (tmp_path / "a.plan.json").write_text(plan.to_json())
+    page = json.loads(run("report", tmp_path / "a.plan.json", "--json", "-q").out)
+    assert page["written"] == [str(tmp_path / "a.html")] and (tmp_path / "a.html").exists()
+    table = tmp_path / "table.json"
+    measured = json.loads(run("profile", folder.model, "-o", table, "--json", "-q").out)
+    assert measured["table"] == str(table) and CostTable.from_json(table.read_text())
+    assert any("made up" in warning for warning in measured["warnings"])
+
+
+def warned(ran: Ran) -> list[str]:
+    return [line.removeprefix("warning: ") for line in ran.err.splitlines() if line.startswith("warning: ")]
+
+
+WARNING: dict[str, Callable[[Folder], tuple[object, ...]]] = {
+    "convert": lambda f: f.convert("--size", "60%", "-o", f / "o.onnx"),
+    "convert, made-up samples": lambda f: (
+        *("convert", f.model, "--size", "60%", "--samples", 8, "-q", *FAST, "-o", f / "o.onnx"),
+    ),
+    "convert, few samples": lambda f: f.few("convert", f.model, "--size", "60%", "-q", *FAST, "-o", f / "o.onnx"),
+    "dry run": lambda f: ("convert", f.model, "--size", "60%", "--samples", 8, "-q", *FAST, "--dry-run"),
+    "validate": lambda f: ("validate", f.model, f.model, "-q"),
+    "validate, a floor": lambda f: f.few("validate", f.model, f.model, "-q", "--min-sqnr", "10dB"),
+    "calibrate": lambda f: ("calibrate", f.model, "-q", "-o", f / "r.npz"),
+    "apply": lambda f: (*f.plan()[:3], "--measure"),
+}
+
+
+@pytest.mark.parametrize("case", WARNING)
+def test_json_has_the_warnings_of_the_screen(case: str, tmp_path: Path, run: Run) -> None:
+    found = run(*WARNING[case](Folder(tmp_path)), "--json")
+    assert json.loads(found.out)["warnings"] == warned(found)
+    assert bool(warned(found)) == (case not in ("convert", "validate, a floor"))
 
 
 def test_completion_knows_commands_and_options() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,24 @@ def test_an_edited_plan_is_measured_and_said_to_be_edited(converted: Folder, run
     printed = json.loads(run(*asked, "--json", "--quiet").out)
     assert printed["edits"] == [line] and printed["validation"]["samples"] == 8
     assert printed["plan"].endswith("edited.plan.json") and printed["measured"]["latency_ms"] > 0
+
+
+@pytest.mark.parametrize(("limit", "code"), [("100GB", 0), ("1kB", 5)])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_memory_is_measured_and_a_limit(limit: str, code: int, tmp_path: Path, run: Run) -> None:  # noqa: F811
+    folder = Folder(tmp_path)
+    asked = folder.convert(
+        "--size", "60%", "--cost-table", int8_pays(folder.model, tmp_path), "-o", tmp_path / "o.onnx"
+    )
+    found = run(*asked, "--memory", limit, "--json")
+    assert found.code == code and (tmp_path / "o.onnx").exists() == (code == 0)
+    document = json.loads(found.out)
+    if code:
+        assert "--memory 1kB: a session takes " in document["error"]["message"]
+        closest = json.loads(run(*asked, "--memory", limit, "--json", "--best-effort").out)
+        assert closest["plan"]["met"] is False and "NOT met" in closest["conclusion"]["lines"][0]
+    else:
+        assert len(document["sessions"]) == 2 and document["plan"]["budgets"]["memory"] == limit
+        assert f"({limit} asked)" in document["conclusion"]["lines"][0]
+    judged = run("validate", folder.model, folder.model, "--calib", folder.calib, "--memory", limit, "--quiet")
+    assert judged.code == (15 if code else 0)

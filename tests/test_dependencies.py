@@ -15,7 +15,8 @@ MODULES = {"pillow": {"PIL"}, "onnx": {"onnx", "google", "ml_dtypes"}}
 
 def test_nothing_else_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = [*project["dependencies"], *project["optional-dependencies"]["text"]]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *extras["text"], *extras["cluster"]]
     brought = {re.split(r"[<>=\[ ]", line)[0] for line in named}
     known = {module for name in brought for module in MODULES.get(name, {name.replace("-", "_")})}
     found = set[str]()

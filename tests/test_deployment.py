@@ -75,7 +75,7 @@ def test_another_cpu_than_this(saturates: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_names_that_do_not_exist() -> None:
-    with pytest.raises(UsageError, match=r"no such CPU; did you mean avx2.*choose one of any, avx2, vnni, arm64, this"):
+    with pytest.raises(UsageError, match=r"no such CPU; did you mean avx2"):
         named("avx512")
     with pytest.raises(UsageError, match="--deploy-cpu zx81: no such CPU; choose one of any"):
         named("zx81")

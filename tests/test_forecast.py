@@ -19,11 +19,20 @@ from tests.tables import int8_pays
 
 COUNT = st.integers(1, 200)
 WORKS = st.builds(
-    Work, st.floats(1e-5, 0.1), COUNT, COUNT, COUNT, COUNT, COUNT, st.integers(1, 8), st.floats(0.01, 2.0)
+    Work,
+    st.floats(1e-5, 0.1),
+    COUNT,
+    COUNT,
+    st.floats(0.1, 0.6),
+    COUNT,
+    COUNT,
+    COUNT,
+    st.integers(1, 8),
+    st.floats(0.01, 2.0),
 )
 
 
-@given(WORKS, st.sampled_from(["forward_s", "samples", "layers", "formats", "tries", "timing_s"]))
+@given(WORKS, st.sampled_from(["forward_s", "samples", "passes", "layers", "formats", "tries", "timing_s"]))
 def test_more_work_never_takes_less(work: Work, more: str) -> None:
     before, after = forecast(work), forecast(replace(work, threads=1, **{more: 2 * getattr(work, more)}))
     alone = forecast(replace(work, threads=1))

@@ -1,6 +1,6 @@
 """Allocate: a scheme for every region, of least harm within the budgets."""
 
-from onnxmpq.allocate.budget import Budgets, Limit, parse_budgets, require_unmet
+from onnxmpq.allocate.budget import MEMORY, Budgets, Limit, parse_budgets, parse_memory, require_unmet
 from onnxmpq.allocate.everywhere import int8_everywhere
 from onnxmpq.allocate.fastest import quantized_when_fastest
 from onnxmpq.allocate.level import at_unseen_level, modest_plans
@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT",
     "EFFECT",
     "LATENCY",
+    "MEMORY",
     "QUANTITIES",
     "SIZE",
     "SOLVERS",
@@ -31,6 +32,7 @@ __all__ = [
     "int8_everywhere",
     "modest_plans",
     "parse_budgets",
+    "parse_memory",
     "pose",
     "quantized_roots",
     "quantized_when_fastest",

@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxmpq.allocate.quantities import LATENCY, QUANTITIES, SIZE, Quantity
+from onnxmpq.allocate.quantities import BYTES, LATENCY, QUANTITIES, SIZE
 from onnxmpq.cost import CostTable
 from onnxmpq.errors import AlreadyMetError, UsageError
 from onnxmpq.model import Model
 
+MEMORY = "memory"
+"""A limit that is no row of `QUANTITIES`: nothing predicts it well enough to plan with (docs/latency)."""
 FACTORS = ("x", "times")
 _NUMBER_AND_UNIT = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-zA-Zµ%]+)\s*$")
 
@@ -65,7 +67,11 @@ def parse_budgets(**given: str | None) -> Budgets:
     if len(least) > 1:
         both = " and ".join(f"--{name} {QUANTITIES[name].least}" for name in asked if name in least)
         raise UsageError(f"{both}: one plan cannot be both; give one of them a limit")
-    limits = {name: _parse(QUANTITIES[name], text) for name, text in asked.items() if name not in least}
+    limits = {
+        name: _parse(f"--{name}", text, QUANTITIES[name].units, QUANTITIES[name].examples)
+        for name, text in asked.items()
+        if name not in least
+    }
     return Budgets(limits, fastest=LATENCY in least, smallest=SIZE in least)
 
 
@@ -94,8 +100,12 @@ def require_unmet(
     )
 
 
-def _parse(quantity: Quantity, text: str) -> Limit:
-    option, units, examples = f"--{quantity.name}", quantity.units, quantity.examples
+def parse_memory(text: str | None) -> Limit | None:
+    """Limit of what a session takes, in bytes. Raises UsageError."""
+    return None if text is None else _parse(f"--{MEMORY}", text, BYTES, "200MB, 60%")
+
+
+def _parse(option: str, text: str, units: Mapping[str, float], examples: str) -> Limit:
     match = _NUMBER_AND_UNIT.match(text)
     if match is None:
         raise UsageError(f"{option} {text!r}: no number with a unit; write for example {examples}")

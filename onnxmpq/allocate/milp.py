@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.allocate.problem import Goal, Limits, Option, Problem, Solution
 from onnxmpq.allocate.quantities import EFFECT, QUANTITIES, SIZE, goals
-from onnxmpq.cost import Edge, Transition
+from onnxmpq.cost import Edge, Transition, groups_with_a_choice
 from onnxmpq.runtimes import FOLLOWS, STARTS, Requires, State
 from onnxmpq.schemes import Scheme, writes
 
@@ -101,6 +101,7 @@ class _Program:
         self._edges()
         self._activations()
         self._chains()
+        self._together()
         for goal, total in self.totals.items():
             total.constant += problem.base(goal)
 
@@ -255,6 +256,25 @@ class _Program:
                 self._at_most(own, [states[f.state][f.region] for f in rule.any_of])
             elif own.terms:  # else it has no choice
                 self._implied(own, [states[f.state][f.region] for f in rule.all_of])
+
+    def _together(self) -> None:
+        """One scheme for all regions of a group."""
+        for group in groups_with_a_choice(self.problem.table.rules, self._offered):
+            first, *others = [self._by_scheme(region) for region in group]
+            for other in others:
+                for name in first.keys() | other.keys():
+                    self._row(_Sum().add(first.get(name, _Sum())).add(other.get(name, _Sum()), -1.0), 0.0, 0.0)
+
+    @property
+    def _offered(self) -> dict[str, tuple[Scheme, ...]]:
+        return {region: tuple(o.scheme for o in options) for region, options in self.problem.options.items()}
+
+    def _by_scheme(self, region: str) -> dict[str, _Sum]:
+        """1 for the scheme that a region has."""
+        options = self.problem.options[region]
+        if len(options) == 1:
+            return {options[0].scheme.name: _Sum(constant=1.0)}
+        return {o.scheme.name: _Sum({self.choice[region, number]: 1.0}) for number, o in enumerate(options)}
 
     def _at_most(self, own: _Sum, others: list[_Sum]) -> None:
         """own <= sum of the others."""

@@ -50,14 +50,14 @@ class Predictor:
 
     def divergence(self, assignment: Assignment) -> float:
         """Predicted divergence of a plan from fp32 (nats, or relative squared error)."""
-        superposed = self.effects.pooled.mean(self.effects.reference, self._total(assignment))
+        superposed = self.effects.measure.mean(self.effects.reference, self._total(assignment))
         superposed += sum(self.effects.of_half(region, scheme) for region, scheme in assignment.items())
         separable = self.level * (1.0 - self.trust) * self.problem.effect(assignment)
         return separable + self.trust * superposed
 
     def superposed_per_sample(self, assignment: Assignment) -> NDArray[np.float64]:
         """float64 [samples]: D(z₀, z₀ + Σ Δz)."""
-        return self.effects.pooled.per_sample(self.effects.reference, self._total(assignment))
+        return self.effects.measure.per_sample(self.effects.reference, self._total(assignment))
 
     def separable_per_sample(self, assignment: Assignment) -> NDArray[np.float64]:
         """float64 [samples]: Σ D(z₀, z₀ + Δz)."""
@@ -88,7 +88,7 @@ class Predictor:
         return replace(option, effect=beside + half)
 
     def _marginal(self, alone: float, change: Code, rest: Code) -> float:
-        measure, reference = self.effects.pooled.mean, self.effects.reference
+        measure, reference = self.effects.measure.mean, self.effects.reference
         beside = measure(reference, rest + change) - measure(reference, rest)
         return max(self.level * (1.0 - self.trust) * alone + self.trust * beside, LEAST_SHARE * alone)
 

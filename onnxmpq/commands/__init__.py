@@ -2,7 +2,6 @@
 
 from onnxmpq.commands.calibration import calibrate
 from onnxmpq.commands.checking import check
-from onnxmpq.commands.footprints import footprint
 from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.commands.inspection import Inspection, inspect
 from onnxmpq.commands.profile import profile_model
@@ -15,7 +14,6 @@ __all__ = [
     "calibrate",
     "check",
     "decided",
-    "footprint",
     "gate",
     "inspect",
     "measure_sensitivity",

@@ -19,10 +19,11 @@ from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.ranges import CHOICES, Calibration, observe_ranges
 from onnxmpq.report import source_name
-from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, documents, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, accepts, documents, require_source
 from onnxmpq.threads import with_one_blas_thread
 
 
+@accepts
 @documents(Request)
 @with_one_blas_thread
 @isolated()

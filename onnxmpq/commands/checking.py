@@ -10,11 +10,12 @@ import onnx
 from onnxmpq.files import Rows
 from onnxmpq.lint import lint
 from onnxmpq.model import read
-from onnxmpq.request import Source, require_source
+from onnxmpq.request import Source, accepts, require_source
 
 COLUMNS = ("rule", "node", "message", "severity")
 
 
+@accepts
 def check(model: Source, dialect: str = "onnxruntime") -> Rows:
     """A row for every rule of a dialect that a graph of any tool breaks: rule, node, message, severity.
 

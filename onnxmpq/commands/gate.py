@@ -6,20 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
-from onnxmpq.commands.footprints import Footprint
+from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE
 from onnxmpq.errors import GateError, UsageError
 from onnxmpq.feeds import Feeds, in_words
 from onnxmpq.model import file_bytes
+from onnxmpq.profiling import Footprint, memory_unmet
 from onnxmpq.quality import Validation, Verdict, judge, unresolved
 from onnxmpq.request import GateOptions
+from onnxmpq.shown import Shown
 
 
-@dataclass(frozen=True)
-class Judged:
+@dataclass(frozen=True, repr=False)
+class Judged(Shown):
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: of floors that the samples cannot tell. sessions: of the original and of the
-    converted model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+    bad where nothing was asked. warnings: all that were shown. sessions: of the original and of the converted model;
+    None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
 
     found: Validation
     verdict: Verdict
@@ -42,6 +43,10 @@ class Judged:
     def error(self) -> GateError | None:
         """None where the model passes."""
         return GateError("; ".join(self.missed)) if self.missed else None
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        _, facts = self.found.shown()
+        return self.in_words(), facts
 
     def figures(self) -> dict[str, Any]:
         """JSON-ready, beside the validation's own."""
@@ -71,13 +76,22 @@ class Judged:
         return f"passed: {asked}; {quality}" if self.passed else f"FAILED: {'; '.join(self.missed)}"
 
 
-def decided(options: GateOptions, found: Validation, original: Path, result: Path, feeds: Feeds) -> Judged:
-    """A validation against what was asked. Raises UsageError for a floor that the outputs do not have."""
+def decided(
+    options: GateOptions,
+    found: Validation,
+    original: Path,
+    result: Path,
+    feeds: Feeds,
+    sessions: tuple[Footprint, Footprint] | None = None,
+) -> Judged:
+    """A validation against what was asked. Raises UsageError for a floor that the outputs do not have, or a limit that
+    cannot be measured. sessions: of the original and of the converted model."""
     options.floors.require_classes(any(o.kl_nats is not None for o in found.outputs))
     sizes = file_bytes(original), file_bytes(result)
     verdict = judge(found, synthetic=feeds.synthetic)
-    asked = {**options.floors.asked(), **options.limits.spelled()}
-    missed = [*options.floors.unmet(found), *_beyond(options, found, sizes)]
+    memory = {} if options.memory is None else {MEMORY: options.memory}
+    asked = {**options.floors.asked(), **options.limits.spelled(), **memory}
+    missed = [*options.floors.unmet(found), *_beyond(options, found, sizes), *_beyond_memory(options, sessions)]
     if not asked and options.guard and verdict.level == "bad":
         missed = [f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass"]
     return Judged(
@@ -89,6 +103,7 @@ def decided(options: GateOptions, found: Validation, original: Path, result: Pat
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
         _unresolved(options, found),
+        sessions,
         shape=in_words(options.shapes),
     )
 
@@ -96,6 +111,15 @@ def decided(options: GateOptions, found: Validation, original: Path, result: Pat
 def _unresolved(options: GateOptions, found: Validation) -> tuple[str, ...]:
     rows = min((o.rows for o in found.deciding if o.rows), default=None)
     return unresolved(options.floors, found.samples, rows, shares=options.metric is None)
+
+
+def _beyond_memory(options: GateOptions, sessions: tuple[Footprint, Footprint] | None) -> list[str]:
+    if options.memory_limit is None:
+        return []
+    if sessions is None:
+        raise UsageError("--memory: fp8 is emulated here, so no session was measured; leave it out")
+    unmet = memory_unmet(options.memory_limit, *sessions)
+    return [unmet] if unmet else []
 
 
 def _beyond(options: GateOptions, found: Validation, sizes: tuple[int, int]) -> list[str]:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from onnxmpq.commands.footprints import sessions_in_words
 from onnxmpq.commands.gate import Judged
-from onnxmpq.model import RegionKind
-from onnxmpq.opening import open_model, open_target
+from onnxmpq.errors import OnnxmpqError
+from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import load_feeds
+from onnxmpq.files import Rows
+from onnxmpq.isolation import call, isolated
+from onnxmpq.model import RegionKind, table_rows
+from onnxmpq.needs import Needs, needs
+from onnxmpq.opening import Opened, open_model, open_target
+from onnxmpq.profiling import sessions_in_words
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
-from onnxmpq.request import Source, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
+from onnxmpq.runtimes import specs_of
+from onnxmpq.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,10 @@ class InspectedRegion:
     schemes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """A model's regions on a target."""
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
+    """A model's regions on a target. needs: what a conversion will take here with the usual number of samples; None
+    where there is nothing to convert."""
 
     model: str
     target: str
@@ -41,9 +51,31 @@ class Inspection:
     bytes: int
     regions: tuple[InspectedRegion, ...]
     notes: tuple[str, ...]
+    needs: Needs | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def layers(self) -> Rows:
+        """A row for each layer."""
+        rows = [asdict(r) for r in self.regions if r.kind == RegionKind.LAYER]
+        return Rows(
+            ({**row, "schemes": " ".join(row["schemes"])} for row in rows), (f.name for f in fields(InspectedRegion))
+        )
+
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        layers, movable = self.layers, [r for r in self.regions if r.kind != RegionKind.LAYER and len(r.schemes) > 1]
+        return f"{self.model} on {self.target}, opset {self.opset}, {self.bytes / 1e6:.3f} MB", [
+            ("layers", f"{len(layers)}, {sum(layers.column('parameters'))} parameters, {_macs(layers)}"),
+            ("others", f"{len(self.regions) - len(layers)} regions, {len(movable)} of which have a choice"),
+            ("schemes", ", ".join(dict.fromkeys(name for r in self.regions for name in r.schemes))),
+            ("notes", "; ".join(self.notes)),
+        ]
+
+    def _repr_html_(self) -> str:
+        """The facts, and the first layers."""
+        return super()._repr_html_() + self.layers._repr_html_()
 
     def render(self, console: Console) -> None:
         """Draw a table of the layers and a line for the rest."""
@@ -59,8 +91,18 @@ class Inspection:
         console.print(f"{len(self.regions) - len(layers)} other regions, {movable} of which have a choice")
         for note in self.notes:
             console.print(f"note: {note}", highlight=False, markup=False)
+        if self.needs is not None:
+            console.print(self.needs.in_words(), highlight=False, markup=False)
 
 
+def _macs(layers: Rows) -> str:
+    """Multiply-accumulates of one sample."""
+    counts = layers.column("macs")
+    return f"{sum(counts)} MACs" + (" and more of unknown shapes" if 0 in counts else "")
+
+
+@accepts
+@isolated()
 def inspect(model: Source, target: str = "cpu") -> Inspection:
     """Layers and other regions of a model with the schemes a target lists for them.
 
@@ -81,7 +123,20 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    return Inspection(source_name(model), device.name, prepared.opset, prepared.source_bytes, rows, prepared.notes)
+    found = needs(prepared, menu, _shapes(opened), DEFAULT_SAMPLES) if prepared.layers else None
+    size = prepared.source_bytes
+    return Inspection(source_name(model), device.name, prepared.opset, size, rows, prepared.notes, found)
+
+
+def _shapes(opened: Opened) -> Mapping[str, Sequence[int]] | None:
+    """Shapes of float tensors in a run of a made-up sample; None for a model that does not run on one."""
+    model = opened.model
+    try:
+        specs = call(specs_of, model.proto, doing="loading the model")
+        feeds = load_feeds(None, specs, limit=1, bounds=table_rows(model.structure))
+        return call(float_shapes, model, feeds, doing="running the model")
+    except OnnxmpqError:
+        return None
 
 
 def validation_dict(found: Validation) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from onnxmpq.cluster import connected
 from onnxmpq.context import Context
 from onnxmpq.cost import CostTable, Effort
 from onnxmpq.errors import TargetError
-from onnxmpq.feeds import Recipe, Share, in_words, timed_samples
+from onnxmpq.feeds import Recipe, Share, in_words, shares_of, timed_samples
 from onnxmpq.isolation import isolated
 from onnxmpq.menu import (
     bounded_activations,
@@ -20,16 +21,18 @@ from onnxmpq.opening import open_model, open_target, say_timed
 from onnxmpq.profiling import plan_costs
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
-from onnxmpq.request import Request, Source, documents, require_source
+from onnxmpq.request import Request, Source, accepts, documents, require_source
 from onnxmpq.runtimes import (
     SessionSettings,
     warn_outside,
 )
+from onnxmpq.target import Target
 from onnxmpq.workbench import prepare_bench
 
 PROFILE_SAMPLES = 8  # enough for activation ranges that only have to be plausible
 
 
+@accepts
 @documents(Request)
 @isolated()
 def profile_model(
@@ -41,16 +44,43 @@ def profile_model(
     provider: str | None = None,
     threads: int = 1,
     seed: int = 0,
-    shapes: Sequence[Share] = (),
+    shape: Mapping[str, str | Sequence[int]] | None = None,
     effort: Effort | None = None,
+    cluster: Any = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """Measure a model's costs on this machine, for use by `convert(cost_table=...)` here or elsewhere.
+    """Measure a model's costs, for use by `convert(cost_table=...)` here or elsewhere.
 
-    shapes: of the inputs that are timed, with their shares; those of the first sample without.
+    On this machine, or with `cluster` on the device of that name, where nothing else is done for it than measurements.
     """
     require_source(model)
-    context, device = Context(progress or Progress(), seed=seed), open_target(target)
+    heard = progress or Progress()
+    with connected(cluster, heard, device=device):
+        return _profiled(
+            model,
+            open_target(target),
+            calibration,
+            recipe,
+            provider,
+            threads,
+            shares_of(shape),
+            effort,
+            Context(heard, seed=seed),
+        )
+
+
+def _profiled(
+    model: Source,
+    device: Target,
+    calibration: Any,
+    recipe: str | Recipe | None,
+    provider: str | None,
+    threads: int,
+    shapes: Sequence[Share],
+    effort: Effort | None,
+    context: Context,
+) -> CostTable:
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")

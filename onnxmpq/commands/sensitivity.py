@@ -26,13 +26,14 @@ from onnxmpq.opening import open_model, open_target
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.report import left_out, sensitivity_rows
-from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, documents, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, Request, Source, accepts, documents, require_source
 from onnxmpq.sensitivity import OutputKind, effects_of_menu
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import Techniques, round_for_inputs
 from onnxmpq.workbench import prepare_bench
 
 
+@accepts
 @documents(Request)
 @with_one_blas_thread
 @isolated()

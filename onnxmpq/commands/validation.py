@@ -11,15 +11,15 @@ from onnxmpq.allocate import (
     LATENCY,
     Limit,
 )
-from onnxmpq.commands.footprints import footprint
 from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.cost import Effort
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import Feeds, Share, load_feeds, timed_samples
+from onnxmpq.feeds import Feeds, load_feeds, shares_of, timed_samples
+from onnxmpq.files import nearest
 from onnxmpq.isolation import call, isolated
 from onnxmpq.opening import as_given, say_timed
-from onnxmpq.profiling import quick_latency_s
-from onnxmpq.progress import Progress
+from onnxmpq.profiling import measured_sessions, quick_latency_s
+from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     MetricScores,
     Validation,
@@ -30,7 +30,7 @@ from onnxmpq.quality import (
 from onnxmpq.report import (
     source_name,
 )
-from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Source, require_source
+from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Source, accepts, require_source
 from onnxmpq.runtimes import (
     SessionSettings,
     absolute,
@@ -51,7 +51,7 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
     Raises CalibrationError where floors are given and no samples, ModelError and ValidationError where the models
     cannot be compared. A model that misses something is no error here: see `Judged`.
     """
-    heard = progress or Progress()
+    heard = Remembering(progress)
     options.floors.require_data(options.calibration is None)
     specs = call(specs_of, absolute(original), doing=f"loading {original}")
     feeds = load_feeds(options.calibration, specs, recipe=options.effective_recipe, limit=options.samples)
@@ -69,60 +69,61 @@ def gate(original: Path, converted: Path, options: GateOptions, progress: Progre
         converted,
         feeds,
         settings,
-        kinds=options.outputs,
+        outputs=options.outputs,
         labelled=labelled,
         latency=latency,
-        shapes=options.shapes,
+        shape=options.shape,
     )
-    judged = decided(options, found, original, converted, feeds)
+    sessions = None
     if not found.emulated:
         timed = timed_samples(feeds, options.shapes)
         say_timed(timed, heard)
-        inputs = timed.first.batch([timed.first.typical])
-        before, after = (footprint(str(model), inputs, settings) for model in (original, converted))
-        judged = replace(judged, sessions=(before, after))
+        sessions = measured_sessions(str(original), str(converted), timed, settings)
+    judged = decided(options, found, original, converted, feeds, sessions)
     for line in judged.warnings:
         heard.warn(line)
-    return judged
+    return replace(judged, warnings=tuple(heard.warnings))
 
 
+@accepts
 @isolated()
 def validate(
     original: Source,
     converted: Source,
-    feeds: Any = None,
+    calibration: Any = None,
     settings: SessionSettings | None = None,
     *,
-    kinds: Mapping[str, OutputKind] | None = None,
+    outputs: Mapping[str, OutputKind] | None = None,
     labelled: Labelled | None = None,
     latency: Limit | None = None,
-    shapes: Sequence[Share] = (),
+    shape: Mapping[str, str | Sequence[int]] | None = None,
 ) -> Validation:
     """Compare two models on samples: quality per output, and latency side by side on the typical sample.
 
-    original, converted: paths, or the models themselves. feeds: a dict of arrays by input name, a path, an iterable of
-    feeds, or whatever `convert` takes as `calibration`; made-up samples without.
-    kinds: of outputs, where the guess is wrong. shapes: of what is timed. latency: a limit that is measured
+    original, converted: paths, or the models themselves. calibration: arrays by input name, a path, an iterable of
+    feeds, or whatever else `convert` takes; made-up samples without.
+    outputs: their kinds, where the guess is wrong. shape: of what is timed. latency: a limit that is measured
     long enough to tell on which side of it the converted model is.
     """
     for model in (original, converted):
         require_source(model)
     settings = settings or SessionSettings()
     source = as_given(original)
+    feeds = calibration
     if not isinstance(feeds, Feeds):
         specs = call(specs_of, absolute(source), doing=f"loading {source_name(original)}")
-        feeds = load_feeds(feeds, specs, limit=DEFAULT_SAMPLES)
+        feeds = load_feeds(calibration, specs, limit=DEFAULT_SAMPLES)
     guessed = guessed_kinds(source, feeds, settings)
-    for name in set(kinds or ()) - set(guessed):
-        raise UsageError(f"outputs: {name!r} is no output of the model; it has {', '.join(guessed)}")
-    found = compare(original, converted, feeds, {**guessed, **(kinds or {})}, settings=settings, held_out=None)
+    for name in set(outputs or ()) - set(guessed):
+        raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, guessed, 'it has')}")
+    found = compare(original, converted, feeds, {**guessed, **(outputs or {})}, settings=settings, held_out=None)
     if labelled is not None:
         before, after = (labelled.score(as_given(m), feeds, settings) for m in (original, converted))
         found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
     if found.emulated:
         return found
     limit = None if latency is None else latency.of(1.0)
-    timed = timed_samples(feeds, shapes)
+    timed = timed_samples(feeds, shares_of(shape))
     if latency is not None and not latency.relative:
         limit = latency.value / quick_latency_s(source, timed, settings)
     timing, *others = (

@@ -1,6 +1,6 @@
 """Costs: what plans take, measured on whole models and fitted, and the rules by which formats and layouts change."""
 
-from onnxmpq.cost.chains import Menu, legalize
+from onnxmpq.cost.chains import Menu, groups_with_a_choice, legalize
 from onnxmpq.cost.exchange import describe, elsewhere, origin, read_cost_table, read_table
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.mixed import MixedProfiler
@@ -34,6 +34,7 @@ __all__ = [
     "edges_of",
     "elsewhere",
     "fit_table",
+    "groups_with_a_choice",
     "interleaved_s",
     "legalize",
     "origin",

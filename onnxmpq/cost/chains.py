@@ -9,7 +9,7 @@ from onnxmpq.cost.layout import laid_out
 from onnxmpq.cost.table import Assignment
 from onnxmpq.model import Model, Region
 from onnxmpq.runtimes import Becomes, Fact, Requires, Rules, State
-from onnxmpq.schemes import Scheme, writes
+from onnxmpq.schemes import FP32, Scheme, writes
 
 Menu = Mapping[str, Sequence[Scheme]]
 
@@ -18,9 +18,47 @@ def legalize(model: Model, rules: Rules, plan: Assignment, menu: Menu) -> dict[s
     """The plan that the runtime would really execute.
 
     A quantized region of which a rule requires what does not hold goes back to float. A float region that the runtime
-    makes quantized gets the first such scheme of its menu.
+    makes quantized gets the first such scheme of its menu. Layers that have one scheme get that of the first of them
+    which all offer, and are float where that is none, or where one of them goes back to float.
     """
-    return _Legal(model, rules, plan, menu).assignment
+    groups = groups_with_a_choice(rules, menu)
+    wanted = dict(plan)
+    for group in groups:
+        shared = _names(menu, group)
+        scheme = next((s for r in group if (s := plan.get(r)) is not None and s.name in shared), None)
+        if scheme is None and FP32 not in shared:
+            scheme = next(s for s in menu[group[0]] if s.name in shared)
+        _set(wanted, group, scheme)
+    legal = _Legal(model, rules, wanted, menu).assignment
+    for _ in groups:  # each time one more of them, at least, is float for good
+        apart = [g for g in groups if len({_name(legal.get(r)) for r in g}) > 1]
+        if not apart:
+            break
+        for group in apart:
+            _set(wanted, group, None)
+        legal = _Legal(model, rules, wanted, menu).assignment
+    return legal
+
+
+def groups_with_a_choice(rules: Rules, menu: Menu) -> list[tuple[str, ...]]:
+    """Groups of regions that have one scheme, without those for which no scheme is on the menu of all."""
+    return [group for group in rules.together if _names(menu, group)]
+
+
+def _names(menu: Menu, group: Sequence[str]) -> set[str]:
+    """Of the schemes that all regions of a group offer."""
+    return set.intersection(*({s.name for s in menu.get(region, ())} for region in group))
+
+
+def _name(scheme: Scheme | None) -> str:
+    return FP32 if scheme is None else scheme.name
+
+
+def _set(plan: dict[str, Scheme], group: Sequence[str], scheme: Scheme | None) -> None:
+    for region in group:
+        plan.pop(region, None)
+        if scheme is not None and not scheme.is_fp32:
+            plan[region] = scheme
 
 
 class _Legal:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
-from onnxmpq.files import read_text
+from onnxmpq.files import as_path, read_text
+from onnxmpq.measuring import described
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, another_cpu, describe_runtime
 
@@ -38,7 +39,7 @@ def describe(model: Model, target: str, provider: str, threads: int, shape: str 
     shape: of the inputs that are timed, where the user gave one.
     """
     return {
-        **describe_runtime(),
+        **described(),
         "date": date.today().isoformat(),
         "target": target,
         "provider": provider,
@@ -65,7 +66,7 @@ def read_cost_table(path: str | Path) -> CostTable:
     Raises TargetError where it cannot be read or is none.
     """
     try:
-        return CostTable.from_json(read_text(Path(path)))
+        return CostTable.from_json(read_text(as_path(path, "a file of `onnxmpq profile`")))
     except OSError as error:
         raise TargetError(f"{path}: cannot be read ({error.strerror}); give a file of `onnxmpq profile`") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

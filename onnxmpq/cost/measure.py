@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import whole
 from onnxmpq.feeds import Array
-from onnxmpq.isolation import call, keep, kept, patience_s
+from onnxmpq.isolation import keep, kept, patience_s
+from onnxmpq.measuring import timed
 from onnxmpq.model import Model, WeightStore, sink
 from onnxmpq.runtimes import REFERENCE, KernelTimes, Runtime, SessionSettings
 from onnxmpq.trials import Inputs, both_ways, run_all, tried
@@ -90,9 +91,9 @@ def _times_s(timed: Callable[[], object], runs: int) -> list[float]:
 class Profiler:
     """Profiles plans of one model on one input, each side by side with the fp32 model to cancel drift.
 
-    All sessions are in the child of `onnxmpq.isolation`, those of one pairing in the same one. others: more inputs,
-    which a plan has to run on before it is timed. Methods that run a model raise ModelError where it cannot be run,
-    CrashError where it ends or hangs the runtime.
+    All sessions are where time is taken (`onnxmpq.measuring`), those of one pairing in the same process. others: more
+    inputs, which a plan has to run on before it is timed. Methods that run a model raise ModelError where it cannot be
+    run, CrashError where it ends or hangs the runtime.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Profiler:
         self.model, self.feeds, self.settings, self.effort, self.runtime = model, feeds, settings, effort, runtime
         self._inputs, self._reference = kept([feeds, *others]), keep(_opened, runtime, model.store, settings)
         start = time.perf_counter()
-        rounds = call(_alone, runtime, self._reference, self._inputs, effort, doing="timing the original")
+        rounds = timed(_alone, runtime, self._reference, self._inputs, effort, doing="timing the original")
         self.limit_s = patience_s(time.perf_counter() - start)
         self.reference_rounds_s = list(rounds)
         self.reference_s = float(min(self.reference_rounds_s))
@@ -138,13 +139,13 @@ class Profiler:
 
     def try_out(self, proto: onnx.ModelProto) -> None:
         """Run a model as it is before it is timed, without timing it."""
-        tried(proto, self._inputs, self.settings, runtime=self.runtime, limit_s=self.limit_s)
+        tried(proto, self._inputs, self.settings, runtime=self.runtime, limit_s=self.limit_s, where=timed)
 
     def _timed(
         self, function: Callable[..., R], proto: onnx.ModelProto, ways: Sequence[SessionSettings], effort: Effort
     ) -> R:
         arguments = self.runtime, self._reference, proto, self._inputs, ways, effort
-        return call(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
+        return timed(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
 
 
 # ---- in the child ------------------------------------------------------------------------------

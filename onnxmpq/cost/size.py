@@ -45,9 +45,9 @@ def common_bytes(
     model: Model, region: Region, scheme: Scheme, weights: Mapping[tuple[str, str], QuantizedWeight]
 ) -> dict[str, float]:
     """The part of `region_bytes` that other layers of the same weight have in common with this one, by what is stored:
-    once in the file (`dialects/sharing.py`). Not kernels that read the stored weight as it is: they have their own."""
+    once in the file (`dialects/sharing.py`). A table and the layer that multiplies with it share blocks, too."""
     found: dict[str, float] = {}
-    if region.layer is None or scheme.weight_only or scheme.dynamic or _needs_its_own(scheme):
+    if region.layer is None or scheme.dynamic or _needs_its_own(scheme):
         return found
     for place in region.layer.weights:
         first = model.shared_weights.get(place.key)

@@ -24,7 +24,7 @@ def offers(region: Region, scheme: Scheme) -> bool:
     return whole and region.op_type in _SPELLED and type(scheme.weight) is PerChannel and scheme.weight.bits == 8
 
 
-def spelled(region: Region, weights: Sequence[QuantizedWeight]) -> Spelling:
+def spelled(region: Region, scheme: Scheme, weights: Sequence[QuantizedWeight]) -> Spelling:
     """The region's head node as the operator that computes with these weights."""
     return _SPELLED[region.op_type](region.params.weights, weights)
 

@@ -13,19 +13,19 @@ the Clip keeps the uint8 codes within their bits. Such plans are for modelled ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxmpq.dialects import dynamic
+from onnxmpq.dialects import blocks, dynamic
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
-from onnxmpq.model import LayerWeight, Region, RegionKind
+from onnxmpq.model import LayerWeight, Region, RegionKind, Spelling
 from onnxmpq.ranges import BITS, QuantParams
-from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat, opsets
+from onnxmpq.rounding import Dual, PerChannel, QuantizedWeight, WeightFormat, opsets
 from onnxmpq.schemes import Format, Scheme, writes
 
 _LARGEST_BIAS = 2**30
@@ -67,8 +67,10 @@ class _Writer(Writer):
                         self.reconnect(region, self.tensors[tensor], views[tensor])
                 if region.pattern == "SiLU":
                     self._quantize_inside_silu(region)
-            if scheme.dynamic:
-                self._quantize_dynamically(region, scheme)
+            if scheme.dynamic or (scheme.accuracy_level is not None and not region.operator.looks_up):
+                self._compute_inside(region, scheme)
+            elif scheme.accuracy_level is not None:
+                self._look_up_blocks(region, scheme)
             elif region.layer is not None and scheme.weight is not None:
                 for place in region.layer.weights:
                     self._store_weight(region, place, scheme)
@@ -109,24 +111,57 @@ class _Writer(Writer):
 
     # ---- weights -------------------------------------------------------------------------------
 
-    def _quantize_dynamically(self, region: Region, scheme: Scheme) -> None:
+    def _compute_inside(self, region: Region, scheme: Scheme) -> None:
+        """The head node as a kernel that takes the weights as they are stored."""
         assert scheme.weight is not None
         node, places = self.nodes[region.nodes[0]], region.params.weights
-        spelling = dynamic.spelled(region, [self.job.weights[place.key, scheme.weight.name] for place in places])
+        spelling = spelled(region, scheme, [self.job.weights[place.key, scheme.weight.name] for place in places])
         node.op, node.domain = spelling.op_type, spelling.domain
-        for slot, values in sorted(spelling.constants.items()):
+        if spelling.attributes is not None:
+            node.attrs = dict(spelling.attributes)
+        given = {slot: node.inputs[source] for slot, source in spelling.moved.items()}
+        given |= {slot: self.constant(f"{self.stem(places[0])}/{slot}", v) for slot, v in spelling.constants.items()}
+        for slot, tensor in sorted(given.items()):
             while len(node.inputs) <= slot:
                 node.inputs.append(gs.Variable.empty())
-            node.inputs[slot] = self.constant(f"{self.stem(places[0])}/{slot}", values)
+            node.inputs[slot] = tensor
+
+    def _look_up_blocks(self, region: Region, scheme: Scheme) -> None:
+        """Gather as GatherBlockQuantized. Where a layer multiplies with the same codes, the table is those, reshaped
+        when the session is created."""
+        assert scheme.weight is not None
+        [place], node = region.params.weights, self.nodes[region.nodes[0]]
+        weight, stem = self.job.weights[place.key, scheme.weight.name], self.stem(place)
+        codes, shape = blocks.codes(weight), (place.out_channels, -1)
+        if self._multiplied(place, scheme.weight):
+            stored = self.constant(f"{stem}/codes", codes)
+            table = self.node("Reshape", f"{stem}/table", [stored, self._shape(shape)], np.uint8)
+        else:
+            table = self.constant(f"{stem}/codes", codes.reshape(shape))
+        node.op, node.domain, node.attrs = "GatherBlockQuantized", blocks.DOMAIN, blocks.lookup_attributes(weight)
+        node.inputs = [table, node.inputs[1], self.constant(f"{stem}/scale", weight.scales)]
+        if (zeros := blocks.zero_points(weight)) is not None:
+            node.inputs.append(self.constant(f"{stem}/zero", zeros))
+
+    def _multiplied(self, place: LayerWeight, weight_format: WeightFormat) -> bool:
+        """True if a layer multiplies with the same weight in the same format, as it is stored."""
+        model, first = self.job.model, self.job.model.shared_weights.get(place.key)
+        for region in model.layers if first is not None else ():
+            scheme = self.job.assignment.get(region.name)
+            if scheme is None or scheme.weight != weight_format or scheme.accuracy_level is None:
+                continue
+            if not region.operator.looks_up and model.shared_weights.get(region.params.weights[0].key) == first:
+                return True
+        return False
+
+    def _shape(self, shape: tuple[int, ...]) -> gs.Constant:
+        return self.shared(f"mpq/shape/{'x'.join(map(str, shape))}", np.array(shape, np.int64))
 
     def _store_weight(self, region: Region, place: LayerWeight, scheme: Scheme) -> None:
         assert scheme.weight is not None
         weight = self.job.weights[place.key, scheme.weight.name]
         node = self.nodes[region.nodes[0]]
-        codes = _INTEGERS.get(type(scheme.weight))
-        if codes is None:
-            _FLOATS[type(scheme.weight)](self, place, node, weight)
-            return
+        codes = _INTEGERS[type(scheme.weight)]
         if scheme.reads is Format.INT8:
             element = TensorProto.UINT8 if scheme.unsigned_weights else TensorProto.INT8
             weight = self._with_room_for_bias(region, weight, scheme.activation_bits)
@@ -193,8 +228,7 @@ class _Writer(Writer):
 
     def _to_stored_shape(self, place: LayerWeight, matrix: gs.Tensor) -> gs.Tensor:
         flat = place.view_shape
-        shape = self.shared(f"mpq/shape/{'x'.join(map(str, flat))}", np.array(flat, np.int64))
-        shaped = self.node("Reshape", f"{self.stem(place)}/shaped", [matrix, shape], matrix.dtype)
+        shaped = self.node("Reshape", f"{self.stem(place)}/shaped", [matrix, self._shape(flat)], matrix.dtype)
         if not place.swapped:
             return shaped
         *kept, last, before = range(len(flat))
@@ -236,25 +270,6 @@ class _Writer(Writer):
             "DequantizeLinear", f"{self.stem(place)}/b", [quantized, scale], np.float32, axis=0
         )
 
-    def blocked_weight(self, place: LayerWeight, node: gs.Node, weight: QuantizedWeight) -> None:
-        """Weight [K, N] in blocks along K, the one layout that becomes MatMulNBits; a Gemm becomes MatMul + Add."""
-        codes = weight.codes.T
-        if weight.format.storage_bits == 4:
-            stored = self.small_int(f"{self.stem(place)}/codes", codes, TensorProto.INT4)
-        else:
-            stored = self.constant(f"{self.stem(place)}/codes", np.ascontiguousarray(codes).astype(np.int8))
-        scales = self.constant(f"{self.stem(place)}/scale", np.ascontiguousarray(weight.scales.T.astype(np.float32)))
-        unfolded = self.node(
-            "DequantizeLinear", f"{self.stem(place)}/w", [stored, scales], np.float32, axis=0, block_size=weight.block
-        )
-        if node.op == "Gemm" and len(node.inputs) > 2:
-            bias, result = node.inputs[2], node.outputs[0]
-            product = gs.Variable(self.new(f"{result.name}/product"), dtype=np.float32)
-            node.outputs = [product]
-            self.graph.nodes.append(gs.Node("Add", self.new(f"{node.name}/bias"), {}, [product, bias], [result]))
-        node.op, node.attrs = "MatMul", {}
-        node.inputs = [node.inputs[0], unfolded]
-
 
 def joined(job: Rewrite) -> dict[str, str]:
     """Tensor that nothing but an int8 Concat reads -> the Concat's result, whose parameters it takes."""
@@ -278,7 +293,9 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
     if scheme.half is not None or scheme.reads not in (Format.FLOAT, Format.INT8):
         return False
     weight = scheme.weight
-    if weight is not None and type(weight) not in {**_INTEGERS, **_FLOATS}:
+    if scheme.accuracy_level is not None:
+        return opset >= opsets.PER_CHANNEL and blocks.offers(region, scheme)
+    if weight is not None and type(weight) not in _INTEGERS:
         return False
     if opset < (opsets.PER_CHANNEL if weight is None else weight.lowest_opset):
         return False
@@ -291,10 +308,12 @@ def supports(region: Region, scheme: Scheme, opset: int) -> bool:
         return False  # low bits would not fill their bytes
     if scheme.reads is Format.INT8:
         return not layer.storage_only
-    if weight is not None and weight.blocked:
-        blocks = region.operator.multiplies_blocks and not layer.storage_only
-        return blocks and layer.fan_in % weight.block_width(layer.fan_in) == 0
     return True
+
+
+def spelled(region: Region, scheme: Scheme, weights: Sequence[QuantizedWeight]) -> Spelling:
+    """The head node of a region in a scheme whose kernel takes the weights as they are stored."""
+    return (dynamic.spelled if scheme.dynamic else blocks.multiplies)(region, scheme, weights)
 
 
 _INTEGERS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, QuantizedWeight, int], gs.Tensor]] = {
@@ -302,8 +321,3 @@ _INTEGERS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, Quantized
     Dual: _Writer.codes_of_dual,
 }
 """Weight format that computes in int8 or unfolds to float32 -> its int8 codes, as values of an element type."""
-
-_FLOATS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, gs.Node, QuantizedWeight], None]] = {
-    PerBlock: _Writer.blocked_weight,
-}
-"""Weight format for float activations only -> writes the weight of a node."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxmpq.model import SHARED_BYTES, WeightStore, described, subgraphs
+from onnxmpq.model import SHARED_BYTES, WeightStore, array_of, content_of, described, subgraphs, with_values
 
 _BLOCKS = "block_size"
 _TRANSPOSED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8})
@@ -74,18 +74,26 @@ def _share(
         return
     kept: dict[tuple[tuple[int, ...], bytes], str] = {}
     for place in group:
-        tensor = store[place.name] if described(place) else place
-        shape, content = tuple(tensor.dims), _digest(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+        tensor = store.handed(place.name) if described(place) else place
+        shape, content = tuple(tensor.dims), _content(tensor)
         if (same := kept.get((shape, content))) is not None:
             renamed[tensor.name] = same
             continue
         if new is not None and len(shape) == 2 and tensor.data_type in _TRANSPOSED:
-            turned = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
+            turned = np.ascontiguousarray(array_of(tensor).T)
             if (other := kept.get((turned.shape, _digest(turned.tobytes())))) is not None:
                 name = new(f"{tensor.name}/transposed")
                 transposes.append(helper.make_node("Transpose", [other], [tensor.name], name, perm=[1, 0]))
                 continue
         kept[shape, content] = tensor.name
+
+
+def _content(tensor: TensorProto) -> bytes:
+    """Digest of a tensor's bytes."""
+    if known := content_of(tensor):
+        return bytes.fromhex(known)
+    read = with_values(tensor, None)
+    return _digest(read.raw_data or numpy_helper.to_array(read).tobytes())
 
 
 def _bytes(tensor: TensorProto) -> int:

@@ -8,13 +8,14 @@ positive scales; convolutions in 2D or 3D; weights are constants.
 from __future__ import annotations
 
 from onnxmpq.dialects import explicit
-from onnxmpq.model import Region
+from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.schemes import Format, Scheme
 
 BLOCKS = (64, 128)
 CONV_RANKS = (4, 5)
 FP8_CONV_MULTIPLE = 16
 """Channels of a convolution in fp8 come in multiples of this, as Model-Optimizer also has it; none are grouped."""
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 FEWEST_IN_8_BITS = 16
 """Inputs and outputs of a product in 8 bits: with fewer, NVIDIA's Model-Optimizer says, it runs slower than in 16."""
 
@@ -24,6 +25,22 @@ rewrite = explicit.rewrite
 def supports(region: Region, scheme: Scheme, opset: int) -> bool:
     """True where TensorRT takes the scheme for the region."""
     return explicit.spells(region, scheme, opset) and not forbids(region, scheme)
+
+
+def in_float32(model: Model) -> dict[str, str]:
+    """Regions that no scheme with 16-bit results may have, and why.
+
+    A float32 Cast of a 16-bit tensor in front of a recurrent layer, moved or not, ends the build of TensorRT-RTX 1.7
+    with an error of its own about the layer's loop (docs/tensorrt.md, recurrent layers).
+    """
+    recurrent = {t for r in model.regions if r.op_type in RECURRENT for t in r.inputs}
+    found: dict[str, str] = {}
+    for region in reversed(model.regions):  # readers first
+        if not recurrent.isdisjoint(region.outputs):
+            found[region.name] = "a 16-bit input of a recurrent layer"
+            if region.kind is RegionKind.PASSTHROUGH:
+                recurrent.update(region.inputs)
+    return found
 
 
 def forbids(region: Region, scheme: Scheme) -> str:

@@ -5,6 +5,7 @@ A dialect is a subclass that decides where pairs go and how weights are spelled;
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +18,9 @@ from onnxmpq.dialects.marks import mark
 from onnxmpq.dialects.sharing import share_constants
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import (
+    LARGEST_KEPT,
     LayerWeight,
+    Referred,
     Region,
     constants_of,
     described_again,
@@ -69,6 +72,7 @@ class Writer:
         proto = export(self.graph, store.structure)
         share_constants(proto, self.new, store, self.private, transposed=self.transposes_constants)
         store.fill(proto)
+        store.spilled(proto)
         sink(proto)
         drop_values((*constants_of(self.graph), *self.tensors.values()))
         proto.ir_version = store.structure.ir_version
@@ -88,7 +92,16 @@ class Writer:
         return self.stems[place.key]
 
     def constant(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
-        return gs.Constant(self.new(name), values)
+        free = self.new(name)
+        if self.job.model.store.spill is None or values.size <= LARGEST_KEPT:
+            return gs.Constant(free, values)
+        return self._in_file(onnx.numpy_helper.from_array(np.ascontiguousarray(values), free))
+
+    def _in_file(self, tensor: onnx.TensorProto) -> gs.Constant:
+        """Of a model that is never whole in memory."""
+        spill = self.job.model.store.spill
+        assert spill is not None
+        return gs.Constant(tensor.name, Referred(spill.put(tensor)))
 
     def shared(self, name: str, values: NDArray[np.generic]) -> gs.Constant:
         """An initializer that all who ask for this name get."""
@@ -112,6 +125,8 @@ class Writer:
         """An initializer of a type that NumPy does not have."""
         free = self.new(name)
         proto = helper.make_tensor(free, element, shape, data, raw=True)
+        if self.job.model.store.spill is not None and math.prod(shape) > LARGEST_KEPT:
+            return self._in_file(proto)
         return gs.Constant(free, gs.ir.tensor.LazyValues(proto))
 
     def node(self, op: str, name: str, inputs: list[gs.Tensor], dtype: type, **attributes: object) -> gs.Tensor:

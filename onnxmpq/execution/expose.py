@@ -11,7 +11,7 @@ from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model, WeightStore
 from onnxmpq.runtimes import SessionSettings, open_session, run
 
-_AS_WRITTEN = SessionSettings(threads=2, optimize=False)  # no decision depends on last bits
+_AS_WRITTEN = SessionSettings(threads=2, optimize=False, mapped=True)  # no decision depends on last bits
 
 
 def with_outputs(graph: onnx.ModelProto | WeightStore, tensors: Sequence[str]) -> onnx.ModelProto:

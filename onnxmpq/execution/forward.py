@@ -70,6 +70,14 @@ class ForwardPass:
             if not keep:
                 return
 
+    def mark(self) -> tuple[int, list[dict[str, Array]]]:
+        """The place that the walk has come to, for `back`."""
+        return self.start, list(self._kept)
+
+    def back(self, mark: tuple[int, list[dict[str, Array]]]) -> None:
+        """Go on from a place where the walk has been: the next stop finds what it would have found then."""
+        self.start, self._kept = mark[0], list(mark[1])
+
     def _run_to(
         self, stop: int, wanted: Iterable[str], later: Iterable[str]
     ) -> Iterator[tuple[dict[str, Array], bool]]:

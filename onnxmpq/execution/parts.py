@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -12,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxmpq.feeds import Array
-from onnxmpq.model import GraphIndex, Region, Spelling, WeightStore, read_by
+from onnxmpq.model import LOCATION, GraphIndex, Region, Spelling, Spill, WeightStore, place_of, read_by, tensor_bytes
 from onnxmpq.runtimes import SessionSettings, open_session, run
 
 _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
@@ -20,10 +22,12 @@ _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 @dataclass(frozen=True)
 class Part:
-    """A subgraph as a model of its own. inputs: tensors it must be fed."""
+    """A subgraph as a model of its own. inputs: tensors it must be fed. files: of constants that are its own, to be
+    removed once a session has mapped them."""
 
     proto: onnx.ModelProto
     inputs: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 NOTHING = Part(onnx.ModelProto(), ())
@@ -35,7 +39,12 @@ class OpenPart:
     def __init__(self, part: Part, settings: SessionSettings) -> None:
         self.inputs = part.inputs
         self.outputs = [o.name for o in part.proto.graph.output]
-        self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+        settings = replace(settings, mapped=True)
+        try:
+            self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+        finally:
+            for file in part.files:
+                os.unlink(file)
 
     def run(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The part's outputs, from values that hold its inputs."""
@@ -47,20 +56,31 @@ class OpenPart:
 class Cutter:
     """Cuts one graph; knows the types of its tensors.
 
-    structure: the graph, perhaps without the values of large constants. constants: with values, as parts get them.
+    structure: the graph, perhaps without the values of large constants. constants: as parts get them, with values or by
+    reference. spill: where those go that are made for a model that is never whole in memory; a store has its own.
     outputs: what parts at its end make: its own outputs, or other tensors in their place.
     """
 
-    def __init__(self, graph: onnx.ModelProto | WeightStore, outputs: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, graph: onnx.ModelProto | WeightStore, outputs: Sequence[str] | None = None, spill: Spill | None = None
+    ) -> None:
         self.structure = graph.structure if isinstance(graph, WeightStore) else graph
         self.outputs = [o.name for o in self.structure.graph.output] if outputs is None else list(outputs)
         self.index = GraphIndex(self.structure)
+        self._range = slice(0, len(self.index.nodes))
         self._changed: dict[str, onnx.TensorProto] = {}
-        stored = graph if isinstance(graph, WeightStore) else self.index.constants
+        stored = graph.all_handed if isinstance(graph, WeightStore) else self.index.constants
+        self.spill = graph.spill if isinstance(graph, WeightStore) else spill
         self.constants: Mapping[str, onnx.TensorProto] = ChainMap(self._changed, _unchanged(stored))
         self.nodes = {n.name: n for n in self.index.nodes}
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
+
+    def within(self, start: int, stop: int, outputs: Sequence[str]) -> Cutter:
+        """The same graph with these outputs; its `behind` and `between` see only nodes from index `start` to `stop`."""
+        other = copy(self)
+        other._range, other.outputs = slice(start, stop), list(outputs)
+        return other
 
     def position(self, tensor: str) -> int:
         """Index of the node that makes a tensor; -1 for inputs of the graph."""
@@ -73,12 +93,12 @@ class Cutter:
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
         constants = self.constants
-        return [sum(constants[t].ByteSize() for t in read_by(n) if t in constants) for n in self.index.nodes]
+        return [sum(tensor_bytes(constants[t]) for t in read_by(n) if t in constants) for n in self.index.nodes]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
         affected, nodes = set(tensors), []
-        for place, node in enumerate(self.index.nodes):
+        for place, node in enumerate(self.index.nodes[self._range], self._range.start):
             if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 if place >= checkpoint:
@@ -90,7 +110,7 @@ class Cutter:
         """The nodes before `checkpoint` that these tensors reach, up to the live tensors and outputs they make."""
         affected = set(tensors)
         nodes = []
-        for node in self.index.nodes[:checkpoint]:
+        for node in self.index.nodes[self._range.start : checkpoint]:
             if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 nodes.append(node)
@@ -116,7 +136,8 @@ class Cutter:
 
     def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
         """Another value for an initializer, in all parts cut from now on."""
-        self._changed[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._changed[name] = tensor if self.spill is None else self.spill.put(tensor)
 
     def reads(self, region: Region) -> set[str]:
         """Tensors that a region's nodes read and that is computed by others or fed."""
@@ -129,7 +150,7 @@ class Cutter:
         of the region."""
         originals = [self.nodes[name] for name in region.nodes]
         made = {t for n in originals for t in n.output if t}
-        nodes, constants = [], {}
+        nodes, constants, files = [], {}, []
         for number, spelling in enumerate(spellings):
             renamed = {t: f"{t}/variant{number}" for t in made}
             for original in originals:
@@ -141,12 +162,22 @@ class Cutter:
                 nodes.append(node)
             head = nodes[-len(originals)]
             head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
-            head.input.extend([""] * (1 + max(spelling.constants) - len(head.input)))
+            if spelling.attributes is not None:
+                del head.attribute[:]
+                head.attribute.extend(onnx.helper.make_attribute(*item) for item in spelling.attributes.items())
+            taken_over = {slot: head.input[source] for slot, source in spelling.moved.items()}
+            head.input.extend([""] * (1 + max((*spelling.constants, *taken_over)) - len(head.input)))
+            for slot, tensor in taken_over.items():
+                head.input[slot] = tensor
             for slot, values in spelling.constants.items():
                 name = head.input[slot] = f"{head.name}/{slot}"
-                constants[name] = onnx.numpy_helper.from_array(values, name)
+                if self.spill is None:
+                    constants[name] = onnx.numpy_helper.from_array(values, name)
+                else:
+                    constants[name] = self.spill.temporary(name, values)
+                    files.append(place_of(constants[name])[LOCATION])
         results = [f"{t}/variant{number}" for number in range(len(spellings)) for t in region.outputs]
-        return self._part(nodes, results, (), constants)
+        return replace(self._part(nodes, results, (), constants), files=tuple(files))
 
     def _part(
         self,

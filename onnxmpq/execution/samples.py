@@ -42,7 +42,7 @@ def run_samples(
     thread. Raises ModelError.
     """
     visible = shown if shown is not None else tensors
-    single = replace(settings or SessionSettings(), threads=1)
+    single = replace(settings or SessionSettings(), threads=1, mapped=True)
     session = open_session(whole(graph) if visible is None else with_outputs(graph, visible), single)
     del graph  # it need not stay in memory while the session does
     yield from runs_of(session, feeds, tensors, threads)

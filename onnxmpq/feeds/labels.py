@@ -6,7 +6,6 @@ window) or, in a CSV of two columns, by file name.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -19,6 +18,7 @@ from onnxmpq.errors import CalibrationError
 from onnxmpq.feeds.lines import cells, choose_lines
 from onnxmpq.feeds.npz import npz_columns, open_npy
 from onnxmpq.feeds.types import Array, Feeds, Places, whole_source
+from onnxmpq.files import nearest_names
 
 Labels = NDArray[np.generic]
 
@@ -146,8 +146,8 @@ def _by_name(labels: Mapping[str, int | float], path: Path, places: Places) -> L
         bare = PurePosixPath(file).name
         key = file if file in labels else known[bare] if bare in known and bare in wanted else None
         if key is None:
-            near = difflib.get_close_matches(file, list(labels), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "add it"
+            near = nearest_names(file, labels)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "add it"
             raise CalibrationError(f"labels {path} have none for '{file}'; {hint}")
         found.append(labels[key])
     return np.asarray(found).reshape(places.rows.shape)

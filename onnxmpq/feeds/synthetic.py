@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from onnxmpq.feeds.frame import Frame, find_frame, to_tensor
 from onnxmpq.feeds.made_pictures import DEVIATION, MEAN, made_picture
 from onnxmpq.feeds.recipes import ImageRecipe, PixelLayout
 from onnxmpq.feeds.types import Array, Feeds, InputSpec, with_batch_axes
+from onnxmpq.files import nearest
 
 DEFAULT_SAMPLES = 32
 DEFAULT_LENGTH = 128  # of dynamic axes such as sequences
@@ -71,11 +71,10 @@ def synthesize(
     )
 
 
-def _check_known(what: str, given: Mapping[str, int], known: Iterable[str]) -> None:
+def _check_known(what: str, given: Mapping[str, int], known: Collection[str]) -> None:
     for name, size in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, list(known), n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(sorted(known)) or 'none'}"
+            hint = nearest(name, known, "it has") if known else "it has none"
             raise UsageError(f"{what} '{name}' is not in the model; {hint}")
         if size < 1:
             raise UsageError(f"{what} '{name}' is {size}; it must be at least 1")

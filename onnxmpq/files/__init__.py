@@ -2,7 +2,7 @@
 
 from onnxmpq.files.archive import Archive, Array, read_array_header, require_plausible
 from onnxmpq.files.documents import dump_json, parse_json, parse_toml, plain, read_text, read_toml
-from onnxmpq.files.fields import Fields, is_number, is_whole, nearest, shown
+from onnxmpq.files.fields import Fields, as_path, is_number, is_whole, nearest, nearest_names, shown
 from onnxmpq.files.output import (
     check_writable,
     plan_path,
@@ -22,12 +22,14 @@ __all__ = [
     "Array",
     "Fields",
     "Rows",
+    "as_path",
     "check_writable",
     "data_folder",
     "dump_json",
     "is_number",
     "is_whole",
     "nearest",
+    "nearest_names",
     "parse_json",
     "parse_toml",
     "plain",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn, Self, TypeGuard, TypeVar
 
-from onnxmpq.errors import OnnxmpqError
+from onnxmpq.errors import OnnxmpqError, UsageError
+
+SIMILAR = 0.5  # share of the characters of two names that agree, above which one may be the other misspelt
+SUGGESTED = 3  # names that are suggested at most
+LISTED = 50  # names that a line has at most
 
 _Choice = TypeVar("_Choice", bound=str)
 _Default = TypeVar("_Default")
@@ -150,12 +156,33 @@ def _given(default: _Default | _Required) -> _Default:
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """ "did you mean ...?" for a misspelt name, or the whole list after `otherwise` where nothing is near."""
-    names = {item.casefold(): item for item in known}
-    near = difflib.get_close_matches(name.casefold(), sorted(names), n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(names[key] for key in near)}?"
-    return f"{otherwise} {', '.join(names.values())}"
+    """ "did you mean ...?" for a misspelt name, or the list after `otherwise` where nothing is near."""
+    names = list(dict.fromkeys(known))
+    if near := nearest_names(name, names):
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{otherwise} {', '.join(names[:LISTED])}{more}"
+
+
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that is most similar to a misspelt one, whatever the case; several only if they are equally near.
+
+    Names that begin with `name` are equally near: it may be the beginning of any of them. At most `SUGGESTED`; empty
+    where none is similar.
+    """
+    given, names = name.casefold(), {item.casefold(): item for item in known}
+    if begun := [item for key, item in names.items() if key.startswith(given) and len(key) <= 3 * len(given)]:
+        return begun[:SUGGESTED]
+    share = {key: difflib.SequenceMatcher(None, key, given).ratio() for key in names}
+    best = max(share.values(), default=0.0)
+    return [names[key] for key in names if share[key] == best >= SIMILAR][:SUGGESTED]
+
+
+def as_path(given: object, wanted: str) -> Path:
+    """The path that was given. wanted: the file that it should be of. Raises UsageError."""
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(f"{shown(given)} is no path; give the path of {wanted}")
+    return Path(given)
 
 
 def shown(value: object) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import onnx
 
 from onnxmpq.errors import OutputError, UsageError
+from onnxmpq.model import LENGTH, LOCATION, OFFSET, content_of, is_reference, place_of, read_parts, set_place, tensors
 
 REPORT_FORMATS = {".json": "for programs", ".html": "a page for people"}
-_PROTOBUF_LIMIT = 2**31 - 2**20
+WORTH_MAPPING, PAGE_BYTES = 2**20, 2**16
+"""Bytes of a constant from which on its external data is aligned, and to what, as onnxruntime does: pages of all
+systems that map files."""
 
 
 def check_writable(path: Path, source: Path | None = None) -> None:
@@ -51,20 +55,61 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_model(path: Path, proto: onnx.ModelProto) -> None:
-    """Atomically; models beyond protobuf's 2 GB go to external data beside the file. Raises OutputError."""
-    if proto.ByteSize() < _PROTOBUF_LIMIT:
-        write_bytes(path, serialize(proto))
+    """Atomically. Constants of a model by reference (`onnxmpq.model`) go to one file beside it, as external data.
+
+    Raises OutputError; what was there before is still there then.
+    """
+    if not any(map(is_reference, tensors(proto))):
+        write_bytes(path, proto.SerializeToString(deterministic=True))
         return
-    copy = onnx.ModelProto()
+    beside = path.with_name(f"{path.name}.data")
+    placed, size = _placed(proto, beside.name)
+    _require_room(path, size + placed.ByteSize())
+    with _filled(beside, _laid_out(proto)) as data, _ready(path, placed.SerializeToString(deterministic=True)) as model:
+        os.replace(data, beside)
+        os.replace(model, path)
+
+
+def _placed(proto: onnx.ModelProto, location: str) -> tuple[onnx.ModelProto, int]:
+    """A copy whose references are places in one file, and the length of that file."""
+    copy, end = onnx.ModelProto(), 0
     copy.CopyFrom(proto)
-    onnx.external_data_helper.convert_model_to_external_data(copy, location=f"{path.name}.data")
+    for tensor in filter(is_reference, tensors(copy)):
+        length = int(place_of(tensor)[LENGTH])
+        start = aligned(end, length)
+        set_place(tensor, **{LOCATION: location, OFFSET: start})
+        end = start + length
+    return copy, end
+
+
+def aligned(end: int, length: int) -> int:
+    """Offset of the next constant in a file of external data: those that are worth mapping begin at a page."""
+    return -(-end // PAGE_BYTES) * PAGE_BYTES if length >= WORTH_MAPPING else end
+
+
+def _laid_out(proto: onnx.ModelProto) -> Iterator[bytes]:
+    """The file that `_placed` describes, piece by piece."""
+    end = 0
+    for tensor in filter(is_reference, tensors(proto)):
+        place = place_of(tensor)
+        length = int(place[LENGTH])
+        start = aligned(end, length)
+        yield bytes(start - end)
+        yield from read_parts(Path(place[LOCATION]), int(place[OFFSET]), length)
+        end = start + length
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raises OutputError where a folder has less room than a file needs."""
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            onnx.save_model(copy, Path(folder) / path.name)
-            os.replace(Path(folder) / f"{path.name}.data", path.parent / f"{path.name}.data")
-            os.replace(Path(folder) / path.name, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output with -o") from None
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return  # writing will tell
+    if free < size:
+        raise OutputError(
+            f"{path}: {size / 1e9:.2f} GB are to be written and its folder has room for {free / 1e9:.2f} GB; "
+            "make room, or choose another output with -o"
+        )
 
 
 def write_result(path: Path, proto: onnx.ModelProto, plan: str) -> None:
@@ -76,7 +121,14 @@ def write_result(path: Path, proto: onnx.ModelProto, plan: str) -> None:
 
 
 def serialize(proto: onnx.ModelProto) -> bytes:
-    """The bytes of a model file, the same for the same graph."""
+    """The bytes of a model file, the same for the same graph; of a model by reference with hashes of its constants in
+    the place of where they happen to be."""
+    if any(map(is_reference, tensors(proto))):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for tensor in filter(is_reference, tensors(copy)):
+            set_place(tensor, **{LOCATION: content_of(tensor), OFFSET: 0})
+        proto = copy
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -86,14 +138,20 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(written, path)
 
 
-@contextmanager
-def _ready(path: Path, content: bytes) -> Iterator[Path]:
+def _ready(path: Path, content: bytes) -> AbstractContextManager[Path]:
     """A file beside the path with this content, to be moved there; it is gone afterwards. Raises OutputError."""
+    return _filled(path, (content,))
+
+
+@contextmanager
+def _filled(path: Path, parts: Iterable[bytes]) -> Iterator[Path]:
+    """The same with content that comes in parts."""
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            for content in parts:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

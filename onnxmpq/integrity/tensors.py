@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxmpq.lint import FLOAT8, FOUR_BIT, STANDARD_DOMAINS, Graph, Hit, label, type_name
-from onnxmpq.model import shell
+from onnxmpq.model import is_reference, shell, with_values
 
 _FLOAT4 = frozenset({TensorProto.FLOAT4E2M1})
 _ELEMENT_VERSIONS = (  # element types, the opset and the IR version that first have them (onnx.proto)
@@ -192,6 +192,10 @@ def stored(parts: Parts) -> Iterator[Hit]:
 
 
 def _stored_wrongly(tensor: onnx.TensorProto) -> str:
+    if is_reference(tensor):
+        if tensor.data_type not in _FLOATS:
+            return ""  # its length was that of its shape when it was written
+        tensor = with_values(tensor, None)
     if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
         return ""
     if tensor.HasField("raw_data") and tensor.data_type in _BITS:

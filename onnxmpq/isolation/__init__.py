@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar
 
+from onnxmpq.isolation.messages import portable
 from onnxmpq.isolation.process import Child, Kept, patience_s
 
-__all__ = ["Child", "Kept", "call", "isolated", "keep", "kept", "patience_s"]
+__all__ = ["Child", "Kept", "call", "isolated", "keep", "kept", "patience_s", "portable"]
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -59,9 +59,13 @@ def _here(argument: Any) -> Any:
 
 
 class Child:
-    """One process, started when it is first needed and again after each death. Calls from threads take turns."""
+    """One process, started when it is first needed and again after each death. Calls from threads take turns.
 
-    def __init__(self) -> None:
+    program: that runs in it, for messages.
+    """
+
+    def __init__(self, program: str = "onnxruntime") -> None:
+        self._program = program
         self._lock = RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: str | None = None
@@ -185,8 +189,8 @@ class Child:
             code = _code(process)
         self.close()
         if overdue.is_set():
-            raise CrashError(f"onnxruntime took more than {limit_s:.0f} s while {doing}", hung=True)
-        raise _crash(code, doing)
+            raise CrashError(f"{self._program} took more than {limit_s:.0f} s while {doing}", hung=True)
+        raise _crash(code, doing, self._program)
 
 
 def _by_key(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -211,20 +215,20 @@ def _code(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def _crash(code: int | None, doing: str) -> CrashError:
+def _crash(code: int | None, doing: str, program: str) -> CrashError:
     """The cause of a process's death, by its return code; None where it answered what cannot be read."""
     if code is None:
-        return CrashError(f"onnxruntime's process gave no answer while {doing}")
+        return CrashError(f"{program}'s process gave no answer while {doing}")
     if code >= 0:
-        return CrashError(f"onnxruntime ended its process with code {code:#x} while {doing}")
+        return CrashError(f"{program} ended its process with code {code:#x} while {doing}")
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     if name in FROM_OUTSIDE:
         why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-        return CrashError(f"onnxruntime's process was killed ({name}{why}) while {doing}", by_model=False)
-    return CrashError(f"onnxruntime crashed with {name} while {doing}")
+        return CrashError(f"{program}'s process was killed ({name}{why}) while {doing}", by_model=False)
+    return CrashError(f"{program} crashed with {name} while {doing}")
 
 
 @contextmanager

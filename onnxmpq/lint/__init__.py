@@ -8,6 +8,7 @@ import onnx
 import onnx.inliner
 
 from onnxmpq.errors import OnnxmpqError, UsageError
+from onnxmpq.files import nearest
 from onnxmpq.lint.common import STANDARD_DOMAINS, is_quantizer, same_grid
 from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, UNDEFINED, Graph, Quantizer, graphs, integer, label, type_name
 from onnxmpq.lint.overflow import CODE_OFFSET, IntegerLayer, integer_layers, overflow, summed_rows
@@ -49,7 +50,7 @@ def lint(proto: onnx.ModelProto, dialect: str) -> list[Finding]:
     Raises UsageError for a dialect that does not exist; never for the graph, however odd it is.
     """
     if dialect not in DIALECTS:
-        raise UsageError(f"dialect {dialect!r} does not exist; use one of {', '.join(DIALECTS)}")
+        raise UsageError(f"dialect {dialect!r} does not exist; {nearest(dialect, DIALECTS, 'use one of')}")
     parts = graphs(without_functions(proto))
     return [
         Finding(rule.name, node, message, rule.severity[dialect])

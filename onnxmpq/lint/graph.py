@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxmpq.model import opset_of, shell
+from onnxmpq.model import array_of, is_reference, opset_of, shell, with_values
 
 UNDEFINED: int = TensorProto.UNDEFINED
 # Operators by name, in any domain: com.microsoft has its own pair, older NVIDIA exports have one per type.
@@ -113,6 +113,8 @@ class Graph:
 
     def value(self, tensor: str) -> NDArray[np.float64] | None:
         """The values of an initializer or Constant, also behind Identity and Cast; None where they are not at hand."""
+        if tensor in self._tensors and is_reference(self._tensors[tensor]):
+            return self._read(tensor)  # too large to be kept
         if tensor not in self._values:
             self._values[tensor] = None  # ends cycles of damaged graphs
             self._values[tensor] = self._read(tensor)
@@ -121,7 +123,7 @@ class Graph:
     def _read(self, tensor: str) -> NDArray[np.float64] | None:
         if tensor in self._tensors:
             try:
-                return np.asarray(onnx.numpy_helper.to_array(self._tensors[tensor])).astype(np.float64)
+                return np.asarray(array_of(self._tensors[tensor])).astype(np.float64)
             except (ValueError, TypeError, OSError, onnx.checker.ValidationError):
                 return None  # external data that was not read, or a damaged tensor; the checker has a word on it
         maker = self.makers.get(tensor)
@@ -141,7 +143,7 @@ class Graph:
             return None
         try:
             if not nodes:
-                values = np.asarray(onnx.numpy_helper.to_array(self._tensors[tensor]))
+                values = np.asarray(array_of(self._tensors[tensor]))
             else:
                 part = onnx.helper.make_graph(nodes, "part", [], [onnx.ValueInfoProto(name=tensor)], stored)
                 opset = onnx.helper.make_opsetid("", self.opset)
@@ -169,6 +171,8 @@ class Graph:
     def _named(self, name: str) -> onnx.TensorProto:
         """A stored tensor under the name by which nodes read it; that of a Constant may have another."""
         tensor = self._tensors[name]
+        if is_reference(tensor):
+            return with_values(tensor, None)
         if tensor.name != name:
             tensor, unnamed = onnx.TensorProto(), tensor
             tensor.CopyFrom(unnamed)

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxmpq.lint.common import idle, is_quantizer
-from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, LAYERS, UNDEFINED, Graph, Quantizer, label, type_name
+from onnxmpq.lint.graph import FLOAT8, FOUR_BIT, LAYERS, UNDEFINED, Graph, Quantizer, integer, label, type_name
 from onnxmpq.lint.types import Hit
 from onnxmpq.model import is_quantized_op
 
@@ -17,6 +17,7 @@ QUANTIZED_TYPES = frozenset({TensorProto.INT8, TensorProto.FLOAT8E4M3FN, TensorP
 SCALE_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 BLOCK_SIZES = (64, 128)
 FEWEST_CHANNELS = 16  # of a convolution in fp8, or a product in 8 bits
+FEWEST_IN_GROUP = 4  # channels of a grouped convolution in 8 bits
 LARGEST_KERNEL = 32  # elements of a convolution's window in fp8, exclusive
 BIAS_SLOT = 2
 
@@ -78,7 +79,7 @@ def positive_scale(graph: Graph) -> Iterator[Hit]:
 
 
 def constant_scale(graph: Graph) -> Iterator[Hit]:
-    """Scales are constants.
+    """Scales are constants, as TensorRT documents; TensorRT-RTX 1.7 builds computed ones too.
 
     Source: https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Quantize.html
     """
@@ -88,7 +89,8 @@ def constant_scale(graph: Graph) -> Iterator[Hit]:
 
 
 def scale_type(graph: Graph) -> Iterator[Hit]:
-    """Scales are float32, float16 or bfloat16, and of the type of the tensor that they quantize.
+    """Scales are float32, float16 or bfloat16, and of the type of the tensor that they quantize; TensorRT-RTX 1.7
+    builds others of these three too.
 
     Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
@@ -171,7 +173,7 @@ def int4_even(graph: Graph) -> Iterator[Hit]:
 
 def int4_weight_only(graph: Graph) -> Iterator[Hit]:
     """int4 weights meet float activations: NVIDIA documents int4 as weight-only, so with quantized activations there is
-    no single kernel, and the weight is dequantized first.
+    no single kernel. TensorRT-RTX 1.7 keeps such weights at 4 bits in the engine; kernels are chosen on the device.
 
     Source: https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-schemes.html
     """
@@ -184,6 +186,35 @@ def int4_weight_only(graph: Graph) -> Iterator[Hit]:
                 label(node),
                 "int4 weights with quantized activations: int4 is weight-only, the weight is unpacked first",
             )
+
+
+def int4_step(graph: Graph) -> Iterator[Hit]:
+    """Where activations are in 8 bits, int4 weights go through a Q/DQ pair of that type: without it both operands of
+    the product have different types, and TensorRT-RTX 1.7 does not build it.
+
+    Source: tensorrt.md#rules
+    """
+    for node in graph.layers():
+        data, weight = (graph.dequantizer_of(t) for t in node.input[:2])
+        if data is not None and weight is not None and weight.element in FOUR_BIT and graph.is_constant(weight.data):
+            step = type_name(data.element)
+            if graph.quantizer_of(weight.data) is None:
+                yield label(node), f"int4 weights x {step} activations; quantize the unfolded weights to {step} as well"
+
+
+def narrow_groups(graph: Graph) -> Iterator[Hit]:
+    """Convolutions in 8 bits have at least 4 channels a group: TensorRT-RTX 1.7 pads the weights of smaller groups, a
+    depthwise layer's to 35 to 90 times their bytes.
+
+    Source: tensorrt.md#grouped-convolutions
+    """
+    for node in graph.layers():
+        shape = graph.shape(node.input[1])
+        if node.op_type != "Conv" or shape is None or len(shape) < 3 or integer(node, "group", 1) == 1:
+            continue
+        quantized = all(graph.dequantizer_of(t) is not None for t in node.input[:2])
+        if quantized and shape[1] is not None and shape[1] < FEWEST_IN_GROUP:
+            yield label(node), f"{shape[1]} channels a group in 8 bits; leave it in floating point"
 
 
 def float_bias(graph: Graph) -> Iterator[Hit]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onnxmpq.deployment import DeployCpu, deploy_cpu, scheme_for
 from onnxmpq.dialects import Dialect
 from onnxmpq.errors import TargetError
+from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights, without_wrong_kernels
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
@@ -41,7 +42,15 @@ def candidates(
     check_requested(wanted, target)
     for setting in settings:
         check_requested(frozenset(setting.schemes) - {FP32}, target)
-    spelled = {r.name: [s for s in _listed(r, target) if dialect.supports(r, s, model.opset)] for r in model.regions}
+    further = {*wanted, *(name for setting in settings for name in setting.schemes)}
+    listed_for = {r.name: _listed(r, target, further) for r in model.regions}
+    wide = dialect.in_float32(model)
+    spelled = {
+        r.name: [
+            s for s in listed_for[r.name] if dialect.supports(r, s, model.opset) and not (s.half and r.name in wide)
+        ]
+        for r in model.regions
+    }
     asked = asked_of(model, settings, {name: [s.name for s in row] for name, row in spelled.items()})
     cpu = deploy_cpu(DeployCpu.ANY, target) if cpu is None else cpu
     frozen = set(model.already_quantized)
@@ -49,14 +58,16 @@ def candidates(
     reasons: dict[str, str] = {}
     for region in model.regions:
         allowed = asked.schemes.get(region.name, wanted)
-        listed = [s for s in _listed(region, target) if not allowed or s.name in allowed]
-        offered = [s for s in spelled[region.name] if not allowed or s.name in allowed]
+        listed, offered = (
+            [s for s in row[region.name] if (s.name in allowed if allowed else not s.variant_of)]
+            for row in (listed_for, spelled)
+        )
         if asked.schemes.get(region.name) == frozenset((FP32,)):
             offered, reasons[region.name] = [], _why_fp32(asked.settings[region.name])
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
         elif not offered and region.kind is not RegionKind.FLOAT:
-            forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), "")
+            forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), wide.get(region.name, ""))
             what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
             reasons[region.name] = f"target {target.name} has no scheme for {what}"
         menu[region.name] = (SCHEMES[FP32], *(scheme_for(region, s, cpu) for s in offered))
@@ -71,7 +82,7 @@ def _why_fp32(setting: Setting) -> str:
 
 def _why_nowhere(scheme: Scheme, model: Model, target: Target, dialect: Dialect) -> str:
     """Why no region of the model can have a scheme that the target offers."""
-    listed = [r for r in model.regions if scheme in _listed(r, target)]
+    listed = [r for r in model.regions if scheme in _listed(r, target, {scheme.name})]
     if any(dialect.supports(r, scheme, NEWEST_OPSET) for r in listed):
         return f"opset {model.opset} does not have the types of '{scheme.name}'; convert with opset {NEWEST_OPSET}"
     rules = Counter(rule for r in listed if (rule := dialect.forbids(r, scheme)))
@@ -83,14 +94,18 @@ def check_requested(requested: frozenset[str], target: Target) -> None:
     """Raises UsageError for a name that is no scheme, TargetError for a scheme that the target does not offer."""
     offered = {name for menus in (target.menu, target.activation_menu) for row in menus.values() for name in row}
     for name in sorted(requested):
-        scheme_named(name)
-        if name not in offered:
-            raise TargetError(f"target {target.name} does not offer '{name}'; it has {', '.join(sorted(offered))}")
+        if (scheme_named(name).variant_of or name) not in offered:
+            raise TargetError(
+                f"target {target.name} does not offer '{name}'; {nearest(name, sorted(offered), 'it has')}"
+            )
 
 
-def _listed(region: Region, target: Target) -> list[Scheme]:
+def _listed(region: Region, target: Target, further: Collection[str]) -> list[Scheme]:
+    """Schemes that the target has for the region. further: names that the user gave; variants count too."""
     menu = target.menu if region.layer is not None else target.activation_menu
-    listed = [scheme_named(name) for name in menu.get(region.op_type, ()) if name != FP32]
+    names = menu.get(region.op_type, ())
+    made = (scheme_named(name) for name in sorted(set(further) - set(names)))
+    listed = [scheme_named(name) for name in names if name != FP32] + [s for s in made if s.variant_of in names]
     if region.kind is RegionKind.FLOAT:
         return [s for s in listed if s.half is not None]
     if target.unfolds_weights and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:

@@ -6,13 +6,13 @@ node, of the model as it came or as it was prepared, or whose head is of that ty
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest_names
 from onnxmpq.model import Model, Region
 from onnxmpq.schemes import FP32, scheme_named
 
@@ -126,13 +126,12 @@ def _offered(setting: Setting, offers: Sequence[str]) -> frozenset[str]:
 def _nothing(model: Model, setting: Setting) -> str:
     types = sorted({r.op_type for r in model.regions})
     names = [n for r in model.regions for n in _names(model, r)]
-    known = {n.casefold(): n for n in (*names, *types)}
-    near = difflib.get_close_matches(setting.pattern.casefold(), known, n=3, cutoff=0.6)
+    near = nearest_names(setting.pattern, (*names, *types))
     inside = sorted({r.pattern for r in model.regions if setting.pattern in r.pattern.split("+")[1:]})
     if inside:
         hint = f"{setting.pattern} is computed as a part of {', '.join(inside)} and follows its first operator"
     elif near:
-        hint = f"did you mean {' or '.join(known[n] for n in near)}?"
+        hint = f"did you mean {' or '.join(near)}?"
     else:
         hint = f"`onnxmpq inspect` lists the names; operators here are {', '.join(types)}"
     return f"{setting.shown} matches no node; {hint}"

@@ -58,17 +58,26 @@ def in_table(menu: Menu, offers: Callable[[str, Scheme], bool]) -> Menu:
     return menu.where(lambda name, s: s.is_fp32 or offers(name, s))
 
 
-def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]]) -> Menu:
+def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]], lookups: Collection[str] = ()) -> Menu:
     """The menu without float-activation schemes whose own kernel is no faster than float32's: w4 and w8 store as
-    little, compute exactly, and run at float32's speed.
+    little, compute exactly, and run at float32's speed. Nor does a kernel that rounds activations stay where the same
+    weights are multiplied with floats as fast.
 
-    kernel_s: region -> kernel -> seconds.
+    kernel_s: region -> kernel -> seconds. lookups: regions that keep kernels that are slower, since they keep a table
+    narrow in memory and may share it with the layer that multiplies with it.
     """
 
     def stays(name: str, scheme: Scheme) -> bool:
         costs = kernel_s.get(name, {})
         own, plain = costs.get(scheme.kernel, 0.0), costs.get(FP32, 0.0)
-        return scheme.kernel == FP32 or scheme.reads is not Format.FLOAT or own < plain
+        if scheme.kernel == FP32 or scheme.reads is not Format.FLOAT or name in lookups:
+            return True
+        return own < min([plain, *(costs[k] for k in exact_twins(name, scheme) if k in costs)])
+
+    def exact_twins(name: str, scheme: Scheme) -> list[str]:
+        if not scheme.rounds_inside:
+            return []
+        return [s.kernel for s in menu[name] if s.weight == scheme.weight and s.weight_only and not s.rounds_inside]
 
     return menu.preferring(stays)
 

@@ -11,26 +11,44 @@ import onnx
 from onnxmpq.errors import ModelError
 from onnxmpq.model.batchnorm import ChannelStatistics, batchnorm_statistics
 from onnxmpq.model.behind_labels import float_sources, sources_of
+from onnxmpq.model.bounds import tensors
+from onnxmpq.model.coupling import coupled_layers
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, set_place
 from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
-from onnxmpq.model.load import Loaded, is_quantized_op, load, read
+from onnxmpq.model.load import Loaded, hands_on_quantized, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
-from onnxmpq.model.shell import shell
+from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
 from onnxmpq.model.sizes import file_bytes
+from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
 from onnxmpq.model.steps import Draft, Step, take_steps
-from onnxmpq.model.store import WeightStore, described, serialized_bytes, without_initializers
-from onnxmpq.model.surgeon import constants_of, described_again, drop_values, export, imported
+from onnxmpq.model.store import (
+    WeightStore,
+    array_of,
+    described,
+    serialized_bytes,
+    tensor_bytes,
+    with_values,
+    without_initializers,
+)
+from onnxmpq.model.surgeon import Referred, constants_of, described_again, drop_values, export, imported
 from onnxmpq.model.tidy import free_name, subgraphs
 from onnxmpq.model.types import SHARED_BYTES, Model, Region, RegionKind
+from onnxmpq.model.unpack import blocked_nodes, stored_bytes
 from onnxmpq.model.work import multiply_accumulates, work_in_bodies
 
 __all__ = [
+    "LARGEST_KEPT",
+    "LENGTH",
+    "LOCATION",
+    "NEVER_WHOLE",
+    "OFFSET",
     "OPERATORS",
     "SHARED_BYTES",
     "WORTH_COLLECTING",
@@ -41,13 +59,18 @@ __all__ = [
     "LayerOperator",
     "LayerWeight",
     "Model",
+    "Referred",
     "Region",
     "RegionKind",
     "Spelling",
+    "Spill",
     "Step",
     "WeightStore",
+    "array_of",
     "batchnorm_statistics",
     "constants_of",
+    "content_of",
+    "coupled_layers",
     "described",
     "described_again",
     "drop_values",
@@ -58,20 +81,27 @@ __all__ = [
     "free_name",
     "imported",
     "is_quantized_op",
+    "is_reference",
     "keep_descriptions",
     "load",
     "multiply_accumulates",
     "opset_of",
+    "place_of",
     "prepare",
     "random_tensors",
     "read",
     "read_by",
+    "read_parts",
     "serialized_bytes",
+    "set_place",
     "shell",
     "sink",
     "sources_of",
     "subgraphs",
     "table_rows",
+    "tensor_bytes",
+    "tensors",
+    "with_values",
     "without_initializers",
     "work_in_bodies",
 ]
@@ -101,11 +131,16 @@ def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None, left
 def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, ...]) -> Model:
     proto = draft.proto
     quantized = tuple(n.name for n in unfolded.proto.graph.node if is_quantized_op(n.op_type))
-    notes = [*draft.notes, *(f"left out, since it changed an output: {step}" for step in left_out)]
+    others = tuple(step for step in left_out if step is not Step.UNPACK_BLOCKS)  # a wish, nothing was wrong with it
+    notes = [*draft.notes, *(f"left out, since it changed an output: {step}" for step in others)]
     if loaded.doubt:
         notes.append(f"onnx.checker has a doubt about the model: {loaded.doubt}")
-    if quantized:
-        notes.append(f"already quantized: {len(quantized)} quantized nodes are left as they are")
+    blocked = blocked_nodes(proto)
+    if len(quantized) > len(blocked):
+        notes.append(f"already quantized: {len(quantized) - len(blocked)} quantized nodes are left as they are")
+    if blocked:
+        size = f"{stored_bytes(proto) / 1e6:.3g} MB"
+        notes.append(f"already in blocks: {len(blocked)} layers of {size} are left as they are (--replan-blocks)")
     frozen = _touching_quantized(proto) if draft.writable else [n.name for n in proto.graph.node]
     if not draft.writable:
         notes.append("some type of value in the graph is not known to onnx-graphsurgeon: the graph is left as it is")
@@ -121,12 +156,12 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         notes=tuple(notes),
         already_quantized=quantized,
         batchnorm={t: s for t, s in batchnorm_statistics(unfolded.store).items() if t in computed},
-        left_out=left_out,
+        left_out=left_out if blocked else others,
         from_halves=draft.from_halves,
     )
 
 
 def _touching_quantized(proto: onnx.ModelProto) -> list[str]:
-    """Nodes that read from or feed quantized nodes: their precision is already decided."""
-    quantized = {t for n in proto.graph.node if is_quantized_op(n.op_type) for t in (*n.input, *n.output)}
-    return [n.name for n in proto.graph.node if quantized & {*n.input, *n.output}]
+    """Quantized nodes, and those that read from or feed their codes: their precision is already decided."""
+    quantized = {t for n in proto.graph.node if hands_on_quantized(n.op_type) for t in (*n.input, *n.output)}
+    return [n.name for n in proto.graph.node if is_quantized_op(n.op_type) or quantized & {*n.input, *n.output}]

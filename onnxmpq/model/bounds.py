@@ -88,7 +88,7 @@ def _problem(tensor: onnx.TensorProto, *, in_files: bool) -> str:
     count = math.prod(tensor.dims)
     if any(d < 0 for d in tensor.dims):
         return f"has a negative dimension {list(tensor.dims)}"
-    if count * _BITS.get(kind, 8) > 8 * LARGEST_BYTES:
+    if not external(tensor) and count * _BITS.get(kind, 8) > 8 * LARGEST_BYTES:
         return f"claims {count} values, more than a model file holds"
     if external(tensor) and not in_files:
         return "has its values in another file; give the path of the model"

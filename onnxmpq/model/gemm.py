@@ -78,7 +78,7 @@ def _fold_bias(node: gs.Node, graph: gs.Graph, namer: Namer) -> None:
         return
     bias, columns = node.inputs[_BIAS], node.inputs[1].shape[0 if node.attrs.get("transB", 0) else 1]
     if isinstance(bias, gs.Constant) and bias.shape and bias.shape[-1] == math.prod(bias.shape) == columns:
-        if beta != 1.0:
+        if beta != 1.0 or len(bias.shape) > 1:
             node.inputs[_BIAS] = gs.Constant(namer.new(f"{node.name}/bias"), _times(bias.values, beta).ravel())
     elif isinstance(bias, gs.Constant) and math.prod(bias.shape) == 1:
         values = np.full(columns, _times(bias.values, beta).item(), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,12 +75,15 @@ class Spelling:
     """The head node of a layer with other constants.
 
     constants: by the input of the node that reads them. op_type, domain: of the operator that computes it then; empty
-    where that is the same.
+    where that is the same. attributes: of that operator; None where they are the node's own. moved: input -> the input
+    of the original node that it takes over.
     """
 
     constants: Mapping[int, NDArray[np.generic]]
     op_type: str = ""
     domain: str = ""
+    attributes: Mapping[str, int] | None = None
+    moved: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

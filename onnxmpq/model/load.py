@@ -14,13 +14,22 @@ from onnxmpq.model.bounds import external_files, require_no_cycle, require_plaus
 from onnxmpq.model.files import external, read_structure
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.shell import LARGEST_BYTES, shell
+from onnxmpq.model.spill import Spill
 from onnxmpq.model.store import WeightStore, with_values
+from onnxmpq.model.texts import escape_texts, is_utf8
 from onnxmpq.model.tidy import captured, defined_in, tidy
 
 _CHUNK = 2**24  # bytes
 QUANTIZED_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
-    | {"MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeLSTM"}
+    | {
+        "MatMulNBits",
+        "GatherBlockQuantized",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "DynamicQuantizeLSTM",
+    }
 )
 
 
@@ -39,30 +48,43 @@ class Loaded:
     doubt: str = ""
 
 
+_FLOAT_ENDS = frozenset({"MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
+
+
 def is_quantized_op(op_type: str) -> bool:
     """True for operators that already work on quantized tensors."""
     return op_type in QUANTIZED_OPS or op_type.startswith("QLinear")
 
 
-def load(source: str | Path | onnx.ModelProto) -> Loaded:
-    """Read a model from a path or take a proto.
+def hands_on_quantized(op_type: str) -> bool:
+    """True for those of them whose neighbours are decided as well: codes are what they read or make, or stand for it.
+    The others are quantized inside, and read and make floats."""
+    return is_quantized_op(op_type) and op_type not in _FLOAT_ENDS
 
-    Raises ModelError: no such file, not ONNX, truncated, external data missing, 2 GB or more, made for a newer onnx,
-    values read that nothing makes.
+
+def load(source: str | Path | onnx.ModelProto) -> Loaded:
+    """Read a model from a path or take a proto. One of `spill.NEVER_WHOLE` bytes or more is never whole in memory.
+
+    Raises ModelError: no such file, not ONNX, truncated, external data missing, a proto of 2 GB or more, made for a
+    newer onnx, values read that nothing makes. Raises OutputError where there is no temporary folder.
     """
+    spill = None
     if isinstance(source, onnx.ModelProto):
         _require_fitting(sum(len(t.raw_data) for t in source.graph.initializer), "the given model")
         raw = source.SerializeToString(deterministic=True)
         where, digest, size, folder = "the given model", hashlib.sha256(raw).hexdigest(), len(raw), None
         proto = source
+        if not is_utf8(source):
+            proto = onnx.ModelProto.FromString(raw)
+            escape_texts(proto)
     else:
         where, folder = str(source), Path(source).parent
         proto, digest, size = _described(Path(source))
-        _require_fitting(size, where)
+        spill = Spill.of(size)
     _require_graph(proto, where)
     _require_known(proto, where)
     require_plausible(proto, where, in_files=folder is not None)
-    store = WeightStore.of(proto, folder)
+    store = WeightStore.of(proto, folder, spill)
     tidy(store.structure.graph)
     require_no_cycle(store.structure, where)
     return Loaded(store, digest, size, where, _doubt(store.structure, where))
@@ -85,6 +107,7 @@ def _described(path: Path) -> tuple[onnx.ModelProto, str, int]:
     try:
         size = _add(digest, path)
         proto = read_structure(path)
+        escape_texts(proto)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an .onnx model") from None
     except OSError as error:
@@ -117,9 +140,7 @@ def _require_graph(proto: onnx.ModelProto, where: str) -> None:
 
 def _require_fitting(size: int, where: str) -> None:
     if size >= LARGEST_BYTES:
-        raise ModelError(
-            f"{where}: {size / 1e9:.1f} GB with its weights; models of 2 GB or more cannot be prepared, convert parts"
-        )
+        raise ModelError(f"{where}: {size / 1e9:.1f} GB with its weights; give the path of a model of 2 GB or more")
 
 
 def _require_known(proto: onnx.ModelProto, where: str) -> None:

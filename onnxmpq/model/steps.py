@@ -18,6 +18,7 @@ from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy, with_constants_alone
+from onnxmpq.model.unpack import blocked_nodes, rounds_activations, unpacked
 from onnxmpq.model.widen import HALVES, other_floats, widened
 
 
@@ -26,6 +27,7 @@ class Step(StrEnum):
 
     INLINE = "inlining local functions"
     WIDEN = "computing in float32 instead of float16, bfloat16 or double"
+    UNPACK_BLOCKS = "unfolding MatMulNBits and GatherBlockQuantized to float32"
     RAISE_TO_CHANNELS = f"raising the opset to {PER_CHANNEL_OPSET}"
     RAISE_TO_INT4 = f"raising the opset to {TARGET_OPSET}"
     FOLD_CONSTANTS = "folding constants"
@@ -46,7 +48,8 @@ _FOLDING = (
 @dataclass(frozen=True)
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
-    from_halves: what was computed in 16 bits is computed in float32. writable: False where no dialect can change it."""
+    from_halves: what was computed in 16 bits, or from activations rounded to 8, is computed in float32. writable: False
+    where no dialect can change it."""
 
     store: WeightStore
     origin: Origin
@@ -80,6 +83,8 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
         draft = _try(draft, Step.INLINE, _inline)
     if Step.WIDEN not in left_out:
         draft = _try(draft, Step.WIDEN, _widen)
+    if Step.UNPACK_BLOCKS not in left_out and blocked_nodes(draft.proto):
+        draft = _try(draft, Step.UNPACK_BLOCKS, _unpack)
     draft = _raise_opset(draft, left_out) if opset is None else _convert_opset(draft, opset)
     if draft.store is not loaded.store:
         tidy(draft.proto.graph)
@@ -114,6 +119,15 @@ def _widen(draft: Draft) -> Draft:
     names = " and ".join(sorted(onnx.TensorProto.DataType.Name(t).lower() for t in types))
     wide = replace(draft.with_proto(widened(draft.proto, types)), from_halves=bool(types & HALVES))
     return wide.noted(f"{names} became float32, but for inputs and outputs")
+
+
+def _unpack(draft: Draft) -> Draft:
+    before, rounds = len(blocked_nodes(draft.proto)), rounds_activations(draft.proto)
+    plain = draft.with_proto(unpacked(draft.store))
+    after = len(blocked_nodes(plain.proto))
+    stay = f"; {after} stay, since their weights are computed or reordered" if after else ""
+    noted = plain.noted(f"weights in blocks became float32, to be planned anew: {before - after}{stay}")
+    return replace(noted, from_halves=noted.from_halves or rounds)
 
 
 def _hoist(draft: Draft) -> Draft:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError
 from onnxmpq.model.files import LENGTH, LOCATION, MODIFIED, OFFSET, STORED_TYPE, external, place_of, set_place
 from onnxmpq.model.shell import LARGEST_KEPT
+from onnxmpq.model.spill import Spill, content_of, is_reference, referred
 
 IN_THE_STORE = "in the weight store"  # where a structure says that a large constant is: no file has that name
 
@@ -31,22 +34,30 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
     values; what would read them there fails. Small constants are in it and nowhere else. Never modified.
     """
 
-    def __init__(self, structure: onnx.ModelProto, large: Mapping[str, onnx.TensorProto], folder: Path | None) -> None:
-        """large: with their values, or where these are in files of `folder` (ONNX external data)."""
-        self.structure, self._large, self._folder = structure, large, folder
+    def __init__(
+        self,
+        structure: onnx.ModelProto,
+        large: Mapping[str, onnx.TensorProto],
+        folder: Path | None,
+        spill: Spill | None = None,
+    ) -> None:
+        """large: with their values, or where these are in files of `folder` (ONNX external data). spill: of a model
+        that is never whole in memory; all its large constants are in files."""
+        self.structure, self._large, self._folder, self.spill = structure, large, folder, spill
         self._places = {t.name: number for number, t in enumerate(structure.graph.initializer)}
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto, folder: Path | None = None) -> WeightStore:
-        """The constants of a graph, copied out of it. folder: of the model's file, for those with external data."""
+    def of(cls, proto: onnx.ModelProto, folder: Path | None = None, spill: Spill | None = None) -> WeightStore:
+        """The constants of a graph, copied out of it. folder: of the model's file, for those with external data.
+        spill: see `__init__`."""
         structure, large = without_initializers(proto), {}
         for tensor in proto.graph.initializer:
             if math.prod(tensor.dims) > LARGEST_KEPT:
-                large[tensor.name] = _copied(tensor)
+                large[tensor.name] = _held(_copied(tensor), spill)
             elif external(tensor):
                 tensor = with_values(tensor, folder)
             structure.graph.initializer.append(_described(tensor) if tensor.name in large else tensor)
-        return cls(structure, large, folder)
+        return cls(structure, large, folder, spill)
 
     def follow(self, made: onnx.ModelProto) -> WeightStore:
         """The store of a graph that was made from this one's structure.
@@ -57,11 +68,17 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         structure, large = without_initializers(made), dict[str, onnx.TensorProto]()
         for tensor in made.graph.initializer:
             if described(tensor):
-                large[tensor.name] = _as_type(self._large[tensor.name], tensor.data_type)
+                large[tensor.name] = self._as_type(self._large[tensor.name], tensor.data_type)
             elif math.prod(tensor.dims) > LARGEST_KEPT:
-                large[tensor.name] = _copied(tensor)
+                large[tensor.name] = _held(_copied(tensor), self.spill)
             structure.graph.initializer.append(_described(tensor) if tensor.name in large else tensor)
-        return WeightStore(structure, large, self._folder)
+        return WeightStore(structure, large, self._folder, self.spill)
+
+    def _as_type(self, tensor: onnx.TensorProto, data_type: int) -> onnx.TensorProto:
+        converted = _as_type(tensor, data_type)
+        if self.spill is None or STORED_TYPE not in place_of(converted):
+            return converted
+        return self.spill.put(with_values(converted, self._folder))
 
     def place(self, name: str) -> int:
         """Number of a constant among the initializers of the structure."""
@@ -104,18 +121,57 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
             if (tensor.data_type, list(tensor.dims)) != (place.data_type, list(place.dims)):
                 raise ValueError(f"{name}: {values.dtype}{list(values.shape)} cannot take the place of this constant")
             if name in large:
-                large[name] = tensor
+                large[name] = _held(tensor, self.spill)
             else:
                 place.CopyFrom(tensor)
-        return WeightStore(structure, large, self._folder)
+        return WeightStore(structure, large, self._folder, self.spill)
+
+    def resident(self) -> WeightStore:
+        """The same constants without any file: for another machine. Those that are in files are read now."""
+        if not any(external(t) for t in self._large.values()):
+            return self
+        return WeightStore(self.structure, {n: with_values(t, self._folder) for n, t in self._large.items()}, None)
 
     def lengths(self) -> Iterator[int]:
         """Bytes of each constant in a file, in graph order. No values are read."""
         for tensor in self.structure.graph.initializer:
-            yield _length(self._large.get(tensor.name, tensor))
+            yield tensor_bytes(self._large.get(tensor.name, tensor))
+
+    def handed(self, name: str) -> onnx.TensorProto:
+        """A constant as a session or a writer gets it: with its values, or of a model that is never whole in memory a
+        reference. Raises ModelError as `with_values` does."""
+        tensor = self._large.get(name)
+        if tensor is None or self.spill is None:
+            return self[name]
+        if is_reference(tensor):
+            return tensor
+        assert self._folder is not None
+        file = self._folder / place_of(tensor)[LOCATION]
+        _require_unchanged(tensor, file)
+        return referred(tensor, file)
+
+    def content(self, name: str) -> str:
+        """SHA-256 of a constant's values where a model is never whole in memory, else empty; each is read once."""
+        return "" if self.spill is None or name not in self._large else content_of(self.handed(name))
+
+    @cached_property
+    def all_handed(self) -> Mapping[str, onnx.TensorProto]:
+        """`handed` by name."""
+        return _Handed(self)
+
+    def kept(self, values: NDArray[Any]) -> NDArray[Any]:
+        """An array that is as large as a constant may be: mapped from a file where the model is never whole in memory,
+        else the same array. Raises OutputError."""
+        return values if self.spill is None or values.size <= LARGEST_KEPT else self.spill.array(values)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """A block whose models and graphs nobody uses afterwards: what they have in temporary files is removed."""
+        with self.spill.passing() if self.spill is not None else nullcontext():
+            yield
 
     def assembled(self) -> onnx.ModelProto:
-        """The whole graph as a new proto, with copies of all constants."""
+        """The whole graph as a new proto, with copies of all constants as far as they are handed out with values."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.structure)
         self.fill(proto)
@@ -125,7 +181,32 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         """Give a graph that was made from the structure the values of what it only describes."""
         for tensor in made.graph.initializer:
             if described(tensor):
-                tensor.CopyFrom(self[tensor.name])
+                tensor.CopyFrom(self.handed(tensor.name))
+
+    def spilled(self, made: onnx.ModelProto) -> None:
+        """Where the model is never whole in memory, turn large constants of a graph that was made into references."""
+        for tensor in made.graph.initializer if self.spill is not None else ():
+            if math.prod(tensor.dims) > LARGEST_KEPT and not external(tensor):
+                tensor.CopyFrom(_held(tensor, self.spill))
+
+
+class _Handed(Mapping[str, onnx.TensorProto]):
+    def __init__(self, store: WeightStore) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> onnx.TensorProto:
+        return self._store.handed(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+
+def _held(tensor: onnx.TensorProto, spill: Spill | None) -> onnx.TensorProto:
+    """The constant, in a file where it has to be."""
+    return tensor if spill is None or external(tensor) else spill.put(tensor)
 
 
 def without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -144,7 +225,7 @@ def serialized_bytes(graph: onnx.ModelProto | WeightStore) -> int:
     rest = without_initializers(structure)
     if not rest.HasField("graph"):
         return int(rest.ByteSize())
-    lengths = graph.lengths() if isinstance(graph, WeightStore) else (_length(t) for t in graph.graph.initializer)
+    lengths = graph.lengths() if isinstance(graph, WeightStore) else (tensor_bytes(t) for t in graph.graph.initializer)
     inner = rest.graph.ByteSize()
     around = rest.ByteSize() - _field_bytes(inner)
     constants: int = sum(map(_field_bytes, lengths))
@@ -204,8 +285,8 @@ def _converted(tensor: onnx.TensorProto, data_type: int) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(onnx.numpy_helper.to_array(tensor), dtype), tensor.name)
 
 
-def _length(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor as a message, with its values."""
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor as a message with its values, which are not read."""
     if not external(tensor) or described(tensor):
         return int(tensor.ByteSize())
     bare, place = _copied(tensor), place_of(tensor)
@@ -225,14 +306,13 @@ def with_values(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorPro
     if not external(tensor):
         return tensor
     place = place_of(tensor)
-    if folder is None or place.get(LOCATION) == IN_THE_STORE:
+    if (folder is None and not is_reference(tensor)) or place.get(LOCATION) == IN_THE_STORE:
         raise ValueError(f"tensor {tensor.name!r} has its values elsewhere ({place.get(LOCATION)})")
-    file, read = folder / place[LOCATION], _copied(tensor)
+    file, read = (folder or Path()) / place[LOCATION], _copied(tensor)
     _forget_place(read)
     try:
         with file.open("rb") as content:
-            if MODIFIED in place and place[MODIFIED] != str(os.fstat(content.fileno()).st_mtime_ns):
-                raise ModelError(f"{file}: was changed while the model was in use; run again")
+            _require_unchanged(tensor, file)
             content.seek(int(place.get(OFFSET, 0)))
             read.raw_data = content.read(int(place[LENGTH]) if LENGTH in place else -1)
     except OSError as error:
@@ -241,6 +321,22 @@ def with_values(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorPro
         return read
     read.data_type = int(place[STORED_TYPE])
     return _converted(read, tensor.data_type)
+
+
+def _require_unchanged(tensor: onnx.TensorProto, file: Path) -> None:
+    """Raises ModelError where the file is gone or was changed since the model was read."""
+    modified = place_of(tensor).get(MODIFIED)
+    try:
+        if modified is not None and modified != str(os.stat(file).st_mtime_ns):
+            raise ModelError(f"{file}: was changed while the model was in use; run again")
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read any more ({error.strerror}); run again") from None
+
+
+def array_of(tensor: onnx.TensorProto) -> NDArray[np.generic]:
+    """The values of a tensor that has them, or of a reference."""
+    found: NDArray[np.generic] = onnx.numpy_helper.to_array(with_values(tensor, None))
+    return found
 
 
 def _forget_place(tensor: onnx.TensorProto) -> None:

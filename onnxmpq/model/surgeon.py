@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxmpq.model.store import WeightStore
+from onnxmpq.model.store import WeightStore, array_of
 from onnxmpq.model.tidy import bodies, defined_in, subgraphs
 
 _NO_VALUES = np.empty(0, np.float32)
@@ -26,9 +26,18 @@ class _Stored(gs.ir.tensor.LazyValues):  # type: ignore[misc]
         return self._store.array(self.tensor.name).copy()
 
 
+class Referred(gs.ir.tensor.LazyValues):  # type: ignore[misc]
+    """Values of a constant by reference (`model/spill.py`)."""
+
+    def load(self) -> NDArray[np.generic]:
+        return array_of(self.tensor).copy()
+
+
 def imported(store: WeightStore) -> gs.Graph:
     """The graph. `described_again` before `export` keeps large constants in the store, however they were looked at."""
     graph = gs.import_onnx(store.structure)
+    domains = onnx.ModelProto(opset_import=store.structure.opset_import)
+    graph.import_domains = domains.opset_import  # a copy: `export_onnx` adds the domains of new nodes to it
     described_again(graph, store)
     return graph
 

@@ -76,8 +76,8 @@ class Model:
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
     batchnorm: tensor -> what a BatchNorm, now folded, remembers of it. left_out: steps of preparing that were left out
-    on purpose, since they changed an output. from_halves: True where the original computes in 16 bits what this graph
-    computes in float32.
+    on purpose, since they changed an output. from_halves: True where the original computes in 16 bits, or from
+    activations rounded to 8, what this graph computes in float32.
     """
 
     store: WeightStore
@@ -163,8 +163,19 @@ class Model:
         for places in (p for p in alike.values() if len(p) > 1):
             groups: dict[str, list[str]] = {}
             for place in places:
-                groups.setdefault(hashlib.sha256(self.matrix(place).tobytes()).hexdigest(), []).append(place.key)
+                groups.setdefault(self._matrix_hash(place), []).append(place.key)
             found |= {key: keys[0] for keys in groups.values() if len(keys) > 1 for key in keys}
+        return found
+
+    def _matrix_hash(self, place: LayerWeight) -> str:
+        """Of a matrix view; one of a constant in a file is computed once, whatever models have it."""
+        known = {} if self.store.spill is None else self.store.spill.hashes
+        stored = (self.store.content(place.tensor), place.shape, place.channel_axes, place.swapped)
+        if stored[0] and stored in known:
+            return known[stored]
+        found = hashlib.sha256(self.matrix(place).data).hexdigest()
+        if stored[0]:
+            known[stored] = found
         return found
 
     def matrix(self, weight: LayerWeight) -> Float32:

@@ -6,6 +6,7 @@ believes no type, and text becomes markup in `markup.py` alone. Sections are row
 
 from onnxmpq.page.compare import compared, differing, render_comparison
 from onnxmpq.page.document import Document, as_document, read_document
+from onnxmpq.page.fleet import FleetRow, render_fleet
 from onnxmpq.page.formats import write_report
 from onnxmpq.page.make import default_output, make_page
 from onnxmpq.page.overlay import node_data, overlay_paths, write_overlays
@@ -13,6 +14,7 @@ from onnxmpq.page.render import render
 
 __all__ = [
     "Document",
+    "FleetRow",
     "as_document",
     "compared",
     "default_output",
@@ -23,6 +25,7 @@ __all__ = [
     "read_document",
     "render",
     "render_comparison",
+    "render_fleet",
     "write_overlays",
     "write_report",
 ]

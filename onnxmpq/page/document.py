@@ -131,7 +131,7 @@ def _of_plan(planned: dict[str, Tree], choices: Tree) -> Iterator[RegionView]:
             fp32.number("latency_ms"),
             row.number("latency_ms"),
             row.number("effect"),
-            None,
+            row.number("effect_activations"),
             fp32.number("size_bytes") if layer else None,
             row.number("size_bytes"),
             tuple(row.texts("original")),

@@ -2,11 +2,12 @@
 
 from onnxmpq.plan.curve import Axis, Point, draw, to_csv, trade_off
 from onnxmpq.plan.forecast import Forecast
-from onnxmpq.plan.plan import SCHEMA, Plan, PlannedRegion, read_plan
+from onnxmpq.plan.plan import RETOUCHED, SCHEMA, Plan, PlannedRegion, read_plan
 from onnxmpq.plan.points import at_point, with_points
 from onnxmpq.plan.stamp import stamp, stamp_bytes
 
 __all__ = [
+    "RETOUCHED",
     "SCHEMA",
     "Axis",
     "Forecast",

@@ -27,7 +27,7 @@ Axis = Literal["latency", "size"]
 class Point:
     """One plan, as predicted. effect: divergence from fp32 (nats, or error over variance), summed over decisions.
 
-    taken: by quantity, in its own unit; energy 0 where the target has no energies. schemes: layers per scheme, as
+    taken: by quantity, in its own unit, of those that the target can tell. schemes: layers per scheme, as
     "9 int8, 1 fp32". number: from 1, cheapest first. assignment: region -> scheme, without those left in float32.
     """
 
@@ -38,16 +38,21 @@ class Point:
     assignment: Mapping[str, Scheme] = field(default_factory=dict)
 
     def predicted(self) -> dict[str, float]:
-        """By the names that reports and .csv files have: what is measured in the end first, then the effect."""
+        """By the names that plans have: what is measured in the end first, then the effect."""
         measured, modelled = (
-            {q.figure: q.in_figures(self.taken[n]) for n, q in QUANTITIES.items() if q.modelled is modelled}
+            {
+                q.figure: q.in_figures(self.taken[n])
+                for n, q in QUANTITIES.items()
+                if q.modelled is modelled and n in self.taken
+            }
             for modelled in (False, True)
         )
         return {**measured, "effect": self.effect, **modelled}
 
-    def figures(self) -> dict[str, float | str]:
-        """A row of reports and .csv files."""
-        return {"point": self.number, **self.predicted(), "schemes": self.schemes}
+    def figures(self) -> dict[str, float | str | None]:
+        """A row of reports and .csv files, the same columns for every target; None for what the target cannot tell."""
+        columns = dict.fromkeys(q.figure for q in QUANTITIES.values())
+        return {"point": self.number, **columns, **self.predicted(), "schemes": self.schemes}
 
 
 def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point, ...]:
@@ -71,7 +76,7 @@ def trade_off(problem: Problem, axis: Axis, points: int = POINTS) -> tuple[Point
 def _point(problem: Problem, plan: Mapping[str, Scheme], effect: float, number: int) -> Point:
     names = Counter(plan[r.name].name if r.name in plan else FP32 for r in problem.model.layers)
     return Point(
-        {name: problem.total(name, plan) for name in QUANTITIES},
+        {name: problem.total(name, plan) for name in QUANTITIES if problem.total(name, {})},
         effect,
         ", ".join(f"{count} {name}" for name, count in names.most_common()),
         number,
@@ -94,7 +99,7 @@ def draw(curve: Sequence[Point]) -> Table:
     table = Table(
         title="what else can be had, as predicted; after --curve, apply --point N writes one", title_justify="left"
     )
-    shown = [q for name, q in QUANTITIES.items() if any(point.taken[name] for point in curve)]
+    shown = [q for name, q in QUANTITIES.items() if any(name in point.taken for point in curve)]
     for column in ("point", *(q.name for q in shown), "divergence", "layers"):
         table.add_column(column, justify="left" if column == "layers" else "right")
     for point in curve:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, get_args
 
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import PlanError
-from onnxmpq.files import dump_json, is_number, nearest, parse_json, read_text, shown
+from onnxmpq.files import as_path, dump_json, is_number, nearest, parse_json, read_text, shown
 from onnxmpq.model import Step
 from onnxmpq.plan.forecast import Forecast
 from onnxmpq.provenance import SchemaMismatch, require_schema
@@ -43,7 +43,8 @@ class PlannedRegion:
     """One region of the plan.
 
     node: head node of the prepared graph; original: the nodes of the input model it stands for. latency_ms,
-    size_bytes, effect: predicted. reason: why it was left in float32, empty where it was not.
+    size_bytes, effect: predicted, the effect of weights alone. effect_activations: of the tensors that it is the first
+    to quantize; None in files of versions without it. reason: why it was left in float32, empty where it was not.
     """
 
     node: str
@@ -53,6 +54,7 @@ class PlannedRegion:
     latency_ms: float | None = None
     size_bytes: int | None = None
     effect: float | None = None
+    effect_activations: float | None = None
     reason: str = ""
 
 
@@ -64,6 +66,12 @@ class PlannedPoint:
     number: int
     schemes: dict[str, str]
     predicted: dict[str, float]
+
+
+RETOUCHED = (
+    "measured, met or quality were edited in the plan's file and are left out, as they are those of no measurement; "
+    "`onnxmpq apply --measure` takes them again"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +95,8 @@ class Plan(Shown):
 
     Provenance. options: that were asked for, without files. data: of the calibration samples, `samples`, `sha256` and
     `made_up`. created: date and time (UTC) where costs were measured, else empty: equal inputs give equal plans.
-    decisions_sha256: hash of the decisions when the plan was written. chosen: region -> scheme, as solved for. edits:
+    decisions_sha256: hash of the decisions when the plan was written. figures_sha256: of `measured`, `met` and
+    `quality` as they were taken; empty in files of versions without it. chosen: region -> scheme, as solved for. edits:
     how the plan differs from that, in words; empty where it does not.
 
     forecast: what the predictions were made from. points: of the trade-off curve, where one was asked for; with
@@ -123,6 +132,7 @@ class Plan(Shown):
     data: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     decisions_sha256: str = ""
+    figures_sha256: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     forecast: Forecast | None = None
@@ -160,12 +170,31 @@ class Plan(Shown):
     def sealed(self) -> Plan:
         """The plan as it was solved for: with the hash of its decisions, and no edits."""
         chosen = {r.node: r.scheme for r in self.layers}
-        return replace(self, decisions_sha256=self.decided(), chosen=chosen, edits=())
+        return replace(self, decisions_sha256=self.decided(), chosen=chosen, edits=()).with_figures()
+
+    def with_figures(self) -> Plan:
+        """The plan with the hash of its figures, which were just taken."""
+        return replace(self, figures_sha256=self._figured())
+
+    def _figured(self) -> str:
+        figures = {"measured": self.measured, "met": self.met, "quality": self.quality}
+        return hashlib.sha256(dump_json(figures, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def changed(self) -> bool:
         """True where the decisions are not those that the plan was written with: what was measured is stale."""
         return bool(self.decisions_sha256) and self.decided() != self.decisions_sha256
+
+    @property
+    def retouched(self) -> bool:
+        """True where figures are not those that were taken: somebody has edited them."""
+        return bool(self.figures_sha256) and self._figured() != self.figures_sha256
+
+    def without_figures(self) -> Plan:
+        """The plan without measurements and verdict, and with a note that says so."""
+        unknown = {"level": "unknown", "reasons": [RETOUCHED]}
+        notes = tuple(dict.fromkeys((*self.notes, RETOUCHED)))
+        return replace(self, measured={}, met=None, quality=unknown, notes=notes).with_figures()
 
     def differences(self) -> list[str]:
         """ "Conv_3: int8 -> fp32" for every region whose scheme is not the one that was solved for."""
@@ -176,9 +205,10 @@ class Plan(Shown):
 
     def without_stale(self) -> Plan:
         """The plan without what belongs to other decisions: measurements, verdict, predictions of changed regions."""
+        anew = (replace(r, effect_activations=None) for r in self.layers)  # another region may be the first to quantize
         rows = tuple(
             replace(r, latency_ms=None, size_bytes=None, effect=None) if self.chosen.get(r.node) != r.scheme else r
-            for r in self.layers
+            for r in anew
         )
         return replace(
             self,
@@ -192,6 +222,7 @@ class Plan(Shown):
             exactness="",
             compensation={},
             created="",
+            figures_sha256="",
         )
 
     def to_json(self) -> str:
@@ -218,7 +249,9 @@ class Plan(Shown):
             raise PlanError(f"{where}: {error}") from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise PlanError(f"{where}: a field is missing, unknown or of the wrong type ({error})") from None
-        return plan.without_stale() if plan.changed else plan
+        if plan.changed:
+            return plan.without_stale()
+        return plan.without_figures() if plan.retouched else plan
 
 
 def _plan(data: dict[str, Any]) -> Plan:
@@ -264,7 +297,7 @@ _TABLES = (
 )
 _TEXTS = (
     *("target", "dialect", "rounding", "output_sha256", "factors", "order"),
-    *("exactness", "created", "decisions_sha256"),
+    *("exactness", "created", "decisions_sha256", "figures_sha256"),
 )
 
 
@@ -295,7 +328,7 @@ def _region(entry: Any, where: str) -> PlannedRegion:
     row = _entry(PlannedRegion, held, where)
     for value in (row.node, row.op_type, row.scheme, row.reason, *row.original):
         _text(value)
-    for figure in (row.latency_ms, row.size_bytes, row.effect):
+    for figure in (row.latency_ms, row.size_bytes, row.effect, row.effect_activations):
         if figure is not None and not is_number(figure):
             raise TypeError(f"{where}: {shown(figure)} is no number")
     return row
@@ -382,7 +415,7 @@ def _text(value: Any) -> str:
 def read_plan(path: str | Path) -> Plan:
     """Raises PlanError where the file cannot be read or is no plan."""
     try:
-        text = read_text(Path(path))
+        text = read_text(as_path(path, "a .plan.json file"))
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
     return Plan.from_json(text, str(path))

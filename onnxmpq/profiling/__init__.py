@@ -1,6 +1,20 @@
 """Costs of the schemes on a menu: plans timed on this machine, a table from another one, or the target's model."""
 
 from onnxmpq.profiling.costs import CLEARLY, plan_costs, profile, quick_latency_s
-from onnxmpq.profiling.timings import KEPT_S, RememberingProfiler
+from onnxmpq.profiling.footprints import Footprint, footprint, measured_sessions, memory_unmet, sessions_in_words
+from onnxmpq.profiling.timings import KEPT_S, RememberingProfiler, machine_id
 
-__all__ = ["CLEARLY", "KEPT_S", "RememberingProfiler", "plan_costs", "profile", "quick_latency_s"]
+__all__ = [
+    "CLEARLY",
+    "KEPT_S",
+    "Footprint",
+    "RememberingProfiler",
+    "footprint",
+    "machine_id",
+    "measured_sessions",
+    "memory_unmet",
+    "plan_costs",
+    "profile",
+    "quick_latency_s",
+    "sessions_in_words",
+]

@@ -33,7 +33,7 @@ from onnxmpq.cost import (
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Array, Feeds, Timed
-from onnxmpq.isolation import call
+from onnxmpq.measuring import movable, timed
 from onnxmpq.menu import Menu, in_table, proven
 from onnxmpq.model import Model
 from onnxmpq.profiling.timings import RememberingProfiler
@@ -100,8 +100,9 @@ def _others(feeds: Feeds) -> list[dict[str, Array]]:
 
 def quick_latency_s(source: Any, feeds: Feeds | Timed, settings: SessionSettings) -> float:
     """Latency of the original in seconds, in a fraction of a second: for what has to be said before the work."""
+    model = movable(absolute(source))
     return sum(
-        share * call(_quickly, absolute(source), part.batch([part.typical]), settings, doing="timing the original")
+        share * timed(_quickly, model, part.batch([part.typical]), settings, doing="timing the original")
         for share, part in Timed.of(feeds).parts
     )
 

@@ -24,8 +24,9 @@ from onnxmpq.cost import Effort, PlanProfiler, Profile, Timings
 from onnxmpq.feeds import Array
 from onnxmpq.files import Archive, is_number, serialize
 from onnxmpq.keys import model_hash, programs
+from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import Model
-from onnxmpq.runtimes import KernelTimes, SessionSettings, cpu_model
+from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import Scheme
 
 KEPT_S = 3600.0
@@ -47,10 +48,11 @@ class RememberingProfiler:
         """clock: seconds since some moment that is the same in all runs."""
         self._profiler, self._cache, self._clock = profiler, cache, clock
         self._context = functools.partial(
-            content_hash, "timing", programs(), machine_id(), model_hash(model), feeds, profiler.settings, effort
+            content_hash, "timing", programs(), _machine(), model_hash(model), feeds, profiler.settings, effort
         )
-        self._asked = 0
-        self._ages_s: list[float] = []
+        self._timed = 0
+        self._ages_s: dict[str, float] = {}  # of what an earlier run had timed, by key
+        self._own: set[str] = set()  # keys of what this run has measured, which it finds in the cache as well
 
     @property
     def model(self) -> Model:
@@ -66,8 +68,9 @@ class RememberingProfiler:
 
     @property
     def timings(self) -> Timings:
-        """Number of timings asked for so far, and of those that were known."""
-        return Timings(len(self._ages_s), self._asked, max(self._ages_s, default=0.0), f"{cpu_model()} {machine_id()}")
+        """Number of plans timed so far, and of those that an earlier run had timed, with the age of the oldest."""
+        reused, oldest_s = len(self._ages_s), max(self._ages_s.values(), default=0.0)
+        return Timings(reused, reused + self._timed, oldest_s, f"{described()['cpu']} {_machine()}")
 
     def profile(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         """As the profiler's, on the scale of its `reference_s`. Raises ModelError."""
@@ -77,16 +80,17 @@ class RememberingProfiler:
         known = self._cache.get(key, lambda entry: _read(entry, assignment))
         age_s = self._clock() - known[1] if known is not None else math.inf
         if known is not None and 0.0 <= age_s <= KEPT_S:
-            self._asked += 1
-            self._ages_s.append(age_s)
+            if key not in self._own:
+                self._ages_s.setdefault(key, age_s)
             return known[0].scaled(self.reference_s)
         profile = self._measured(assignment, proto)
+        self._own.add(key)
         self._cache.put(key, _entry(profile.scaled(1.0 / self.reference_s), self._clock()))
         return profile
 
     def _measured(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         profile = self._profiler.profile(assignment, proto)
-        self._asked += 1
+        self._timed += 1
         return profile
 
     def try_out(self, proto: onnx.ModelProto) -> None:
@@ -98,6 +102,11 @@ class RememberingProfiler:
     def again_s(self, proto: onnx.ModelProto) -> float:
         """Never from the cache: a second measurement is asked for because the first is in doubt."""
         return self._profiler.again_s(proto)
+
+
+def _machine() -> str:
+    """Of where time is taken."""
+    return elsewhere() or machine_id()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from onnxmpq.errors import ValidationError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
+from onnxmpq.measuring import movable, timed
 from onnxmpq.progress import Tick
 from onnxmpq.quality.binomial import at_most
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, run
@@ -313,18 +314,18 @@ def time_on_typical(
     passes: int,
     tick: Tick,
 ) -> Timing:
-    """Interleaved timing of two models on the typical sample, in the child. Raises ModelError, CrashError.
+    """Interleaved timing of two models on the typical sample, where time is taken. Raises ModelError, CrashError.
 
     limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
     as long. tick: gets passes done.
     """
     start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
-    sessions = keep(open_session, absolute(original), settings), keep(open_session, absolute(result), settings)
-    call(run, sessions[0], inputs, doing="running the original")
+    sessions = [keep(open_session, movable(absolute(model)), settings) for model in (original, result)]
+    timed(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
     rounds, timing = np.zeros((2, 0)), None
     for _ in range(passes):
-        more = call(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
+        more = timed(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
         tick(1)

@@ -142,6 +142,8 @@ class Metric:
         try:
             value = float(self.function(outputs, labels))
         except Exception as error:
+            if self.function is top1 and isinstance(error, ValueError):  # a fault of the labels, not of the function
+                raise CalibrationError(f"metric {self.name}: {error}") from None
             raise CalibrationError(f"metric {self.name} raised {type(error).__name__}: {error}; repair it") from error
         if not np.isfinite(value):
             raise CalibrationError(f"metric {self.name} gave {value}; it must be a finite number")
@@ -168,10 +170,16 @@ def _stacked(values: list[Array]) -> Array | list[Array]:
 
 
 def top1(outputs: Mapping[str, Array | list[Array]], labels: Array | None) -> float:
-    """Share of samples (or rows) whose largest entry of the first output is at the label. labels: int [samples]."""
+    """Share of samples (or rows) whose largest entry of the first output is at the label.
+
+    labels: class numbers [samples]; as floats too, if they are whole. Raises ValueError.
+    """
     scores = next(iter(outputs.values()))
     if labels is None or not isinstance(scores, np.ndarray) or scores.ndim < 2:
         raise ValueError("top-1 needs labels and an output [samples, classes]")
+    parts = labels[labels % 1 != 0] if labels.dtype.kind == "f" else labels[:0]
+    if parts.size:
+        raise ValueError(f"labels are class numbers, and {parts.flat[0]:g} is none: give whole numbers, or a --metric")
     classes = scores.argmax(axis=-1)
     if classes.size != labels.size:
         raise ValueError(f"{labels.size} labels for {classes.size} rows of scores")

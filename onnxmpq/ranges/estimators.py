@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 from onnxmpq.ranges.entropy import kept_bins
 from onnxmpq.ranges.histogram import Histogram
 from onnxmpq.ranges.params import BITS, QuantParams, params_for
@@ -93,4 +94,4 @@ CHOICES: dict[str, tuple[str, ...]] = {"auto": ("mse", "minmax"), **{name: (name
 def require_estimator(name: str) -> None:
     """Raises UsageError for a name that is not in `CHOICES`."""
     if name not in CHOICES:
-        raise UsageError(f"no estimator of ranges is called {name!r}; choose one of {', '.join(CHOICES)}")
+        raise UsageError(f"no estimator of ranges is called {name!r}; {nearest(name, CHOICES, 'choose one of')}")

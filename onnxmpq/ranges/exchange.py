@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxmpq.errors import CalibrationError
-from onnxmpq.files import Archive, write_bytes
+from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.files import Archive, as_path, write_bytes
 from onnxmpq.model import Model
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges.estimators import ESTIMATORS
@@ -103,11 +103,13 @@ class Calibration(Shown):
 def read_calibration(path: str | Path) -> Calibration:
     """A calibration from a file. Raises CalibrationError where it cannot be read or is none."""
     try:
-        archive = Archive.from_bytes(Path(path).read_bytes())
+        archive = Archive.from_bytes(as_path(path, "a file of `onnxmpq calibrate`").read_bytes())
     except OSError as error:
         raise CalibrationError(
             f"{path}: cannot be read ({error.strerror}); give a file written by `onnxmpq calibrate`"
         ) from None
+    except UsageError:
+        raise
     except Exception as error:  # whatever zipfile, zlib, json and NumPy raise on damaged files
         raise CalibrationError(
             f"{path}: not a file of `onnxmpq calibrate`, or damaged ({error}); make it again"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.execution import values_once
 from onnxmpq.feeds import Array
+from onnxmpq.model import array_of
 
 NODES_AT_ONCE = 32  # whose outputs are held together
 
@@ -45,7 +46,7 @@ def explain_nonfinite(proto: onnx.ModelProto, inputs: Mapping[str, Array]) -> st
         for node in part:
             for what, made in _KINDS.items():
                 if what not in found and any(made(values[t]) for t in node.output if t):
-                    held = [t for t in node.input if t in constants and made(onnx.numpy_helper.to_array(constants[t]))]
+                    held = [t for t in node.input if t in constants and made(array_of(constants[t]))]
                     found[what] = Finding(what, node.name, node.op_type, tuple(held))
             if "NaN" in found:
                 break

@@ -13,7 +13,7 @@ from onnxmpq.files import nearest
 from onnxmpq.menu import candidates
 from onnxmpq.model import Model, RegionKind
 from onnxmpq.plan import Forecast, Plan, PlannedRegion
-from onnxmpq.report import simulated_note
+from onnxmpq.report import effects_of_activations, simulated_note
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
 from onnxmpq.target import Target, load_target
 
@@ -28,10 +28,8 @@ def require_whole_plan(model: Model, plan: Plan) -> None:
     regions = {r.name: r for r in model.regions}
     for row in plan.layers:
         if row.node not in regions:
-            hint = (
-                nearest(row.node, regions, "`onnxmpq inspect` lists the names, such as") if len(regions) < 500 else ""
-            )
-            raise PlanError(f"layers: node {row.node!r} is not in the model; {hint or '`onnxmpq inspect` lists them'}")
+            hint = nearest(row.node, regions, "`onnxmpq inspect` lists the names, such as")
+            raise PlanError(f"layers: node {row.node!r} is not in the model; {hint}")
         if known_scheme(row.scheme) is None:
             hint = nearest(row.scheme, SCHEMES, "use one of")
             raise PlanError(f"layers: node {row.node!r} has unknown scheme {row.scheme!r}; {hint}")
@@ -106,11 +104,15 @@ def as_edited(model: Model, plan: Plan, nearest_rounded: Sequence[str], edits: S
         )
     rows, prediction = found.layers, dict[str, float]()
     if problem is not None:
-        rows = tuple(_predicted_row(row, problem, assignment, found.chosen) for row in found.layers)
+        of_activations = effects_of_activations(problem, assignment)
+        rows = tuple(
+            replace(_predicted_row(row, problem, assignment, found.chosen), effect_activations=of_activations[row.node])
+            for row in found.layers
+        )
         prediction = _prediction(problem, assignment)
     else:
         rows = tuple(_with_reason(row, found.chosen) for row in rows)
-    return replace(
+    found = replace(
         found,
         layers=rows,
         prediction=prediction,
@@ -119,6 +121,7 @@ def as_edited(model: Model, plan: Plan, nearest_rounded: Sequence[str], edits: S
         edits=lines,
         decisions_sha256=found.decided(),
     )
+    return found.with_figures()
 
 
 def shown_edits(edits: Sequence[str]) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE, parse_budgets
+from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE, parse_budgets
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, needs_exact_integers
-from onnxmpq.feeds import Feeds, Recipe, load_feeds
+from onnxmpq.feeds import Feeds, Recipe, Share, load_feeds, timed_samples
 from onnxmpq.isolation import call, isolated
 from onnxmpq.model import serialized_bytes
-from onnxmpq.plan import Plan
+from onnxmpq.plan import RETOUCHED, Plan
 from onnxmpq.provenance import describe_runtime
-from onnxmpq.quality import Validation, compare, guessed_kinds, judge, parse_floors, time_side_by_side
+from onnxmpq.quality import MetricScores, Validation, compare, guessed_kinds, judge, parse_floors, time_side_by_side
 from onnxmpq.replay.editing import measured_target
 from onnxmpq.runtimes import SessionSettings, absolute, specs_of
+from onnxmpq.sensitivity import OutputKind
+from onnxmpq.shipping import Labelled
 
 
 def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples: int) -> Feeds:
@@ -28,9 +31,24 @@ def feeds_for(model: Any, calibration: Any, recipe: str | Recipe | None, samples
     return load_feeds(calibration, specs, recipe=recipe, limit=samples)
 
 
+@dataclass(frozen=True)
+class Judging:
+    """By what a plan is measured again, beside samples: labels with their metric, kinds of outputs where the guess is
+    wrong, shapes of the inputs that are timed."""
+
+    labelled: Labelled | None = None
+    outputs: Mapping[str, OutputKind] = field(default_factory=dict)
+    shapes: tuple[Share, ...] = ()
+
+
 @isolated()
 def remeasured(
-    original: str | Path | onnx.ModelProto, proto: onnx.ModelProto, plan: Plan, feeds: Feeds, effort: Effort
+    original: str | Path | onnx.ModelProto,
+    proto: onnx.ModelProto,
+    plan: Plan,
+    feeds: Feeds,
+    judged: Judging,
+    effort: Effort,
 ) -> tuple[Plan, Validation]:
     """The plan with what is measured of its model here and now, and how that compares with the original.
 
@@ -38,11 +56,15 @@ def remeasured(
     of calibration. Raises ModelError, CrashError, ValidationError.
     """
     settings = SessionSettings(threads=_threads(plan))
-    source = _runnable(original)
+    source, timed = _runnable(original), timed_samples(feeds, judged.shapes)
+    kinds = {**guessed_kinds(source, feeds, settings), **judged.outputs}
     exact = replace(settings, exact_integers=needs_exact_integers(DeployCpu(plan.deploy_cpu)))
-    found = compare(source, proto, feeds, guessed_kinds(source, feeds, settings), settings=exact, held_out=False)
+    found = compare(source, proto, feeds, kinds, settings=exact, held_out=False)
+    if judged.labelled is not None:
+        before, after = (judged.labelled.score(m, feeds, exact) for m in (source, proto))
+        found = replace(found, metric=MetricScores(judged.labelled.metric.name, before, after))
     if not found.emulated:
-        found = replace(found, timing=time_side_by_side(source, proto, feeds, settings, effort))
+        found = replace(found, timing=time_side_by_side(source, proto, timed, settings, effort))
     measured: dict[str, float] = {"size_bytes": serialized_bytes(proto)}
     if found.timing is not None and measured_target(plan):
         t = found.timing
@@ -58,7 +80,8 @@ def remeasured(
             met=_met(plan, found),
             quality={"level": verdict.level, "reasons": list(verdict.reasons)},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-        ),
+            notes=tuple(note for note in plan.notes if note != RETOUCHED),
+        ).with_figures(),
         found,
     )
 
@@ -81,7 +104,8 @@ def _met(plan: Plan, found: Validation) -> bool | None:
     """True if every budget and floor that the plan was made for holds, None where one cannot be told."""
     budgets = parse_budgets(**{name: plan.budgets.get(name) for name in QUANTITIES})
     floors = parse_floors(*(plan.budgets.get(n) for n in ("min_sqnr", "max_divergence", "min_agreement", "max_drop")))
-    answers: list[bool | None] = [not floors.unmet(found)] if floors.max_drop is None else [None]
+    known = floors.max_drop is None or found.metric is not None
+    answers: list[bool | None] = [not floors.unmet(found)] if known else [None]
     for name, limit in budgets.limits.items():
         figures = {**plan.prediction, **plan.measured} if QUANTITIES[name].modelled else plan.measured
         figure = QUANTITIES[name].figure
@@ -92,6 +116,8 @@ def _met(plan: Plan, found: Validation) -> bool | None:
             answers.append(None)
         else:
             answers.append(taken <= limit.of(original) if limit.relative else taken <= limit.value * _per(name))
+    if MEMORY in plan.budgets:
+        answers.append(None)  # a session is measured by convert and validate alone
     if budgets.fastest:
         taken, original = (plan.measured.get(f"{whose}{QUANTITIES[LATENCY].figure}") for whose in ("", "original_"))
         answers.append(None if taken is None or original is None else taken < original)

@@ -16,22 +16,24 @@ from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
-from onnxmpq.feeds import Feeds, Recipe
+from onnxmpq.feeds import Feeds, Recipe, shares_of
 from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize, shown, write_model, write_result
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
-from onnxmpq.plan import Plan, at_point, read_plan, stamp
+from onnxmpq.plan import RETOUCHED, Plan, at_point, read_plan, stamp
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
-from onnxmpq.quality import Validation
+from onnxmpq.quality import MetricFunction, Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
-from onnxmpq.replay.remeasure import feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES, Source, require_source
+from onnxmpq.replay.remeasure import Judging, feeds_for, remeasured
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
-from onnxmpq.shipping import Exactness
+from onnxmpq.sensitivity import OutputKind
+from onnxmpq.shipping import Exactness, Labelled
+from onnxmpq.shown import Shown
 from onnxmpq.weights import (
     PackedWeight,
     Techniques,
@@ -44,8 +46,8 @@ from onnxmpq.weights import (
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
-@dataclass(frozen=True, eq=False)
-class Applied:
+@dataclass(frozen=True, eq=False, repr=False)
+class Applied(Shown):
     """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
     the original, where it was measured."""
 
@@ -53,7 +55,12 @@ class Applied:
     plan: Plan
     validation: Validation | None = None
 
+    def shown(self) -> tuple[str, list[tuple[str, str]]]:
+        heading, facts = self.plan.shown()
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
 
+
+@accepts
 def apply(
     model: Source,
     plan: Plan | str | Path | Mapping[str, Any],
@@ -65,6 +72,10 @@ def apply(
     calibration: Any = None,
     recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
+    labels: Any = None,
+    metric: str | MetricFunction | None = None,
+    outputs: Mapping[str, OutputKind] | None = None,
+    shape: Mapping[str, str | Sequence[int]] | None = None,
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
     """The model of a plan, byte for byte as `convert` wrote it where the plan was not edited.
@@ -81,10 +92,15 @@ def apply(
         calibration=calibration,
         recipe=recipe,
         samples=samples,
+        labels=labels,
+        metric=metric,
+        outputs=outputs,
+        shape=shape,
         progress=progress,
     ).model
 
 
+@accepts
 @isolated()
 def apply_plan(
     model: Source,
@@ -97,6 +113,10 @@ def apply_plan(
     calibration: Any = None,
     recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
+    labels: Any = None,
+    metric: str | MetricFunction | None = None,
+    outputs: Mapping[str, OutputKind] | None = None,
+    shape: Mapping[str, str | Sequence[int]] | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Applied:
@@ -107,6 +127,7 @@ def apply_plan(
     point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
     measure: take quality and latency again, on `calibration` (made-up samples without).
     calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
+    labels, metric, outputs, shape: as for `convert`, to measure with; the shape is the plan's own without.
 
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
     its target does not have; UsageError for arguments that do not go together.
@@ -116,8 +137,13 @@ def apply_plan(
     asked = None if deploy_cpu is None else named(deploy_cpu)
     if recipe is not None and calibration is None:
         raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape}
+    for name in [name for name, value in by.items() if value is not None and not measure]:
+        raise UsageError(f"--{name.replace('_', '-')} says how to measure; give --measure too")
     file = Path(plan) if isinstance(plan, str | Path) else None
     plan = _as_plan(plan)
+    if retouched := RETOUCHED in plan.notes:
+        progress.warn(RETOUCHED)
     beside = None if output is None else plan_path(Path(output))
     same = beside is not None and file is not None and beside.exists() and beside.samefile(file)
     if same and point is not None:
@@ -141,6 +167,8 @@ def apply_plan(
     feeds = feeds_for(model, calibration, recipe, samples) if measure or calibration is not None else None
     plan, nearest_rounded = _with_weights(prepared, plan, None if calibration is None else feeds, progress)
     proto = rebuild(prepared, plan, asked)
+    if prepared.store.spill is not None:
+        prepared.store.spill.keep_until_exit()  # what is handed out refers to its files
     require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
     stale = plan.changed
     if stale:
@@ -157,16 +185,18 @@ def apply_plan(
         progress.warn(line)
     if not plan.output_sha256:
         plan = replace(plan, output_sha256=hashlib.sha256(serialize(proto)).hexdigest())
-        plan = replace(plan, measured={"size_bytes": serialized_bytes(proto)})
+        plan = replace(plan, measured={"size_bytes": serialized_bytes(proto)}).with_figures()
     validation = None
     if measure:
         assert feeds is not None
         for note in feeds.notes:
             (progress.warn if feeds.synthetic else progress.say)(note)
         with progress.stage("measuring", 0):
-            plan, validation = remeasured(model, proto, plan, feeds, effort or Effort())
+            shapes = shares_of(shape if shape is not None else plan.options.get("shape"))
+            judged = Judging(Labelled.of(labels, metric), outputs or {}, shapes)
+            plan, validation = remeasured(model, proto, plan, feeds, judged, effort or Effort())
     if output is not None:
-        if beside is not None and (measure or stale or not same):
+        if beside is not None and (measure or stale or retouched or not same):
             write_result(Path(output), proto, plan.to_json())
         else:
             write_model(Path(output), proto)

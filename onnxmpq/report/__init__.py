@@ -1,12 +1,14 @@
 """The report of a conversion: accounts of the plan, the data behind it, and its conclusion in words."""
 
-from onnxmpq.report.account import account_regions, account_transitions, account_uniform
+from onnxmpq.report.account import account_regions, account_transitions, account_uniform, effects_of_activations
 from onnxmpq.report.conclusion import threads_in_words
 from onnxmpq.report.prediction import Prediction, predict_job
 from onnxmpq.report.report import (
     Report,
+    blocks_note,
     build_plan,
     build_report,
+    coupled_note,
     foreign_latency_note,
     idle_note,
     narrow_ends_note,
@@ -24,10 +26,13 @@ __all__ = [
     "account_regions",
     "account_transitions",
     "account_uniform",
+    "blocks_note",
     "build_plan",
     "build_report",
     "cost_rows",
+    "coupled_note",
     "curve_rows",
+    "effects_of_activations",
     "foreign_latency_note",
     "idle_note",
     "left_out",

@@ -78,16 +78,22 @@ class UniformRow:
 
 def account_regions(problem: Problem, plan: Assignment) -> tuple[RegionRow, ...]:
     """A row for every region. plan: schemes by region, float32 left out."""
-    own, seen = problem.activations, set[str]()
+    of_activations = effects_of_activations(problem, plan)
     before, after = problem.stored({}), problem.stored(plan)
-    rows = []
+    return tuple(
+        _row(problem, r, plan.get(r.name), of_activations[r.name], (before[r.name], after[r.name]))
+        for r in problem.model.regions
+    )
+
+
+def effects_of_activations(problem: Problem, plan: Assignment) -> dict[str, float]:
+    """Region -> effect of the tensors that it is the first to quantize."""
+    found, seen = dict[str, float](), set[str]()
     for region in problem.model.regions:
-        scheme = plan.get(region.name)
-        roots = [t for t in dict.fromkeys(rounded_by(problem.model, region, scheme)) if t not in seen]
-        seen.update(roots)
-        stored = before[region.name], after[region.name]
-        rows.append(_row(problem, region, scheme, sum(own.get(t, 0.0) for t in roots), stored))
-    return tuple(rows)
+        rounded = dict.fromkeys(rounded_by(problem.model, region, plan.get(region.name)))
+        found[region.name] = sum((problem.activations.get(t, 0.0) for t in rounded if t not in seen), 0.0)
+        seen.update(rounded)
+    return found
 
 
 def _row(

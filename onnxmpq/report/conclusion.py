@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
+from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE
 from onnxmpq.plan import Plan
+from onnxmpq.profiling import Footprint
 from onnxmpq.quality import Level, OutputQuality, Timing, Validation, Verdict, judge
 from onnxmpq.trials import OWN_THREADS
 
@@ -60,11 +61,12 @@ class Subject:
     int8: Validation | None
     synthetic: bool
     proven: bool
+    sessions: tuple[Footprint, Footprint] | None = None
 
     @property
     def floors(self) -> dict[str, str]:
         """Quality floors that were asked for, which a plan that is handed out keeps."""
-        return {name: text for name, text in self.plan.budgets.items() if name not in QUANTITIES}
+        return {name: text for name, text in self.plan.budgets.items() if name not in (*QUANTITIES, MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def _budget(subject: Subject) -> Iterator[str]:
     for name in sorted(rows, key=lambda n: n not in plan.budgets):
         if rows[name]:
             yield rows[name]
+    if MEMORY in plan.budgets and (taken := _memory(subject)):
+        yield taken
     for other in validation.other_timings:
         unsteady = " (unsteady)" if other.unsteady else ""
         yield f"with {threads_in_words(other.threads)} {_share(other.ratio)}, {_milliseconds(other)}{unsteady}"
@@ -150,6 +154,17 @@ def _size(subject: Subject) -> str:
     before, after = subject.original_bytes, subject.result_bytes
     sizes = f"{before / 1e6:.3f} to {after / 1e6:.3f} MB"
     return f"size {_share(after / before)}{_asked(subject.plan, SIZE)}, {sizes}"
+
+
+def _memory(subject: Subject) -> str:
+    """Of a session with one run; "" where it is not known."""
+    before, after = (None, None) if subject.sessions is None else (s.peak_bytes for s in subject.sessions)
+    if not before or after is None:
+        return ""
+    asked = _asked(subject.plan, MEMORY)
+    return (
+        f"memory {_share(after / before)}{asked}, {before / 1e6:.1f} to {after / 1e6:.1f} MB in a session with one run"
+    )
 
 
 def _modelled(plan: Plan, name: str) -> str:
@@ -293,7 +308,7 @@ def _fields(subject: Subject, lines: tuple[Line, ...]) -> dict[str, Any]:
     return {
         "budget": {
             "met": plan.met,
-            "asked": {name: text for name, text in plan.budgets.items() if name in QUANTITIES},
+            "asked": {name: text for name, text in plan.budgets.items() if name in (*QUANTITIES, MEMORY)},
             "floors": subject.floors,
             "size": {"original_bytes": subject.original_bytes, "result_bytes": subject.result_bytes},
             "latency": [{**_timing(t), "budget": t is validation.timing} for t in timings],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +21,11 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.files import dump_json, plain
 from onnxmpq.model import Model, Region, RegionKind
 from onnxmpq.plan import Plan, PlannedRegion, Point, draw
+from onnxmpq.profiling import Footprint
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Floors, Timing, Validation, Verdict
 from onnxmpq.ranges import QuantParams
-from onnxmpq.report.account import RegionRow, TransitionRow, UniformRow
+from onnxmpq.report.account import RegionRow, TransitionRow, UniformRow, effects_of_activations
 from onnxmpq.report.conclusion import STYLES, Conclusion, Subject, threads_in_words
 from onnxmpq.rescale import Rescaling
 from onnxmpq.schemes import Scheme, scheme_named
@@ -61,10 +63,11 @@ class Report(Shown):
     """Everything `convert` prints. sizes in bytes, latencies in milliseconds, measured side by side.
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
-    measured here. warnings: of `onnxmpq.lint`. proven: whether int8 arithmetic is exact on the deployment CPU
-    (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
+    measured here. warnings: all that were shown, each once. proven: whether int8 arithmetic is exact on the deployment
+    CPU (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
     they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
-    created: date and time (UTC). regions, transitions, uniform: what the plan and uniform schemes take, as predicted.
+    sessions: of the original and of the result, where they were measured. created: date and time (UTC). regions,
+    transitions, uniform: what the plan and uniform schemes take, as predicted.
     """
 
     model: str
@@ -86,6 +89,7 @@ class Report(Shown):
     warnings: tuple[str, ...] = ()
     proven: bool = True
     disagreement: Disagreement | None = None
+    sessions: tuple[Footprint, Footprint] | None = None
     int8: Validation | None = None
     created: str = ""
 
@@ -119,7 +123,7 @@ class Report(Shown):
     def conclusion(self) -> Conclusion:
         """The last lines, also as data."""
         sizes = self.original_bytes, self.result_bytes
-        parts = self.plan, self.validation, self.verdict, *sizes, self.int8, self.synthetic, self.proven
+        parts = self.plan, self.validation, self.verdict, *sizes, self.int8, self.synthetic, self.proven, self.sessions
         return Conclusion.of(Subject(*parts))
 
     def render(self, console: Console, *, verbose: bool = False) -> None:
@@ -149,11 +153,12 @@ def build_plan(
 ) -> Plan:
     """The plan of an outcome, complete enough to be applied again."""
     outcome, problem = shipped.outcome, shipped.outcome.problem
-    stored = problem.stored(outcome.assignment)
+    schemes, of_activations = outcome.assignment, effects_of_activations(problem, outcome.assignment)
+    stored = problem.stored(schemes)
     rows = [
-        _planned(model, region, outcome.assignment.get(region.name), problem.options[region.name], stored, reasons)
-        for region in model.regions
-        if region.kind is not RegionKind.FLOAT or region.name in outcome.assignment
+        _planned(model, region, schemes.get(name), problem.options[name], stored, reasons, of_activations[name])
+        for name, region in ((r.name, r) for r in model.regions)
+        if region.kind is not RegionKind.FLOAT or name in schemes
     ]
     return Plan(
         model={"name": source_name(source), "sha256": model.source_sha256, "bytes": model.source_bytes},
@@ -241,6 +246,24 @@ def idle_note(idle: Collection[str], assignment: Mapping[str, Scheme]) -> list[s
     ]
 
 
+def blocks_note(effects: Effects) -> list[str]:
+    """Effects that were measured block by block, with the spread of their gains."""
+    if effects.by_blocks is None:
+        return []
+    gains = effects.by_blocks.gains.values()
+    spreads = [g.spread for g in gains if g.spread is not None]
+    doubt = f"; within a block they differ by a factor of {np.exp(np.median(spreads)):.2f}" if spreads else ""
+    return [
+        f"effects are measured at the ends of {len(gains) + 1} blocks, and {sum(g.changes for g in gains)} of them at "
+        f"the outputs too, which gives each block's gain{doubt} (--effects full measures all at the outputs)"
+    ]
+
+
+def coupled_note(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Layers that have one scheme by `--couple`."""
+    return [f"one scheme for {' + '.join(group)} (--couple)" for group in groups]
+
+
 def narrow_ends_note(proto: onnx.ModelProto, source: onnx.ModelProto) -> str:
     """Inputs and outputs that are not of the source's types."""
     before = {i.name: i.type.tensor_type.elem_type for i in (*source.graph.input, *source.graph.output)}
@@ -285,6 +308,7 @@ def _planned(
     options: tuple[Option, ...],
     stored: Mapping[str, Stored],
     reasons: Mapping[str, str],
+    of_activations: float,
 ) -> PlannedRegion:
     name = scheme.name if scheme else "fp32"
     chosen = next(o for o in options if o.scheme.name == name)
@@ -292,7 +316,15 @@ def _planned(
     reason = "" if scheme else _why_float(chosen, options, reasons.get(region.name, ""))
     size = round(stored[region.name].bytes) if region.layer is not None else None
     return PlannedRegion(
-        region.name, region.op_type, name, original, chosen.latency_s * 1e3, size, chosen.effect, reason
+        region.name,
+        region.op_type,
+        name,
+        original,
+        chosen.latency_s * 1e3,
+        size,
+        chosen.effect,
+        of_activations,
+        reason,
     )
 
 
@@ -302,12 +334,23 @@ def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
         return known or "no other scheme fuses here"
     faster = [o for o in others if o.latency_s < chosen.latency_s]
     if not faster:
-        return "float32 is the fastest here"
+        return "float32 is the fastest here" + _what_bytes_cost(chosen, others)
     best = min(faster, key=lambda o: o.latency_s)
     saved_us = (chosen.latency_s - best.latency_s) * 1e6
     return (
         f"kept: {best.scheme.name} would save {saved_us:.1f} us, before transitions and what its activations would "
         f"cost in quality (its weights alone: {best.effect:.2g})"
+    )
+
+
+def _what_bytes_cost(chosen: Option, others: list[Option]) -> str:
+    """The scheme that stores least, where its bytes cost time: without a limit on latency the original's is kept."""
+    smallest = min(others, key=lambda o: o.size_bytes)
+    saved, slower_us = chosen.size_bytes - smallest.size_bytes, (smallest.latency_s - chosen.latency_s) * 1e6
+    if saved <= 0 or slower_us <= 0:
+        return ""
+    return (
+        f"; {smallest.scheme.name} would save {saved:.0f} bytes and take {slower_us:.1f} us more, if --latency allows"
     )
 
 
@@ -381,6 +424,8 @@ def _summary(report: Report) -> Table:
             table.add_row(f"latency{here}, {threads_in_words(timing.threads)}", *times, _speed(timing.ratio))
     for row in _modelled(report.plan):
         table.add_row(*row)
+    for row in _of_sessions(report):
+        table.add_row(*row)
     share = report.result_bytes / report.original_bytes
     table.add_row(
         "size", f"{report.original_bytes / 1e6:.3f} MB", f"{report.result_bytes / 1e6:.3f} MB", f"{share:.2f}x"
@@ -399,6 +444,21 @@ def _summary(report: Report) -> Table:
         change = f"{metric.result - metric.original:+.4g}"
         table.add_row(metric.name, f"{metric.original:.4g}", f"{metric.result:.4g}", change)
     return table
+
+
+def _of_sessions(report: Report) -> list[tuple[str, str, str, str]]:
+    """Rows of what opening a session takes."""
+    if report.sessions is None:
+        return []
+    before, after = report.sessions
+    times = [f"{found.load_s * 1e3:.1f} ms" for found in report.sessions]
+    rows = [("a session opens in", times[0], times[1], _speed(after.load_s / before.load_s))]
+    if before.peak_bytes and after.peak_bytes is not None:
+        taken = [f"{(found.peak_bytes or 0) / 1e6:.1f} MB" for found in report.sessions]
+        rows.append(
+            ("memory of a session, one run", taken[0], taken[1], f"{after.peak_bytes / before.peak_bytes:.2f}x")
+        )
+    return rows
 
 
 def _speed(ratio: float) -> str:
@@ -449,7 +509,6 @@ def _remarks(report: Report, *, verbose: bool) -> Iterator[str]:
                 f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
             )
     yield from report.plan.notes
-    yield from (f"warning, rule {warning}" for warning in report.warnings)
     if report.validation.emulated:
         yield EMULATED
     if report.plan.exactness:

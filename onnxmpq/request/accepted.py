@@ -6,21 +6,41 @@ What cannot be meant is a UsageError that says what to write instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import NoneType
+from typing import Any, NoReturn, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from onnxmpq.allocate import QUANTITIES
 from onnxmpq.errors import UsageError
+from onnxmpq.feeds import Recipe
 from onnxmpq.files import shown
+from onnxmpq.ranges import Calibration
 from onnxmpq.request.options import Declared, options_of
 
 _DATA = frozenset({"calibration", "labels"})
 """Options that take arrays as well."""
 _NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
-_OBJECTS_TOO = frozenset({"metric", "recipe", "ranges"})
+
+
+@runtime_checkable
+class _Client(Protocol):
+    """distributed's Client, which is not imported for this."""
+
+    def submit(self, *args: Any, **options: Any) -> Any: ...
+
+    def scatter(self, *args: Any, **options: Any) -> Any: ...
+
+
+_OBJECTS_TOO: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "metric": ((Callable,), "a function, or module:function as a text"),  # type: ignore[dict-item]
+    "recipe": (get_args(Recipe), "the name of a recipe, a .toml file, or a recipe"),
+    "cluster": ((_Client,), "tcp://HOST:PORT, local:N, or a client of distributed"),
+    "ranges": ((Calibration,), "the path of a file, or a Calibration"),
+}
+"""Options that take Python objects beside texts and paths."""
 
 
 def accept(request: Any) -> None:
@@ -55,14 +75,28 @@ def accepted(declared: Declared, value: Any) -> Any:
             if not isinstance(value, Mapping):
                 wrong(f"must be a dict, such as {{'name': '{_EXAMPLES[kind]}'}}")
         case "file":
-            if not isinstance(value, str | os.PathLike) and name not in _OBJECTS_TOO:
-                wrong("must be the path of a file")
+            if not isinstance(value, str | os.PathLike) and not _is_object(name, value):
+                wrong(f"must be {_OBJECTS_TOO[name][1] if name in _OBJECTS_TOO else 'the path of a file'}")
         case "text" if name in QUANTITIES:
             return _budget(name, value)
         case "text" if name not in _DATA:
             if isinstance(value, bool) or not _is_text(name, value):
-                wrong("must be a text")
+                wrong(f"must be {_OBJECTS_TOO[name][1] if name in _OBJECTS_TOO else 'a text'}")
             return str(value) if isinstance(value, Path) else value
+        case "numbers":
+            if isinstance(value, bool) or not isinstance(value, str | int | float | Sequence | np.ndarray):
+                wrong("must be a number, or one for each channel")
+            return value.tolist() if isinstance(value, np.ndarray) else value
+        case "cache":
+            if not isinstance(value, str | os.PathLike | bool):
+                wrong("must be a folder, or True or False")
+        case "shapes":
+            if not isinstance(value, Mapping):
+                wrong("must be a dict, such as {'image': '8x3x224x224'}")
+        case "python":
+            [kind_of] = (option for option in get_args(declared.annotation) if option is not NoneType)
+            if not isinstance(value, kind_of):
+                wrong(f"must be of class {kind_of.__name__}")
     return value
 
 
@@ -72,7 +106,11 @@ _EXAMPLES = {"kinds": "logits", "patterns": "int8", "fields": "letterbox"}
 def _is_text(name: str, value: Any) -> bool:
     if name in _NUMBERS_TOO and isinstance(value, int | float):
         return True
-    return isinstance(value, str | Path) or name in _OBJECTS_TOO
+    return isinstance(value, str | Path) or _is_object(name, value)
+
+
+def _is_object(name: str, value: Any) -> bool:
+    return name in _OBJECTS_TOO and isinstance(value, _OBJECTS_TOO[name][0])
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

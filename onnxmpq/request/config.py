@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,17 +42,46 @@ def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, 
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise UsageError(f"--config {path}: cannot be read ({what}); give a TOML file of options") from None
-    spellings = {**_spellings(), **{name: _only_here(name, kind) for name, kind in (own or {}).items()}}
+    return _options(values, f"--config {path}: ", {name: _only_here(name, kind) for name, kind in (own or {}).items()})
+
+
+def options_from(values: Mapping[str, Any], where: str, more: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of `Request` by name, from a table. where: in front of errors. more: other names that would be right.
+
+    Raises UsageError for an unknown option or a value of a wrong type.
+    """
+    return _options(values, where, {}, more)
+
+
+def _options(
+    values: Mapping[str, Any], where: str, own: Mapping[str, Declared], more: Iterable[str] = ()
+) -> dict[str, Any]:
+    spellings = {**_spellings(), **own}
     found: dict[str, Any] = {}
     for key, value in values.items():
         declared = spellings.get(key.replace("-", "_"))
         if declared is None:
-            hint = nearest(key, spellings, "the options are")
-            raise UsageError(f"--config {path}: option '{key}' is unknown; {hint}")
+            hint = nearest(key, [*spellings, *more], "the options are")
+            raise UsageError(f"{where}option '{key}' is unknown; {hint}")
         if declared.name in found:
-            raise UsageError(f"--config {path}: option '{key}' is given twice, also as '{declared.name}'")
-        found[declared.name] = _value(declared, value, f"--config {path}: option '{key}'")
+            raise UsageError(f"{where}option '{key}' is given twice, also as '{declared.name}'")
+        found[declared.name] = _value(declared, value, f"{where}option '{key}'")
     return found
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """True for a command line with `--json`, or with a config file that says `json = true`.
+
+    Read apart from the options, because a command line that cannot be parsed is answered in JSON as well.
+    """
+    if "--json" in arguments:
+        return True
+    given = [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+    given += [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    for path in given[-1:]:
+        with suppress(OSError, ValueError):  # a file that cannot be read is an error of its own
+            return read_toml(Path(path)).get("json") is True
+    return False
 
 
 def _only_here(name: str, kind: Kind) -> Declared:

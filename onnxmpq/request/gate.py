@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from onnxmpq.allocate import LATENCY, SIZE, Budgets, parse_budgets
+from onnxmpq.allocate import LATENCY, SIZE, Budgets, Limit, parse_budgets, parse_memory
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Memory, QualityOptions, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,6 +23,7 @@ class GateOptions(QualityOptions):
     size: Annotated[
         str | None, Option("most that it may take: 3MB, or 25% of the original", group="Budgets", metavar="SIZE")
     ] = None
+    memory: Memory = None
     threads: Annotated[
         int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
     ] = 1
@@ -32,7 +33,7 @@ class GateOptions(QualityOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.shapes
+        _ = self.shapes, self.memory_limit
         if self.limits.fastest or self.limits.smallest:
             raise UsageError("validate compares with a limit: give --latency and --size as numbers, such as 5ms or 25%")
 
@@ -40,6 +41,11 @@ class GateOptions(QualityOptions):
     def shapes(self) -> tuple[Share, ...]:
         """Of the inputs that are timed, with their shares; empty where a sample's are."""
         return shares_of(self.shape)
+
+    @cached_property
+    def memory_limit(self) -> Limit | None:
+        """Bytes of a session, None where they are not limited."""
+        return parse_memory(self.memory)
 
     @cached_property
     def limits(self) -> Budgets:

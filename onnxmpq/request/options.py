@@ -36,7 +36,7 @@ Kind = Literal[
 path, yes or no, kinds by output name, schemes by pattern, values by field of a recipe, shapes by input, a
 folder or no; "python" for
 arguments that only Python has."""
-Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Files", "Python only"]
+Group = Literal["Budgets", "Quality", "Samples", "Target", "Schemes", "Method", "Cluster", "Files", "Python only"]
 """What options are about, in the order in which `--help` and the docs show them."""
 GROUPS: tuple[Group, ...] = get_args(Group)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -50,7 +50,8 @@ class Option:
     """help: one line, without a full stop. kind: what may be given. flags: on the command line, () for `--NAME`.
 
     least: of whole numbers. more: what Python and the docs say beside `help`, in sentences. metavar: what the command
-    line's help writes for the value, such as DURATION; "" for switches.
+    line's help writes for the value, such as DURATION; "" for switches. example: of a value, for config files, where
+    neither the default nor the metavar is one.
     """
 
     help: str
@@ -60,6 +61,7 @@ class Option:
     more: str = ""
     group: Group = field(kw_only=True)
     metavar: str = field(default="", kw_only=True)
+    example: Any = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

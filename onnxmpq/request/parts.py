@@ -102,6 +102,18 @@ Shape = Annotated[
         "shapes",
         group="Target",
         metavar="NAME=SIZES",
+        example=["NAME=8x3x224x224"],
+    ),
+]
+
+
+Memory = Annotated[
+    str | None,
+    Option(
+        "200MB, or 60% of the original: most that a session may take with one run; measured (docs/latency)",
+        more="No plan is chosen by it: a result that takes more is refused.",
+        group="Budgets",
+        metavar="SIZE",
     ),
 ]
 
@@ -118,6 +130,7 @@ class QualityOptions(SampleOptions):
             ("--output-kind",),
             group="Quality",
             metavar="NAME=KIND",
+            example=["NAME=logits"],
         ),
     ] = None
     min_sqnr: Annotated[

@@ -8,8 +8,9 @@ from typing import Any
 from onnxmpq.request.options import options_of
 from onnxmpq.request.request import Request
 
-_ELSEWHERE = frozenset({"calibration", "labels"})
-"""Sources of data, of which a plan has the content's hash; kinds in `_OF_THIS_RUN` decide nothing or name files."""
+_ELSEWHERE = frozenset({"calibration", "labels", "cluster"})
+"""Sources of data, of which a plan has the content's hash, and who did the work. Kinds in `_OF_THIS_RUN` decide nothing
+or name files."""
 _OF_THIS_RUN = frozenset({"file", "cache", "python"})
 
 

@@ -6,23 +6,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from onnxmpq.allocate import DEFAULT as DEFAULT_SOLVER
-from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, parse_budgets, require_solver
+from onnxmpq.allocate import QUANTITIES, SOLVERS, Budgets, Limit, parse_budgets, parse_memory, require_solver
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import CHOICES as CPUS
+from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Share, shares_of
-from onnxmpq.files import require_report_format
+from onnxmpq.files import nearest, require_report_format
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import CHOICES as RANGES
 from onnxmpq.ranges import Calibration, require_estimator
 from onnxmpq.request.options import Option
-from onnxmpq.request.parts import QualityOptions, Shape
+from onnxmpq.request.parts import Memory, QualityOptions, Shape
 from onnxmpq.request.patterns import patterns_of
 from onnxmpq.schemes import FP32
+from onnxmpq.sensitivity import AUTO, require_method
+from onnxmpq.sensitivity import CHOICES as METHODS
 from onnxmpq.weights import TECHNIQUES, Techniques
 from onnxmpq.weights import without as all_but
+
+COUPLE = (AUTO, "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +50,7 @@ class Request(QualityOptions):
     energy: Annotated[
         str | None, Option("3mJ or 50% of the original, on targets with energies", group="Budgets", metavar="ENERGY")
     ] = None
+    memory: Memory = None
     output: Annotated[
         str | Path | None,
         Option(
@@ -111,11 +117,24 @@ class Request(QualityOptions):
         ),
     ] = ()
     opset: Annotated[
-        int | None, Option("of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N")
+        int | None,
+        Option(
+            "of the result; 19 holds fp8, 21 (default) also int4", "whole", group="Schemes", metavar="N", example=21
+        ),
     ] = None
+    replan_blocks: Annotated[
+        bool,
+        Option(
+            "plan layers anew that the model has in MatMulNBits, or keep them as they are (docs/blocks)",
+            "switch",
+            group="Schemes",
+        ),
+    ] = False
     batch: Annotated[
         int | None,
-        Option("samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N"),
+        Option(
+            "samples at a time on a modelled target; costs per sample", "whole", group="Target", metavar="N", example=1
+        ),
     ] = None
     keep_io: Annotated[
         bool,
@@ -123,6 +142,14 @@ class Request(QualityOptions):
             "inputs and outputs stay float32, or are 16 bits wide where the plan has them so", "switch", group="Schemes"
         ),
     ] = True
+    verify: Annotated[
+        bool,
+        Option(
+            "also build the result with the target's compiler, and write nothing that it refuses (docs/tensorrt)",
+            "switch",
+            group="Target",
+        ),
+    ] = False
     cost_table: Annotated[
         str | Path | None,
         Option(
@@ -147,6 +174,15 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = "auto"
+    effects: Annotated[
+        str,
+        Option(
+            f"how the effect of a scheme is measured: {', '.join(METHODS)} (docs/quality)",
+            more="full runs the rest of the model for each, block the rest of its block; auto decides by their time.",
+            group="Method",
+            metavar="NAME",
+        ),
+    ] = AUTO
     without: Annotated[
         Iterable[str],
         Option(f"switch off: {', '.join(TECHNIQUES)}; may be repeated", "texts", group="Method", metavar="TECHNIQUE"),
@@ -160,9 +196,44 @@ class Request(QualityOptions):
             metavar="NAME",
         ),
     ] = DEFAULT_SOLVER
+    couple: Annotated[
+        str,
+        Option(
+            f"one scheme for q, k and v of an attention, gate and up of an MLP: {', '.join(COUPLE)} (docs/plans)",
+            more="auto does so where the target merges such layers.",
+            group="Method",
+            metavar="WHEN",
+        ),
+    ] = AUTO
     best_effort: Annotated[
         bool, Option("write the closest plan where a budget cannot be met", "switch", group="Budgets")
     ] = False
+    cluster: Annotated[
+        Any,
+        Option(
+            "Dask scheduler whose workers share the work, as tcp://HOST:8786, or local:N for N here (docs/cluster)",
+            more="From Python also a distributed.Client.",
+            group="Cluster",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    cluster_folder: Annotated[
+        str | Path | None,
+        Option(
+            "folder that all workers see, through which models travel; without, from worker to worker",
+            "file",
+            group="Cluster",
+            metavar="FOLDER",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        Option(
+            "measure latency on the workers of --cluster that have the resource onnxmpq-NAME (docs/cluster)",
+            group="Cluster",
+            metavar="NAME",
+        ),
+    ] = None
     curve: Annotated[
         str | Path | None, Option("also write the trade-off curve to this .csv", "file", group="Files", metavar="FILE")
     ] = None
@@ -191,13 +262,21 @@ class Request(QualityOptions):
         if self.report is not None:
             require_report_format(self.report)
         require_estimator(self.estimator)
+        require_method(self.effects)
+        if self.couple not in COUPLE:
+            raise UsageError(f"--couple {self.couple}: {nearest(self.couple, COUPLE, 'the choices are')}")
         require_solver(self.solver)
-        _ = self.budgets, self.techniques, self.patterns, self.shapes
+        _ = self.memory_limit, self.budgets, self.techniques, self.patterns, self.shapes
 
     @cached_property
     def budgets(self) -> Budgets:
         """Empty where there is none."""
         return parse_budgets(**{name: getattr(self, name) for name in QUANTITIES})
+
+    @cached_property
+    def memory_limit(self) -> Limit | None:
+        """Bytes of a session, None where they are not limited."""
+        return parse_memory(self.memory)
 
     @cached_property
     def shapes(self) -> tuple[Share, ...]:

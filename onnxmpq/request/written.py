@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxmpq.errors import UsageError
 from onnxmpq.request.command_line import config_name, is_said, options_in
-from onnxmpq.request.options import GROUPS
+from onnxmpq.request.options import GROUPS, options_of
+from onnxmpq.request.request import Request
 
-_HEAD = "# Options of `onnxmpq {command}`: those in effect, and behind # what else there is, with its default."
+_HEAD = (
+    "# Options of `onnxmpq {command}`: those in effect, and behind # the others with their defaults.\n"
+    "# Words in capitals stand for values."
+)
 
 
 def config_text(context: Any) -> str:
@@ -36,20 +41,27 @@ def _lines(parameter: Any, context: Any) -> Iterator[str]:
 
 
 def _example(parameter: Any) -> str:
-    """The default, or a word for the value where there is none."""
+    """The default, or a value of the right type where there is none: without its # the line is an option to be read."""
+    declared = options_of(Request).get(parameter.name)
+    if declared is not None and declared.option.example is not None:
+        return toml(declared.option.example)
     if parameter.multiple:
         return toml([parameter.metavar])
-    return str(parameter.metavar) if parameter.default is None else toml(parameter.default)
+    return toml(parameter.metavar if parameter.default is None else parameter.default)
 
 
 def toml(value: Any) -> str:
-    """A TOML value. Raises TypeError for what an option cannot be."""
+    """A TOML value. Raises TypeError for what an option cannot be, UsageError for a path that is no Unicode."""
     match value:
         case bool():
             return str(value).lower()
         case int() | float():
             return repr(value)
         case str() | Path():
+            if any(
+                "\udc80" <= letter <= "\udcff" for letter in str(value)
+            ):  # as Python has bytes of names that are no UTF-8
+                raise UsageError(f"{str(value)!r} is no text in UTF-8, which TOML needs; rename the file")
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
         case Mapping():
             return "{" + ", ".join(f"{toml(str(k))} = {toml(v)}" for k, v in value.items()) + "}"

@@ -24,7 +24,7 @@ def rescaled(model: Model, channels: Channels, factors: FloatArray) -> Model:
     for role in channels.roles:  # a constant may have two: it reads channels and makes others
         values: NDArray[Any] = changed.get(role.constant, model.store.array(role.constant))
         factor = by_id[role.ids]
-        changed[role.constant] = values * factor if role.consumes else values / factor
+        changed[role.constant] = model.store.kept(values * factor if role.consumes else values / factor)
     return model.with_tensors(changed)
 
 

@@ -174,6 +174,10 @@ class _QuickModels:
 
     def loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         """Divergence of the quick model on the samples that its weights were not rounded for."""
+        with self.model.store.passing():
+            return self._loss(factors, as_shipped=as_shipped)
+
+    def _loss(self, factors: FloatArray, *, as_shipped: bool) -> float:
         model = rescaled(self.model, self.channels, factors)
         wanted = Menu({r.name: (self.schemes[r.name],) if r.name in self.schemes else () for r in model.regions})
         observation = observe_ranges(model, observed_tensors(model, wanted), self.data.deciding, self.context)

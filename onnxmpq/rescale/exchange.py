@@ -38,7 +38,7 @@ def reordered(model: Model, channels: Channels, order: Ids) -> Model:
             continue
         values: NDArray[Any] = changed.get(role.constant, model.store.array(role.constant))
         places = np.apply_along_axis(_places, role.axis, role.ids, moved)
-        changed[role.constant] = np.take_along_axis(values, places, role.axis)
+        changed[role.constant] = model.store.kept(np.take_along_axis(values, places, role.axis))
     return model.with_tensors(changed)
 
 

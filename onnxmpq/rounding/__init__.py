@@ -1,6 +1,7 @@
 """Weights in, quantized weights out: pure array functions, no ONNX graph in this room."""
 
 from onnxmpq.rounding.equalize import cross_layer_factors, smoothing_factors
+from onnxmpq.rounding.formats.affine_block import AffineBlock
 from onnxmpq.rounding.formats.block import PerBlock
 from onnxmpq.rounding.formats.channel import PerChannel
 from onnxmpq.rounding.formats.dual import Dual
@@ -22,6 +23,7 @@ __all__ = [
     "LARGEST_SUM",
     "METHODS",
     "SMALLEST_SUM",
+    "AffineBlock",
     "DoubleArray",
     "Dual",
     "FloatArray",

@@ -65,10 +65,14 @@ def descend(
 
 def _limits(grid: Grid, codes: FloatArray, bound: PairBound | None) -> Limits:
     """The limits of an input's codes, given all others. codes: float32 [G, K, O/G], as they are when it is asked."""
+    inputs = codes.shape[1]
+    if grid.zero_points is not None:
+        shifts = np.repeat(grid.zero_points, grid.block, axis=1)[:, :inputs].astype(np.float32)
+        zeros, high = _inputs_first(shifts, len(codes)), np.float32(grid.format.high)
+        return lambda k: (-zeros[:, k], high - zeros[:, k])
     own = np.float32(grid.format.low), np.float32(grid.format.high)
     if bound is None:
         return lambda _: own
-    inputs = codes.shape[1]
     multipliers = np.broadcast_to(multipliers_per_input(grid, inputs), (len(grid.scales), inputs))
     factors = _inputs_first(multipliers, len(codes))
 

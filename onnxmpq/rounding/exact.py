@@ -39,7 +39,7 @@ def quantize_exact(
     if w.shape[1] > EXACT_INPUTS:
         raise ValueError(f"the exact search is for rows of up to {EXACT_INPUTS} weights, not {w.shape[1]}")
     best = start = quantize_descent(w, weight_format, hessian, bound)
-    if not weight_format.linear:
+    if not weight_format.linear or weight_format.shifted:
         return best
     assert hessian is not None  # or the methods above would have refused
     for factor in STEP_FACTORS:

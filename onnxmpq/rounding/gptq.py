@@ -99,7 +99,8 @@ def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = O
     start = group.start
     scales = start.scales * (factor * stretch if start.format.one_step else stretch)
     multipliers = None if start.multipliers is None else start.multipliers.copy()
-    grid = replace(start, scales=scales, multipliers=multipliers)
+    zero_points = None if start.zero_points is None else start.zero_points.copy()
+    grid = replace(start, scales=scales, multipliers=multipliers, zero_points=zero_points)
     pairs = None
     if group.bound is not None:
         pairs = VisitedPairs(group.bound, group.order, group.transposed, group.importance, grid)
@@ -111,7 +112,8 @@ def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = O
         carried = group.factors[:begin, here].T @ errors[:begin]
         w, block = group.transposed[here], int(inputs[0]) // grid.block
         step = grid.format.open_block(grid, block, w + carried, group.importance[here], factor)
-        rounded = _round_block(w, carried, group.factors[here, here], step, grid, pairs, begin)
+        limits = grid.limits(block)
+        rounded = _round_block(w, carried, group.factors[here, here], step, grid, limits, pairs, begin)
         errors[here] = w - grid.value(rounded, step)
         codes[:, inputs] = grid.encoded(rounded.T)
         begin = here.stop
@@ -124,17 +126,18 @@ def _round_block(
     factors: FloatArray,
     step: FloatArray,
     grid: Grid,
+    limits: tuple[FloatArray, FloatArray] | tuple[np.float32, np.float32],
     pairs: VisitedPairs | None = None,
     begin: int = 0,
 ) -> FloatArray:
     """float32 [B, O]: one block, rounded, in units of its step.
 
-    w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O]; begin: how many
-    inputs were visited before.
+    w [B, O]; carried [B, O]: what the inputs before the block ask of it; factors [B, B]; step [O]; limits:
+    of the codes; begin: how many inputs were visited before.
     """
     codes = np.empty_like(w)
     errors = np.empty_like(w)
-    inverse, limits = 1 / step, (grid.format.low, grid.format.high)
+    inverse = 1 / step
     for start in range(0, len(w), PANEL):
         stop = min(start + PANEL, len(w))
         target = w[start:stop] + carried[start:stop] + factors[:start, start:stop].T @ errors[:start]

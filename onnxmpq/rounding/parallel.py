@@ -1,6 +1,6 @@
 """Layers rounded side by side, in processes: the inner loops hold the interpreter, and threads gain nothing.
 
-The processes run `rounding/worker.py`.
+The processes run `rounding/worker.py`, or are those of other machines.
 """
 
 from __future__ import annotations
@@ -12,16 +12,27 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from queue import SimpleQueue
 from types import TracebackType
 
+from onnxmpq.cache import content_hash
 from onnxmpq.isolation import launch
 from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.types import QuantizedWeight
+from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
 Rounded = tuple[str, list[QuantizedWeight]]
 
 
-def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Rounded]:
-    """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once."""
+def rounded_layers(
+    layers: Iterable[LayerToRound], workers: int, elsewhere: Elsewhere | None = None
+) -> Generator[Rounded]:
+    """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once.
+
+    elsewhere: rounds them in the place of processes of this machine. Raises ClusterError.
+    """
+    if elsewhere is not None:
+        for task, weights in elsewhere.run(map(_task, layers)):
+            yield task.arguments[0].name, weights
+        return
     workers = min(workers, MOST_WORKERS)
     started = _started(workers) if workers > 1 and launch.can_start() else []
     if not started:
@@ -36,6 +47,10 @@ def rounded_layers(layers: Iterable[LayerToRound], workers: int) -> Generator[Ro
                 yield from _finished(waiting)
         while waiting:
             yield from _finished(waiting)
+
+
+def _task(layer: LayerToRound) -> Task[list[QuantizedWeight]]:
+    return Task(content_hash("round", layer), f"rounding layer {layer.name}", LayerToRound.rounded, (layer,))
 
 
 def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rounded]:

@@ -7,8 +7,9 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 CodeArray = NDArray[np.int8]
 MultiplierArray = NDArray[np.uint8]
+ZeroPointArray = NDArray[np.uint8]
 ScaleType = Literal["float32", "float16"]
 
 MULTIPLIER_BITS = 4
@@ -48,6 +50,8 @@ class WeightFormat(ABC):
     linear: ClassVar[bool] = True
     """Values are codes times steps, so that sums of squares in them are quadratic. Float codes are not: they are
     rounded once more, and may underflow."""
+    shifted: ClassVar[bool] = False
+    """Each block has a zero point, by which the codes that it may have are shifted (`Grid.limits`)."""
     multiplied_as_int8: ClassVar[bool] = False
     """Values are int8 codes times one scale per channel, so that an integer kernel can multiply them."""
 
@@ -182,6 +186,10 @@ class WeightFormat(ABC):
 
     # ---- values --------------------------------------------------------------------------------
 
+    def zero_points(self, codes: CodeArray, block: int) -> ZeroPointArray | None:
+        """Of formats that have them, uint8 [O, B], for codes int8 [O, K]."""
+        return None
+
     def rounded(self, grid: Grid, w: FloatArray, steps: FloatArray) -> FloatArray:
         """For each of w the value, in units of its step, whose `value` is nearest; ties to even codes."""
         codes: FloatArray = np.clip(np.rint(w / steps), self.low, self.high)
@@ -235,7 +243,8 @@ class Grid:
     scales: float32, [O], or [O, B] where the format is `blocked`.
     multipliers: uint8 [O, B], from 1 on, where the format `has_multipliers`, else None.
     block: inputs per step; the last block of a row may be shorter.
-    tensor_scale: of formats that have one, else 1.
+    tensor_scale: of formats that have one, else 1. zero_points: uint8 [O, B] where the format is `shifted`, else None;
+        the codes of a block are those of its type less the zero point.
     """
 
     format: WeightFormat
@@ -243,6 +252,14 @@ class Grid:
     multipliers: MultiplierArray | None
     block: int
     tensor_scale: float = 1.0
+    zero_points: ZeroPointArray | None = None
+
+    def limits(self, block: int) -> tuple[FloatArray, FloatArray] | tuple[np.float32, np.float32]:
+        """Smallest and largest code of a block: one for all channels, or float32 [O]."""
+        if self.zero_points is None:
+            return np.float32(self.format.low), np.float32(self.format.high)
+        zeros = self.zero_points[:, block].astype(np.float32)
+        return -zeros, np.float32(self.format.high) - zeros
 
     @property
     def steps(self) -> FloatArray:
@@ -277,7 +294,8 @@ class Grid:
     def of(self, channels: NDArray[np.intp]) -> Grid:
         """The grid of some output channels."""
         multipliers = None if self.multipliers is None else self.multipliers[channels]
-        return replace(self, scales=self.scales[channels], multipliers=multipliers)
+        zero_points = None if self.zero_points is None else self.zero_points[channels]
+        return replace(self, scales=self.scales[channels], multipliers=multipliers, zero_points=zero_points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +318,8 @@ class QuantizedWeight:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.format, self.scales, self.multipliers, self.block, self.tensor_scale)
+        zero_points = self.format.zero_points(self.codes, self.block)
+        return Grid(self.format, self.scales, self.multipliers, self.block, self.tensor_scale, zero_points)
 
     def of(self, channels: NDArray[np.intp]) -> QuantizedWeight:
         """The weights of some output channels."""
@@ -343,6 +362,14 @@ class QuantizedWeight:
     def dequantize(self) -> FloatArray:
         """float32 [O, K], computed as the runtime does."""
         return self.format.dequantized(self)
+
+    def kept_by(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> QuantizedWeight:
+        """The same with each array as `keep` holds it, such as mapped from a file."""
+        codes, scales = keep(self.codes), keep(self.scales)
+        multipliers = None if self.multipliers is None else keep(self.multipliers)
+        if codes is self.codes and scales is self.scales and multipliers is self.multipliers:
+            return self
+        return replace(self, codes=codes, scales=scales, multipliers=multipliers)
 
     @property
     def size_bytes(self) -> int:

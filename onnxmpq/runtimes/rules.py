@@ -52,10 +52,12 @@ class Becomes:
 
 @dataclass(frozen=True)
 class Rules:
-    """layout: roles of regions in the layout of feature maps. chains: in the order of the graph."""
+    """layout: roles of regions in the layout of feature maps. chains: in the order of the graph. together: groups of
+    regions that have one scheme, since the runtime merges them."""
 
     layout: Layout = field(default_factory=dict)
     chains: tuple[Requires | Becomes, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
 
 
 def plain_rules(model: Model) -> Rules:

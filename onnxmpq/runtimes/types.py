@@ -54,6 +54,7 @@ class Runtime(Protocol):
 
     unfolds_weights: weights stored in fewer bits become float32 when a session is created, so that a model may be
         smaller and run on float32's kernels.
+    merges_layers: layers that read one tensor become one where they have the same scheme.
     """
 
     @property
@@ -61,6 +62,9 @@ class Runtime(Protocol):
 
     @property
     def unfolds_weights(self) -> bool: ...
+
+    @property
+    def merges_layers(self) -> bool: ...
 
     def open(self, model: Any, settings: SessionSettings) -> Any:
         """A session on a model. Raises ModelError, whose `blamed` are the nodes that its message names."""

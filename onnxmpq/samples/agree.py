@@ -23,7 +23,10 @@ from onnxmpq.trials import OWN_THREADS
 TOLERANCE = 1e-3  # of an output's largest value
 OWN_NOISE = 10.0  # times what the original changes by when its kernels and the last bits of its inputs change
 HALF_TOLERANCE = 0.03  # where the original computes in 16 bits, with some 50 roundings to 2**-11 one after the other
-WAYS = (SessionSettings(threads=OWN_THREADS), SessionSettings(threads=OWN_THREADS, optimize=False))
+WAYS = (
+    SessionSettings(threads=OWN_THREADS, mapped=True),
+    SessionSettings(threads=OWN_THREADS, optimize=False, mapped=True),
+)
 """Settings of the first runs: with the kernels, fused and not, that later steps run in this process."""
 Values = list[Any]  # per output: an array, or what sequences and maps are in Python
 Inputs = Mapping[str, Array]

@@ -45,6 +45,13 @@ class Samples:
         """Samples that are timed. Raises UsageError for shapes that do not fit."""
         return timed_samples(self.calibration, self.shapes)
 
+    def in_words(self) -> str:
+        """Number of samples by use, and their source."""
+        count, deciding = len(self.calibration), len(self.deciding)
+        used = f"{count} to calibrate with" + (f", {deciding} of which decide between plans" if deciding else "")
+        others = f"{len(self.validation)} others held out" if self.held_out else "none held out"
+        return f"samples: {used}; {others}; from {self.calibration.source}"
+
     @property
     def limit_s(self) -> float:
         """A model that takes longer for all calibration samples hangs."""
@@ -100,10 +107,15 @@ def gather_samples(
     every = round(1 / HELD_OUT_SHARE)
     if count < every:
         context.progress.warn(f"only {count} calibration sample(s): quality is validated on the same samples")
-        return Samples(feeds, feeds, False, first_s)
+        return _said(Samples(feeds, feeds, False, first_s), context)
     back = [i for i in range(count) if i % every == every - 1]
     rest = [i for i in range(count) if i % every != every - 1]
-    return Samples(feeds.take(rest), feeds.take(back), True, first_s)
+    return _said(Samples(feeds.take(rest), feeds.take(back), True, first_s), context)
+
+
+def _said(samples: Samples, context: Context) -> Samples:
+    context.progress.say(samples.in_words())
+    return samples
 
 
 def _fitting_recipe(model: Model, specs: Sequence[InputSpec], context: Context) -> tuple[str, str] | None:

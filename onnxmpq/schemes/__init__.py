@@ -2,9 +2,11 @@
 
 from onnxmpq.schemes.elements import DTYPES, ELEMENTS, ActivationType, HalfType, rounded
 from onnxmpq.schemes.scheme import (
+    BLOCK_SIZES,
     FP32,
     INT8_WEIGHTS,
     MARK,
+    ROUNDS_TO_INT8,
     SCHEMES,
     Format,
     Scheme,
@@ -14,11 +16,13 @@ from onnxmpq.schemes.scheme import (
 )
 
 __all__ = [
+    "BLOCK_SIZES",
     "DTYPES",
     "ELEMENTS",
     "FP32",
     "INT8_WEIGHTS",
     "MARK",
+    "ROUNDS_TO_INT8",
     "SCHEMES",
     "ActivationType",
     "Format",

@@ -7,14 +7,14 @@ How a scheme is spelled in ONNX is the business of a dialect (`onnxmpq.dialects`
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 from onnxmpq.model import OPERATORS
-from onnxmpq.rounding import Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
+from onnxmpq.rounding import AffineBlock, Dual, Fp8, Fp8Dual, PerBlock, PerChannel, WeightFormat
 from onnxmpq.schemes.elements import ActivationType, HalfType
 
 
@@ -55,6 +55,11 @@ class Scheme:
     activation_bits: used of an int8 activation; fewer than 8 are simulated, the file stores int8.
     unsigned_weights: the file stores 8-bit codes as uint8 with zero point 128 instead of int8 with 0.
     dynamic: its kernel quantizes what it reads itself, on a scale that it finds in each run.
+    accuracy_level: of a kernel that reads weights in blocks as they are stored (MatMulNBits). 0: it multiplies them
+        with the floats that it reads. 4: it rounds these to int8 first, on a scale for each row and block, where the
+        CPU has a kernel for it (docs/blocks.md). None for all other kernels.
+    variant_of: the row of the table that a scheme made from its name varies: it can be asked for wherever a target
+        offers that one. Empty for rows of the table.
     half: the 16-bit type that it reads, computes and writes in, or only writes where it reads quantized; None for
         float32.
     """
@@ -69,6 +74,8 @@ class Scheme:
     half: HalfType | None = None
     unsigned_weights: bool = False
     dynamic: bool = False
+    accuracy_level: int | None = None
+    variant_of: str = ""
 
     @property
     def is_fp32(self) -> bool:
@@ -82,6 +89,12 @@ class Scheme:
         return self.weight is not None and computes_in_float32 and self.kernel != FP32 and not self.dynamic
 
     @property
+    def rounds_inside(self) -> bool:
+        """True if its kernel rounds the activations that it reads: its effect is that of the kernel, not of its weights
+        alone."""
+        return self.dynamic or self.accuracy_level == ROUNDS_TO_INT8
+
+    @property
     def simulated(self) -> bool:
         """True where the file stores weights or activations in more bits than the scheme asks for."""
         wider = self.weight is not None and self.weight.storage_bits > self.weight.bits
@@ -92,6 +105,10 @@ FP32 = "fp32"
 MARK = "onnxmpq"
 """Key of the metadata by which a written graph names the scheme at each node of a region."""
 INT8_WEIGHTS = PerChannel(8)
+MULTIPLIES_FLOATS, ROUNDS_TO_INT8 = 0, 4
+"""Accuracy levels of MatMulNBits. On CPUs 1 to 3 are computed as 0 for float32 (docs/blocks.md)."""
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+"""For which onnxruntime has kernels (MlasIsQNBitGemmAvailable)."""
 
 
 def _stored(bits: int) -> tuple[Scheme, Scheme]:
@@ -101,6 +118,19 @@ def _stored(bits: int) -> tuple[Scheme, Scheme]:
     return (
         Scheme(f"w{bits}", f"{what} float32 when the session is created", weight),
         Scheme(f"w{bits}a8", summary, weight, Format.INT8, Format.INT8, "int8"),
+    )
+
+
+def _blocked(bits: int, block: int, level: int = ROUNDS_TO_INT8, *, zero_points: bool = False) -> Scheme:
+    """Weights in blocks that a kernel reads as they are stored."""
+    name = f"w{bits}b{block}{'z' if zero_points else ''}" + ("" if level == ROUNDS_TO_INT8 else f"-level{level}")
+    activations = "rounded to int8 per block in the kernel" if level == ROUNDS_TO_INT8 else "in float32"
+    return Scheme(
+        name,
+        f"int{bits} weights in {block}-blocks{' with zero points' if zero_points else ''} x activations {activations}",
+        AffineBlock(block) if zero_points else PerBlock(bits, block),
+        kernel=name,
+        accuracy_level=level,
     )
 
 
@@ -132,24 +162,10 @@ _LAYER_SCHEMES = (
         kernel="int8-dynamic",
         dynamic=True,
     ),
-    Scheme(
-        "w4b32",
-        "int4 weights in 32-blocks, weight-only",
-        PerBlock(4, 32),
-        kernel="w4b32",
-    ),
-    Scheme(
-        "w4b128",
-        "int4 weights in 128-blocks, weight-only",
-        PerBlock(4, 128),
-        kernel="w4b128",
-    ),
-    Scheme(
-        "w8b128",
-        "int8 weights in 128-blocks, weight-only",
-        PerBlock(8, 128),
-        kernel="w8b128",
-    ),
+    _blocked(4, 32),
+    _blocked(4, 128),
+    _blocked(8, 128),
+    _blocked(4, 32, MULTIPLIES_FLOATS),
     Scheme("fp16", "float16", kernel="fp16", half="float16"),
     Scheme("bf16", "bfloat16", kernel="bf16", half="bfloat16"),
     Scheme(
@@ -188,11 +204,16 @@ _LAYER_SCHEMES = (
 SCHEMES: dict[str, Scheme] = {s.name: s for s in _LAYER_SCHEMES}
 
 
-def scheme_named(name: str) -> Scheme:
-    """A row of `SCHEMES`, or one made from its name: w5a6 = 5-bit weights per channel, 6-bit activations (2 to 8).
+_BLOCKED = re.compile(r"w([48])b(\d+)(z?)(-level0)?")
 
-    Made schemes are for planning on modelled hardware. They are simulated by fake quantization, and exported in the
-    next larger type that onnxruntime stores. Raises UsageError with the nearest names.
+
+def scheme_named(name: str) -> Scheme:
+    """A row of `SCHEMES`, or one made from its name.
+
+    w5a6: 5-bit weights per channel, 6-bit activations (2 to 8), for planning on modelled hardware; simulated by fake
+    quantization, and exported in the next larger type that onnxruntime stores. w4b64, w8b16-level0, w4b32z: another
+    block size (`BLOCK_SIZES`) or accuracy level of w4b32 and w8b128, or 4 bits with zero points. Raises UsageError with
+    the nearest names.
     """
     if name in SCHEMES:
         return SCHEMES[name]
@@ -202,9 +223,14 @@ def scheme_named(name: str) -> Scheme:
         int8 = SCHEMES["int8"]
         weight = PerChannel(weight_bits)
         return Scheme(name, summary, weight, int8.reads, int8.writes, int8.kernel, activation_bits=activation_bits)
-    near = difflib.get_close_matches(name, SCHEMES, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the schemes are {', '.join(SCHEMES)}"
-    raise UsageError(f"no scheme is called '{name}'; {hint} (w2a2 to w8a8 name bit-widths of weights and activations)")
+    made = _BLOCKED.fullmatch(name)
+    if made and int(made[2]) in BLOCK_SIZES and not (made[3] and made[1] == "8"):
+        level = MULTIPLIES_FLOATS if made[4] else ROUNDS_TO_INT8
+        row = SCHEMES["w4b32" if made[1] == "4" else "w8b128"]
+        return replace(_blocked(int(made[1]), int(made[2]), level, zero_points=bool(made[3])), variant_of=row.name)
+    hint = nearest(name, SCHEMES, "the schemes are")
+    made_up = "w2a2 to w8a8 name bit-widths of weights and activations, w4b16 to w8b256 bits and blocks"
+    raise UsageError(f"no scheme is called '{name}'; {hint} ({made_up})")
 
 
 def hands_on_float(op_type: str) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from onnxmpq import reproducer
 from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, OutputError, UsageError
+from onnxmpq.files import nearest_names
 from onnxmpq.screen.answers import answer_error
+from onnxmpq.screen.readers import ReaderGone, until_unread
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 INTERRUPTED = "interrupted; nothing was written"
@@ -27,14 +29,14 @@ class _Failure:
     hint: str = ""
 
 
-def ended(command: Callable[[], object], arguments: Sequence[str]) -> None:
+def ended(command: Callable[[], object], arguments: Sequence[str], *, json: bool) -> None:
     """Run a command line and end the process as it ends.
 
-    A traceback is shown with --debug only, JSON is printed with --json only. command: raises what it fails with, and
-    returns an exit code or None.
+    A traceback is shown with --debug only. json: errors are JSON documents on stdout as well. command: raises what it
+    fails with, and returns an exit code or None.
     """
-    debug, json = "--debug" in arguments, "--json" in arguments
-    with reproducer.watched(arguments) as context, _shown(context, debug=debug, json=json):
+    debug = "--debug" in arguments
+    with until_unread(), reproducer.watched(arguments) as context, _shown(context, debug=debug, json=json):
         code = command()
         sys.stdout.flush()  # a full disk is noticed here, not when the interpreter ends
     if code == INTERRUPTED_EXIT_CODE:  # typer turns Ctrl-C into this, without a word
@@ -62,7 +64,7 @@ def _shown(context: reproducer.Context, *, debug: bool, json: bool) -> Iterator[
 
 def _show(failure: _Failure, *, json: bool) -> None:
     if json:
-        with suppress(OSError):  # where stdout is what failed
+        with suppress(OSError, ReaderGone):  # where stdout is what failed
             answer_error(failure.code, failure.kind, failure.message, failure.hint)
     print(failure.line, file=sys.stderr)
 
@@ -93,8 +95,11 @@ def _usage(error: Exception) -> _Failure | str:
     context = getattr(error, "ctx", None)
     hint = f"see `{context.command_path} --help`" if context is not None else "see `onnxmpq --help`"
     message = message[:1].lower() + message[1:].rstrip(".")
-    if near := getattr(error, "possibilities", None):
-        message = f"no such option: {getattr(error, 'option_name', '')}; did you mean {' or '.join(near)}?"
+    if possible := getattr(error, "possibilities", None):
+        given = getattr(error, "option_name", "")
+        message = (
+            f"no such option: {given}; did you mean {' or '.join(nearest_names(given, possible) or possible[:1])}?"
+        )
     return _Failure(UsageError.exit_code, f"onnxmpq: error: {message}; {hint}", "UsageError", message, hint)
 
 

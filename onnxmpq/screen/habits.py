@@ -9,6 +9,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 
 VERSION, VERBOSE = "--version", ("-v", "--verbose")
 
@@ -28,7 +29,7 @@ def as_meant(arguments: Sequence[str]) -> list[str]:
 
 
 class Commands(TyperGroup):
-    """The commands of the program. Raises UsageError for a model in the place of one."""
+    """The commands of the program. Raises UsageError for a model in the place of one, or an unknown name."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         first = args[0]
@@ -36,4 +37,6 @@ class Commands(TyperGroup):
             rest = " ".join(args[1:])
             said = f"onnxmpq convert {first} {rest}".strip() if rest else f"onnxmpq convert {first} --latency 60%"
             raise UsageError(f"{first}: is a file and no command; write `{said}`")
+        if first not in self.commands and not first.startswith("-"):
+            raise UsageError(f"no such command: {first}; {nearest(first, self.commands, 'the commands are')}")
         return super().resolve_command(ctx, args)

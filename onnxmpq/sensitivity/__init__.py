@@ -4,21 +4,17 @@ from onnxmpq.sensitivity.divergence import Code, Divergence, by_channels, channe
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
 from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
-from onnxmpq.sensitivity.menu_effects import (
-    PASSES_PER_TRY,
-    REFERENCE_THREADS,
-    affordable,
-    effects_of_menu,
-    forward_seconds,
-)
+from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, effects_of_menu, forward_seconds
+from onnxmpq.sensitivity.method import AUTO, CHOICES, extent, require_method
 from onnxmpq.sensitivity.output_kinds import KINDS, OUTPUT_KINDS, OutputKind, class_scores, guess_kind, kl_divergence
 from onnxmpq.sensitivity.reliability import FEWEST_SAMPLES, level_and_trust
 
 __all__ = [
+    "AUTO",
+    "CHOICES",
     "FEWEST_SAMPLES",
     "KINDS",
     "OUTPUT_KINDS",
-    "PASSES_PER_TRY",
     "REFERENCE_THREADS",
     "Code",
     "Divergence",
@@ -27,11 +23,11 @@ __all__ = [
     "Frame",
     "OutputKind",
     "Perturbations",
-    "affordable",
     "by_channels",
     "channel_axis",
     "class_scores",
     "effects_of_menu",
+    "extent",
     "fit_frame",
     "floored",
     "forward_seconds",
@@ -40,4 +36,5 @@ __all__ = [
     "level_and_trust",
     "make_divergence",
     "measure_effects",
+    "require_method",
 ]

@@ -216,6 +216,15 @@ class Divergence:
         return sum(v.width for v in self.views)
 
 
+@dataclass(frozen=True, eq=False)
+class SquaredChange(Divergence):
+    """Divergence of changes that are scaled so that it is the sum of their squares."""
+
+    def per_sample(self, reference: Code, change: Code) -> NDArray[np.float64]:
+        """float64 [samples], whatever the reference."""
+        return np.asarray(self.scale * np.square(change.astype(np.float64)).sum(axis=1))
+
+
 def make_view(
     name: str,
     kind: OutputKind,

@@ -10,10 +10,10 @@ Only the part of the graph behind the perturbed tensor is run (`sensitivity/meas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,39 @@ from onnxmpq.model import Model, Spelling, float_sources, random_tensors
 from onnxmpq.ranges import QuantParams
 from onnxmpq.rounding import FloatArray
 from onnxmpq.schemes import Scheme
-from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, hidden, make_view
+from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, SquaredChange, hidden, make_view
+from onnxmpq.sensitivity.gains import Gain
 from onnxmpq.sensitivity.output_kinds import OutputKind, guess_kind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 from onnxmpq.statistics import numbers
 
 LAST_BITS = 1e-5  # of the largest output: some roundings of float32
-_SMALLEST_SKETCH = 512
+_SMALLEST_SKETCH, _MOST_OUTPUTS = 512, 8
 WeightKey = tuple[str, str]  # region, weight format
 InputKey = tuple[str, int]  # region, bits in which it reads
 HalfKey = tuple[str, str]  # region, scheme
 KernelKey = tuple[str, str]  # region, scheme
+
+
+class Try(NamedTuple):
+    """A perturbation: what is changed, and its key among those."""
+
+    kind: Literal["weight", "activation", "input", "kernel"]
+    key: Any
+
+
+@dataclass(frozen=True, eq=False)
+class ByBlocks:
+    """Knowledge about effects that were measured block by block (`block_effects.py`).
+
+    pooled: divergence of outputs. idle: see `Effects.idle`. gains: of each block, by the tensor at its exit.
+    width: of the codes.
+    """
+
+    pooled: PooledDivergence
+    idle: frozenset[str]
+    gains: Mapping[str, Gain]
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +68,8 @@ class Effects:
     the change. params: the activation parameters that each effect belongs to (of several candidates the one of least
     effect). kernels: of regions whose kernel quantizes what it reads, weights included. halves: divergence caused by a
     region's scheme for its 16 bits; so small that nothing is superposed. pooling: whether they are judged with
-    curvature pooled over samples.
+    curvature pooled over samples. by_blocks: None where changes are those of the outputs; else they are scaled so that
+    divergence is the sum of their squares, and `reference` is 0.
     """
 
     divergence: Divergence
@@ -58,6 +81,7 @@ class Effects:
     kernels: dict[KernelKey, Code] = field(default_factory=dict)
     halves: dict[HalfKey, float] = field(default_factory=dict)
     pooling: bool = True
+    by_blocks: ByBlocks | None = None
 
     def update(self, part: Effects) -> None:
         """Take over all effects of a part."""
@@ -66,6 +90,16 @@ class Effects:
         self.params.update(part.params)
         self.inputs.update(part.inputs)
         self.kernels.update(part.kernels)
+
+    @property
+    def by_try(self) -> dict[Try, Code]:
+        """All changes."""
+        return {
+            **{Try("weight", k): change for k, change in self.weights.items()},
+            **{Try("activation", t): change for t, change in self.activations.items()},
+            **{Try("input", k): change for k, change in self.inputs.items()},
+            **{Try("kernel", k): change for k, change in self.kernels.items()},
+        }
 
     def own(self, region: str, scheme: Scheme) -> list[Code]:
         """The changes that come with one region's scheme: of its kernel, or of its weights, and of reading its input in
@@ -81,15 +115,22 @@ class Effects:
         return self.halves.get((region, scheme.name), 0.0)
 
     @cached_property
+    def measure(self) -> Divergence:
+        """The divergence of single effects and of their sums, by their changes."""
+        return self.pooled if self.by_blocks is None else SquaredChange((), scale=self.divergence.scale)
+
+    @cached_property
     def pooled(self) -> PooledDivergence:
-        """The measure of single effects and whole plans."""
+        """Divergence of outputs, single effects and whole plans."""
+        if self.by_blocks is not None:
+            return replace(self.by_blocks.pooled, scale=self.divergence.scale)
         changes = [*self.weights.values(), *self.activations.values(), *self.inputs.values(), *self.kernels.values()]
         return PooledDivergence.fitted(self.divergence, self.reference, changes if self.pooling else [])
 
     def alone(self, change: Code) -> NDArray[np.float64]:
         """Divergence of one of the changes, float64 [samples]; computed once."""
         if id(change) not in self._alone:
-            self._alone[id(change)] = self.pooled.per_sample(self.reference, change)
+            self._alone[id(change)] = self.measure.per_sample(self.reference, change)
         return self._alone[id(change)]
 
     @cached_property
@@ -104,9 +145,11 @@ class Effects:
         but they do so in the same way for every format. So do formats that hold the same values; their changes are no
         matter of last bits.
         """
+        if self.by_blocks is not None:
+            return self.by_blocks.idle
         last_bits = LAST_BITS * float(np.abs(self.reference).max(initial=0.0))
         changes: dict[str, list[Code]] = {}
-        for (region, _), change in self.weights.items():
+        for (region, _), change in (*self.weights.items(), *self.kernels.items()):
             changes.setdefault(region, []).append(change)
         return frozenset(
             region
@@ -160,14 +203,49 @@ class Perturbations:
         alone = len(self.weights) + len(self.inputs) + len(self.kernels)
         return alone + sum(len(c) for c in self.activations.values())
 
+    @property
+    def by_try(self) -> dict[Try, object]:
+        """Values that are tried, all candidates of an activation tensor together."""
+        return {
+            **{Try("weight", k): w for k, w in self.weights.items()},
+            **{Try("activation", t): row for t, row in self.activations.items()},
+            **{Try("input", k): params for k, params in self.inputs.items()},
+            **{Try("kernel", k): spelling for k, spelling in self.kernels.items()},
+        }
 
-def sketch_width(samples: int, entries: int) -> int:
+    def among(self, wanted: Container[Try]) -> Perturbations:
+        """Those of them that are wanted."""
+        return Perturbations(
+            {k: w for k, w in self.weights.items() if Try("weight", k) in wanted},
+            {t: row for t, row in self.activations.items() if Try("activation", t) in wanted},
+            {k: params for k, params in self.inputs.items() if Try("input", k) in wanted},
+            {k: spelling for k, spelling in self.kernels.items() if Try("kernel", k) in wanted},
+        )
+
+    @cached_property
+    def layers(self) -> frozenset[str]:
+        """Regions of which something is tried: weights, inputs or kernels."""
+        return frozenset(name for name, _ in (*self.weights, *self.inputs, *self.kernels))
+
+    def only(self, layers: Collection[str], tensors: Collection[str]) -> Perturbations:
+        """Those of these layers and activation tensors."""
+        return Perturbations(
+            {k: v for k, v in self.weights.items() if k[0] in layers},
+            {t: row for t, row in self.activations.items() if t in tensors},
+            {k: v for k, v in self.inputs.items() if k[0] in layers},
+            {k: v for k, v in self.kernels.items() if k[0] in layers},
+        )
+
+
+def sketch_width(samples: int, entries: int, outputs: int = 1) -> int:
     """Most numbers kept of one output for one sample, with `entries` effects in memory.
 
-    A power of two: menus of about the same length then give codes that can be compared, and cached.
+    A power of two: menus of about the same length then give codes that can be compared, and cached. Many outputs, such
+    as those of a decoder's cache, share what `_MOST_OUTPUTS` would have.
     """
     most = max(MEMORY.effects // (4 * samples * max(entries, 1)), _SMALLEST_SKETCH)
-    return 1 << (most.bit_length() - 1)
+    share = max(most * _MOST_OUTPUTS // max(outputs, _MOST_OUTPUTS), 1)
+    return 1 << (share.bit_length() - 1)
 
 
 def make_divergence(
@@ -183,7 +261,7 @@ def make_divergence(
     inner = float_sources(model.structure)
     names = [*model.output_names, *inner]
     singles = list(run_samples(model.store, feeds, names if inner else None, threads=threads))
-    limit, drawn = sketch_width(len(feeds), entries), random_tensors(model.structure.graph)
+    limit, drawn = sketch_width(len(feeds), entries, len(names)), random_tensors(model.structure.graph)
     one_shape = len({feeds.shapes(i) for i in range(len(feeds))}) == 1 and bool(feeds.ragged)  # others will come
     outputs = {name: [numbers(s[position]) for s in singles] for position, name in enumerate(names)}
 

@@ -40,7 +40,9 @@ def half_perturbations(model: Model, menu: Menu, half: HalfType) -> Perturbation
             tensors |= {t: (QuantParams(1.0, 0, type=half),) for t in _rounded(region, scheme, given)}
             if region.layer is not None and scheme.weight is None:
                 places = region.layer.weights
-                weights[region.name, half] = tuple(HalfWeight(model.matrix(place), half) for place in places)
+                weights[region.name, half] = tuple(
+                    HalfWeight(model.store.kept(model.matrix(place)), half) for place in places
+                )
     return Perturbations(weights, tensors)
 
 

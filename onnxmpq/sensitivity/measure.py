@@ -12,11 +12,12 @@ every menu, and whether others were found in the cache; what is fused and summed
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from onnxmpq.model import Model, Region
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame
 from onnxmpq.sensitivity.output_kinds import OutputKind
-from onnxmpq.sensitivity.trial import Trial
+from onnxmpq.sensitivity.trial import Catch, Trial
 
 GROUP = 16  # targets that share one session for the rest of the graph
 BATCHES = 2  # held at once; after every second one, ranges that are clearly worse than others drop out
@@ -57,12 +58,43 @@ def measure_effects(
     before, for effects that are to be added to others'. keep: gets the effects in parts, as soon as each is complete.
     """
     frame = frame or fit_frame(model, feeds, tries.count, threads=threads, kinds=kinds or {})
-    return _Worker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
+    return EffectsWorker(model, feeds, tries, frame, threads, batch, memory, tick).run(keep)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where changes made by the nodes from place `start` up to `stop` are compared.
+
+    frame: of the tensors there, `tensors`. caught: is told of these tensors under each perturbation.
+    """
+
+    frame: Frame
+    start: int
+    stop: int
+    tensors: tuple[str, ...]
+    caught: Catch | None = None
+
+    def nothing(self) -> Effects:
+        """No effects yet."""
+        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
+
+
+def perturbable(model: Model) -> dict[str, Region | None]:
+    """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
+    found: dict[str, Region | None] = {i.name: None for i in model.structure.graph.input}
+    moved = model.roots
+    for region in model.regions:
+        for tensor in region.outputs:
+            own = region.layer is not None and tensor == region.outputs[0]
+            if own or tensor not in moved:
+                found[tensor] = region if own else None
+    return found
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring targets. middles: per target the nodes from it to the checkpoint; suffix: those behind it.
+    """Neighbouring targets with one goal. middles: per target the nodes from it to the checkpoint; suffix: those behind
+    it, up to the goal.
 
     needed: tensors whose fp32 values all of that reads.
     """
@@ -74,7 +106,13 @@ class _Group:
     needed: list[str]
 
 
-class _Worker:
+class EffectsWorker:
+    """Walks through the groups of one model, on the same samples; `tries` may change between two groups.
+
+    goals: where changes are compared, in the order of the graph and without gaps; may be set before `groups` is asked
+    for. frame: of the outputs, where they are compared without. inner: tensors of other goals.
+    """
+
     def __init__(
         self,
         model: Model,
@@ -85,6 +123,7 @@ class _Worker:
         batch: int | None,
         memory: MemoryBudget,
         tick: Tick,
+        inner: Sequence[str] = (),
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
@@ -93,7 +132,9 @@ class _Worker:
             SessionSettings(lean=True),
             Cutter(model.store, frame.divergence.tensors),
         )
-        self.targets = self._targets()
+        self.inner = inner
+        self.goals = [Goal(frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))]
+        self.targets = perturbable(model)
         self.bytes = self._bytes(feeds.batch([feeds.largest]))
         growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
         batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
@@ -101,41 +142,53 @@ class _Worker:
         self.rows = feeds.stretches(step)
 
     def run(self, keep: Keep) -> Effects:
-        effects, groups = self._none(), self._groups()
-        prefix = ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
-        used = [number for number, group in enumerate(groups) if any(map(self._tried, group))]
+        effects, prefix, used = self.none(), self.prefix(), self.used()
         for number in range(max(used, default=-1) + 1):
-            group, later = self._cut(groups[number]), [t for g in groups[number + 1 :] for t in g]
             if number not in used:  # walked all the same, or the next one would begin at another place
-                prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+                self.skip(number, prefix)
                 continue
-            part = self._measured(group, later, prefix)
+            part = self.measured(number, prefix)
             effects.update(part)
             keep(part)
         return effects
 
-    def _none(self) -> Effects:
-        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
-
-    def _targets(self) -> dict[str, Region | None]:
-        """Tensors that may be perturbed in graph order, each with the layer whose weights and inputs show up there."""
-        found: dict[str, Region | None] = {i.name: None for i in self.model.structure.graph.input}
-        moved = self.model.roots
-        for region in self.model.regions:
-            for tensor in region.outputs:
-                own = region.layer is not None and tensor == region.outputs[0]
-                if own or tensor not in moved:
-                    found[tensor] = region if own else None
-        return found
-
     @cached_property
-    def _tried_layers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in (*self.tries.weights, *self.tries.inputs, *self.tries.kernels))
+    def groups(self) -> list[list[str]]:
+        """Neighbouring targets with one goal, in graph order."""
+        return [group for _, group in self._groups]
+
+    def used(self) -> dict[int, list[str]]:
+        """Targets where something is tried, by the number of their group."""
+        found = {number: [t for t in group if self._tried(t)] for number, group in enumerate(self.groups)}
+        return {number: group for number, group in found.items() if group}
+
+    def prefix(self) -> ForwardPass:
+        """A walk that begins at the first group."""
+        return ForwardPass(self.cutter, self.feeds, self.settings, rows=self.rows, memory=self.memory)
+
+    def skip(self, number: int, prefix: ForwardPass) -> None:
+        """Take a walk from the group before this one to the one behind it."""
+        group, later = self._cut(number), self._behind(number)
+        prefix.skip(group.checkpoint, group.needed, self._later(group, later))
+
+    def measured(self, number: int, prefix: ForwardPass) -> Effects:
+        """Effects of all that is tried in this group. prefix: a walk that has come to the group before it."""
+        return self._measured(self.goal_of(number), self._cut(number), self._behind(number), prefix)
+
+    def goal_of(self, number: int) -> Goal:
+        """The goal of a group."""
+        return self._groups[number][0]
+
+    def _behind(self, number: int) -> list[str]:
+        return [t for g in self.groups[number + 1 :] for t in g]
+
+    def none(self) -> Effects:
+        return Effects(self.frame.divergence, self.frame.reference, {}, {}, {})
 
     def _layer(self, tensor: str) -> Region | None:
         """The layer whose weights or inputs are tried at this tensor."""
         region = self.targets[tensor]
-        return region if region is not None and region.name in self._tried_layers else None
+        return region if region is not None and region.name in self.tries.layers else None
 
     def _tried(self, tensor: str) -> bool:
         return tensor in self.tries.activations or self._layer(tensor) is not None
@@ -156,32 +209,41 @@ class _Worker:
         of a recurrent layer do not: their second axis is that of the batch."""
         if not feeds.batchable or len(feeds) < 2:
             return False
-        names = [v.name for v in self.frame.divergence.views if v.width and self.cutter.position(v.name) >= 0]
+        compared = (*(v.name for v in self.frame.divergence.views if v.width), *self.inner)
+        names = [name for name in compared if self.cutter.position(name) >= 0]
         one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
         return all(
             value.ndim > 0 and two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items()
         )
 
-    def _groups(self) -> list[list[str]]:
-        """Neighbouring targets, at most GROUP, and fewer where they or the weights between them are large."""
+    @cached_property
+    def _groups(self) -> list[tuple[Goal, list[str]]]:
+        """Of each goal, neighbouring targets: at most GROUP, and fewer where they or the weights between them are
+        large."""
         place, weights = self.cutter.position, np.cumsum([0, *self.cutter.weight_bytes()])
         at_once = BATCHES * max(r.stop - r.start for r in self.rows)
-        groups: list[list[str]] = [[]]
-        for tensor in sorted(self.targets, key=place):
-            group = groups[-1]
-            between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
-            values = at_once * sum(self.bytes[t] for t in (*group, tensor))
-            too_large = len(group) * between > self.memory.weights or values > self.memory.targets
-            if group and (len(group) == GROUP or too_large):
-                groups.append([])
-            groups[-1].append(tensor)
-        return [g for g in groups if g]
+        found: list[tuple[Goal, list[str]]] = []
+        ordered, stops = sorted(self.targets, key=place), [g.stop for g in self.goals]
+        for goal, targets in groupby(ordered, key=lambda t: self.goals[bisect_right(stops, place(t))]):
+            groups: list[list[str]] = [[]]
+            for tensor in targets:
+                group = groups[-1]
+                between = weights[place(tensor) + 1] - weights[place(group[0]) + 1] if group else 0
+                values = at_once * sum(self.bytes[t] for t in (*group, tensor))
+                too_large = len(group) * between > self.memory.weights or values > self.memory.targets
+                if group and (len(group) == GROUP or too_large):
+                    groups.append([])
+                groups[-1].append(tensor)
+            found += [(goal, g) for g in groups]
+        return found
 
-    def _cut(self, targets: Sequence[str]) -> _Group:
+    def _cut(self, number: int) -> _Group:
+        goal, targets = self._groups[number]
+        cutter = self.cutter.within(goal.start, goal.stop, goal.tensors)
         checkpoint = max(self.cutter.position(t) for t in targets) + 1
         changed = {t: self._changed(t) for t in targets}
-        suffix = self.cutter.behind([t for row in changed.values() for t in row], checkpoint)
-        middles = {t: self.cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
+        suffix = cutter.behind([t for row in changed.values() for t in row], checkpoint)
+        middles = {t: cutter.between(changed[t], checkpoint, suffix.inputs) for t in targets}
         read = (*suffix.inputs, *(t for part in middles.values() for t in part.inputs))
         return _Group(
             tuple(targets),
@@ -197,13 +259,14 @@ class _Worker:
         begun = {t for target in rest for t in self._reads(target) if self.cutter.position(t) < group.checkpoint}
         return [*self.cutter.live(group.checkpoint), *sorted(begun)]
 
-    def _measured(self, group: _Group, rest: Sequence[str], prefix: ForwardPass) -> Effects:
+    def _measured(self, goal: Goal, group: _Group, rest: Sequence[str], prefix: ForwardPass) -> Effects:
         """All samples through a group's targets, whose sessions end here. rest: the targets after them."""
         suffix = OpenPart(group.suffix, SessionSettings())  # one, and run most
         trials = []
         for tensor in filter(self._tried, group.targets):
             route = OpenPart(group.middles[tensor], self.settings), suffix
-            trials.append(Trial(tensor, self._layer(tensor), self.tries, route, self.frame, self.cutter, self.settings))
+            layer = self._layer(tensor)
+            trials.append(Trial(tensor, layer, self.tries, route, goal.frame, self.cutter, self.settings, goal.caught))
         tries, done = sum(t.count for t in trials), 0
         batches = zip(self.rows, prefix.values(group.checkpoint, group.needed, self._later(group, rest)), strict=True)
         with ThreadPoolExecutor(self.threads) as pool:
@@ -215,7 +278,7 @@ class _Worker:
                     trial.look(seen)
                 before, done = done, tries * seen // self.rows[-1].stop
                 self.tick(done - before)
-        part = self._none()
+        part = goal.nothing()
         for trial in trials:
             trial.add_to(part)
         return part

@@ -9,7 +9,7 @@ from dataclasses import replace
 from onnxmpq.context import Context
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
-from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs, weight_formats
+from onnxmpq.menu import Menu, activation_tensors, activation_type, narrow_inputs
 from onnxmpq.model import Model, multiply_accumulates, work_in_bodies
 from onnxmpq.progress import SENSITIVITY
 from onnxmpq.ranges import Observation, params_key, range_candidates
@@ -17,13 +17,11 @@ from onnxmpq.schemes import DTYPES
 from onnxmpq.sensitivity.effect_samples import effect_samples, evenly_spread
 from onnxmpq.sensitivity.effects import Effects, Perturbations
 from onnxmpq.sensitivity.float16 import half_effects, half_perturbations
+from onnxmpq.sensitivity.method import AUTO, FEWEST_EFFECT_SAMPLES, extent
 from onnxmpq.sensitivity.output_kinds import OutputKind
-from onnxmpq.sensitivity.reuse import reused_effects
+from onnxmpq.sensitivity.reuse import reused_effects, reused_effects_by_blocks
 from onnxmpq.workbench import Workbench
 
-EFFECT_SECONDS = 40.0  # what one-at-a-time effects may take on the reference machine, before samples are saved
-PASSES_PER_TRY = 0.6  # forward passes that a perturbation costs (benchmarks/effects_cost.py)
-FEWEST_EFFECT_SAMPLES = 8
 REFERENCE_THREADS = 2
 MAC_S, ELEMENT_S, NODE_S = 7.4e-12, 1.05e-10, 2.8e-7
 """Seconds per multiply-accumulate, per element read or written, and per node, on one thread of the reference machine.
@@ -42,36 +40,44 @@ def effects_of_menu(
     feeds: Feeds,
     kinds: Mapping[str, OutputKind] | None,
     context: Context,
+    method: str = AUTO,
 ) -> Effects:
-    """One-at-a-time effects of everything still on the menu, on as many samples as `EFFECT_SECONDS` allow."""
-    formats = weight_formats(model, menu)
+    """One-at-a-time effects of everything still on the menu, on as many samples as time allows. method: `CHOICES`."""
     kind = activation_type(menu)
     activations = {t: range_candidates(observation, t, kind) for t in activation_tensors(model, menu)}
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     layers = {r.name: r.params.weights for r in model.layers}
+    kernels = {
+        (r.name, s.name): bench.dialect.spelled(r, s, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
+        for r in model.layers
+        for s in menu[r.name]
+        if s.rounds_inside and s.weight is not None and not r.operator.looks_up
+    }
+    alone = {
+        (r.name, s.weight.name)
+        for r in model.layers
+        for s in menu[r.name]
+        if s.weight is not None and (r.name, s.name) not in kernels
+    }
     weights = {
         key: tuple(bench.weights[place.key, key[1]] for place in layers[key[0]])
         for key in bench.weights
-        if key in formats and key[0] in layers  # not those of a layer's further weights, which change with the first
-    }
-    kernels = {
-        (r.name, s.name): bench.dialect.spelled(r, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
-        for r in model.layers
-        for s in menu[r.name]
-        if s.dynamic and s.weight is not None
+        if key in alone  # not those of a layer's further weights, which change with the first
     }
     tries = Perturbations(weights, activations, inputs, kernels)
     halves = {half: tried for half in DTYPES if (tried := half_perturbations(model, menu, half)).count}
-    count = affordable(forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
+    run = extent(model, method, forward_seconds(model, float_shapes(model, feeds)), tries.count, len(feeds))
+    measured, count = reused_effects_by_blocks if run.by_blocks else reused_effects, run.samples
     numbers, share = effect_samples(model, feeds, count, kinds or {}, threads=context.threads)
     chosen = feeds.take(numbers)
     few = chosen.take(evenly_spread(count, min(FEWEST_EFFECT_SAMPLES, count)))
     total = tries.count + sum(t.count for t in halves.values())
-    context.progress.detail(f"sensitivity is measured on {count} of {len(feeds)} samples")
+    way = ", block by block" if run.by_blocks else ""
+    context.progress.detail(f"sensitivity is measured on {count} of {len(feeds)} samples{way}")
     with context.progress.stage(SENSITIVITY, total) as tick:
-        effects = _shared(reused_effects(context, model, chosen, tries, kinds or {}, tick), share)
+        effects = _shared(measured(context, model, chosen, tries, kinds or {}, tick), share)
         found = {
-            half: _shared(reused_effects(context, model, few, tried, kinds or {}, tick, f"{half} effects"), share)
+            half: _shared(measured(context, model, few, tried, kinds or {}, tick, f"{half} effects"), share)
             for half, tried in halves.items()
         }
     return replace(effects, halves=half_effects(model, menu, found))
@@ -79,21 +85,6 @@ def effects_of_menu(
 
 def _shared(effects: Effects, share: float) -> Effects:
     return replace(effects, divergence=replace(effects.divergence, scale=share))
-
-
-def affordable(forward_s: float, tries: int, available: int) -> int:
-    """Number of samples on which `tries` perturbations take at most `EFFECT_SECONDS`: 8, 12, 16, 24, ... or all.
-
-    forward_s: one run of the fp32 model. Menus of about the same length (to a power of two) get the same samples, so
-    that effects measured for one of them are found by another.
-    """
-    about = 2.0 ** (max(tries, 1).bit_length() - 0.5)
-    most = int(EFFECT_SECONDS / (PASSES_PER_TRY * forward_s * about))
-    if most >= available:
-        return available
-    step = max(most // FEWEST_EFFECT_SAMPLES, 1).bit_length() - 1
-    steps = (FEWEST_EFFECT_SAMPLES << step, FEWEST_EFFECT_SAMPLES * 3 // 2 << step)
-    return min(max(s for s in steps if s <= max(most, FEWEST_EFFECT_SAMPLES)), available)
 
 
 def forward_seconds(model: Model, shapes: Mapping[str, Sequence[int]]) -> float:

@@ -63,6 +63,22 @@ class PooledDivergence(Divergence):
         curvatures, levels, trusts = zip(*fitted, strict=True)
         return cls(divergence.views, curvatures, levels, trusts, scale=divergence.scale)
 
+    @classmethod
+    def restored(
+        cls,
+        divergence: Divergence,
+        reference: Code,
+        curved: Sequence[bool],
+        levels: Sequence[float],
+        trusts: Sequence[float],
+    ) -> PooledDivergence:
+        """As `fitted` made it, from its levels and trusts; curved: per view, whether it has a curvature."""
+        views, before = divergence.views, divergence.parts(reference)
+        curvatures = tuple(
+            Curvature.of(v, code) if c else None for v, code, c in zip(views, before, curved, strict=True)
+        )
+        return cls(views, curvatures, tuple(levels), tuple(trusts), scale=divergence.scale)
+
     def of_view(self, number: int, reference: Code, change: Code) -> NDArray[np.float64]:
         plain, curvature = super().of_view(number, reference, change), self.curvatures[number]
         if curvature is None:

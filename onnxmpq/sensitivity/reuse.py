@@ -6,9 +6,9 @@ Entries are single perturbations: what is measured of one does not depend on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,14 @@ from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import Model, float_sources
 from onnxmpq.progress import Tick
 from onnxmpq.ranges import QuantParams
+from onnxmpq.sensitivity.block_effects import measure_by_blocks
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, sketch_width
+from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, fit_frame, sketch_width
+from onnxmpq.sensitivity.gains import Gain
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
+from onnxmpq.sensitivity.pooled import PooledDivergence
+from onnxmpq.sensitivity.spread import spread_effects
 
 
 def reused_effects(
@@ -39,24 +43,14 @@ def reused_effects(
     common = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
     frame = _frame(context, common, model, feeds, kinds, tries.count)
     measured_in = content_hash(common, frame.divergence)
-    tried: dict[_Try, object] = {
-        **{("weight", k): w for k, w in tries.weights.items()},
-        **{("activation", t): row for t, row in tries.activations.items()},
-        **{("input", k): params for k, params in tries.inputs.items()},
-        **{("kernel", k): spelling for k, spelling in tries.kernels.items()},
-    }
+    tried = tries.by_try
     keys = {what: content_hash(measured_in, what, value) for what, value in tried.items()}
-    found: dict[_Try, _Found] = {}
+    found: dict[Try, _Found] = {}
     for what, key in keys.items():
-        known = context.cache.get(key, partial(_to_effect, what=what, frame=frame, tries=tries))
+        known = context.cache.get(key, partial(_to_effect, what=what, shape=frame.reference.shape, tries=tries))
         if known is not None:
             found[what] = known
-    missing = Perturbations(
-        {k: w for k, w in tries.weights.items() if ("weight", k) not in found},
-        {t: row for t, row in tries.activations.items() if ("activation", t) not in found},
-        {k: params for k, params in tries.inputs.items() if ("input", k) not in found},
-        {k: spelling for k, spelling in tries.kernels.items() if ("kernel", k) not in found},
-    )
+    missing = tries.among(tried.keys() - found.keys())
     tick(tries.count - missing.count)
 
     def keep(part: Effects) -> None:  # at once: what a run has measured before it is stopped is not lost
@@ -64,23 +58,76 @@ def reused_effects(
             context.cache.put(keys[what], _of_effect(effect))
             found[what] = effect
 
-    if missing.count:
+    if missing.count and context.elsewhere is not None:
+        spread_effects(context.elsewhere, measured_in, model, feeds, missing, frame, tick=tick, keep=keep)
+    elif missing.count:
         measure_effects(model, feeds, missing, threads=context.threads, frame=frame, tick=tick, keep=keep)
     context.cache.count(called, tries.count - missing.count, tries.count)
     return _to_effects(frame, {what: found[what] for what in tried if what in found})
 
 
-_Try = tuple[Literal["weight", "activation", "input", "kernel"], Any]  # what is perturbed, and its key
+def reused_effects_by_blocks(
+    context: Context,
+    model: Model,
+    feeds: Feeds,
+    tries: Perturbations,
+    kinds: Mapping[str, OutputKind],
+    tick: Tick,
+    called: str = "effects",
+) -> Effects:
+    """`measure_by_blocks`: all perturbations together, since gains come from some of them."""
+    common = content_hash("effects", programs(), model_hash(model), feeds_hash(feeds))
+    frame = _frame(context, common, model, feeds, kinds, tries.count)
+    together = content_hash(common, frame.divergence, "by blocks", list(tries.by_try.items()))
+    keys = {what: content_hash(together, what) for what in tries.by_try}
+    about = context.cache.get(together, partial(_to_blocks, frame=frame))
+    found: dict[Try, _Found] = {}
+    if about is not None:
+        for what, key in keys.items():
+            known = context.cache.get(key, partial(_to_effect, what=what, shape=(len(feeds), about.width), tries=tries))
+            if known is not None:
+                found[what] = known
+    whole = about is not None and found.keys() == keys.keys()
+    context.cache.count(called, tries.count if whole else 0, tries.count)
+    if about is not None and whole:
+        tick(tries.count)
+        nothing = np.zeros((len(feeds), about.width), np.float32)
+        return replace(_to_effects(frame, found), reference=nothing, by_blocks=about)
+    effects = measure_by_blocks(model, feeds, tries, frame, threads=context.threads, tick=tick)
+    if effects.by_blocks is not None:
+        for what, effect in _of_effects(effects).items():
+            context.cache.put(keys[what], _of_effect(effect))
+        context.cache.put(together, Archive({}, _of_blocks(effects.by_blocks)))
+    return effects
+
+
+def _of_blocks(known: ByBlocks) -> dict[str, Any]:
+    return {
+        "width": known.width,
+        "curved": [curvature is not None for curvature in known.pooled.curvatures],
+        "levels": known.pooled.levels,
+        "trusts": known.pooled.trusts,
+        "idle": sorted(known.idle),
+        "gains": {tensor: asdict(gain) for tensor, gain in known.gains.items()},
+    }
+
+
+def _to_blocks(entry: Archive, frame: Frame) -> ByBlocks:
+    """Inverse of `_of_blocks`. Raises KeyError, TypeError or ValueError for something else."""
+    held = entry.meta
+    pooled = PooledDivergence.restored(
+        frame.divergence, frame.reference, held["curved"], held["levels"], held["trusts"]
+    )
+    gains = {tensor: Gain(**gain) for tensor, gain in held["gains"].items()}
+    return ByBlocks(pooled, frozenset(held["idle"]), gains, int(held["width"]))
+
+
 _Found = tuple[Code, QuantParams | None]  # the change, and of an activation the parameters it belongs to
 
 
-def _of_effects(effects: Effects) -> dict[_Try, _Found]:
-    return {
-        **{("weight", k): (change, None) for k, change in effects.weights.items()},
-        **{("activation", t): (change, effects.params[t]) for t, change in effects.activations.items()},
-        **{("input", k): (change, None) for k, change in effects.inputs.items()},
-        **{("kernel", k): (change, None) for k, change in effects.kernels.items()},
-    }
+def _of_effects(effects: Effects) -> dict[Try, _Found]:
+    own = {Try("activation", t): params for t, params in effects.params.items()}
+    return {what: (change, own.get(what)) for what, change in effects.by_try.items()}
 
 
 def _of_effect(effect: _Found) -> Archive:
@@ -88,19 +135,19 @@ def _of_effect(effect: _Found) -> Archive:
     return Archive({"change": change}, None if params is None else asdict(params))
 
 
-def _to_effect(entry: Archive, what: _Try, frame: Frame, tries: Perturbations) -> _Found:
-    """Inverse of `_of_effect`. Raises ValueError or TypeError for the effect of something else."""
-    change = np.asarray(entry.array("change", np.float32, *frame.reference.shape), np.float32)
-    if what[0] != "activation":
+def _to_effect(entry: Archive, what: Try, shape: tuple[int, ...], tries: Perturbations) -> _Found:
+    """Inverse of `_of_effect`. shape: of a change. Raises ValueError or TypeError for the effect of something else."""
+    change = np.asarray(entry.array("change", np.float32, *shape), np.float32)
+    if what.kind != "activation":
         return change, None
     given = dict(entry.meta)
-    params = next((p for p in tries.activations[what[1]] if asdict(p) == given), None)
+    params = next((p for p in tries.activations[what.key] if asdict(p) == given), None)
     if params is None:
         raise ValueError("parameters that were not tried")
     return change, params
 
 
-def _to_effects(frame: Frame, found: Mapping[_Try, _Found]) -> Effects:
+def _to_effects(frame: Frame, found: Mapping[Try, _Found]) -> Effects:
     """Inverse of `_of_effects`, in the order of the tries: sums do not depend on which of them were measured now."""
     effects = Effects(frame.divergence, frame.reference, {}, {}, {})
     into: dict[str, dict[Any, Code]] = {

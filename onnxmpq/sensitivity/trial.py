@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import onnx
 
 from onnxmpq.execution import NOTHING, Cutter, OpenPart
 from onnxmpq.feeds import Array
-from onnxmpq.model import Region, Spelling
+from onnxmpq.model import Region, Spelling, array_of
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, WeightKey
+from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, Try, WeightKey
 from onnxmpq.sensitivity.elimination import Elimination
 from onnxmpq.statistics import numbers
+
+Catch = Callable[[Try, slice, Mapping[str, Array]], None]
+"""Gets a perturbation, its samples, and the tensors that it changed; of several candidates those of the first."""
 
 
 class Trial:
     """Perturbs one tensor: as a layer's result with other weights or a narrow input, and by quantizing its values.
 
     region: the layer whose first output the tensor is, where its weights or inputs are tried; its other outputs then
-    change too. route: the parts of the graph behind these tensors, one after the other.
+    change too. route: the parts of the graph behind these tensors, one after the other. caught: is told what changes.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class Trial:
         frame: Frame,
         cutter: Cutter,
         settings: SessionSettings,
+        caught: Catch | None = None,
     ) -> None:
+        self.caught = caught or _ignored
         self.tensor, self.region, self.route, self.frame = tensor, region, route, frame
         name = region.name if region is not None else None
         self.weights: dict[WeightKey, Code] = {k: self._unchanged() for k in tries.weights if k[0] == name}
@@ -49,7 +53,7 @@ class Trial:
                 Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
                 for k in self.weights
             ]
-            exact = Spelling({p.slot: onnx.numpy_helper.to_array(cutter.constants[p.tensor]) for p in places})
+            exact = Spelling({p.slot: array_of(cutter.constants[p.tensor]) for p in places})
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)
             self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
@@ -60,20 +64,24 @@ class Trial:
 
     def run(self, rows: slice, given: Mapping[str, Array]) -> None:
         """Every perturbation on these samples, from their fp32 values; batches may run side by side."""
-        for part, changes in ((self.rounded, self.weights), (self.computed, self.kernels)):
+        weights = {Try("weight", k): change for k, change in self.weights.items()}
+        kernels = {Try("kernel", k): change for k, change in self.kernels.items()}
+        for part, changes in ((self.rounded, weights), (self.computed, kernels)):
             results = list(part.run(given).values())
-            for number, change in enumerate(changes.values()):
-                self._fill(change, rows, self._made(results, number), given)
+            for number, (tried, change) in enumerate(changes.items()):
+                self.caught(tried, rows, self._fill(change, rows, self._made(results, number), given))
         for key, change in self.inputs.items():
             assert self.region is not None
             source = self.region.inputs[0]
             narrow = self.narrow[key].simulate(np.asarray(given[source], np.float32))
             results = list(self.exact.run({**given, source: narrow}).values())
-            self._fill(change, rows, self._made(results, 0), given)
+            self.caught(Try("input", key), rows, self._fill(change, rows, self._made(results, 0), given))
         for number in self.elimination.running:
             params = self.candidates[number]
             rounded = params.simulate(np.asarray(given[self.tensor]))
-            self._fill(self.elimination.changes[number], rows, {self.tensor: rounded}, given)
+            made = self._fill(self.elimination.changes[number], rows, {self.tensor: rounded}, given)
+            if number == 0:
+                self.caught(Try("activation", self.tensor), rows, made)
 
     def look(self, done: int) -> None:
         """The first `done` samples have been run."""
@@ -97,8 +105,11 @@ class Trial:
         outputs = self.region.outputs
         return dict(zip(outputs, results[variant * len(outputs) :], strict=False))
 
-    def _fill(self, change: Code, rows: slice, instead: Mapping[str, Array], given: Mapping[str, Array]) -> None:
-        """Codes of these samples with tensors replaced, less the reference; outputs out of reach do not change."""
+    def _fill(
+        self, change: Code, rows: slice, instead: Mapping[str, Array], given: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Codes of these samples with tensors replaced, less the reference; outputs out of reach do not change. The
+        tensors that changed."""
         made = dict(instead)
         for part in self.route:
             made |= part.run({**given, **made})
@@ -109,3 +120,8 @@ class Trial:
                 code = view.encode(numbers(made[view.name]), rows.stop - rows.start)
                 change[rows, columns] = code - self.frame.reference[rows, columns]
             start = columns.stop
+        return made
+
+
+def _ignored(tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
+    """Nobody wants the values."""

@@ -15,7 +15,7 @@ from onnxmpq.deployment import DeployCpu
 from onnxmpq.lint import Graph, graphs, label, overflow
 from onnxmpq.model import Model
 from onnxmpq.runtimes import WEIGHT_ONLY
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.schemes import ROUNDS_TO_INT8, Format, Scheme
 
 RULE = "overflow"
 """Of `onnxmpq.lint`; what it finds in a converted graph is said here, in one line."""
@@ -31,7 +31,8 @@ _WHERE = {
 
 @dataclass(frozen=True)
 class Exactness:
-    """layers: how many compute in int8. weight_only: how many in the blocked kernels that the proof does not cover.
+    """layers: how many compute in int8. weight_only: how many in kernels of blocked weights
+    that round activations to int8, which the proof does not cover.
 
     saturating: nodes with weights that saturate kernels of x86 CPUs without VNNI for some input. lowest: nodes with
     weights of -128, which kernels of Arm CPUs without dot products may compute wrongly.
@@ -47,13 +48,14 @@ class Exactness:
     def of(cls, proto: onnx.ModelProto, model: Model, assignment: Mapping[str, Scheme], cpu: DeployCpu) -> Exactness:
         """Of a graph that `assignment` was written into. model: what it was written from."""
         parts = graphs(proto)
-        chosen = [s for r in model.layers if (s := assignment.get(r.name)) is not None and s.weight is not None]
+        found = [(r, s) for r in model.layers if (s := assignment.get(r.name)) is not None and s.weight is not None]
+        chosen, multiplying = [s for _, s in found], [s for r, s in found if not r.operator.looks_up]
         return cls(
             cpu,
             sum(s.reads is Format.INT8 or s.dynamic for s in chosen),
             tuple(node for graph in parts for node, _ in overflow(graph)),
             tuple(node for graph in parts for node in _nodes_with_lowest(graph)),
-            sum(s.weight_only for s in chosen),
+            sum(s.accuracy_level == ROUNDS_TO_INT8 for s in multiplying),
         )
 
     @property
@@ -64,8 +66,10 @@ class Exactness:
 
     def in_words(self) -> str:
         """One line; empty where nothing computes in int8 or the target is no CPU."""
-        if not self.layers or self.cpu is DeployCpu.NONE:
+        if self.cpu is DeployCpu.NONE or not (self.layers or self.weight_only):
             return ""
+        if not self.layers:
+            return f"int8 arithmetic: {self._not_covered()}"
         everywhere = not self.saturating and not self.lowest
         where = _WHERE[DeployCpu.ANY if everywhere else self.cpu]
         if not self.proven:
@@ -75,8 +79,13 @@ class Exactness:
         else:
             parts = [f"exact on {where}", *self._elsewhere()]
         if self.weight_only:
-            parts.append(f"not covered: {_layers(self.weight_only)} in {' or '.join(WEIGHT_ONLY)}")
+            parts.append(self._not_covered())
         return f"int8 arithmetic: {'; '.join(parts)}"
+
+    def _not_covered(self) -> str:
+        return (
+            f"not covered: {_layers(self.weight_only)} in {' or '.join(WEIGHT_ONLY)} at accuracy level {ROUNDS_TO_INT8}"
+        )
 
     def _elsewhere(self) -> Iterator[str]:
         """CPUs on which it may be wrong; with the nodes, if the user asked for exact results there."""

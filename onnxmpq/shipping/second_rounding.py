@@ -16,7 +16,7 @@ from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.sensitivity import Effects, Evaluator
-from onnxmpq.weights import Compensated, Techniques, compensate, compensated, with_biases
+from onnxmpq.weights import Compensated, Techniques, compensate, compensated, takes_too_long, with_biases
 from onnxmpq.workbench import Workbench
 
 
@@ -33,6 +33,8 @@ def compensate_plan(
     if len(deciding) < FEWEST_DECIDING or not weights:
         return Compensated(weights, {}, {}, ())
 
+    if takes_too_long(bench.model, weights, techniques, context.progress):
+        techniques = replace(techniques, used=techniques.used - {"cross"})
     if data.calibration.synthetic:  # their means are not those of real inputs, and they cannot tell
         techniques = replace(techniques, used=techniques.used - {"bias-correction"})
 

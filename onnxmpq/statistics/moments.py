@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxmpq.execution import MEMORY, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
+from onnxmpq.execution import MEMORY, Cutter, ForwardPass, MemoryBudget, cut_to_fit, run_samples, tensor_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import InputView, Model
+from onnxmpq.runtimes import SessionSettings
 from onnxmpq.statistics.not_finite import squarable
 
 ROWS_IN_ALL = 32768
@@ -118,12 +119,42 @@ def measure_moments(
     readers = _readers(model)
     wanted = {key: found for key, names in readers.items() if (found := [n for n in names if n in weights])}
     limit = rows_per_sample(len(feeds))
+    if model.store.spill is not None:
+        yield from _walked(model, wanted, feeds, limit, threads, memory, tick)
+        return
     for chunk in _chunks(model, feeds, list(readers), memory):
         keys = [key for key in chunk if key in wanted]
         if not keys:
             continue
         sums = _summed(model, keys, [t for t, _ in chunk], feeds, limit, threads, tick)
         for key in keys:
+            moments = sums.pop(key).result()
+            for name in wanted[key]:
+                yield name, moments
+
+
+def _walked(
+    model: Model,
+    wanted: Mapping[Key, Sequence[str]],
+    feeds: Feeds,
+    limit: int,
+    threads: int,
+    memory: MemoryBudget,
+    tick: Tick,
+) -> Iterator[tuple[str, Moments]]:
+    """The same for a model that is never whole in memory: each node runs about once, however deep the model is."""
+    cutter = Cutter(model.store)
+    walk = ForwardPass(cutter, feeds, SessionSettings(), threads=threads, memory=memory)
+    keys = sorted(wanted, key=lambda key: cutter.position(key[0]))
+    chunks = list(_chunks(model, feeds, keys, memory))
+    for chunk in chunks:
+        sums, tensors = {key: MomentSum(key[1], limit) for key in chunk}, list(dict.fromkeys(t for t, _ in chunk))
+        stop = max(cutter.position(t) for t in tensors) + 1
+        for values in walk.values(stop, tensors, cutter.live(stop)):
+            for key in chunk:
+                sums[key].add(values[key[0]])
+            tick(1)
+        for key in chunk:
             moments = sums.pop(key).result()
             for name in wanted[key]:
                 yield name, moments

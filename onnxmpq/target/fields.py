@@ -6,7 +6,7 @@ from onnxmpq.errors import TargetError
 from onnxmpq.files import Fields, shown
 from onnxmpq.target.types import Figure
 
-ASSUMPTION = "assumption:"
+ASSUMPTION, MEASURED = "assumption:", "measured:"
 
 
 class TargetFields(Fields):
@@ -24,8 +24,8 @@ class TargetFields(Fields):
         return figure
 
     def source(self) -> str:
-        """This table's `source`."""
+        """This table's `source`: a URL, an assumption, or the place in docs/ that tells of a measurement."""
         text = self.text("source")
-        if not text.startswith(("https://", "http://", ASSUMPTION)):
+        if not text.startswith(("https://", "http://", ASSUMPTION, MEASURED)):
             self.wrong("source", f"is {shown(text)}; it must be a URL, or begin with '{ASSUMPTION}' and state it")
         return text

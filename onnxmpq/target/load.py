@@ -24,6 +24,7 @@ from onnxmpq.target.types import (
     Kernel,
     Lookup,
     Menus,
+    NarrowGroups,
     Roofline,
     Target,
     Transitions,
@@ -83,6 +84,8 @@ def read_target(path: Path) -> Target:
         activation_menu=_menus(inner := menu.table("activations"), inner.names()) if menu.has("activations") else {},
         roofline=_roofline(fields) if cost == "roofline" else None,
         lookup=_lookup(fields.table("lookup"), path.parent) if cost == "lookup" else None,
+        merging=fields.text("merging", ""),
+        capability=fields.text("capability", "") or "",
     )
     fields.finish()
     if target.provider is not None and target.runtime is None:
@@ -137,6 +140,7 @@ def _roofline(fields: TargetFields) -> Roofline:
         bits=bits,
         kernels={name: _kernel(kernels.table(name), macs_per_s, bits) for name in kernels.names()},
         energy=_energy(fields.table("energy"), macs_per_s, bits) if fields.has("energy") else None,
+        narrow_groups=_narrow_groups(table.table("narrow_groups")) if table.has("narrow_groups") else None,
     )
     table.finish()
     return roofline
@@ -167,6 +171,14 @@ def _kernel(table: TargetFields, macs_per_s: dict[str, Figure], bits: BitScaling
     )
     table.finish()
     return kernel
+
+
+def _narrow_groups(table: TargetFields) -> NarrowGroups:
+    groups = NarrowGroups(
+        fewest_channels=table.whole("fewest_channels", 2, 1024), weight_bits=table.figure("weight_bits")
+    )
+    table.finish()
+    return groups
 
 
 def _energy(table: TargetFields, macs_per_s: dict[str, Figure], bits: BitScaling | None) -> Energy:

@@ -145,9 +145,23 @@ class _Machine:
         A separate dequantization reads the stored weights and writes the unfolded ones, which the layer then reads.
         """
         stored = weight_bits(layer, kernel, scheme, self.roofline.float_bits)
+        if scheme.reads.quantized and scheme.weight is not None and self._pads(region, layer):
+            stored += layer.parameters * self._padding_bits(kernel.weight_bits or scheme.weight.bits)
         unfolded = 0.0 if kernel.unfolds_to is None else 2.0 * layer.parameters * kernel.unfolds_to
         share = self._elements(region.outputs) / layer.parameters if region.operator.looks_up else 1.0
         return (stored + unfolded) * share
+
+    def _pads(self, region: Region, layer: Layer) -> bool:
+        """True for a grouped convolution that the device's compiler pads in 8 bits."""
+        groups = self.roofline.narrow_groups
+        if groups is None or not region.operator.convolves or layer.groups == 1:
+            return False
+        return layer.fan_in // math.prod(layer.weight_shape[2:]) < groups.fewest_channels
+
+    def _padding_bits(self, stored: int) -> float:
+        """Bits that a weight takes in the engine beyond those in which the model stores it."""
+        groups = self.roofline.narrow_groups
+        return max(groups.weight_bits.value - stored, 0.0) if groups is not None else 0.0
 
     def _elements(self, tensors: Sequence[str]) -> int:
         return sum(math.prod(self._shape(tensor)) for tensor in tensors)

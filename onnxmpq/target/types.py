@@ -86,6 +86,17 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class NarrowGroups:
+    """Convolutions of few channels a group, which a compiler pads in 8 bits.
+
+    fewest_channels: a group, which are not padded. weight_bits: in the engine, of each weight of smaller groups.
+    """
+
+    fewest_channels: int
+    weight_bits: Figure
+
+
+@dataclass(frozen=True)
 class Roofline:
     """Peak rates of a modelled target.
 
@@ -94,6 +105,7 @@ class Roofline:
     transitions: "fused" where (de)quantization is the last step of the kernel before, else a kernel of its own.
     batch: samples that share one pass over the weights; all costs are those of one sample.
     kernels: scheme name -> how it runs.
+    narrow_groups: what grouped convolutions take in 8 bits; None where they take no more than others.
     """
 
     bandwidth_bytes_per_s: Figure
@@ -105,6 +117,7 @@ class Roofline:
     bits: BitScaling | None
     kernels: dict[str, Kernel]
     energy: Energy | None
+    narrow_groups: NarrowGroups | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,9 @@ class Target:
     activation_menu: operator -> the same for regions without weights.
     runtime: that models run on and are measured on; None where the target exists only as a model.
     provider: of the runtime, if it has several; None for its default.
+    merging: where it is said that the target merges layers that read one tensor and have the same scheme; empty where
+        it does not.
+    capability: by which the dialect's compiler knows the device, such as sm89; "" where it does not compile for it.
     """
 
     name: str
@@ -145,6 +161,13 @@ class Target:
     activation_menu: Menus
     roofline: Roofline | None = None
     lookup: Lookup | None = None
+    merging: str = ""
+    capability: str = ""
+
+    @property
+    def merges_layers(self) -> bool:
+        """See `Runtime.merges_layers`; as its file says for a modelled target."""
+        return self.runtime.merges_layers if self.measured and self.runtime is not None else bool(self.merging)
 
     @property
     def measured(self) -> bool:

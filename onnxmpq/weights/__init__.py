@@ -2,13 +2,15 @@
 
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
-from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack_array
-from onnxmpq.weights.reuse import compensated, round_for_inputs, rounded
+from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack, unpack_array
+from onnxmpq.weights.reuse import LONGEST_S, SECONDS_PER_VALUE, compensated, round_for_inputs, rounded, takes_too_long
 from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
 
 __all__ = [
+    "LONGEST_S",
+    "SECONDS_PER_VALUE",
     "TECHNIQUES",
     "Compensated",
     "PackedWeight",
@@ -24,6 +26,8 @@ __all__ = [
     "round_for_inputs",
     "round_weights",
     "rounded",
+    "takes_too_long",
+    "unpack",
     "unpack_array",
     "with_biases",
     "without",

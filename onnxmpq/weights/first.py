@@ -14,6 +14,7 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, rounded_layers
 from onnxmpq.statistics import measure_moments
+from onnxmpq.tasks import Elsewhere
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.techniques import Techniques
 
@@ -31,8 +32,11 @@ def round_weights(
     *,
     threads: int = 1,
     done: Done = lambda *_: None,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights rounded for the moments of these samples; `done` gets each as soon as it is.
+
+    elsewhere: rounds what is worth processes; moments are measured here.
 
     What cannot be rounded that way (embeddings, transposed convolutions, recurrent weights) is left out, and
     everything without GPTQ.
@@ -60,12 +64,14 @@ def round_weights(
         return LayerToRound(key, model.matrix(places[key][1]), wanted, techniques.method, hessian, bounds)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}
-    workers = threads if work > WORTH_PROCESSES else 1
+    worth_it = work > WORTH_PROCESSES
+    results = rounded_layers(layers(), threads if worth_it else 1, elsewhere if worth_it else None)
     # beside the runtime's own threads BLAS is 6 times slower with two
-    with threadpool_limits(1, user_api="blas"), closing(rounded_layers(layers(), workers)) as results:
+    with threadpool_limits(1, user_api="blas"), closing(results):
         for name, found in results:
             wanted = shared.formats.get(name) or by_key[name]
-            for weight_format, weight in zip(wanted, found, strict=True):
+            for weight_format, rounded_weight in zip(wanted, found, strict=True):
+                weight = rounded_weight.kept_by(model.store.kept)
                 for key in shared.members(name):
                     if (key, weight_format.name) in formats:
                         rounded[key, weight_format.name] = weight

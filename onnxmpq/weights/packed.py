@@ -56,8 +56,8 @@ def unpack(packed: PackedWeight, weight_format: WeightFormat, shape: tuple[int, 
     if weight_format.has_multipliers:
         flat = unpack_array(packed.multipliers, np.uint8, rows * blocks, f"{where}.multipliers")
         multipliers = flat.astype(np.uint8).reshape(rows, blocks)
-    weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
     try:
+        weight = QuantizedWeight(weight_format, codes, scales, multipliers, packed.block, packed.tensor_scale)
         weight_format.check_values(weight)
     except ValueError as error:
         raise PlanError(f"{where}.{error}; convert again") from None
@@ -99,7 +99,8 @@ def restore_weight(
     if packed is None or packed.format != weight_format.name:
         try:
             bound = pair_bound(region, place, weight_format)
-            return quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
+            made = quantize_weight(model.matrix(place), weight_format, method=method, bound=bound)
+            return made.kept_by(model.store.kept)
         except ValueError as error:
             raise PlanError(f"rounding: {error}; convert again instead of editing") from None
     shape = (place.out_channels, place.fan_in)
@@ -107,7 +108,7 @@ def restore_weight(
     bound = pair_bound(region, place, weight_format)
     if bound is not None and not bound.obeyed(weight.int8_codes()).all():
         raise PlanError(f"weights: {place.key}.codes: pairs that saturate in x86 kernels; convert again")
-    return weight
+    return weight.kept_by(model.store.kept)
 
 
 def restore_biases(model: Model, stored: Mapping[str, str]) -> Model:

@@ -5,7 +5,7 @@ Entries are single weights: what is rounded for one does not depend on the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,20 +15,48 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive, Array, is_number, is_whole
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import LayerWeight, Model, Region
-from onnxmpq.progress import ROUNDING, Tick
+from onnxmpq.progress import ROUNDING, Progress, Tick, duration
 from onnxmpq.rounding import MultiplierArray, QuantizedWeight, WeightFormat
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.sequence import Compensated
 from onnxmpq.weights.techniques import Techniques
 
+SECONDS_PER_VALUE = 6e-6
+"""CPU seconds for a weight's value in one format, GPTQ and descent: 1024 x 1024, four formats (AMD EPYC with
+AVX512-VNNI, 2026-11-26)."""
+LONGEST_S = 3600.0
+
 
 def round_for_inputs(
     model: Model, formats: Mapping[WeightKey, WeightFormat], feeds: Feeds, techniques: Techniques, context: Context
 ) -> dict[WeightKey, QuantizedWeight]:
-    """Weights in these formats, rounded for what their layers read in the fp32 model on the samples."""
+    """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
+
+    None where that takes too long for a model that is never whole in memory.
+    """
+    if takes_too_long(model, [key for key, _ in formats], techniques, context.progress):
+        return {}
     with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
+
+
+def takes_too_long(model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress) -> bool:
+    """True for a model that is never whole in memory where rounding for inputs would take over `LONGEST_S`; says so.
+
+    keys: of the weights, each once for every format.
+    """
+    if model.store.spill is None or techniques.method == "nearest":
+        return False
+    places = model.weights
+    seconds = SECONDS_PER_VALUE * sum(places[key][1].parameters for key in keys)
+    if seconds <= LONGEST_S:
+        return False
+    progress.warn(
+        f"weights are rounded to nearest: rounding them for their inputs would take {duration(seconds)} of CPU time; "
+        "offer fewer schemes with --scheme"
+    )
+    return True
 
 
 def rounded(
@@ -44,7 +72,7 @@ def rounded(
     keys = {key: content_hash(common, key[0], spec) for key, spec in formats.items()}
     places = model.weights
     found = {
-        k: weight
+        k: weight.kept_by(model.store.kept)
         for k, key in keys.items()
         if (weight := context.cache.get(key, _reader(formats[k], *places[k[0]]))) is not None
     }
@@ -55,7 +83,9 @@ def rounded(
         context.cache.put(keys[key], _of_weight(weight))
         tick(1)
 
-    fresh = round_weights(model, missing, feeds, techniques, threads=context.threads, done=done)
+    fresh = round_weights(
+        model, missing, feeds, techniques, threads=context.threads, done=done, elsewhere=context.elsewhere
+    )
     context.cache.count("rounded weights", len(found), len(found) + len(fresh))
     together = {**found, **fresh}
     return {key: together[key] for key in formats if key in together}

@@ -19,7 +19,7 @@ from onnxmpq.errors import CrashError
 from onnxmpq.execution import Cutter, ForwardPass
 from onnxmpq.feeds import Feeds
 from onnxmpq.isolation import call
-from onnxmpq.model import InputView, Model, Region, WeightStore
+from onnxmpq.model import InputView, Model, Region, Spill, WeightStore, array_of
 from onnxmpq.rounding import DoubleArray, FloatArray, QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.statistics import Moments, MomentSum, rows_per_sample
@@ -75,10 +75,11 @@ def compensate(
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
                 continue
-            shipped = build(with_biases(model, state.biases), state.weights)
             try:
-                tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
-                found = loss(build(with_biases(model, tried.biases), tried.weights))
+                with model.store.passing():
+                    shipped = build(with_biases(model, state.biases), state.weights)
+                    tried = step(_Pass(model, state, shipped, feeds, techniques, threads, tick))
+                    found = loss(build(with_biases(model, tried.biases), tried.weights))
             except CrashError:
                 continue
             losses = {**state.losses, name: found}
@@ -107,7 +108,7 @@ class _Pass:
         changed = simulated(shipped, with_biases(model, state.biases), state.weights)
         ways = (SessionSettings(threads=threads, keep_qdq=True),)  # as the walk runs its parts, in this process
         call(run_all, changed, single(feeds.take(feeds.extremes)), ways, doing="running a plan unfused")
-        self.quantized = _walk(changed, feeds, threads)
+        self.quantized = _walk(changed, feeds, threads, model.store.spill)
 
     def head(self, key: str) -> str:
         return self.weights[key][0].nodes[0]
@@ -169,7 +170,7 @@ def _round_again(walk: _Pass) -> Compensated:
             if key in walk.model.shared_weights:  # rounded for all its layers together
                 continue
             region, place = walk.weights[key]
-            weights[key] = quantize_weight(
+            again = quantize_weight(
                 walk.model.matrix(place),
                 weights[key].format,
                 method=walk.techniques.method,
@@ -177,6 +178,7 @@ def _round_again(walk: _Pass) -> Compensated:
                 cross=moments.cross,
                 bound=pair_bound(region, place, weights[key].format),
             )
+            weights[key] = again.kept_by(walk.model.store.kept)
             node = walk.quantized.cutter.nodes[region.nodes[0]]
             walk.quantized.set_constant(weight_name(key), stored_as(node, region, place, weights[key].dequantize()))
         walk.tick(len(group))
@@ -195,7 +197,7 @@ def _correct(walk: _Pass) -> Compensated:
         head, bias = region.nodes[0], str(region.params.bias)
         outputs = zip(walk.fp32.outputs_of(head), walk.quantized.outputs_of(head), strict=True)
         error = np.mean([_channel_means(a, region) - _channel_means(b, region) for a, b in outputs], axis=0)
-        old = onnx.numpy_helper.to_array(walk.quantized.cutter.constants[bias])
+        old = array_of(walk.quantized.cutter.constants[bias])
         biases[name] = (old.ravel() + error).astype(np.float32)
         walk.quantized.set_constant(bias, biases[name].reshape(old.shape))
         walk.tick(1)
@@ -212,5 +214,5 @@ def _channel_means(output: NDArray[np.generic], region: Region) -> NDArray[np.fl
     return means
 
 
-def _walk(graph: onnx.ModelProto | WeightStore, feeds: Feeds, threads: int) -> ForwardPass:
-    return ForwardPass(Cutter(graph), feeds, SessionSettings(keep_qdq=True), threads=threads)
+def _walk(graph: onnx.ModelProto | WeightStore, feeds: Feeds, threads: int, spill: Spill | None = None) -> ForwardPass:
+    return ForwardPass(Cutter(graph, spill=spill), feeds, SessionSettings(keep_qdq=True), threads=threads)

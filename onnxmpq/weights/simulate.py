@@ -30,7 +30,8 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
             node.CopyFrom(originals[node.name])
         node.input[place.slot] = name
         values = stored_as(node, region, place, weight.dequantize())
-        constants[name] = onnx.numpy_helper.from_array(values, name)
+        tensor = onnx.numpy_helper.from_array(values, name)
+        constants[name] = tensor if model.store.spill is None else model.store.spill.put(tensor)
         if weight.format.scale_type == "float16":  # the layer computes in float16, weights that change are float32
             narrow = f"{name}/float16"
             cast = onnx.helper.make_node("Cast", [name], [narrow], f"{narrow}/cast", to=_FLOAT16)

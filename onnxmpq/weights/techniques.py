@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from onnxmpq.errors import UsageError
+from onnxmpq.files import nearest
 
 TECHNIQUES: Mapping[str, str] = {
     "equalisation": "channels scaled against each other so that the weights before and after them have equal ranges",
@@ -39,7 +40,8 @@ def without(names: Iterable[str]) -> Techniques:
     """All techniques but these. Raises UsageError for a name that is none."""
     off = set(names)
     for name in sorted(off - set(TECHNIQUES)):
-        raise UsageError(f"no technique is called {name!r}; those that can be switched off: {', '.join(TECHNIQUES)}")
+        hint = nearest(name, TECHNIQUES, "those that can be switched off:")
+        raise UsageError(f"no technique is called {name!r}; {hint}")
     if "gptq" in off:
         off |= {"descent", "cross"}
     return Techniques(frozenset(TECHNIQUES) - off)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import highspy
@@ -224,3 +225,20 @@ def test_nodes_and_no_clock_end_the_search(monkeypatch: pytest.MonkeyPatch) -> N
     full, least = asked[0]["mip_max_nodes"], asked[1]["mip_max_nodes"]
     assert full >= module.FEWEST_NODES and full == module.WORK // 100  # two schemes of fifty layers
     assert least == 1
+
+
+@few
+@given(problems, st.data(), st.sampled_from(GOALS))
+def test_merged_regions_have_one_scheme_at_least_cost(problem: Problem, data: st.DataObject, goal: str) -> None:
+    names = [r.name for r in problem.model.layers if r.name in problem.options]
+    group = tuple(data.draw(st.lists(st.sampled_from(names), min_size=2, max_size=3, unique=True)))
+    table = replace(problem.table, rules=replace(problem.table.rules, together=(group,)))
+    coupled = replace(problem, table=table)
+    found = solve(coupled, goal, Limits())
+    menus = [{o.scheme.name for o in problem.options[r]} for r in group]
+    assert found is not None
+    if set.intersection(*menus):
+        assert len({s.name if (s := found.assignment.get(r)) else "fp32" for r in group}) == 1
+    plans = list(legal_assignments(coupled))
+    assert found.assignment in plans
+    assert coupled.total(goal, found.assignment) <= min(coupled.total(goal, p) for p in plans) * (1 + TOLERANCE) + 1e-9

@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxmpq.allocate import Limit
 from onnxmpq.commands import decided
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.model import file_bytes
+from onnxmpq.profiling import Footprint, memory_unmet
 from onnxmpq.quality import OutputQuality, Timing, Validation
 from onnxmpq.request import GateOptions
 from tests.graphs import feeds_for, outputs_of, residual_cnn, samples_for
@@ -132,3 +134,18 @@ def test_fp32_that_guesses_is_warned_of(tmp_path: Path, run: Run) -> None:
     assert "guessing" not in run(*base).err
     np.save(folder / "labels.npy", (own + 1) % outputs_of(residual_cnn(), inputs)["y"].shape[-1])
     assert "0 of 40 labels right, as by guessing among" in run(*base).err
+
+
+def test_memory_of_a_session_is_a_limit() -> None:
+    """Measured, so a limit that nothing keeps, one that everything keeps, and figures made up for the test."""
+    given = GateOptions(memory="50%")
+    before, after = Footprint(0.1, 100_000_000, 90_000_000), Footprint(0.1, 60_000_000, 50_000_000)
+    assert given.memory_limit is not None
+    assert memory_unmet(given.memory_limit, before, after) == (
+        "a session takes 60.0 MB of memory with one run (the original 100.0 MB), at most 50.0 MB asked"
+    )
+    assert GateOptions(memory="60MB").memory_limit == Limit(60e6)
+    assert memory_unmet(Limit(60e6), before, after) == ""
+    assert "does not tell" in memory_unmet(Limit(60e6), before, replace(after, peak_bytes=None))
+    with pytest.raises(UsageError, match="--memory '5ms': unknown unit 'ms'"):
+        GateOptions(memory="5ms")

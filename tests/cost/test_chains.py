@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +83,15 @@ def test_layouts_follow_from_int8_convolutions(name: str, data: st.DataObject) -
         assert not any(changes)
     into = {e.consumer for e, change in zip(edges_of(case.model), changes, strict=True) if change == "into_layout"}
     assert all(case.rules.layout[r] == STARTS for r in into if r)
+
+
+@given(names, st.data())
+def test_regions_that_are_merged_have_one_scheme(name: str, data: st.DataObject) -> None:
+    case = setting(name)
+    layers = [r.name for r in case.model.layers]
+    group = tuple(data.draw(st.lists(st.sampled_from(layers), min_size=2, max_size=3, unique=True)))
+    rules = replace(case.rules, together=(group,))
+    plan = legalize(case.model, rules, data.draw(assignments(case.menu)), case.menu)
+    shared = set.intersection(*({s.name for s in case.menu[r]} for r in group))
+    assert len({s.name if (s := plan.get(r)) else "fp32" for r in group}) == 1 or not shared
+    assert legalize(case.model, rules, plan, case.menu) == plan

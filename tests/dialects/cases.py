@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,9 +16,9 @@ from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Region
 from onnxmpq.ranges import ESTIMATORS, QuantParams, observe, params_key
-from onnxmpq.rounding import PerChannel, QuantizedWeight, quantize_weight
-from onnxmpq.schemes import SCHEMES, Format, Scheme, scheme_named, writes
-from tests.graphs import conv_relu, feeds_for, graph, prepared, residual_cnn, token_model
+from onnxmpq.rounding import PerBlock, PerChannel, QuantizedWeight, quantize_weight
+from onnxmpq.schemes import ROUNDS_TO_INT8, SCHEMES, Format, Scheme, scheme_named, writes
+from tests.graphs import conv_relu, feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
 
 ORT = DIALECTS["onnxruntime"]
 Float = NDArray[np.float64]
@@ -221,6 +222,9 @@ def simulate(
                 if scheme.reads is Format.INT8 and region.layer.bias in node.input:
                     step = read(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
                     given[region.layer.bias] = np.rint(given[region.layer.bias] / step) * step
+            if scheme.accuracy_level == ROUNDS_TO_INT8 and node.op_type in ("MatMul", "Gemm") and rounds_activations():
+                block = weights[node.name, scheme.weight.name].block
+                given[node.input[0]] = rounded_by_block(given[node.input[0]], block)
         dynamic = scheme is not None and scheme.dynamic
         made = dynamic_lstm(node, given) if dynamic else _run(node, given, model.opset)
         for name, value in zip(node.output, made, strict=True):
@@ -259,6 +263,29 @@ def on_its_own_grid(values: Float) -> Float:
     scale = (high - low) / 255 or 1.0
     zero = np.clip(np.rint(-low / scale), 0, 255)
     return (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+
+
+def rounded_by_block(values: Float, block: int) -> Float:
+    """Rounded to int8 on a scale for each row and block, in float32, as MatMulNBits does it at accuracy level 4."""
+    rows = values.astype(np.float32).reshape(*values.shape[:-1], -1, block)
+    scales = np.abs(rows).max(axis=-1, keepdims=True) / np.float32(127)
+    codes = np.rint(rows / np.where(scales > 0, scales, np.float32(1)))
+    return (codes * scales).astype(np.float64).reshape(values.shape)
+
+
+@functools.cache
+def rounds_activations() -> bool:
+    """True if the CPU at hand has kernels for accuracy level 4. Without (x86 before AVX2) it is level 0."""
+    weight = quantize_weight(np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32), PerBlock(4, 32))
+    proto = graph("y = MatMul (x, w)", "float[N, 32] x", "float[N, 4] y", "float[32, 4] w")
+    model = prepared(proto)
+    [region] = model.layers
+    inputs, found = feeds_for(proto, 8).arrays, []
+    for name in ("w4b32", "w4b32-level0"):
+        assignment, weights = {region.name: SCHEMES[name]}, {(region.name, weight.format.name): weight}
+        made = ORT.rewrite(Rewrite(model, assignment, {}, weights, model.roots))
+        found.append(outputs_of(made, inputs)["y"])
+    return bool(np.abs(found[0] - found[1]).max() > 1e-4 * np.abs(found[1]).max())
 
 
 def _double(array: np.ndarray) -> np.ndarray:

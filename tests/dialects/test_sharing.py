@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import pytest
 
 import onnxmpq
-from benchmarks.shared_weights import encoder
 from onnxmpq.allocate import Limits, pose, solve
 from onnxmpq.cost import CostTable
 from onnxmpq.dialects.sharing import share_constants
 from onnxmpq.files import serialize
 from onnxmpq.menu import Menu
 from onnxmpq.model import WeightStore
-from onnxmpq.rescale import choose
 from onnxmpq.runtimes import SessionSettings, open_session, run
-from onnxmpq.schemes import SCHEMES
-from tests.dialects.cases import Case
+from onnxmpq.schemes import SCHEMES, scheme_named
+from tests.dialects.cases import Case, simulate
 from tests.graphs import feeds_for, graph, prepared
-from tests.outcomes import QUICK
-from tests.tables import int8_pays
 
 SIDE = 96
 LAYERS = """a = MatMul (x, w)  b = Relu (a)
@@ -95,6 +90,69 @@ def test_a_table_and_a_layer_share_their_weight() -> None:
     assert len(serialize(result.model)) < 128 * 64 * 1.2 + 4_000
 
 
+def tied() -> onnx.ModelProto:
+    return graph(
+        "e = Gather (w, ids)  r = Relu (e)  t = Transpose <perm = [1, 0]> (w)  y = MatMul (r, t)",
+        "int64[N, 5] ids",
+        "float[N, 5, 128] y",
+        "float[128, 256] w",
+    )
+
+
+@pytest.mark.parametrize("name", ["w4b32", "w4b128", "w8b128", "w4b32z"])
+def test_a_table_in_blocks_is_stored_once_for_the_lookup_and_the_product(name: str) -> None:
+    case = Case("tied", tied())
+    scheme = scheme_named(name)
+    chosen = {r.name: scheme for r in case.model.layers}
+    proto = case.rewrite(chosen)
+    [codes] = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.UINT8 and len(t.dims) == 3]
+    assert scheme.weight is not None
+    assert np.prod(codes.dims) == 128 * 256 * scheme.weight.bits // 8
+    readers = {n.op_type for n in proto.graph.node if codes.name in n.input}
+    assert readers == {"MatMulNBits", "Reshape"} and "GatherBlockQuantized" in {n.op_type for n in proto.graph.node}
+    onnx.checker.check_model(proto)
+    inputs = feeds_for(case.proto).batch([0])
+    expected = simulate(case, chosen, inputs)["y"]
+    for settings in (SessionSettings(), SessionSettings(optimize=False)):
+        found = run(open_session(proto, settings), inputs)[0]
+        np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(expected).max())
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Schemes of a table and of the layer that multiplies with it; and how many tensors hold the codes."""
+
+    table: str
+    product: str
+    tensors: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.table} and {self.product}"
+
+
+MIXED = [Mixed("w4b32", "w4b32-level0", 1), Mixed("w4b32", "w4b128", 2), Mixed("w4b32", "fp32", 1)]
+
+
+@pytest.mark.parametrize("case", MIXED, ids=lambda case: case.id)
+def test_one_tensor_of_codes_for_one_format(case: Mixed) -> None:
+    graph_of = Case("tied", tied())
+    lookup, product = graph_of.model.layers
+    proto = graph_of.rewrite({lookup.name: SCHEMES[case.table], product.name: SCHEMES[case.product]})
+    assert sum(t.data_type == onnx.TensorProto.UINT8 for t in proto.graph.initializer) == case.tensors
+    run(open_session(proto), feeds_for(graph_of.proto).batch([0]))
+
+
+def test_the_solver_knows_that_a_tied_table_is_stored_once() -> None:
+    model, case = prepared(tied()), Case("tied", tied())
+    blocks = SCHEMES["w4b128"]
+    chosen = {r.name: blocks for r in model.layers}
+    menu = {r.name: (SCHEMES["fp32"], blocks) if r.layer else (SCHEMES["fp32"],) for r in model.regions}
+    table = CostTable({r.name: {"fp32": 1e-6, "w4b128": 1e-6} for r in model.regions})
+    problem = pose(model, Menu(menu), table, None, case.weights(chosen))
+    assert problem.size_bytes(chosen) == pytest.approx(len(serialize(case.rewrite(chosen))), rel=0.05)
+
+
 def test_what_is_left_in_float_is_not_written_twice_either() -> None:
     proto = shared()
     before = run(open_session(proto), feeds_for(proto).batch([0]))
@@ -127,17 +185,3 @@ def test_compilers_get_no_transposes_of_constants() -> None:
     assert "turned" in {t.name for t in model.graph.initializer}
     share_constants(model, lambda name: name, WeightStore.of(model))
     assert [n.op_type for n in model.graph.node if "turned" in n.output] == ["Transpose"]
-
-
-@pytest.mark.parametrize("spelling", ["one initializer", "behind Identity", "a copy for each layer"])
-def test_rescaling_keeps_equal_weights_equal(spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other factors for each layer would make as many weights as there are layers. Some factors are always kept here."""
-    monkeypatch.setattr(choose, "_clearly_less", lambda *_: True)
-    proto = encoder(spelling, 4)
-    samples = {"x": np.random.default_rng(1).standard_normal((16, 128)).astype(np.float32)}
-    samples["x"][:, 3] *= 20.0  # so that there is something to rescale
-    result = onnxmpq.convert(
-        proto, calibration=samples, latency="fastest", schemes=["int8"], cost_table=int8_pays(proto, tmp_path),
-        effort=QUICK, cache=False, guard=False,
-    )  # fmt: skip
-    assert sum(t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2 for t in result.model.graph.initializer) == 2

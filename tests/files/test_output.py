@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import onnx
 import pytest
 
 from onnxmpq.errors import OutputError
 from onnxmpq.files import check_writable, write_model, write_result, write_text
-from tests.graphs import conv_relu
+from onnxmpq.model import prepare
+from tests.graphs import conv_relu, graph
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -94,3 +97,33 @@ def test_a_model_and_its_plan_are_written_together_or_not(
     monkeypatch.undo()
     write_result(tmp_path / "m.onnx", conv_relu(), "{}")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.plan.json"]
+
+
+def test_large_constants_begin_at_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As onnxruntime writes external data, so that every system can map it."""
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", 0)
+    proto = graph(
+        "a = MatMul (x, w0)  b = MatMul (a, w1)  y = MatMul (b, w2)",
+        "float[N, 80] x",
+        "float[N, 80] y",
+        "float[80, 600] w0, float[600, 600] w1, float[600, 80] w2",
+    )
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    write_model(tmp_path / "out.onnx", prepare(tmp_path / "m.onnx").proto)
+    written = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    places = [{e.key: e.value for e in t.external_data} for t in written.graph.initializer]
+    starts = [int(p["offset"]) for p in places]
+    assert starts == [0, 3 * 2**16, 3 * 2**16 + 4 * 600 * 600]
+    assert (tmp_path / "out.onnx.data").stat().st_size == starts[-1] + 4 * 600 * 80
+    onnx.checker.check_model(tmp_path / "out.onnx")
+
+
+def test_a_folder_without_room_is_refused_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", 0)
+    proto = graph("y = MatMul (x, w0)", "float[N, 80] x", "float[N, 80] y", "float[80, 80] w0")
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    made = prepare(tmp_path / "m.onnx").proto
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match=r"0\.00 GB are to be written and its folder has room for 0\.00 GB"):
+        write_model(tmp_path / "out.onnx", made)
+    assert not list(tmp_path.glob("*out*"))

@@ -144,3 +144,11 @@ class Hunted(Child):
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
             self.kills += 1
+
+
+def constant_about(dialect: str) -> tuple[str, tuple[str, ...]]:
+    return "1.0", ("sm89",)
+
+
+def die_of_anything(*arguments: object) -> None:
+    die("SIGSEGV")

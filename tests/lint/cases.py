@@ -237,6 +237,33 @@ TENSORRT = (
         "MatMul",
     ),
     Case(
+        "int4-step",
+        "tensorrt",
+        model(F8 + INT4_MATMUL.replace("(x,", "(d,"), NIBBLES),
+        model(
+            F8
+            + INT4_MATMUL.replace("y = MatMul (x, e)", "f = QuantizeLinear (e, s, zf) g = DequantizeLinear (f, s, zf) ")
+            + "y = MatMul (d, g)",
+            NIBBLES,
+        ),
+        "MatMul",
+    ),
+    Case(
+        "narrow-groups",
+        "tensorrt",
+        features(
+            S8 + "e = DequantizeLinear <axis = 0> (w, sw) "
+            "y = Conv <group = 16, kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (d, e)",
+            "int8[16, 1, 3, 3] w, float[16] sw, ",
+        ),
+        features(
+            S8 + "e = DequantizeLinear <axis = 0> (w, sw) "
+            "y = Conv <group = 4, kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (d, e)",
+            "int8[16, 4, 3, 3] w, float[16] sw, ",
+        ),
+        "Conv",
+    ),
+    Case(
         "small-products",
         "tensorrt",
         model(S8 + "e = DequantizeLinear <axis = 1> (w, sw) y = MatMul (d, e)", "int8[128, 8] w, float[8] sw, "),

@@ -10,7 +10,7 @@ import pytest
 
 from onnxmpq.cost.measure import Profile
 from onnxmpq.dialects import DIALECTS
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.menu import (
     Menu,
     bounded_activations,
@@ -46,8 +46,8 @@ def test_each_operator_gets_its_schemes() -> None:
     assert menu["Conv_0"] == {"fp32", "w8", "w6", "w5", "w4", "int8", "u8u8", "w6a8", "w5a8", "w4a8"}
     assert menu["Add_6"] == menu["MaxPool_2"] == {"fp32", "int8"}
     menu, _ = menu_of(prepared(token_model()))
-    assert menu["Gather_0"] == {"fp32", "w8", "w6", "w5", "w4"}
-    assert {"w4b32", "int8", "w4a8"} <= menu["MatMul_2"]
+    assert menu["Gather_0"] == {"fp32", "w8", "w6", "w5", "w4", "w4b32"}
+    assert {"w4b32", "w4b32-level0", "int8", "w4a8"} <= menu["MatMul_2"]
     assert menu["Div_4"] == {"fp32"}
 
 
@@ -115,13 +115,46 @@ def test_weight_only_kernels_must_be_faster_than_float() -> None:
     assert {"w4", "w8"} <= kept["MatMul_9"]
 
 
+def test_activations_are_rounded_in_a_kernel_only_where_that_is_faster() -> None:
+    menu = candidates(prepared(token_model()), CPU, ORT)
+    costs = {
+        "MatMul_2": {"fp32": 1.0, "w4b32": 0.5, "w4b32-level0": 0.5},
+        "MatMul_9": {"fp32": 1.0, "w4b32": 0.4, "w4b32-level0": 0.5},
+    }
+    kept = {r: {s.name for s in row} for r, row in worthwhile(menu, costs).items()}
+    assert "w4b32" not in kept["MatMul_2"] and "w4b32-level0" in kept["MatMul_2"]
+    assert {"w4b32", "w4b32-level0"} <= kept["MatMul_9"]
+
+
+def test_tables_that_stay_narrow_in_memory_need_not_be_faster() -> None:
+    menu, costs = candidates(prepared(token_model()), CPU, ORT), {"Gather_0": {"fp32": 1.0, "w4b32": 2.0}}
+    names = [{s.name for s in worthwhile(menu, costs, kept)["Gather_0"]} for kept in ((), ("Gather_0",))]
+    assert "w4b32" not in names[0] and "w4b32" in names[1]
+
+
+def test_other_blocks_are_offered_where_they_are_asked_for() -> None:
+    model = prepared(token_model())
+    everywhere = {s.name for row in candidates(model, CPU, ORT).values() for s in row}
+    assert "w4b16" not in everywhere
+    asked = candidates(model, CPU, ORT, requested=["w4b16", "w8b16-level0"])
+    assert {s.name for s in asked["MatMul_2"]} == {"fp32", "w4b16", "w8b16-level0"}
+    assert {s.name for s in asked["Gather_0"]} == {"fp32", "w4b16"}
+    set_there = candidates(model, CPU, ORT, patterns={"MatMul_2": ["w4b16"]})
+    assert {s.name for s in set_there["MatMul_2"]} == {"fp32", "w4b16"}
+    assert "w4b16" not in {s.name for s in set_there["MatMul_9"]}
+    with pytest.raises(TargetError, match="no layer of the model can have 'w8b128-level0'"):
+        candidates(model, CPU, ORT, requested=["w8b128-level0"])
+
+
 def test_names_of_schemes() -> None:
     assert scheme_named("int8") is SCHEMES["int8"]
     made = scheme_named("w5a6")
     assert made.weight is not None and (made.weight.bits, made.activation_bits) == (5, 6)
     with pytest.raises(UsageError, match="did you mean w4a8"):
         scheme_named("w4a88")
-    for name in ("w1a8", "w9a8", "w4a1", "", "int9"):
+    for name in ("w4b16", "w8b256-level0", "w4b64-level0", "w4b32z", "w4b128z-level0"):
+        assert scheme_named(name).name == name and scheme_named(name).variant_of in SCHEMES
+    for name in ("w1a8", "w9a8", "w4a1", "", "int9", "w4b48", "w5b32", "w8b32z", "w4b32-level2"):
         with pytest.raises(UsageError):
             scheme_named(name)
 

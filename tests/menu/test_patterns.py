@@ -64,11 +64,11 @@ def test_what_has_no_weights_follows_its_neighbours_unless_it_is_named() -> None
 
 
 def test_a_pattern_applies_to_those_that_can_and_names_the_layers_that_cannot() -> None:
-    menu = menu_with({"*": ["w4b32"]}, proto=token_model())
-    assert names(menu, "MatMul_2") == ["fp32", "w4b32"]
+    menu = menu_with({"*": ["w4b32-level0"]}, proto=token_model())
+    assert names(menu, "MatMul_2") == ["fp32", "w4b32-level0"]
     assert "w8" in names(menu, "Gather_0")
     [note] = menu.asked.notes
-    assert "'*'=w4b32" in note and "Gather_0" in note
+    assert "'*'=w4b32-level0" in note and "Gather_0" in note
 
 
 REFUSED = [

@@ -51,8 +51,9 @@ def test_without_any_step_the_same_is_computed(left_out: list[Step]) -> None:
     inputs = feeds_for(proto, 1).batch([0])
     model = prepare(proto, left_out=left_out)
     np.testing.assert_allclose(outputs_of(model.proto, inputs)["y"], outputs_of(proto, inputs)["y"], atol=1e-5)
-    assert set(model.left_out) == set(left_out)
-    assert len([note for note in model.notes if note.startswith("left out")]) == len(left_out)
+    wrong = set(left_out) - {Step.UNPACK_BLOCKS}  # which has nothing to do here
+    assert set(model.left_out) == wrong
+    assert len([note for note in model.notes if note.startswith("left out")]) == len(wrong)
 
 
 @pytest.mark.parametrize(

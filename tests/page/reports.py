@@ -61,10 +61,10 @@ def made_report(
         "notes": ["opset raised from 13 to 21"],
         "timings": {"reused": 3, "total": 16, "oldest_s": 60.0, "machine": "CPU 0123"},
         "curve": [
-            {"latency_ms": 1.1, "size_bytes": 3000, "effect": 0.05, "energy_mj": 0.0, "schemes": "2 int8"},
-            {"latency_ms": 2.0, "size_bytes": 9000, "effect": 0.0, "energy_mj": 0.0, "schemes": "2 fp32"},
+            {"latency_ms": 1.1, "size_bytes": 3000, "effect": 0.05, "energy_mj": None, "schemes": "2 int8"},
+            {"latency_ms": 2.0, "size_bytes": 9000, "effect": 0.0, "energy_mj": None, "schemes": "2 fp32"},
         ],
-        "warnings": ["chain: a warning"],
+        "warnings": ["rule chain: a warning"],
         "proven": True,
         "disagreement": None,
         "regions": regions,

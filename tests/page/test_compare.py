@@ -28,6 +28,18 @@ def test_differing_regions() -> None:
     assert differing(a, a) == []
 
 
+def test_effects_of_plans_have_their_activations() -> None:
+    """As those of reports: a plan's file has both parts."""
+    layers = [
+        {"node": name, "op_type": "Conv", "scheme": scheme, "latency_ms": 1.0, "size_bytes": 9, "effect": 0.01}
+        for name, scheme in zip(NAMES, ("int8", "fp32", "fp32", "fp32"), strict=True)
+    ]
+    plan = {"schema": "onnxmpq.plan/1", "layers": layers}
+    with_activations = [{**row, "effect_activations": 0.25} for row in layers]
+    old, new = (as_document({**plan, "layers": rows}).regions[0] for rows in (layers, with_activations))
+    assert old.effect == 0.01 and new.effect == 0.26
+
+
 def test_regions_that_one_plan_lacks() -> None:
     a, b = as_document(made_report(NAMES)), as_document(made_report(NAMES[:3]))
     [(x, y)] = differing(a, b)

@@ -25,6 +25,18 @@ def rendered(report: Any) -> Parsed:
     return Parsed(render(as_document(json.loads(json.dumps(report)))))
 
 
+@pytest.mark.parametrize(
+    ("budgets", "rough"),
+    [({"size": "5kB"}, True), ({"latency": "70%", "size": "5kB"}, False), ({"latency": "fastest"}, False)],
+)
+def test_times_of_a_run_for_size_alone_are_marked(budgets: dict[str, str], rough: bool) -> None:
+    report = made_report()
+    report["plan"]["budgets"] = budgets
+    text = rendered(report).text
+    assert "over 16 plans that were timed" in text
+    assert text.count("so few plans were timed: times of single regions are rough") == (4 if rough else 0)
+
+
 def test_well_formed_and_complete() -> None:
     page = rendered(made_report())
     assert not page.faults
@@ -33,7 +45,7 @@ def test_well_formed_and_complete() -> None:
     links = [(a["href"] or "")[1:] for tag, a in page.tags if tag == "a"]
     assert set(links) <= set(ids) and {s.name for s in SECTIONS} <= set(links)
     assert "Not in this file" not in page.text
-    for words in ("small.onnx", "opset raised from 13 to 21", "Warning, rule chain", "top-1", "AVX2".lower(), "1.32.0"):
+    for words in ("small.onnx", "opset raised from 13 to 21", "Warning: rule chain", "top-1", "AVX2".lower(), "1.32.0"):
         assert words in page.text
 
 

@@ -41,12 +41,25 @@ def test_every_solver_has_a_curve(solver: str) -> None:
 
 
 def test_csv_reads_back() -> None:
-    taken = ({"latency": 1.5e-3, "size": 1000.4, "energy": 0.0}, {"latency": 2e-3, "size": 900, "energy": 0.0})
+    taken = ({"latency": 1.5e-3, "size": 1000.4}, {"latency": 2e-3, "size": 900})
     points = (Point(taken[0], 0.25, "2 int8, 1 fp32"), Point(taken[1], 0.1, "3 fp32"))
     rows = list(csv.DictReader(to_csv(points).splitlines()))
     assert [float(r["latency_ms"]) for r in rows] == [1.5, 2.0]
     assert [r["size_bytes"] for r in rows] == ["1000", "900"]
     assert rows[0]["schemes"] == "2 int8, 1 fp32"
+    assert [r["energy_mj"] for r in rows] == ["", ""], "no figure where the target has none"
+
+
+def test_energies_are_there_where_the_target_has_them() -> None:
+    problem = random_problem("residual", 1)
+    assert not problem.table.node_j
+    assert all(
+        p.figures()["energy_mj"] is None and "energy_mj" not in p.predicted() for p in trade_off(problem, "size")
+    )
+    joules = {name: dict.fromkeys(row, 1e-3) for name, row in problem.table.node_s.items()}
+    known = replace(problem, table=replace(problem.table, node_j=joules))
+    for point in trade_off(known, "size"):
+        assert point.figures()["energy_mj"] == pytest.approx(len(joules)) == point.predicted()["energy_mj"]
 
 
 def test_conversion_writes_it(tmp_path: Path) -> None:

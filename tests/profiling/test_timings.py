@@ -91,6 +91,24 @@ def test_a_timing_comes_back_on_the_scale_of_the_run_that_finds_it(setting: Sett
     assert found.in_words() == "1 of 1 timings up to 9 minutes old, from this machine"
 
 
+def test_what_a_run_has_timed_itself_is_not_reused(setting: Setting) -> None:
+    """The loop asks again for plans that the same run has timed: they are found, but nothing is said about them."""
+    watch, other = Stopwatch(), onnx.ModelProto()
+    other.CopyFrom(setting.model.proto)
+    other.graph.node[0].name = "renamed"
+    setting.run(Stopwatch()).profile(PLAN, other)
+    setting.now += 540.0
+    profiler = setting.run(watch)
+    for _ in range(3):
+        profiler.profile(PLAN, setting.model.proto)
+    assert watch.profiled == 1 and not profiler.timings.in_words()
+    for _ in range(2):
+        setting.now += 60.0
+        profiler.profile(PLAN, other)
+    found = profiler.timings
+    assert watch.profiled == 1 and (found.reused, found.total, found.oldest_s) == (1, 2, 600.0)
+
+
 @pytest.mark.parametrize("passed_s", [KEPT_S + 1.0, -1.0], ids=["over an hour", "before it was measured"])
 def test_other_times_are_measured_again_and_kept_anew(setting: Setting, passed_s: float) -> None:
     setting.profile(Stopwatch())

@@ -91,6 +91,15 @@ def test_top1() -> None:
     assert top1({"y": scores}, np.array([0, 1, 2, 3, 0])) == 0.8
     with pytest.raises(ValueError, match="3 labels for 5"):
         top1({"y": scores}, np.array([0, 1, 2]))
+    assert top1({"y": scores}, np.array([0.0, 1, 2, 3, 0])) == 0.8
+    with pytest.raises(ValueError, match=r"labels are class numbers, and 0\.25 is none"):
+        top1({"y": scores}, np.array([0.0, 1, 0.25, 3, 0]))
+
+
+def test_labels_that_are_no_classes_are_refused_in_one_line() -> None:
+    """Before any work, as of a regression whose targets were given for top-1."""
+    with pytest.raises(CalibrationError, match=r"metric top-1: labels are class numbers, and 0\.5 is none"):
+        convert(labels=np.full(len(np.load(SAMPLES / "digits_test_labels.npy")), 0.5))
 
 
 def convert(**given: Any) -> onnxmpq.Result:

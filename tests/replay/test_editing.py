@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 import onnxmpq
 from onnxmpq.dialects import marked
 from onnxmpq.errors import PlanError, UsageError
+from onnxmpq.feeds import Timed
 from onnxmpq.files import serialize
 from onnxmpq.pipeline import Result
-from onnxmpq.plan import Plan, read_plan
+from onnxmpq.plan import RETOUCHED, Plan, read_plan
 from onnxmpq.plan.stamp import stamped
 from onnxmpq.progress import Progress
-from onnxmpq.replay import apply_plan
+from onnxmpq.quality import Timing, time_side_by_side
+from onnxmpq.replay import apply_plan, remeasure
 from onnxmpq.replay.replay import in_words
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -79,7 +82,7 @@ def test_what_was_measured_of_other_decisions_is_dropped_as_the_plan_is_read(res
     assert rows["Conv_3"].latency_ms is None and rows["Conv_5"].latency_ms is not None
 
 
-@pytest.mark.parametrize("change", [{"notes": ["mine"]}, {"created": "now"}, {"measured": {}}])
+@pytest.mark.parametrize("change", [{"notes": ["mine"]}, {"created": "now"}])
 def test_what_decides_nothing_may_be_changed(change: dict[str, Any], result: Result) -> None:
     assert not edited(result, lambda data: data.update(change)).changed
 
@@ -93,6 +96,9 @@ def test_an_edited_plan_is_predicted_again(result: Result, tmp_path: Path) -> No
     assert "edited plan: Conv_3: int8 -> fp32; nothing was measured again" in heard.lines
     assert plan.prediction.keys() == {"latency_ms", "size_bytes", "effect", "original_latency_ms"}
     assert plan.prediction["effect"] < result.plan.prediction["effect"]
+    for found in (plan, result.plan):
+        parts = [(row.effect or 0.0) + (row.effect_activations or 0.0) for row in found.layers]
+        assert sum(parts) == pytest.approx(found.prediction["effect"])
     assert plan.prediction["latency_ms"] > result.plan.prediction["latency_ms"]
     assert plan.prediction["size_bytes"] == pytest.approx(plan.measured["size_bytes"], rel=0.1)
     assert plan.measured == {"size_bytes": applied.model.ByteSize()}
@@ -149,6 +155,61 @@ def test_it_is_measured_on_demand(result: Result) -> None:
     assert applied.plan.quality["level"] in ("good", "noticeable", "bad")
     assert applied.plan.met in (True, False)
     assert not applied.plan.changed and applied.plan.created
+
+
+def test_it_is_measured_as_was_asked(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, kinds of outputs, and shapes: those of the call, else those that the plan was made for."""
+    seen: list[tuple[int, ...]] = []
+
+    def spied(original: Any, converted: Any, feeds: Timed, *rest: Any) -> Timing:
+        seen.append(feeds.first.batch([feeds.first.typical])["x"].shape)
+        return time_side_by_side(original, converted, feeds, *rest)
+
+    monkeypatch.setattr(remeasure, "time_side_by_side", spied)
+    asked: dict[str, Any] = {"measure": True, "calibration": SAMPLES, "effort": QUICK}
+    shaped = replace(result.plan, options={**result.plan.options, "shape": {"x": "3x3x16x16"}})
+    labelled = replace(result.plan, budgets={"max_drop": "100%", "size": "100%"})
+    for plan, more in (
+        (result.plan, {}),
+        (shaped, {}),
+        (shaped, {"shape": {"x": "2x3x16x16"}}),
+        (labelled, {"labels": [0] * 16, "outputs": {"y": "values"}}),
+    ):
+        applied = apply_plan(PROTO, plan, **asked, **more)
+    assert seen == [(1, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16), (1, 3, 16, 16)]
+    assert applied.validation is not None and applied.validation.metric is not None and applied.plan.met is True
+    assert [o.kind for o in applied.validation.outputs] == ["values"]
+
+
+@pytest.mark.parametrize("given", [{"labels": [0] * 16}, {"shape": {"x": "2x3x16x16"}}, {"outputs": {"y": "values"}}])
+def test_what_only_measuring_uses_is_refused_without(given: dict[str, Any], result: Result) -> None:
+    with pytest.raises(UsageError, match="says how to measure; give --measure too"):
+        apply_plan(PROTO, result.plan, **given)
+
+
+RETOUCHES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a latency": lambda d: d["measured"].update(size_bytes=1),
+    "a budget": lambda d: d.update(met=None),
+    "a verdict": lambda d: d.update(quality={"level": "good", "reasons": ["I say so"]}),
+    "a new figure": lambda d: d["measured"].update(latency_ms=0.001),
+    "none left": lambda d: d.update(measured={}),
+}
+
+
+@pytest.mark.parametrize("change", RETOUCHES.values(), ids=list(RETOUCHES))
+def test_figures_that_were_edited_are_not_believed(
+    change: Callable[[dict[str, Any]], object], result: Result, tmp_path: Path
+) -> None:
+    plan = edited(result, change)
+    assert not plan.changed and RETOUCHED in plan.notes
+    assert (plan.measured, plan.met, plan.quality["level"]) == ({}, None, "unknown")
+    heard = Heard()
+    applied = apply_plan(PROTO, plan, output=tmp_path / "o.onnx", progress=heard)
+    assert RETOUCHED in heard.lines and serialize(applied.model) == serialize(result.model)
+    assert read_plan(tmp_path / "o.plan.json") == applied.plan
+    again = apply_plan(PROTO, plan, measure=True, calibration=SAMPLES, effort=QUICK)
+    assert again.plan.measured and RETOUCHED not in again.plan.notes
+    assert Plan.from_json(again.plan.to_json()) == again.plan
 
 
 def test_made_up_samples_measure_no_quality(result: Result) -> None:

@@ -28,6 +28,7 @@ TAKEN = [
     Taken("a text for a list", {"schemes": "w8", "exclude": "Conv_0"}, {"schemes": ("w8",), "exclude": ("Conv_0",)}),
     Taken("any iterable", {"schemes": {"w8": 1}.keys()}, {"schemes": ("w8",)}),
     Taken("NumPy's numbers", {"samples": np.int64(8), "keep_io": np.bool_(False)}, {"samples": 8, "keep_io": False}),
+    Taken("an array of numbers", {"mean": np.array([0.5, 0.25])}, {"mean": [0.5, 0.25]}),
     Taken("None for the default", {"exclude": None, "latency": None}, {"exclude": (), "latency": None}),
     Taken(
         "a floor as a number",
@@ -62,6 +63,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"outputs": ["y"]}, r"outputs=\['y'\]: must be a dict, such as \{'name': 'logits'\}"),
     ({"cost_table": {"a": 1}}, r"cost_table=\{'a': 1\}: must be the path of a file"),
     ({"target": 3}, "target=3: must be a text"),
+    ({"recipe": 3}, "recipe=3: must be the name of a recipe, a .toml file, or a recipe"),
+    ({"ranges": 3}, "ranges=3: must be the path of a file, or a Calibration"),
+    ({"metric": 3}, "metric=3: must be a function, or module:function as a text"),
+    ({"effort": 3}, "effort=3: must be of class Effort"),
+    ({"cache": 3}, "cache=3: must be a folder, or True or False"),
+    ({"shape": [1, 3]}, r"shape=\[1, 3\]: must be a dict, such as"),
+    ({"mean": {1}}, r"mean=\{1\}: must be a number, or one for each channel"),
     ({"min_sqnr": [30]}, r"min_sqnr=\[30\]: must be a text"),
 ]
 

@@ -179,6 +179,7 @@ WRONG: list[dict[str, typing.Any]] = [
     {"threads": -1},
     {"seed": -1},
     {"estimator": "max"},
+    {"effects": "blocks"},
     {"without": ["magic"]},
     {"latency": "5"},
     {"outputs": {"y": "class"}},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from onnxmpq import pipeline
 from onnxmpq.cli import main
 from onnxmpq.errors import UsageError
+from onnxmpq.request import read_config
+from onnxmpq.request.options import Kind
 from onnxmpq.request.written import toml
 
 SAID = {
@@ -73,10 +77,60 @@ def test_what_is_written_asks_for_the_same(asked: Any, tmp_path: Path) -> None:
     assert '# target = "cpu"' in text and "# ---- Budgets" in text
 
 
+def test_comments_are_options_that_can_be_read(asked: Any, tmp_path: Path) -> None:
+    """Each alone, and all at once: who takes a # away has a file that is TOML, with options of the right types."""
+    asked(*FLAGS, "--write-config", "w.toml")
+    text = (tmp_path / "w.toml").read_text(encoding="utf-8")
+    own: dict[str, Kind] = {name: "switch" for name in ("json", "quiet", "verbose")}
+    lines = [line.removeprefix("# ") for line in text.splitlines() if re.match(r"# \w+ = ", line)]
+    assert len(lines) >= 25
+    for line in lines:
+        (tmp_path / "one.toml").write_text(line + "\n", encoding="utf-8")
+        assert set(read_config(tmp_path / "one.toml", own)) == set(tomllib.loads(line))
+    (tmp_path / "all.toml").write_text("\n".join([text, *lines]), encoding="utf-8")
+    assert set(read_config(tmp_path / "all.toml", own)) == {*SAID, *(line.split(" ")[0] for line in lines)}
+
+
+@pytest.mark.parametrize("path", ["c\u2028d.json", 'a"b.json', "tab\tx.json", "\U0001f600.json"])
+def test_any_text_can_be_written(path: str, asked: Any) -> None:
+    first = asked("--cost-table", path, "--exclude", path, "--write-config", "w.toml")
+    second = asked("--config", "w.toml")
+    assert str(second["cost_table"]) == str(first["cost_table"]) and list(second["exclude"]) == list(first["exclude"])
+
+
 def test_a_file_holds_what_only_the_command_line_has(asked: Any, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "c.toml").write_text("quiet = true\nverbose = true\n")
     assert asked("--config", "c.toml") == {}
     assert "seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("json = true", ()),
+        ("json = true", ("--threads", "many")),
+        ("json = true", ("--no-such-option",)),
+        ("json = true\nno_such_option = 1", ()),
+        ("json = true\nsize = [1]", ()),
+        ("quiet = true", ("--json",)),
+    ],
+)
+@pytest.mark.parametrize("spelled", [("--config", "c.toml"), ("--config=c.toml",)], ids=["apart", "in one"])
+def test_a_file_that_asks_for_json_gets_errors_as_json(
+    text: str, flags: tuple[str, ...], spelled: tuple[str, ...], asked: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Whatever fails: the option's value, the command line itself, or the file."""
+    (tmp_path / "c.toml").write_text(text + "\n")
+    asked(*spelled, *flags)
+    told = capsys.readouterr()
+    error = json.loads(told.out)["error"]
+    assert error["kind"] == "UsageError" and error["message"] in told.err
+
+
+def test_no_json_without_asking(asked: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.toml").write_text("json = false\n")
+    asked("--config", "c.toml", "--no-such-option")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -116,3 +170,5 @@ def test_values_of_toml() -> None:
         assert tomllib.loads(f"x = {toml(value)}")["x"] == value
     with pytest.raises(TypeError):
         toml(None)
+    with pytest.raises(UsageError, match="no text in UTF-8"):
+        toml(Path("name \udcff"))

@@ -6,12 +6,14 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from onnxmpq.rounding import Dual, PerBlock, PerChannel
+from onnxmpq.rounding import AffineBlock, Dual, PerBlock, PerChannel
 
 FORMATS = (
     *(PerChannel(bits) for bits in (2, 3, 4, 5, 6, 8)),
     *(PerBlock(bits, 16) for bits in (2, 4, 8)),
     PerBlock(4, 32, negative_scales=False),
+    AffineBlock(16),
+    AffineBlock(32),
     Dual(4, 16),
     Dual(4, 64),
     *(Dual(bits, 16) for bits in (5, 6)),

@@ -36,13 +36,21 @@ def test_error_is_at_most_half_a_step_where_nothing_clips(w: np.ndarray, weight_
 
 @given(weights, formats.filter(lambda f: not f.has_multipliers))  # integers cannot spell every set of steps
 def test_never_worse_than_the_largest_magnitude_rule(w: np.ndarray, weight_format: WeightFormat) -> None:
-    """Independent reference: step = max|w| / largest code, block by block in float64."""
+    """Independent reference: step = max|w| / largest code, block by block in float64; with zero points the step that
+    just holds all weights and 0."""
     q = quantize_weight(w, weight_format)
     restored = q.dequantize().astype(np.float64)
     for start in range(0, w.shape[1], q.block):
         block = w[:, start : start + q.block].astype(np.float64)
         step = np.maximum(np.abs(block).max(axis=1, keepdims=True) / weight_format.high, 1e-30)
-        reference = np.clip(np.round(block / step), weight_format.low, weight_format.high) * step
+        low: np.ndarray | int = weight_format.low
+        high: np.ndarray | int = weight_format.high
+        if weight_format.shifted:
+            top, bottom = block.max(axis=1, initial=0), block.min(axis=1, initial=0)
+            step = np.maximum((top - bottom)[:, None] / weight_format.high, 1e-30)
+            zero = np.round(-bottom[:, None] / step)
+            low, high = -zero, weight_format.high - zero
+        reference = np.clip(np.round(block / step), low, high) * step
         error = np.sum((block - restored[:, start : start + q.block]) ** 2, axis=1)
         bound = np.sum((block - reference) ** 2, axis=1)
         assert (error <= 1.001 * bound + 1e-9 * np.sum(block**2, axis=1)).all()

@@ -121,6 +121,8 @@ def test_size_bytes_is_what_onnx_writes(w: np.ndarray, weight_format: WeightForm
     expected += -(-w.size * weight_format.low_bits // 8)
     if q.multipliers is not None:
         expected += onnx_bytes(q.multipliers, TensorProto.UINT4)
+    if weight_format.shifted:
+        expected += sum(onnx_bytes(np.zeros(q.scales.shape[1]), TensorProto.UINT4) for _ in w)  # row by row
     assert q.size_bytes == expected
 
 

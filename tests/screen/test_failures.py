@@ -23,7 +23,7 @@ def fails(error: BaseException) -> Callable[[], NoReturn]:
 
 def code_of(command: Callable[[], object], *arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
-        ended(command, arguments)
+        ended(command, arguments, json="--json" in arguments)
     assert isinstance(end.value.code, int)
     return end.value.code
 
@@ -109,4 +109,4 @@ def test_help_that_was_not_asked_for_is_printed_as_it_is(capsys: pytest.CaptureF
 
 
 def test_success_ends_nothing() -> None:
-    ended(lambda: None, ["inspect"])
+    ended(lambda: None, ["inspect"], json=False)

@@ -139,7 +139,9 @@ def perturbations(model: Model, feeds: Feeds) -> Perturbations:
     tensors = dict.fromkeys(t for r in model.regions for t in (*r.inputs, *r.outputs) if t not in roots)
     inputs = {(r.name, 4): params_for(-1.0, 1.5, 4) for r in model.layers if r.inputs}
     kernels = {
-        (r.name, DYNAMIC.name): ORT.spelled(r, [quantize_weight(model.matrix(w), DYNAMIC.weight) for w in places])
+        (r.name, DYNAMIC.name): ORT.spelled(
+            r, DYNAMIC, [quantize_weight(model.matrix(w), DYNAMIC.weight) for w in places]
+        )
         for r in model.layers
         if (places := r.params.weights) and DYNAMIC.weight is not None and ORT.supports(r, DYNAMIC, model.opset)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,18 +21,19 @@ from onnxmpq.ranges import observe_ranges
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, effects_of_menu
 from onnxmpq.sensitivity.menu_effects import (
-    EFFECT_SECONDS,
     ELEMENT_S,
-    FEWEST_EFFECT_SAMPLES,
     MAC_S,
     NODE_S,
     REFERENCE_THREADS,
-    affordable,
     forward_seconds,
 )
+from onnxmpq.sensitivity.method import EFFECT_SECONDS, FEWEST_EFFECT_SAMPLES, affordable
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import prepare_bench
-from tests.graphs import feeds_for, graph, prepared, residual_cnn
+from tests.dialects.cases import rounds_activations
+from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
+
+LEVEL_0 = SCHEMES["w4b32-level0"]
 
 CONV = graph(
     "c = Conv <kernel_shape = [3, 3]> (x, w)  y = Relu (c)", "float[1, 4, 6, 6] x", "float[1, 8, 4, 4] y",
@@ -96,3 +98,26 @@ def test_uint8_weights_take_no_measurement_of_their_own() -> None:
         w8, u8u8 = SCHEMES["w8"], SCHEMES["u8u8"]
         assert u8u8 in menu[region.name]
         assert effects.of_scheme(region.name, u8u8) == effects.of_scheme(region.name, w8) > 0.0
+
+
+def test_effects_of_blocks_are_those_of_the_kernel() -> None:
+    """Of the whole rewritten model with one layer in MatMulNBits: at accuracy level 4 with activations rounded inside,
+    where the CPU does so. Weights alone are tried where a kernel multiplies with floats."""
+    proto = token_model()
+    model, feeds, dialect = prepared(proto), feeds_for(proto, 1), DIALECTS["onnxruntime"]
+    full = candidates(model, load_target("cpu"), dialect)
+    menu = full.where(lambda name, s: s.is_fp32 or (s.name.startswith("w4b32") and name != "Gather_0"))
+    observation = observe_ranges(model, observed_tensors(model, menu), feeds, Context())
+    bench = prepare_bench(model, menu, observation, dialect, Context())
+    effects = effects_of_menu(model, menu, bench, observation, feeds, None, Context())
+    layers = [r for r in model.layers if len(menu[r.name]) > 1]
+    assert {name for name, _ in effects.weights} == {name for name, _ in effects.kernels} == {r.name for r in layers}
+    for region in layers:
+        for scheme in menu[region.name][1:]:
+            [change] = effects.own(region.name, scheme)
+            written = bench.build({region.name: scheme})
+            outputs = list(outputs_of(written, feeds.batch([0]), optimize=False).values())
+            expected = effects.divergence.encode(outputs, 1) - effects.reference
+            np.testing.assert_allclose(change, expected, atol=2e-3 * np.abs(expected).max() + 1e-5)
+    apart = [np.abs(effects.own(r.name, SCHEMES["w4b32"])[0] - effects.own(r.name, LEVEL_0)[0]).max() for r in layers]
+    assert (max(apart) > 0) == rounds_activations()

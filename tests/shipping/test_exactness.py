@@ -125,4 +125,30 @@ def test_nor_of_a_target_that_is_no_cpu() -> None:
 
 def test_blocked_kernels_are_not_covered() -> None:
     found = Exactness(DeployCpu.ANY, 3, (), (), weight_only=2)
-    assert found.in_words().endswith("(proven: 3 layers); not covered: 2 layers in MatMulNBits")
+    assert found.in_words().endswith("(proven: 3 layers); not covered: 2 layers in MatMulNBits at accuracy level 4")
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A scheme of blocks, and what is said of a layer in it on every CPU."""
+
+    scheme: str
+    words: str
+
+    @property
+    def id(self) -> str:
+        return self.scheme
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Blocked("w4b32", "int8 arithmetic: not covered: 1 layer in MatMulNBits at accuracy level 4"),
+        Blocked("w4b32-level0", ""),
+    ],
+    ids=lambda case: case.id,
+)
+def test_blocked_kernels_that_round_activations_are_named(case: Blocked) -> None:
+    layer = LAYERS["matmul"]
+    found = proof(layer, {}, layer.everywhere(case.scheme), DeployCpu.ANY)
+    assert found.proven and found.in_words() == case.words

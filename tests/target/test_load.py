@@ -12,7 +12,7 @@ from onnxmpq.rounding import PerChannel
 from onnxmpq.runtimes import RUNTIMES
 from onnxmpq.schemes import SCHEMES, Format, scheme_named
 from onnxmpq.target import available_targets, load_target
-from onnxmpq.target.fields import ASSUMPTION
+from onnxmpq.target.fields import ASSUMPTION, MEASURED
 
 GOOD = """
 name = "mine"
@@ -58,6 +58,8 @@ SHIPPED = [
     "h200",
     "l4",
     "orin",
+    "rtx4090",
+    "rtx5090",
 ]
 
 
@@ -82,7 +84,9 @@ def test_every_figure_has_a_source() -> None:
     for path in data_folder("cost_models").glob("*.toml"):
         text = path.read_text(encoding="utf-8")
         figures = re.findall(r"\{ value = .*? \}", text)
-        assert all('source = "http' in figure or f'source = "{ASSUMPTION}' in figure for figure in figures), path.name
+        assert all(any(f'source = "{p}' in figure for p in ("http", ASSUMPTION, MEASURED)) for figure in figures), (
+            path.name
+        )
         if figures:
             assert any('source = "http' in figure for figure in figures), path.name
 
@@ -110,8 +114,8 @@ class Unknown:
     "case",
     [
         Unknown("h10", r"no target is called 'h10'; did you mean h100"),
-        Unknown("bismo", r"did you mean bismo-edge or bismo-cloud\?"),
-        Unknown("qqqq", r"the targets are bismo-cloud, .*, orin \(a path to your own \.toml file works too\)"),
+        Unknown("bismo", r"did you mean bismo-cloud or bismo-edge\?"),
+        Unknown("qqqq", r"the targets are bismo-cloud, .*, rtx5090 \(a path to your own \.toml file works too\)"),
         Unknown("nowhere.toml", r"target file nowhere\.toml does not exist"),
     ],
     ids=lambda case: case.name,

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.table import CostTable
 from onnxmpq.errors import TargetError
-from onnxmpq.model import Model
+from onnxmpq.model import Model, prepare
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.target import Target, available_targets, load_target, roofline_table
 from onnxmpq.target.types import Kernel, Roofline
+from tests.graphs import graph
 from tests.target.graphs import CONV_MACS, MATMUL_MACS, menu_of, sample_model, shapes_of, small_model
 
 SMALL, SAMPLE = small_model(), sample_model()
@@ -83,6 +84,30 @@ def test_separate_dequantization_is_charged() -> None:
     fused_s, apart_s = (table_of(SMALL, t).scheme_s(conv, symmetric) for t in (l4, unfused))
     traffic_s = 2 * 32 * 72 / machine.bandwidth_bytes_per_s.value
     assert apart_s == pytest.approx(fused_s + traffic_s + machine.launch_s.value)
+
+
+def test_grouped_convolutions_that_a_compiler_pads_are_charged() -> None:
+    """In 8 bits alone, and not where the groups have more channels."""
+    l4 = load_target("l4")
+    machine = roofline(l4)
+    assert machine.narrow_groups is not None
+    without = replace(l4, roofline=replace(machine, narrow_groups=None))
+    for channels, padded in ((1, True), (2, True), (4, False)):
+        model = grouped_convolution(channels)
+        [name] = [r.name for r in model.layers]
+        for scheme, charged in ((scheme_named("w8a8-int8"), padded), (scheme_named("fp16"), False)):
+            now, before = (table_of(model, t).scheme_s(name, scheme) for t in (l4, without))
+            bits = 64 * channels * 9 * (machine.narrow_groups.weight_bits.value - 8)
+            extra_s = bits / 8 / machine.bandwidth_bytes_per_s.value if charged else 0.0
+            assert now == pytest.approx(before + extra_s, rel=1e-9), (channels, scheme.name)
+
+
+def grouped_convolution(channels: int) -> Model:
+    """64 outputs in groups of so many channels on a map of 2 x 2: all memory traffic."""
+    groups = 64 // channels
+    body = f"y = Conv <group = {groups}, pads = [1, 1, 1, 1]> (x, w)"
+    ends = "float[1, 64, 2, 2] x", "float[1, 64, 2, 2] y"
+    return prepare(graph(body, *ends, f"float[64, {channels}, 3, 3] w"))
 
 
 def test_transitions_cost_traffic_and_a_launch_unless_fused() -> None:

@@ -94,5 +94,5 @@ def test_techniques_are_switched_off_by_name() -> None:
 
 
 def test_an_unknown_technique_is_refused_with_the_list() -> None:
-    with pytest.raises(UsageError, match=r"'gtpq'.*gptq, descent, cross, bias-correction"):
+    with pytest.raises(UsageError, match=r"'gtpq'; did you mean gptq"):
         without(["gtpq"])

@@ -81,7 +81,7 @@ class Gemm(_Product):
         if bias is not None:
             if bias not in index.constants:
                 return None
-            if tuple(index.constants[bias].dims) not in {(weight.out_channels,), (1, weight.out_channels)}:
+            if tuple(index.constants[bias].dims) != (weight.out_channels,):
                 return None
         layer = Layer((weight,), bias, _BIAS)
         return replace(layer, macs=self.sample_macs(layer, node, index))

@@ -25,6 +25,7 @@ def build(document: Document) -> Markup | None:
             legend([("before", "fp32"), ("after", "this plan"), ("guess-key", "predicted"), ("limit-key", "budget")]),
             _table(rows),
             _threads(document.tree.rows("validation", "other_timings")),
+            _sessions(document.tree.rows("sessions")),
             _rounds(document),
         ]
     )
@@ -103,6 +104,20 @@ def _threads(timings: list[Tree]) -> Markup | None:
     columns = [Column("Threads"), *(Column(name, numeric=True) for name in ("fp32 ms", "Plan ms", "Ratio"))]
     rows = [_with_threads(timing) for timing in timings]
     return join([element("h3", "With other threads"), table("Latency with other threads", columns, rows)])
+
+
+def _sessions(sessions: list[Tree]) -> Markup | None:
+    """Time and memory that a session takes, of the original and of the plan's model."""
+    if len(sessions) != 2:
+        return None
+    opened = [found.number("load_s") for found in sessions]
+    taken = [found.number("peak_bytes") for found in sessions]
+    rows: list[list[Cell | str]] = [
+        ["opens in, ms", *(Cell(figures.ms(None if s is None else s * 1e3), s) for s in opened)],
+        ["memory with one run", *(Cell(figures.size(b), b) for b in taken)],
+    ]
+    columns = [Column("A session"), *(Column(name, numeric=True) for name in ("fp32", "Plan"))]
+    return join([element("h3", "Sessions"), table("Time and memory of sessions", columns, rows, sortable=False)])
 
 
 def _with_threads(timing: Tree) -> list[Cell | str]:

@@ -11,7 +11,7 @@ from onnxmpq.page.charts import Mark, legend, scatter
 from onnxmpq.page.document import FP32, Document
 from onnxmpq.page.markup import Markup, element, join
 from onnxmpq.page.quality import divergence
-from onnxmpq.page.sections.types import Section
+from onnxmpq.page.sections.types import Section, about_times
 from onnxmpq.page.tables import Cell, Column, short, table
 from onnxmpq.page.tree import Tree
 
@@ -61,7 +61,7 @@ def build(document: Document) -> Markup | None:
     said = (
         "Divergence from fp32 (lower is better) against latency and size. Filled points are predictions of the cost "
         "table and of single effects; none of those plans was built. Rings were measured, on the validation samples. "
-        "Latencies that were timed are marked in the table."
+        f"Latencies that were timed are marked in the table. {about_times(document)}"
     )
     kinds: set[str] = {p.kind for p in points}
     kinds |= {"hollow" for p in points if p.found is not None}

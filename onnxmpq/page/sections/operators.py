@@ -10,7 +10,7 @@ from onnxmpq.page import figures
 from onnxmpq.page.charts import Part, bar, legend
 from onnxmpq.page.document import Document
 from onnxmpq.page.markup import Markup, element, join
-from onnxmpq.page.sections.types import NEEDS_REPORT, Section
+from onnxmpq.page.sections.types import NEEDS_REPORT, Section, about_times
 from onnxmpq.page.tables import Cell, Column, short, table
 
 CHARTED = 12
@@ -35,7 +35,7 @@ def build(document: Document) -> Markup | None:
     others = _others(document, rows)
     said = (
         "A region counts for the operator of its first node; nodes that the runtime fuses into it (an activation, a "
-        f"bias) are in its time. {_source(document)}"
+        f"bias) are in its time. {about_times(document)}"
     )
     return join(
         [
@@ -45,12 +45,6 @@ def build(document: Document) -> Markup | None:
             _table(rows, others),
         ]
     )
-
-
-def _source(document: Document) -> str:
-    if document.plan.number("measured", "latency_ms") is None:
-        return "Times are those of the target's cost table."
-    return "Times come from the runtime's profiler, over all plans that were timed, fitted to the wall clock."
 
 
 def _rows(document: Document) -> list[_Row]:

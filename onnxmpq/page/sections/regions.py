@@ -6,7 +6,7 @@ from onnxmpq.page import figures
 from onnxmpq.page.colours import Palette
 from onnxmpq.page.document import FP32, Document, RegionView
 from onnxmpq.page.markup import Markup, element, join
-from onnxmpq.page.sections.types import Section
+from onnxmpq.page.sections.types import Section, about_times
 from onnxmpq.page.tables import MOST_ROWS, Cell, Column, breakable, left_off, short, table
 
 MOST_REASONS = 300  # rows
@@ -28,7 +28,9 @@ def build(document: Document) -> Markup | None:
     rows = [_cells(region, palette, max(times)) for region in document.regions[:MOST_ROWS]]
     return join(
         [
-            element("p", "In the order of execution. A header sorts the table.", class_="lead"),
+            element(
+                "p", f"In the order of execution. A header sorts the table. {about_times(document)}", class_="lead"
+            ),
             table("Regions", columns, rows),
             left_off(len(document.regions)),
             _shared(document),

@@ -12,7 +12,7 @@ _LONGEST = 1000  # characters of a note
 
 
 def build(document: Document) -> Markup | None:
-    warnings = [f"Warning, rule {text}" for text in document.tree.texts("warnings")]
+    warnings = [f"Warning: {text}" for text in document.tree.texts("warnings")]
     notes = [*document.tree.texts("notes"), *document.plan.texts("notes")]
     lines = list(dict.fromkeys([*warnings, *notes]))[:MOST]
     if not lines:

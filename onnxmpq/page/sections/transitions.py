@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxmpq.page import figures
 from onnxmpq.page.document import Document
 from onnxmpq.page.markup import Markup, element, join
-from onnxmpq.page.sections.types import Section
+from onnxmpq.page.sections.types import Section, about_times
 from onnxmpq.page.tables import MOST_ROWS, Cell, Column, breakable, left_off, table
 from onnxmpq.page.tree import Tree
 
@@ -25,7 +25,7 @@ def build(document: Document) -> Markup | None:
     said = (
         f"{figures.count(len(changes), 'change')} between float and quantized formats, and "
         f"{figures.count(len(rows) - len(changes), 'change')} of memory layout: {figures.ms(cost)} ms together{share}. "
-        "A tensor that several regions read is converted once, for the first of them."
+        f"A tensor that several regions read is converted once, for the first of them. {about_times(document)}"
     )
     ordered = sorted(rows, key=lambda r: -(r.number("latency_ms") or 0.0))
     largest = ordered[0].number("latency_ms") or 0.0

@@ -7,6 +7,7 @@ from onnxmpq.schemes import FP32, Format, Scheme
 
 LAYERS_IN_INT8 = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm")
 WEIGHT_ONLY = ("MatMulNBits",)
+BLOCK_LOOKUPS = ("GatherBlockQuantized",)
 DYNAMIC = ("DynamicQuantizeLSTM",)
 OTHERS_IN_INT8: dict[str, tuple[str, ...]] = {
     "Add": ("QLinearAdd",),
@@ -32,4 +33,6 @@ def fusions(region: Region, scheme: Scheme) -> tuple[str, ...]:
         return DYNAMIC
     if scheme.reads is Format.INT8:
         return LAYERS_IN_INT8
-    return WEIGHT_ONLY if scheme.weight_only else ()
+    if not scheme.weight_only:
+        return ()
+    return BLOCK_LOOKUPS if region.operator.looks_up else WEIGHT_ONLY

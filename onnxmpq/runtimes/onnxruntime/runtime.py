@@ -28,6 +28,7 @@ class OnnxRuntime:
 
     name: str = "onnxruntime"
     unfolds_weights: bool = True
+    merges_layers: bool = False  # three MatMuls of one tensor are three kernels in the optimized graph (1.32)
 
     def open(self, model: Any, settings: SessionSettings) -> Session:
         return open_session(model, settings)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxmpq.errors import ModelError, TargetError
 from onnxmpq.feeds import InputSpec
 from onnxmpq.files import scratch_folder
+from onnxmpq.model import NEVER_WHOLE, file_bytes, is_reference, subgraphs
 from onnxmpq.schemes import DTYPES
 
 Array = NDArray[np.generic]
@@ -64,6 +65,8 @@ class SessionSettings:
     exact_integers: make int8 weights uint8 when the session is created (`session.x64quantprecision`), so that no kernel
         of an x86 CPU without VNNI saturates; slower. Other CPUs compute exactly anyway.
     lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
+    mapped: the weights of a model by reference (`onnxmpq.model`) stay in their files instead of being copied as kernels
+        like them best; for sessions that are not timed. Without effect on other models.
     profile_prefix / optimized_path: where the profile and the optimised graph go, None for neither.
     """
 
@@ -73,6 +76,7 @@ class SessionSettings:
     keep_qdq: bool = False
     exact_integers: bool = False
     lean: bool = False
+    mapped: bool = False
     profile_prefix: str | None = None
     optimized_path: str | None = None
 
@@ -116,6 +120,11 @@ def open_session(
         options.profile_file_prefix = settings.profile_prefix
     if settings.optimized_path:
         options.optimized_model_filepath = settings.optimized_path
+    if isinstance(model, onnx.ModelProto) and any(map(is_reference, _constants(model.graph))):
+        model = _from_root(model)
+        _refer(options, settings)
+    elif settings.mapped and isinstance(model, (str, Path)) and _stays_in_files(model):
+        options.add_session_config_entry(_NO_COPIES, "1")
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
         if isinstance(model, onnx.ModelProto):
@@ -124,6 +133,47 @@ def open_session(
         return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
         raise ModelError(f"onnxruntime cannot load the model: {_short(error)}", _blamed(error)) from error
+
+
+_FILES_FOLDER = "session.model_external_initializers_file_folder_path"
+_NO_COPIES = "session.disable_prepacking"
+_ROOT = os.path.abspath(os.sep)
+_OPTIMIZED_DATA = "optimized.data"
+
+
+def _stays_in_files(path: str | Path) -> bool:
+    """True for the file of a model that is never whole in memory. What is no model is told when it is opened."""
+    try:
+        return file_bytes(Path(path)) >= NEVER_WHOLE
+    except ModelError:
+        return False
+
+
+def _refer(options: ort.SessionOptions, settings: SessionSettings) -> None:
+    """Options for a model with constants in files of any folder: onnxruntime takes places below one folder only."""
+    options.add_session_config_entry(_FILES_FOLDER, _ROOT)
+    if settings.mapped:
+        options.add_session_config_entry(_NO_COPIES, "1")
+    if settings.optimized_path:  # whole, it may be beyond what protobuf can write
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _OPTIMIZED_DATA)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
+
+
+def _from_root(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose references are places below the root of the file system."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in filter(is_reference, _constants(copy.graph)):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = os.path.relpath(entry.value, _ROOT)
+    return copy
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Initializers of a graph and of the bodies in it."""
+    for inner in subgraphs(graph):
+        yield from inner.initializer
 
 
 def absolute(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | bytes | str:
@@ -264,7 +314,7 @@ def input_specs(session: ort.InferenceSession) -> tuple[InputSpec, ...]:
 
 def specs_of(model: onnx.ModelProto | bytes | str) -> tuple[InputSpec, ...]:
     """The inputs a model asks for. Raises ModelError."""
-    return input_specs(open_session(model))
+    return input_specs(open_session(model, SessionSettings(mapped=True)))
 
 
 def outputs_on(

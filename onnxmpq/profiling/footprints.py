@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.feeds import Array
+from onnxmpq.allocate import Limit
+from onnxmpq.feeds import Array, Feeds, Timed
 from onnxmpq.isolation import call
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
 
@@ -32,6 +33,26 @@ class Footprint:
 def footprint(model: Any, inputs: dict[str, Array], settings: SessionSettings) -> Footprint:
     """Of a model (path, bytes or proto) on one sample, measured in the child. Raises ModelError, CrashError."""
     return call(_measured, absolute(model), inputs, settings, doing="opening the model")
+
+
+def measured_sessions(
+    original: Any, result: Any, feeds: Feeds | Timed, settings: SessionSettings
+) -> tuple[Footprint, Footprint]:
+    """Of the original and of the converted model, on the typical sample. Raises ModelError, CrashError."""
+    first = Timed.of(feeds).first
+    inputs = first.batch([first.typical])
+    return footprint(original, inputs, settings), footprint(result, inputs, settings)
+
+
+def memory_unmet(limit: Limit, before: Footprint, after: Footprint) -> str:
+    """The figures in words where a session takes more memory than the limit, or the system does not tell; else ""."""
+    if before.peak_bytes is None or after.peak_bytes is None:
+        return "this system does not tell how much memory a session takes"
+    most = limit.of(before.peak_bytes)
+    if after.peak_bytes <= most:
+        return ""
+    taken, original, asked = (f"{value / 1e6:.1f} MB" for value in (after.peak_bytes, before.peak_bytes, most))
+    return f"a session takes {taken} of memory with one run (the original {original}), at most {asked} asked"
 
 
 def sessions_in_words(before: Footprint, after: Footprint) -> str:

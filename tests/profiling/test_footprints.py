@@ -8,9 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxmpq.commands import footprint
-from onnxmpq.commands import footprints as module
-from onnxmpq.commands.footprints import Footprint, sessions_in_words
+from onnxmpq.profiling import Footprint, footprint, sessions_in_words
+from onnxmpq.profiling import footprints as module
 from onnxmpq.runtimes import SessionSettings
 from tests.graphs import feeds_for, graph
 

@@ -1,0 +1,206 @@
+"""Memory and time of a conversion, stage by stage, for decoders of different depth or size.
+
+    python -m benchmarks.large_models [--blocks 4 8 16 32] [--width 128] [--vocabulary 2048] [--budget size=20%]
+    python -m benchmarks.large_models --blocks 20 --width 2048 --vocabulary 32000 --as-it-is
+
+Writes each decoder (benchmarks/big_decoder.py) into a temporary folder, converts it in a process of its own, and
+samples the anonymous memory (RssAnon of /proc/PID/status) of that process and of all its children, and the bytes of its
+temporary files. Mapped files are not in it: the system takes their pages back when it needs them. Models are treated as
+those of 2 GB or more are, however small; --as-it-is for what their size asks for. Prints a table, and for a series the
+exponent of time over depth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.big_decoder import Shape, write_decoder, write_samples
+from onnxmpq.progress import Progress, Tick
+
+ROOT = Path(__file__).resolve().parents[1]
+EVERY_S = 0.05
+MB = 1e6
+
+
+class Watcher:
+    """Peaks of anonymous memory, here and in children, by what is being done; and of temporary files."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch, self.what, self.done = scratch, "starting", threading.Event()
+        self.peaks: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.files = self.together = 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        last, looked = time.perf_counter(), 0.0
+        while not self.done.wait(EVERY_S):
+            own = _anonymous(os.getpid())
+            others = sum(map(_anonymous, _below(os.getpid())))
+            now, self.together = time.perf_counter(), max(self.together, own + others)
+            mine, theirs = self.peaks[self.what]
+            self.peaks[self.what] = max(mine, own), max(theirs, others)
+            self.seconds[self.what] += now - last
+            last = now
+            if now - looked > 1.0:
+                looked = now
+                self.files = max(self.files, float(_taken(self.scratch)))
+
+
+def _taken(folder: Path) -> int:
+    """Bytes of the files below a folder, of which some go at any moment."""
+    return sum(_size(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _anonymous(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return 1024.0 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def _below(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        found = [int(c) for t in threads for c in (t / "children").read_text().split()]
+    except OSError:
+        return []
+    return [p for child in found for p in (child, *_below(child))]
+
+
+class Stages(Progress):
+    """Tells a watcher of the stages, and the screen too."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+
+    @contextmanager
+    def stage(self, what: str, total: int) -> Iterator[Tick]:
+        before, self.watcher.what = self.watcher.what, what
+        print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+        with super().stage(what, total) as tick:
+            yield tick
+        self.watcher.what = f"after: {what}" if before.startswith(("after", "starting")) else before
+
+    def warn(self, message: str) -> None:
+        print(f"  warning: {message}", file=sys.stderr, flush=True)
+
+    def say(self, message: str) -> None:
+        print(f"  {message}", file=sys.stderr, flush=True)
+
+
+def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dict[str, Any]:
+    """In a process of its own."""
+    import onnxmpq  # noqa: PLC0415 (after TMPDIR is set)
+    from onnxmpq.model import spill  # noqa: PLC0415
+
+    if not as_it_is:
+        spill.NEVER_WHOLE = 0
+    start, output = time.perf_counter(), folder / "decoder.mpq.onnx"
+    with Watcher(Path(tempfile.gettempdir())) as watcher:
+        result = onnxmpq.convert(
+            folder / "decoder.onnx",
+            calibration=folder / "samples.npz",
+            output=output,
+            cache=False,
+            progress=Stages(watcher),
+            **options,
+        )
+    schemes: dict[str, int] = defaultdict(int)
+    for row in result.plan.layers:
+        schemes[row.scheme] += 1
+    return {
+        "seconds": time.perf_counter() - start,
+        "stages": {k: [watcher.seconds[k], *watcher.peaks[k]] for k in watcher.peaks},
+        "scratch": watcher.files,
+        "written": sum(p.stat().st_size for p in folder.glob("decoder.mpq.onnx*")),
+        "schemes": schemes,
+        "measured": dict(result.plan.measured),
+        "quality": dict(result.plan.quality),
+    }
+
+
+def measured(shape: Shape, options: dict[str, Any], samples: int, *, as_it_is: bool) -> dict[str, Any]:
+    """A decoder written, converted and removed."""
+    with tempfile.TemporaryDirectory(prefix="large-") as name:
+        folder, scratch = Path(name) / "model", Path(name) / "tmp"
+        folder.mkdir()
+        scratch.mkdir()
+        write_decoder(folder / "decoder.onnx", shape)
+        write_samples(folder / "samples.npz", shape, samples)
+        asked = json.dumps({"folder": str(folder), "options": options, "as_it_is": as_it_is})
+        path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
+        environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": path}
+        command = [sys.executable, "-m", "benchmarks.large_models", "--one", asked]
+        answer = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4, 8, 16, 32])
+    for name, value in (("width", 128), ("vocabulary", 2048), ("samples", 16)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--budget", nargs="+", default=["size=20%"])
+    parser.add_argument("--schemes", nargs="+", default=[])
+    parser.add_argument("--without", nargs="+", default=[])
+    parser.add_argument("--as-it-is", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        asked = json.loads(given.one)
+        found = convert_one(Path(asked["folder"]), asked["options"], as_it_is=asked["as_it_is"])
+        print(json.dumps(found))
+        return
+    options = dict(budget.split("=", 1) for budget in given.budget)
+    options |= {"schemes": given.schemes, "without": given.without}
+    times = []
+    for blocks in given.blocks:
+        shape = Shape.of(blocks, given.width, given.vocabulary)
+        found = measured(shape, options, given.samples, as_it_is=given.as_it_is)
+        times.append(found["seconds"])
+        own, children = (max(row[n] for row in found["stages"].values()) for n in (1, 2))
+        print(
+            f"\n{blocks} blocks, {4 * shape.parameters / MB:.0f} MB: {found['seconds']:.0f} s, anonymous memory "
+            f"{own / MB:.0f} MB here and {children / MB:.0f} MB in children, {found['scratch'] / MB:.0f} MB of "
+            f"temporary files, {found['written'] / MB:.0f} MB written, {dict(found['schemes'])}, {found['measured']}"
+        )
+        for what, (seconds, mine, theirs) in found["stages"].items():
+            print(f"  {seconds:7.1f} s  {mine / MB:6.0f} MB  {theirs / MB:6.0f} MB  {what}", flush=True)
+    if len(times) > 1:
+        print(f"\nexponent of time over depth: {np.polyfit(np.log(given.blocks), np.log(times), 1)[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

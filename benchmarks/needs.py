@@ -1,0 +1,76 @@
+"""The estimate of `inspect` beside what a conversion took: anonymous memory of all processes, and CPU seconds.
+
+    ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.needs [--samples 64] [MODEL ...]
+
+MODEL: names of samples/*.onnx and of the zoo. Each is converted with `--size 30%`, without a cache, in a process of its
+own, and its memory is sampled as by benchmarks/large_models.py. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare_commits import Subject, subjects
+from benchmarks.forecast import cpu_seconds
+from benchmarks.large_models import MB, ROOT, Watcher
+from onnxmpq.commands.inspection import inspect
+from onnxmpq.progress import Silent
+
+
+def take(model: str, samples: str, count: int) -> dict[str, float]:
+    """In a process of its own."""
+    import onnxmpq  # noqa: PLC0415
+
+    before = cpu_seconds()
+    with tempfile.TemporaryDirectory() as folder, Watcher(Path(folder)) as watcher:
+        onnxmpq.convert(
+            model,
+            calibration=samples,
+            samples=count,
+            size="30%",
+            cache=False,
+            output=Path(folder) / "out.onnx",
+            progress=Silent(),
+        )
+        taken = cpu_seconds() - before
+    return {"memory": watcher.together, "seconds": taken}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["digits_cnn", "digits_transformer"])
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(take(**json.loads(given.one))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        show(subjects(Path(folder), None, given.models), given.samples)
+
+
+def show(models: Sequence[Subject], samples: int) -> None:
+    """A line for each."""
+    for model in models:
+        expected = inspect(model.model).needs
+        asked = json.dumps({"model": model.model, "samples": model.samples, "count": samples})
+        command = [sys.executable, "-m", "benchmarks.needs", "--one", asked]
+        answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        found: dict[str, Any] = json.loads(answer.stdout)
+        assert expected is not None and expected.seconds is not None
+        print(
+            f"{model.name}: memory {expected.memory_bytes / MB:.0f} MB expected, {found['memory'] / MB:.0f} MB taken; "
+            f"{expected.seconds:.0f} s expected, {found['seconds']:.0f} s of CPU time taken",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""TensorRT-RTX asked about graphs: `python -m benchmarks.tensorrt PART`, for docs/tensorrt.md."""

@@ -1,0 +1,159 @@
+"""The workers that do tasks: those whose results have the same bits as this machine's, and that are no devices."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnxmpq.cluster.remote import Box, Identity, Spooled, identity, sees
+from onnxmpq.cluster.run import Run, Shared
+from onnxmpq.errors import ClusterError
+from onnxmpq.progress import Progress
+from onnxmpq.tasks import Task
+
+Result = TypeVar("Result")
+LOOK_S = 2.0  # between two looks at who is there
+WAIT_S = 30.0
+"""Seconds in which workers may come: a scheduler is often there first, and a worker that dies is started again."""
+
+
+class Pool:
+    """Implements `tasks.Elsewhere` with the workers of one scheduler, which may come and go."""
+
+    def __init__(self, client: Any, progress: Progress, folder: Path | None = None, *, local: bool = False) -> None:
+        self.client, self.progress, self.folder, self.local = client, progress, folder, local
+        self.here, self.token, self.scheduler = identity(), secrets.token_hex(4), client.scheduler_info()["id"]
+        self.known: dict[str, Identity] = {}
+        self.threads: dict[str, int] = {}
+        self.left_out: dict[str, str] = {}
+        self._looked, self._refused = float("-inf"), False
+
+    # ---- who is there --------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        return max(sum(self.threads.values()), 1)
+
+    @property
+    def sees_files(self) -> bool:
+        return self.local
+
+    def look(self, *, now: bool = False) -> dict[str, int]:
+        """Threads of each worker that may be given tasks, by address. At most every `LOOK_S` the scheduler is asked."""
+        if now or time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            present: dict[str, int] = self.client.nthreads()
+            self._identify([address for address in present if address not in self.known | self.left_out])
+            self.threads = {a: n for a, n in present.items() if a in self.known and not self.known[a].tags}
+            self._refused = bool(present) and self.left_out.keys() >= present.keys()
+        return self.threads
+
+    def require_workers(self) -> None:
+        """Waits for workers. Raises ClusterError where none comes, or none can be used."""
+        self._wait_for(lambda: bool(self.look(now=True)))
+        if self.threads:
+            count = len(self.threads)
+            self.progress.say(f"{count} worker{'s' if count > 1 else ''} of the cluster, {self.width} tasks at a time")
+            return
+        devices = [a for a, i in self.known.items() if i.tags]
+        if self.left_out:
+            why = _first(self.left_out)
+            raise ClusterError(f"no worker can be used: {why}; workers need the same packages and CPU features")
+        if devices:
+            raise ClusterError(f"all workers ({', '.join(devices)}) are devices, which do nothing but measurements")
+        raise ClusterError("the scheduler has no workers; start some with `dask worker ADDRESS`")
+
+    def device(self, name: str) -> list[str]:
+        """Addresses of the workers with this tag, all of them machines of one kind. Raises ClusterError."""
+
+        def tagged() -> list[str]:
+            self.look(now=True)
+            return [address for address, i in self.known.items() if name in i.tags]
+
+        self._wait_for(lambda: bool(tagged()))
+        found = tagged()
+        if not found:
+            others = sorted({tag for i in self.known.values() for tag in i.tags})
+            there = f"; those there are: {', '.join(others)}" if others else ""
+            wrong = f"; {_first(self.left_out)}" if self.left_out else ""
+            tag = f'dask worker ADDRESS --resources "onnxmpq-{name}=1"'
+            raise ClusterError(f"--device {name}: no worker has that tag{there}{wrong}; start one with: {tag}")
+        first = self.known[found[0]]
+        for address in found[1:]:
+            other = self.known[address]
+            if other.described["cpu"] != first.described["cpu"] or other.apart_from(first):
+                cpus = f"{found[0]} ({first.described['cpu']}) and {address} ({other.described['cpu']})"
+                raise ClusterError(f"--device {name}: {cpus} are of different kinds; give them different tags")
+        return found
+
+    def _wait_for(self, what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not what() and not self._refused and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _identify(self, addresses: list[str]) -> None:
+        if not addresses:
+            return
+        answers = self.client.run(identity, workers=addresses, on_error="return")
+        for address in addresses:
+            answer = answers.get(address)
+            if isinstance(answer, Identity):
+                programs = answer.other_programs(self.here)
+                apart = "; ".join(programs) if answer.tags else answer.apart_from(self.here)
+            elif isinstance(answer, OSError) or answer is None:  # it has gone meanwhile
+                continue
+            else:
+                apart = f"onnxmpq cannot be imported there ({answer})"
+            if not apart and self.folder is not None and not self._sees_folder(address):
+                apart = f"it does not see --cluster-folder {self.folder}"
+            if apart:
+                self.left_out[address] = apart
+                self.progress.warn(f"worker {address} is left out: {apart}")
+            else:
+                self.known[address] = answer
+
+    def _sees_folder(self, address: str) -> bool:
+        assert self.folder is not None
+        path, content = self.folder / f".onnxmpq-{self.token}", self.token
+        try:
+            path.write_text(content, encoding="utf-8")
+            return bool(self.client.run(sees, path.absolute(), content, workers=[address]).get(address))
+        except OSError as error:
+            raise ClusterError(f"--cluster-folder {self.folder}: cannot be written ({error.strerror})") from None
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+    # ---- tasks ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def shared(self, key: str, value: Any) -> Iterator[Shared]:
+        """Through a file of the folder that all see, else from worker to worker."""
+        if self.folder is None:
+            yield Shared(Box(value))
+            return
+        path = self.folder.absolute() / f"onnxmpq-{key[:32]}-{self.token}.pickle"
+        try:
+            content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            path.write_bytes(content)
+            yield Shared(Spooled(path, hashlib.sha256(content).hexdigest()))
+        except OSError as error:
+            raise ClusterError(f"--cluster-folder {self.folder}: cannot be written ({error.strerror})") from None
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+    def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:
+        return Run(self, tasks).results()
+
+
+def _first(left_out: dict[str, str]) -> str:
+    address, why = next(iter(left_out.items()))
+    more = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f"{address}: {why}{more}"

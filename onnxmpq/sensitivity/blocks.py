@@ -1,0 +1,106 @@
+"""Blocks of a graph: stretches of nodes behind which one tensor carries all that was changed inside.
+
+A cut is a place in the node order. Of what layers behind the last cut change, exactly one tensor is read behind this
+one: the stream of a residual network, a transformer, or either half of an encoder-decoder (what a decoder reads of its
+encoder does not change inside the decoder). Results that reach further by themselves, such as a mask that every block
+reads, are few; they are named, for their effects are measured on the outputs. A graph with long skip connections
+(U-Net) has few cuts, or none: then it is one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxmpq.execution import Cutter
+from onnxmpq.model import read_by
+
+FEWEST_TARGETS = 5  # in a block
+MOST_BLOCKS = 64
+WEAK = 4  # times the fewest targets, from where a cut may also lie inside of a residual branch
+FAR_SHARE = 0.25  # of a block's targets that may reach further than its exit
+
+
+@dataclass(frozen=True)
+class Block:
+    """Nodes from place `start` up to `stop`.
+
+    exit: the tensor that carries the changes on; None for the last block, whose changes show at the outputs. far:
+    targets in the block that change other tensors behind it as well.
+    """
+
+    start: int
+    stop: int
+    exit: str | None
+    far: frozenset[str] = frozenset()
+
+
+def find_blocks(cutter: Cutter, targets: Iterable[str]) -> tuple[Block, ...]:
+    """The graph cut into blocks. targets: tensors that may be perturbed; those that are inputs belong to the first."""
+    return _Search(cutter, list(targets)).run()
+
+
+class _Search:
+    def __init__(self, cutter: Cutter, targets: Sequence[str]) -> None:
+        self.nodes = cutter.index.nodes
+        self.reads = [[t for t in read_by(n) if t and t not in cutter.constants] for n in self.nodes]
+        self.last_read = {t: place for place, tensors in enumerate(self.reads) for t in tensors}
+        last = len(self.nodes) - 1
+        self.first_read = {t: last - place for place, tensors in enumerate(self.reads[::-1]) for t in tensors}
+        self.targets = frozenset(targets)
+        self.fewest = max(FEWEST_TARGETS, len(self.targets) // MOST_BLOCKS)
+        self.blocks: list[Block] = []
+        self.names: list[str] = []  # targets of the block at hand; bit i of a mask stands for the i-th
+        self.reached: dict[str, int] = {}  # tensors behind targets of the block at hand: a bit for each
+
+    def run(self) -> tuple[Block, ...]:
+        start, before = 0, self._inputs()
+        for tensor in before:
+            self._perturb(tensor)
+        for place, node in enumerate(self.nodes):
+            self._pass(place, node)
+            block = self._cut(start, place + 1, before)
+            if block is not None:
+                self.blocks.append(block)
+                start, before = block.stop, [block.exit or ""]
+                self.names, self.reached = [], {}
+        self.blocks.append(Block(start, len(self.nodes), None))
+        return tuple(self.blocks)
+
+    def _inputs(self) -> list[str]:
+        made = {t for n in self.nodes for t in n.output}
+        return sorted(self.targets - made)
+
+    def _perturb(self, tensor: str) -> None:
+        self.reached[tensor] = self.reached.get(tensor, 0) | 1 << len(self.names)
+        self.names.append(tensor)
+
+    def _pass(self, place: int, node: onnx.NodeProto) -> None:
+        """Follow what the targets of the block change, one node further."""
+        mask = 0
+        for tensor in self.reads[place]:
+            mask |= self.reached.get(tensor, 0)
+        for tensor in filter(None, node.output):
+            if mask:
+                self.reached[tensor] = mask
+            if tensor in self.targets:
+                self._perturb(tensor)
+        self.reached = {t: m for t, m in self.reached.items() if self.last_read.get(t, -1) > place}
+
+    def _cut(self, start: int, stop: int, before: Sequence[str]) -> Block | None:
+        """The block that ends here; None where it does not. before: tensors that the block reads, which are read again
+        behind the place if it lies inside of a residual branch."""
+        if len(self.names) < self.fewest or not self.reached:
+            return None
+        leaving = max(self.reached, key=lambda t: self.reached[t].bit_count())
+        far = 0
+        for tensor, mask in self.reached.items():
+            far |= mask if tensor != leaving else 0
+        inside_branch = any(self.first_read.get(t, stop) < stop <= self.last_read[t] for t in before)
+        if inside_branch and len(self.names) < WEAK * self.fewest:
+            return None
+        if far.bit_count() > FAR_SHARE * len(self.names):
+            return None
+        return Block(start, stop, leaving, frozenset(n for i, n in enumerate(self.names) if far >> i & 1))

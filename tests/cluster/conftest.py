@@ -1,0 +1,53 @@
+"""A scheduler and workers, each a process, for the tests of this folder; they are skipped where Dask is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onnxmpq
+
+ROOT = Path(onnxmpq.__file__).parents[1]
+
+
+@contextmanager
+def local_cluster(workers: int) -> Iterator[Any]:
+    """A client of a cluster of processes with one thread each."""
+    distributed = pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def worker(address: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One more worker of the scheduler at this address."""
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    process = subprocess.Popen(
+        [*command, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with local_cluster(2) as found:
+        yield found

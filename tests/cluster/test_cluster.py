@@ -1,0 +1,242 @@
+"""Tasks on Dask's workers: the same bytes, another try elsewhere, a name where nothing helps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxmpq
+from onnxmpq.cluster import connected
+from onnxmpq.context import Context
+from onnxmpq.errors import ClusterError
+from onnxmpq.files import serialize
+from onnxmpq.progress import Progress, Silent
+from onnxmpq.tasks import Task, current
+from tests.cluster.conftest import local_cluster, worker
+from tests.graphs import residual_cnn, samples_for
+from tests.tables import int8_pays
+
+PROTO = residual_cnn()
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+    detail = warn = say
+
+
+def converted(folder: Path, **more: Any) -> tuple[bytes, str]:
+    made = onnxmpq.convert(
+        PROTO,
+        calibration=samples_for(PROTO, 8),
+        cost_table=int8_pays(PROTO, folder),
+        latency="60%",
+        progress=Silent(),
+        **more,
+    )
+    return serialize(made.model), made.plan.to_json()
+
+
+def test_the_same_bytes_whoever_does_the_work(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.weights.first.WORTH_PROCESSES", 0)
+    alone = converted(tmp_path, cache=False)
+    heard = Heard()
+    cache = tmp_path / "cache"
+    assert converted(tmp_path, cache=cache, cluster=client) == alone
+    assert list(cache.rglob("*.npz"))
+    assert converted(tmp_path, cache=False, cluster=client, cluster_folder=tmp_path) == alone
+    assert not list(tmp_path.glob("*.pickle")) and current() is None
+    with connected(client, heard):
+        assert Context().elsewhere is current() is not None
+    assert heard.lines == ["2 workers of the cluster, 2 tasks at a time"]
+
+
+# ---- functions for workers: they find them by name -----------------------------------------------
+
+
+def doubled(value: Any, more: int = 0) -> Any:
+    return 2 * value + more
+
+
+def fails(value: int) -> int:
+    raise ValueError(f"no {value}")
+
+
+def fails_first(folder: str, value: int) -> int:
+    """Fails for the first worker that comes."""
+    try:
+        os.mkdir(os.path.join(folder, str(value)))
+    except FileExistsError:
+        return value
+    raise ValueError("not yet")
+
+
+def dies_first(folder: str, value: int) -> int:
+    try:
+        os.mkdir(os.path.join(folder, f"died {value}"))
+    except FileExistsError:
+        return value
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def dies(value: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(value)
+
+
+def naps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def tasks(function: Any, rows: list[tuple[Any, ...]]) -> list[Task[Any]]:
+    return [Task(f"{function.__name__} {n}", f"layer {n}", function, row) for n, row in enumerate(rows)]
+
+
+def run(client: Any, made: list[Task[Any]], heard: Progress | None = None, **more: Any) -> dict[str, Any]:
+    with connected(client, heard or Silent(), **more):
+        elsewhere = current()
+        assert elsewhere is not None
+        return {task.about: result for task, result in elsewhere.run(made)}
+
+
+def test_shared_values_and_results(client: Any, tmp_path: Path) -> None:
+    large = np.arange(300_000, dtype=np.float32)
+    for folder in (None, tmp_path):
+        with connected(client, Silent(), folder=folder):
+            elsewhere = current()
+            assert elsewhere is not None
+            with elsewhere.shared("key", large) as there:
+                found = dict(elsewhere.run(tasks(doubled, [(there, n) for n in range(9)])))
+        assert len(found) == 9
+        for task, result in found.items():
+            np.testing.assert_array_equal(result, 2 * large + task.arguments[1])
+
+
+def test_what_fails_is_tried_again(client: Any, tmp_path: Path) -> None:
+    heard = Heard()
+    rows = [(str(tmp_path), n) for n in range(3)]
+    assert run(client, tasks(fails_first, rows), heard) == {f"layer {n}": n for n in range(3)}
+    assert sum("not yet" in line and "trying again" in line for line in heard.lines) == 3
+
+
+def test_three_failures_name_the_layer(client: Any) -> None:
+    with pytest.raises(ClusterError, match=r"layer 0: failed 3 times \(ValueError: no 7; on tcp://"):
+        run(client, tasks(fails, [(7,)]))
+
+
+def test_a_slow_task_is_given_to_another_worker_too(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.cluster.run.SLOW_S", 0.5)
+    monkeypatch.setattr("onnxmpq.cluster.run.POLL_S", 0.1)
+    heard = Heard()
+    assert run(client, tasks(naps, [(0.01,), (3.0,)]), heard) == {"layer 0": 0.01, "layer 1": 3.0}
+    assert sum("also given to another" in line for line in heard.lines) == 1
+
+
+def test_workers_that_die() -> None:
+    """In a cluster of its own, as its workers are started again."""
+    import tempfile  # noqa: PLC0415
+
+    with local_cluster(2) as client, tempfile.TemporaryDirectory() as folder:
+        rows = [(folder, n) for n in range(4)]
+        assert run(client, tasks(dies_first, rows)) == {f"layer {n}": n for n in range(4)}
+        with pytest.raises(ClusterError, match=r"layer 0: \d workers were lost with it"):
+            run(client, tasks(dies, [(1,)]))
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_with_a_line() -> None:
+    with local_cluster(1) as client:
+        threading.Timer(2.0, client.cluster.close).start()
+        with pytest.raises(ClusterError, match=r"the scheduler is gone or was started again; what is done is in"):
+            run(client, tasks(naps, [(0.2,)] * 100))
+
+
+def test_a_scheduler_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.cluster.pool.WAIT_S", 0.5)
+    with local_cluster(0) as client:
+        with pytest.raises(ClusterError, match="the scheduler has no workers; start some with `dask worker"):
+            run(client, [])
+        with pytest.raises(ClusterError, match=r"--device arm: no worker has that tag; start one with: dask worker"):
+            run(client, [], device="arm")
+
+
+def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    monkeypatch.setattr("onnxmpq.cluster.connect.CONNECT_S", 1)
+    with pytest.raises(ClusterError, match=r"--cluster tcp://127.0.0.1:9: no scheduler answers .*dask scheduler"):
+        run("tcp://127.0.0.1:9", [])
+
+
+def test_a_worker_that_differs_is_left_out(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "ONNXMPQ_TEST", "")
+    from onnxmpq.cluster import pool  # noqa: PLC0415
+
+    here = pool.identity()
+    other = {**here.described, "onnxruntime": "1.0.0"}
+    monkeypatch.setattr(pool, "identity", Stand(here, other))
+    with pytest.raises(ClusterError, match=r"no worker can be used: tcp://.*onnxruntime .* \(here 1.0.0\), and 1 more"):
+        run(client, [])
+
+
+class Stand:
+    """Answers as another machine here, and as it is where a worker calls it."""
+
+    def __init__(self, here: Any, described: dict[str, str]) -> None:
+        self.here, self.described, self.home = here, described, os.getpid()
+
+    def __call__(self, dask_worker: Any = None) -> Any:
+        from dataclasses import replace  # noqa: PLC0415
+
+        from onnxmpq.cluster.remote import identity  # noqa: PLC0415
+
+        here = os.getpid() == self.home
+        return replace(self.here, described=self.described) if here else identity(dask_worker)
+
+
+def test_a_folder_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.cluster.pool.sees", unseen)
+    with pytest.raises(ClusterError, match=r"does not see --cluster-folder"):
+        run(client, [], folder=tmp_path)
+    with pytest.raises(ClusterError, match="cannot be written"):
+        run(client, [], folder=tmp_path / "missing")
+
+
+def unseen(path: Path, content: str) -> bool:
+    return False
+
+
+def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
+    """A profile with its times taken on the device, and a conversion whose tasks stay away from it."""
+    with local_cluster(1) as client:
+        address = client.scheduler_info()["address"]
+        with worker(address, "--resources", "onnxmpq-board=1", "--name", "board"):
+            client.wait_for_workers(2, timeout=60)
+            with connected(client, Silent(), device="board"):
+                found = {where for _, where in current().run(tasks(doing, [(n,) for n in range(8)]))}  # type: ignore[union-attr]
+            assert found and "board" not in found
+            heard = Heard()
+            table = onnxmpq.profile(
+                PROTO, calibration=samples_for(PROTO, 4), cluster=client, device="board", progress=heard
+            )
+            assert any("board" in line and "latency is measured on" in line for line in heard.lines)
+            assert table.node_s
+            with pytest.raises(ClusterError, match=r"--device arm: no worker has that tag; those there are: board"):
+                run(client, [], device="arm")
+
+
+def doing(_number: int) -> str:
+    from distributed import get_worker  # noqa: PLC0415
+
+    return str(get_worker().name)

@@ -1,0 +1,84 @@
+"""Effects measured in tasks are those of one process, to the last bit, in whatever order and pieces."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.cache import content_hash
+from onnxmpq.execution import MEMORY, MemoryBudget
+from onnxmpq.keys import model_hash
+from onnxmpq.sensitivity import Effects, fit_frame, measure_effects
+from onnxmpq.sensitivity.spread import spread_effects
+from onnxmpq.tasks import Task
+from tests.graphs import feeds_for, prepared, residual_cnn, token_model
+from tests.sensitivity.test_effects import perturbations
+
+
+class Shuffled:
+    """Does tasks in any order, some of them twice, each on copies as another process would have them."""
+
+    sees_files = False
+
+    def __init__(self, width: int, seed: int) -> None:
+        self.width, self.random, self.done = width, random.Random(seed), 0
+
+    @contextmanager
+    def shared(self, key: str, value: Any) -> Iterator[Any]:
+        yield pickle.loads(pickle.dumps(value))
+
+    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
+        listed = list(tasks)
+        assert len({t.key for t in listed}) == len(listed)
+        for task in self.random.sample(listed * 2, 2 * len(listed)):
+            there, *rest = task.arguments
+            self.done += 1
+            yield task, pickle.loads(pickle.dumps(task.function(there, *pickle.loads(pickle.dumps(rest)))))
+
+
+def assert_same_bits(one: Effects, other: Effects) -> None:
+    for name in ("weights", "activations", "inputs", "kernels"):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert mine.keys() == theirs.keys(), name
+        for key, change in mine.items():
+            np.testing.assert_array_equal(change, theirs[key], err_msg=f"{name} {key}")
+    assert one.params == other.params
+
+
+@pytest.mark.parametrize("proto", [residual_cnn(), token_model()], ids=["cnn", "tokens"])
+@pytest.mark.parametrize("memory", [MEMORY, MemoryBudget(kept=0)], ids=["kept", "nothing kept"])
+@pytest.mark.parametrize("width", [1, 8])
+def test_tasks_give_the_same_bits(
+    proto: onnx.ModelProto, memory: MemoryBudget, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", 3)
+    model, feeds = prepared(proto), feeds_for(proto, 5)
+    tries = perturbations(model, feeds)
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    whole = measure_effects(model, feeds, tries, frame=frame, memory=memory)
+    elsewhere, parts = Shuffled(width, seed=width), list[Effects]()
+    found = spread_effects(
+        elsewhere, content_hash(model_hash(model), memory), model, feeds, tries, frame, memory=memory, keep=parts.append
+    )
+    assert_same_bits(whole, found)
+    assert elsewhere.done == len(parts) and len(parts) > (2 if width == 1 else 6)
+
+
+def test_only_what_is_tried_makes_tasks() -> None:
+    model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 3)
+    tries = perturbations(model, feeds)
+    last = model.layers[-1].name
+    few = tries.only({last}, ())
+    assert few.count and few.layers == {last}
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    ticks: list[int] = []
+    found = spread_effects(Shuffled(4, 0), "few", model, feeds, few, frame, tick=ticks.append)
+    assert set(ticks) == {few.count}  # the shuffled executor does each task twice
+    assert_same_bits(measure_effects(model, feeds, few, frame=frame), found)
