@@ -119,7 +119,7 @@ def test_an_unsteady_measurement_goes_on(calm: int, passes: int, monkeypatch: py
         noisy, quiet = np.array([[1.0, 1.0, 1.0], [0.2, 0.5, 0.9]]), np.repeat([[1.0], [0.5]], 60, axis=1)
         return quiet if len(done) > calm else noisy
 
-    monkeypatch.setattr(comparison, "call", rounds)
+    monkeypatch.setattr(comparison, "timed", rounds)
     proto = residual_cnn()
     timing = time_side_by_side(proto, proto, feeds_for(proto, 1), SessionSettings(), Effort(seconds=0.01, runs=1))
     assert len(done) == passes
