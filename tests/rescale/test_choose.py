@@ -14,9 +14,9 @@ from benchmarks.shared_weights import encoder
 from onnxmpq.cost.measure import Effort
 from onnxmpq.files import serialize
 from onnxmpq.model import prepare
-from onnxmpq.pipeline import Result
 from onnxmpq.rescale import find_channels, rescaled
 from onnxmpq.rescale.choose import _of_equal_weights
+from onnxmpq.result import Result
 from tests.graphs import conv_relu, graph, outputs_of, prepared, residual_cnn, samples_for
 
 OTHERS = ("descent", "cross", "bias-correction")
