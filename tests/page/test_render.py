@@ -43,7 +43,7 @@ def test_a_limit_of_memory_stands_beside_what_was_measured() -> None:
     assert "Memory:" not in rendered(report).text
     report["plan"]["budgets"] = {"size": "5kB", "memory": "2MB"}
     text = rendered(report).text
-    assert "Memory: 1.50 MB measured in a session with one run" in text
+    assert "Memory: 1.5 MB measured in a session with one run" in text
     assert "2MB" in text
 
 
