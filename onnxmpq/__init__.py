@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from onnxmpq.errors import OnnxmpqError
     from onnxmpq.files import Rows
     from onnxmpq.fleet import Fleet, convert_many
-    from onnxmpq.pipeline import Result, convert, predict
+    from onnxmpq.pipeline import convert, predict
     from onnxmpq.plan import Plan, read_plan
     from onnxmpq.progress import Progress
     from onnxmpq.quality import Validation
     from onnxmpq.ranges import Calibration, read_calibration
     from onnxmpq.replay import Applied, apply, apply_plan
     from onnxmpq.report import Prediction, Report
+    from onnxmpq.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -82,7 +83,7 @@ _HOMES = {
     "Prediction": "report",
     "Progress": "progress",
     "Report": "report",
-    "Result": "pipeline",
+    "Result": "result",
     "Rows": "files",
     "Validation": "quality",
     "apply": "replay",

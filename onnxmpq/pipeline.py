@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import onnx
 
 from onnxmpq.allocate import (
-    MEMORY,
-    Problem,
     at_unseen_level,
     int8_everywhere,
     pose,
@@ -27,15 +18,11 @@ from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort, PlanCosts
 from onnxmpq.decoding import load_samples
-from onnxmpq.deployment import foreign
-from onnxmpq.errors import BudgetError, OnnxmpqError, UsageError
+from onnxmpq.errors import OnnxmpqError, UsageError
 from onnxmpq.feeds import in_words
-from onnxmpq.files import Rows, nearest, serialize, write_result, write_text
+from onnxmpq.files import nearest
 from onnxmpq.forecast import Work, forecast
-from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import call, isolated
-from onnxmpq.keys import feeds_hash
-from onnxmpq.lint import lint_export
 from onnxmpq.menu import (
     Menu,
     bounded_activations,
@@ -54,9 +41,8 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model, table_rows
 from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_timed
-from onnxmpq.page import write_report
-from onnxmpq.plan import Axis, Forecast, Plan, stamp, stamp_bytes, to_csv, trade_off, with_points
-from onnxmpq.profiling import CLEARLY, Footprint, measured_sessions, memory_unmet, plan_costs, quick_latency_s
+from onnxmpq.plan import stamp_bytes
+from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import (
     declared_rows,
@@ -65,30 +51,14 @@ from onnxmpq.quality import (
 from onnxmpq.ranges import known_ranges, observe_ranges
 from onnxmpq.report import (
     Prediction,
-    Report,
-    account_regions,
-    account_transitions,
-    account_uniform,
-    blocks_note,
-    build_plan,
-    build_report,
-    cost_rows,
-    coupled_note,
-    curve_rows,
-    foreign_latency_note,
-    idle_note,
     left_out,
-    narrow_ends_note,
     predict_job,
-    sensitivity_rows,
     source_name,
-    unjudged_note,
-    with_factors,
-    with_stored_weights,
 )
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, in_best_order, rescale
+from onnxmpq.result import Result, described, result_of, write
 from onnxmpq.runtimes import (
     Rules,
     absolute,
@@ -99,58 +69,15 @@ from onnxmpq.runtimes import (
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, with_caches
 from onnxmpq.shipping import (
-    RULE,
-    Disagreement,
-    Exactness,
     Job,
     Labelled,
     QualityCheck,
-    Shipped,
-    as_shipped,
-    disagreement,
     finish,
     require_verifiable,
-    unfolding_note,
-    verified,
-    verified_note,
 )
-from onnxmpq.shown import Shown
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
-from onnxmpq.workbench import ROUNDING, Workbench, prepare_bench
-
-
-@dataclass(frozen=True, repr=False)
-class Result(Shown):
-    """The mixed-precision model, its plan, and the report; and what is known about its decisions, as rows.
-
-    problem: that the plan solves. left_out: schemes that were not offered, and why.
-    """
-
-    model: onnx.ModelProto
-    plan: Plan
-    report: Report
-    problem: Problem
-    left_out: Mapping[tuple[str, str], str]
-
-    @cached_property
-    def sensitivity(self) -> Rows:
-        """A row for every region and scheme: effect, latency, bytes, or the reason why it is not on the menu."""
-        return sensitivity_rows(self.problem, self.left_out, {r.node: r.scheme for r in self.plan.layers})
-
-    @cached_property
-    def costs(self) -> Rows:
-        """The cost table: regions, and changes of format and layout, in milliseconds."""
-        return cost_rows(self.problem.model, self.problem.table)
-
-    @cached_property
-    def curve(self) -> Rows:
-        """The trade-off curve: that which was asked for, else in latency, or in size where that alone was limited."""
-        axis: Axis = "size" if "size" in self.plan.budgets and "latency" not in self.plan.budgets else "latency"
-        return curve_rows(self.report.curve or trade_off(self.problem, axis))
-
-    def shown(self) -> tuple[str, list[tuple[str, str]]]:
-        return self.report.shown()
+from onnxmpq.workbench import Workbench, prepare_bench
 
 
 @takes(Request)
@@ -165,9 +92,9 @@ def convert(model: Source, request: Request) -> Result:
     """
     heard = Remembering(request.progress)
     posed = _posed(model, replace(request, progress=heard))
-    result = _result(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
+    result = result_of(posed.job, finish(posed.job), posed.asked, posed.opened, posed.rescaling, posed.menu)
     result = replace(result, report=replace(result.report, warnings=tuple(heard.warnings)))
-    _write(result, request)
+    write(result, request)
     return result
 
 
@@ -228,7 +155,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         prepare_bench(prepared, representable, observation, opened.dialect, context),
         keep_io=request.keep_io,
         exact_integers=asked.exact_integers,
-        stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), _described(data)),
+        stamp_bytes=stamp_bytes(prepared.structure, opened.device.name, asked_for(request), described(data)),
     )
     writable = _writable(representable, nearest, asked)
     rules = opened.rules(prepared, data.timed.first, request.couple)
@@ -390,143 +317,3 @@ def _worth_an_effect(menu: Menu, bench: Workbench, costs: PlanCosts, *, small: b
     found = used_when_fastest(bench.model, faster, quantized_when_fastest(without_effects, costs.known))
     require_candidates(bench.model, found)
     return found
-
-
-def _result(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescaling: Rescaling, menu: Menu) -> Result:
-    """The last checks of a graph, its plan and its report."""
-    request, outcome, prepared, context = asked.request, shipped.outcome, rescaling.model, job.context
-    require_whole(outcome.proto, prepared.proto, prepared.regions, keep_io=request.keep_io)
-    exactness = Exactness.of(outcome.proto, prepared, outcome.assignment, asked.cpu)
-    apart = (RULE,) if exactness.in_words() else ()
-    warned = lint_export(outcome.proto, prepared.proto, asked.device.dialect, apart)
-    for rule in warned:
-        context.progress.warn(f"rule {rule}")
-    if not exactness.proven:
-        context.progress.warn(exactness.in_words())
-    differs = disagreement(
-        as_shipped(job.bench, shipped.compensated),
-        outcome.assignment,
-        job.data.calibration,
-        job.quality_of.judging,
-        shipped.validation,
-    )
-    sessions, within = _within_memory(job, shipped, asked, opened)
-    outcome = replace(outcome, met=outcome.met and within)
-    shipped = replace(shipped, outcome=outcome)
-    compiled = verified(outcome.proto, asked.device, request.shapes, job.data.timed.first) if request.verify else None
-    rounding = differs.in_words() if differs is not None and differs.rounding and exactness.in_words() else ""
-    made = build_plan(
-        prepared,
-        asked.device,
-        asked.budgets,
-        request.floors,
-        shipped,
-        job.bench.activations,
-        menu.reasons,
-        job.effects,
-        request.threads,
-        opened.source,
-        ROUNDING,
-    )
-    axis: Axis = "latency" if asked.fast or not asked.small else "size"
-    drawn = request.curve is not None or request.report is not None
-    curve = trade_off(outcome.problem, axis) if drawn else ()
-    points = curve if request.curve is not None else ()
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    plan = replace(
-        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), points, job.bench),
-        options=asked_for(request),
-        data=_described(job.data),
-        created=now if outcome.measured else "",
-        forecast=Forecast.of(outcome.problem),
-        opset=request.opset,
-        steps_left_out=prepared.left_out,
-        keep_io=request.keep_io,
-        deploy_cpu=asked.cpu.value,
-        patterns=request.recorded_patterns,
-        exactness="; ".join(part for part in (exactness.in_words(), rounding) if part),
-        budgets={**made.budgets, **({} if request.memory is None else {MEMORY: request.memory})},
-        notes=(
-            *_notes(made, job, shipped, asked, prepared, differs),
-            *unfolding_note(asked.device, outcome.assignment),
-            *([] if compiled is None else [verified_note(compiled)]),
-        ),
-    ).sealed()
-    stamp(outcome.proto, plan)
-    plan = replace(plan, output_sha256=sha256(serialize(outcome.proto)).hexdigest())
-    report = replace(
-        build_report(prepared, asked.device, plan, shipped, job.data.calibration, menu.reasons),
-        calibration=job.data.in_words().removeprefix("samples: "),
-        reused=context.cache.reused,
-        timings=job.costs.timings,
-        sessions=sessions,
-        curve=curve,
-        proven=exactness.proven,
-        disagreement=differs,
-        created=now,
-        regions=account_regions(outcome.problem, outcome.assignment),
-        transitions=account_transitions(outcome.problem, outcome.assignment),
-        uniform=account_uniform(outcome.problem, job.int8, job.costs.known, job.bench.weights),
-    )
-    return Result(outcome.proto, plan, report, outcome.problem, job.left_out)
-
-
-def _within_memory(
-    job: Job, shipped: Shipped, asked: Asked, opened: Opened
-) -> tuple[tuple[Footprint, Footprint] | None, bool]:
-    """Sessions of the original and of the result, where they are of this machine; and whether the limit is met.
-
-    Raises BudgetError where it is not, unless the closest plan is asked for.
-    """
-    request = asked.request
-    if shipped.validation.emulated or not asked.device.measured:
-        return None, True
-    sessions = measured_sessions(as_given(opened.source), shipped.outcome.proto, job.data.timed, asked.settings)
-    unmet = "" if request.memory_limit is None else memory_unmet(request.memory_limit, *sessions)
-    if unmet and not request.best_effort:
-        raise BudgetError(
-            f"--memory {request.memory}: {unmet}; raise it, give --size for smaller weights, or write the model all "
-            "the same with --best-effort"
-        )
-    return sessions, not unmet
-
-
-def _notes(
-    made: Plan, job: Job, shipped: Shipped, asked: Asked, prepared: Model, differs: Disagreement | None
-) -> tuple[str, ...]:
-    """Notes that the file of the plan cannot say by itself."""
-    request, outcome = asked.request, shipped.outcome
-    return (
-        *made.notes,
-        *_timed_note(request, job.data, made),
-        *blocks_note(job.effects),
-        *coupled_note(job.problem.table.rules.together),
-        *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
-        *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),
-        *([] if request.keep_io else [narrow_ends_note(outcome.proto, prepared.proto)]),
-        *([foreign_latency_note(asked.cpu)] if foreign(asked.cpu) and "latency_ms" in made.measured else []),
-        *([] if differs is None or differs.rounding else [differs.in_words()]),
-    )
-
-
-def _described(data: Samples) -> dict[str, Any]:
-    """The samples, as a plan names them."""
-    feeds = data.calibration
-    return {"samples": len(feeds), "sha256": feeds_hash(feeds), "made_up": feeds.synthetic}
-
-
-def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
-    """The inputs that latencies are about, where it is not plain."""
-    if request.shapes:
-        return [f"latency is that of {in_words(request.shapes)}"]
-    return [data.calibration.timed] if "latency_ms" in made.measured and data.calibration.timed else []
-
-
-def _write(result: Result, request: Request) -> None:
-    """The files that were asked for."""
-    if request.output is not None:
-        write_result(Path(request.output), result.model, result.plan.to_json())
-    if request.curve is not None:
-        write_text(Path(request.curve), to_csv(result.report.curve))
-    if request.report is not None:
-        write_report(Path(request.report), result.report.to_json())

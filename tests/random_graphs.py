@@ -278,6 +278,23 @@ def matmul_left(b: Builder, x: str) -> str:
     return b.node("MatMul", b.weight(b.rng.choice([4, 10]), shape[-2]), x)
 
 
+def einsum(b: Builder, x: str) -> str:
+    """As exporters of attention write linear layers: the last axis, or the last two, to one or two new ones."""
+    _need(b.opset >= 12 and len(shape := b.shape(x)) >= 2)
+    letters, taken = "abcdef"[: len(shape)], b.rng.choice([1, 1, 2]) if len(shape) > 2 else 1
+    summed, free = letters[-taken:], b.rng.choice(["x", "xy"])
+    sizes = [*shape[-taken:], *b.rng.choice([(8, 3), (4, 12)])[: len(free)]]
+    order = list(range(len(sizes)))
+    if b.chance(2):
+        b.rng.shuffle(order)
+    held = "".join((summed + free)[i] for i in order)
+    weight = b.weight(*(sizes[i] for i in order))
+    equation = f"{letters},{held}->{letters[:-taken]}{free}"
+    if b.chance(3):
+        return b.node("Einsum", weight, x, equation=f"{held},{letters}->{letters[:-taken]}{free}")
+    return b.node("Einsum", x, weight, equation=equation)
+
+
 def gemm(b: Builder, x: str) -> str:
     _need(len(shape := b.shape(x)) == 2)
     made = b.rng.choice([10, 64])
@@ -587,7 +604,20 @@ def function(b: Builder, x: str) -> str:
     return b.node(name, once, b.weight(shape[-1], shape[-1]), domain=DOMAIN) if b.chance(2) else once
 
 
-LAYERS = (conv, conv_transpose, matmul, matmul_left, gemm, recurrent, attention, branches, loop, scan, function)
+LAYERS = (
+    conv,
+    conv_transpose,
+    matmul,
+    matmul_left,
+    einsum,
+    gemm,
+    recurrent,
+    attention,
+    branches,
+    loop,
+    scan,
+    function,
+)
 OTHERS = (
     unary,
     clip,
@@ -632,11 +662,18 @@ def random_graph(rng: random.Random, *, blocks: int = 6, opset: int | None = Non
             used.append(block.__name__)
     if b.chance(5) and (made := b.attempt(_labels, b.live[-1])) is not None:
         b.live.append(made)
+    if b.chance(8) and (made := b.attempt(_total, b.live[-1])) is not None:
+        ends.append(made)
     return RandomGraph(_finished(b, declared, ends), _samples(b, declared), tuple(used))
 
 
 def _labels(b: Builder, x: str) -> str:
     return b.node("ArgMax", x, axis=-1 if b.opset > 10 else len(b.shape(x)) - 1)
+
+
+def _total(b: Builder, x: str) -> str:
+    """A number without axes beside the other outputs."""
+    return b.node("ReduceMean", x, keepdims=0)
 
 
 def _input(b: Builder, declared: dict[str, tuple[int | str, ...]]) -> str:

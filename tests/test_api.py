@@ -17,10 +17,10 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import CalibrationError, ModelError, UsageError
 from onnxmpq.files import Rows, serialize
-from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan
 from onnxmpq.quality import Validation
 from onnxmpq.report.tables import CURVE
+from onnxmpq.result import Result
 from tests.conftest import QUICK, SAMPLES
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays

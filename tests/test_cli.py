@@ -777,5 +777,5 @@ def test_completion_knows_commands_and_options() -> None:
         assert done.stderr == ""
         return done.stdout.split()
 
-    assert completed("onnxmpq conv", 1) == ["convert"]
+    assert completed("onnxmpq conv", 1) == ["convert", "convert-many"]
     assert completed("onnxmpq validate --min-", 2) == ["--min-sqnr", "--min-agreement"]

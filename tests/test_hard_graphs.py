@@ -212,6 +212,20 @@ HARD = [
         says={"y": "output 'y' depends on random numbers"},
     ),
     Hard(
+        "a number without axes beside the output",
+        "h = MatMul (x, w)  y = MatMul (h, v)  z = ReduceMax <keepdims = 0> (h)  k = Greater (z, zero)",
+        "float[32, 32] w, float[32, 32] v, float zero = {0}",
+        outputs="float[a, b, c] y, float z, bool k",
+        compared=("y", "z"),
+    ),
+    Hard(
+        "attention as Einsum",
+        """q = Einsum <equation = "abc,cde->abde"> (x, w)  k = Einsum <equation = "abc,dec->abde"> (x, v)
+           s = Einsum <equation = "abde,acde->adbc"> (q, k)  p = Softmax <axis = -1> (s)
+           o = Einsum <equation = "adbc,acde->abde"> (p, k)  y = Einsum <equation = "abde,dec->abc"> (o, u)""",
+        "float[32, 2, 16] w, float[2, 16, 32] v, float[2, 16, 32] u",
+    ),
+    Hard(
         "labels alone",
         "h = MatMul (x, w)  r = Relu (h)  s = MatMul (r, v)  y = ArgMax <axis = 2, keepdims = 0> (s)",
         "float[32, 32] w, float[32, 32] v",

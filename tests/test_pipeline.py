@@ -16,11 +16,11 @@ from onnxmpq.errors import ModelError, NothingToQuantizeError, UsageError
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.files import serialize
 from onnxmpq.lint import lint
-from onnxmpq.pipeline import Result
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import Reference, Timing
 from onnxmpq.report.report import verdict_lines
+from onnxmpq.result import Result
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.schemes import SCHEMES, Format, scheme_named

@@ -14,9 +14,9 @@ import pytest
 import onnxmpq
 from onnxmpq.files import dump_json
 from onnxmpq.lint import lint, show
-from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.replay import apply_plan
+from onnxmpq.result import Result
 from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
 from tests.schemas import FILES, FOLDER, schema, text

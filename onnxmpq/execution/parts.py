@@ -195,6 +195,7 @@ class Cutter:
         inputs = list(dict.fromkeys(inputs))
         part = onnx.ModelProto(ir_version=self.structure.ir_version, opset_import=self.structure.opset_import)
         part.graph.name = "part"
+        part.functions.extend(self.structure.functions)  # of a model whose inlining is left out
         imported = {o.domain for o in part.opset_import}
         for domain in sorted({n.domain for n in nodes} - imported - {"", "ai.onnx"}):
             part.opset_import.add(domain=domain, version=1)

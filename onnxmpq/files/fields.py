@@ -157,7 +157,7 @@ def _given(default: _Default | _Required) -> _Default:
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """ "did you mean ...?" for a misspelt name, or the list after `otherwise` where nothing is near."""
-    names = list(dict.fromkeys(known))
+    names = sorted(known) if isinstance(known, set | frozenset) else list(dict.fromkeys(known))
     if near := nearest_names(name, names):
         return f"did you mean {' or '.join(near)}?"
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

@@ -21,9 +21,10 @@ from onnxmpq.fleet.results import HEADS, Converted, Fleet, cells, rows_by_name, 
 from onnxmpq.isolation import isolated
 from onnxmpq.keys import programs
 from onnxmpq.page import FleetRow, render_fleet
-from onnxmpq.pipeline import Result, convert
+from onnxmpq.pipeline import convert
 from onnxmpq.progress import Progress, duration
 from onnxmpq.request import Request, accepts
+from onnxmpq.result import Result
 
 JSON, PAGE = "fleet.json", "fleet.html"
 

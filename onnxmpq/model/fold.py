@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.model.branches import with_branches
 from onnxmpq.model.descriptions import keep_descriptions
+from onnxmpq.model.einsum import simplify_einsums
 from onnxmpq.model.gemm import simplify_gemms
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.operators import OPERATORS
@@ -35,12 +36,14 @@ _FOLDABLE = {name: row.affine_axis for name, row in OPERATORS.items() if row.aff
 @dataclass(frozen=True)
 class Folds:
     """Kinds of folding. constants: nodes that only read constants. identities: Identity and idle Dropout nodes.
-    factors: BatchNormalization, Mul and Add per channel. gemms: Gemm in every form, to its simplest."""
+    factors: BatchNormalization, Mul and Add per channel. gemms: Gemm in every form, to its simplest. einsums: Einsum
+    with a constant, to MatMul."""
 
     constants: bool = True
     identities: bool = True
     factors: bool = True
     gemms: bool = True
+    einsums: bool = True
 
 
 def fold(store: WeightStore, folds: Folds) -> tuple[WeightStore, Origin]:
@@ -74,6 +77,8 @@ def _folded(store: WeightStore, folds: Folds) -> tuple[WeightStore, Origin, set[
         _skip_identities(graph)
     if folds.gemms:
         origin |= {new: (gemm,) for new, gemm in simplify_gemms(graph).items()}
+    if folds.einsums:
+        origin |= {new: (einsum,) for new, einsum in simplify_einsums(graph).items()}
     taken = {*graph.tensors()}
     for node in list(graph.nodes) if folds.factors else ():
         if node.op in _FOLDABLE and node.domain in _STANDARD and _has_constant_weight(node):

@@ -21,7 +21,7 @@ def simplify_gemms(graph: gs.Graph) -> dict[str, str]:
 
     Only Gemms with a constant float32 B are changed. Returns new node -> the Gemm that it was part of.
     """
-    namer, scaled = _Namer(graph), dict[tuple[int, float], gs.Constant]()
+    namer, scaled = Namer(graph), dict[tuple[int, float], gs.Constant]()
     for node in list(graph.nodes):
         if node.op == "Gemm" and _has_weight(node):
             _fold_alpha(node, scaled, namer.new)
@@ -30,7 +30,7 @@ def simplify_gemms(graph: gs.Graph) -> dict[str, str]:
     return namer.made_for
 
 
-class _Namer:
+class Namer:
     """Names that nothing in the graph has."""
 
     def __init__(self, graph: gs.Graph) -> None:
@@ -70,7 +70,7 @@ def _fold_alpha(node: gs.Node, scaled: dict[tuple[int, float], gs.Constant], new
     node.inputs[1] = scaled[key]
 
 
-def _fold_bias(node: gs.Node, graph: gs.Graph, namer: _Namer) -> None:
+def _fold_bias(node: gs.Node, graph: gs.Graph, namer: Namer) -> None:
     beta = float(node.attrs.get("beta", 1.0))
     if len(node.inputs) <= _BIAS or node.inputs[_BIAS].is_empty():
         if beta != 1.0:
@@ -91,7 +91,7 @@ def _fold_bias(node: gs.Node, graph: gs.Graph, namer: _Namer) -> None:
         del node.attrs["beta"]
 
 
-def _move_bias(node: gs.Node, bias: gs.Tensor, beta: float, graph: gs.Graph, namer: _Namer) -> None:
+def _move_bias(node: gs.Node, bias: gs.Tensor, beta: float, graph: gs.Graph, namer: Namer) -> None:
     """An Add behind the product."""
     del node.inputs[_BIAS]
     if beta == 0.0:
@@ -109,7 +109,7 @@ def _move_bias(node: gs.Node, bias: gs.Tensor, beta: float, graph: gs.Graph, nam
     graph.nodes.append(add)
 
 
-def _move_transpose(node: gs.Node, graph: gs.Graph, namer: _Namer) -> None:
+def _move_transpose(node: gs.Node, graph: gs.Graph, namer: Namer) -> None:
     """A Transpose before the product, or one less where A comes out of one."""
     if not node.attrs.get("transA", 0):
         return

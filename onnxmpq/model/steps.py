@@ -12,6 +12,7 @@ import onnx.inliner
 from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
+from onnxmpq.model.functions import with_defaults
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
@@ -33,10 +34,14 @@ class Step(StrEnum):
     SKIP_IDENTITIES = "removing Identity and Dropout nodes"
     FOLD_FACTORS = "folding BatchNormalization, Mul and Add into convolutions"
     SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
+    SIMPLIFY_EINSUMS = "writing Einsum with a constant as MatMul"
     HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
 
 
-_FOLDING = Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS, Step.SIMPLIFY_GEMMS
+_FOLDING = (
+    *(Step.FOLD_CONSTANTS, Step.SKIP_IDENTITIES, Step.FOLD_FACTORS),
+    *(Step.SIMPLIFY_GEMMS, Step.SIMPLIFY_EINSUMS),
+)
 """In the order of the fields of `Folds`."""
 
 
@@ -100,9 +105,10 @@ def _try(draft: Draft, step: Step, take: Callable[[Draft], Draft]) -> Draft:
 
 
 def _inline(draft: Draft) -> Draft:
-    inlined = onnx.inliner.inline_local_functions(draft.proto)
+    proto = with_defaults(draft.proto)
+    inlined = onnx.inliner.inline_local_functions(proto)
     if inlined.functions:  # written for another opset
-        inlined = onnx.inliner.inline_local_functions(draft.proto, convert_version=True)
+        inlined = onnx.inliner.inline_local_functions(proto, convert_version=True)
     return draft.with_proto(inlined).noted("local functions were inlined")
 
 

@@ -2,21 +2,17 @@
 
 from onnxmpq.quality.comparison import (
     EMULATED,
-    MOST_PASSES,
     MetricScores,
     OutputQuality,
     Reference,
-    StepTiming,
-    Timing,
     Validation,
     compare,
     fusion_sqnr_db,
     guessed_kinds,
-    time_side_by_side,
-    time_steps,
 )
 from onnxmpq.quality.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, parse_floors, top1
 from onnxmpq.quality.resolution import declared_rows, unresolved
+from onnxmpq.quality.timing import MOST_PASSES, StepTiming, Timing, time_side_by_side, time_steps
 from onnxmpq.quality.verdict import Level, Verdict, judge
 
 __all__ = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import onnx
 
@@ -43,6 +44,7 @@ from onnxmpq.weights import (
     round_for_inputs,
 )
 
+Given = ParamSpec("Given")
 Weights = dict[tuple[str, str], QuantizedWeight]
 
 
@@ -58,46 +60,6 @@ class Applied(Shown):
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         heading, facts = self.plan.shown()
         return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
-
-
-@accepts
-def apply(
-    model: Source,
-    plan: Plan | str | Path | Mapping[str, Any],
-    *,
-    deploy_cpu: str | None = None,
-    output: str | Path | None = None,
-    point: int | None = None,
-    measure: bool = False,
-    calibration: Any = None,
-    recipe: str | Recipe | None = None,
-    samples: int = DEFAULT_SAMPLES,
-    labels: Any = None,
-    metric: str | MetricFunction | None = None,
-    outputs: Mapping[str, OutputKind] | None = None,
-    shape: Mapping[str, str | Sequence[int]] | None = None,
-    progress: Progress | None = None,
-) -> onnx.ModelProto:
-    """The model of a plan, byte for byte as `convert` wrote it where the plan was not edited.
-
-    See `apply_plan`, whose result also has the plan as it now stands.
-    """
-    return apply_plan(
-        model,
-        plan,
-        deploy_cpu=deploy_cpu,
-        output=output,
-        point=point,
-        measure=measure,
-        calibration=calibration,
-        recipe=recipe,
-        samples=samples,
-        labels=labels,
-        metric=metric,
-        outputs=outputs,
-        shape=shape,
-        progress=progress,
-    ).model
 
 
 @accepts
@@ -133,74 +95,136 @@ def apply_plan(
     its target does not have; UsageError for arguments that do not go together.
     """
     require_source(model)
-    progress = progress or Progress()
-    asked = None if deploy_cpu is None else named(deploy_cpu)
-    if recipe is not None and calibration is None:
-        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+    heard = progress or Progress()
     by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape}
-    for name in [name for name, value in by.items() if value is not None and not measure]:
-        raise UsageError(f"--{name.replace('_', '-')} says how to measure; give --measure too")
-    file = Path(plan) if isinstance(plan, str | Path) else None
-    plan = _as_plan(plan)
+    _require_together(recipe is not None and calibration is None, recipe, by, measure)
+    cpu = None if deploy_cpu is None else named(deploy_cpu)
+    given, plan = plan, _as_plan(plan)
+    destination = _Destination.of(output, model, given, point)
     if retouched := RETOUCHED in plan.notes:
-        progress.warn(RETOUCHED)
-    beside = None if output is None else plan_path(Path(output))
-    same = beside is not None and file is not None and beside.exists() and beside.samefile(file)
-    if same and point is not None:
-        raise UsageError(
-            f"--point {point}: {beside} would be overwritten by the plan of the point; give another output"
-        )
-    if output is not None:
-        check_writable(Path(output), None if isinstance(model, onnx.ModelProto) else Path(model))
-        check_writable(plan_path(Path(output)))
-    edits: tuple[str, ...] = ()
-    if point is not None:
-        plan = at_point(plan, point)
-        edits = plan.edits
-    prepared = prepare(model, plan.opset, plan.steps_left_out)
-    if prepared.source_sha256 != plan.model.get("sha256"):
-        raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
-    if asked is not None and plan.deploy_cpu == DeployCpu.NONE:
-        raise UsageError(f"--deploy-cpu {deploy_cpu}: the plan is for target '{plan.target}', which is no CPU")
-    require_whole_plan(prepared, plan)
-    require_offered(prepared, plan)
+        heard.warn(RETOUCHED)
+    chosen = plan if point is None else at_point(plan, point)
+    prepared = _prepared(model, chosen, cpu)
     feeds = feeds_for(model, calibration, recipe, samples) if measure or calibration is not None else None
-    plan, nearest_rounded = _with_weights(prepared, plan, None if calibration is None else feeds, progress)
-    proto = rebuild(prepared, plan, asked)
+    complete, nearest_rounded = _with_weights(prepared, chosen, None if calibration is None else feeds, heard)
+    proto = rebuild(prepared, complete, cpu)
     if prepared.store.spill is not None:
         prepared.store.spill.keep_until_exit()  # what is handed out refers to its files
     require_whole(proto, prepared.proto, prepared.regions, keep_io=plan.keep_io)
-    stale = plan.changed
-    if stale:
-        plan = _edited(prepared, plan, proto, nearest_rounded, edits)
-        tell = progress.warn if point is None else progress.say
-        tell(f"edited plan: {shown_edits(plan.edits)}{'' if measure else '; nothing was measured again'}")
-        for note in plan.notes[1:]:
-            progress.say(note)
-    elif plan.edits:
-        progress.say(f"edited plan: {shown_edits(plan.edits)}")
-    if plan.decisions_sha256:
-        stamp(proto, plan)
-    for line in remarks(plan, proto):
-        progress.warn(line)
-    if not plan.output_sha256:
-        plan = replace(plan, output_sha256=hashlib.sha256(serialize(proto)).hexdigest())
-        plan = replace(plan, measured={"size_bytes": serialized_bytes(proto)}).with_figures()
-    validation = None
+    edits = () if point is None else chosen.edits
+    stands = _edited(prepared, complete, proto, nearest_rounded, edits) if complete.changed else complete
+    _tell_edits(stands, heard, again=complete.changed, by_hand=point is None, measured=measure)
+    if stands.decisions_sha256:
+        stamp(proto, stands)
+    for line in remarks(stands, proto):
+        heard.warn(line)
+    applied = Applied(proto, _with_size(stands, proto))
     if measure:
         assert feeds is not None
-        for note in feeds.notes:
-            (progress.warn if feeds.synthetic else progress.say)(note)
-        with progress.stage("measuring", 0):
-            shapes = shares_of(shape if shape is not None else plan.options.get("shape"))
-            judged = Judging(Labelled.of(labels, metric), outputs or {}, shapes)
-            plan, validation = remeasured(model, proto, plan, feeds, judged, effort or Effort())
-    if output is not None:
-        if beside is not None and (measure or stale or retouched or not same):
-            write_result(Path(output), proto, plan.to_json())
+        shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
+        judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes)
+        applied = _measured(model, applied, feeds, judging, effort or Effort(), heard)
+    destination.write(applied, plan_too=measure or complete.changed or retouched)
+    return applied
+
+
+def _model_alone(function: Callable[Given, Applied]) -> Callable[Given, onnx.ModelProto]:
+    """`apply`: with the arguments of `apply_plan`."""
+
+    @functools.wraps(function)
+    def apply(*args: Given.args, **options: Given.kwargs) -> onnx.ModelProto:
+        return function(*args, **options).model
+
+    apply.__name__ = apply.__qualname__ = "apply"
+    apply.__doc__ = f"""The model of a plan, byte for byte as `convert` wrote it where the plan was not edited.
+
+    As `apply_plan`, whose result also has the plan as it now stands: {function.__doc__}"""
+    return apply
+
+
+apply = _model_alone(apply_plan)
+
+
+@dataclass(frozen=True)
+class _Destination:
+    """Where the model goes, if anywhere. same: the plan that is applied lies beside it."""
+
+    path: Path | None
+    same: bool
+
+    @classmethod
+    def of(cls, output: str | Path | None, model: Source, plan: object, point: int | None) -> _Destination:
+        """Raises UsageError or OutputError where it cannot be written."""
+        if output is None:
+            return cls(None, same=False)
+        path, beside = Path(output), plan_path(Path(output))
+        same = isinstance(plan, str | Path) and beside.exists() and beside.samefile(plan)
+        if same and point is not None:
+            raise UsageError(
+                f"--point {point}: {beside} would be overwritten by the plan of the point; give another output"
+            )
+        check_writable(path, None if isinstance(model, onnx.ModelProto) else Path(model))
+        check_writable(beside)
+        return cls(path, same)
+
+    def write(self, applied: Applied, *, plan_too: bool) -> None:
+        """plan_too: even over the plan that was applied."""
+        if self.path is None:
+            return
+        if plan_too or not self.same:
+            write_result(self.path, applied.model, applied.plan.to_json())
         else:
-            write_model(Path(output), proto)
-    return Applied(proto, plan, validation)
+            write_model(self.path, applied.model)
+
+
+def _require_together(unread: bool, recipe: object, by: Mapping[str, Any], measure: bool) -> None:
+    """unread: there is a recipe and nothing to read by it. by: options of measuring. Raises UsageError."""
+    if unread:
+        raise UsageError(f"--recipe {recipe!r} says how to read --calib; give --calib too")
+    for name in [name for name, value in by.items() if value is not None and not measure]:
+        raise UsageError(f"--{name.replace('_', '-')} says how to measure; give --measure too")
+
+
+def _prepared(model: Source, plan: Plan, cpu: DeployCpu | None) -> Model:
+    """The plan's model, prepared as it was. Raises PlanError where it is another one or the plan does not fit it."""
+    prepared = prepare(model, plan.opset, plan.steps_left_out)
+    if prepared.source_sha256 != plan.model.get("sha256"):
+        raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
+    if cpu is not None and plan.deploy_cpu == DeployCpu.NONE:
+        raise UsageError(f"--deploy-cpu {cpu}: the plan is for target '{plan.target}', which is no CPU")
+    require_whole_plan(prepared, plan)
+    require_offered(prepared, plan)
+    return prepared
+
+
+def _tell_edits(plan: Plan, heard: Progress, *, again: bool, by_hand: bool, measured: bool) -> None:
+    """again: the plan was changed since it was written."""
+    if again:
+        tell = heard.warn if by_hand else heard.say
+        tell(f"edited plan: {shown_edits(plan.edits)}{'' if measured else '; nothing was measured again'}")
+        for note in plan.notes[1:]:
+            heard.say(note)
+    elif plan.edits:
+        heard.say(f"edited plan: {shown_edits(plan.edits)}")
+
+
+def _with_size(plan: Plan, proto: onnx.ModelProto) -> Plan:
+    """A plan that is not of this file yet, as its plan."""
+    if plan.output_sha256:
+        return plan
+    plan = replace(plan, output_sha256=hashlib.sha256(serialize(proto)).hexdigest())
+    return replace(plan, measured={"size_bytes": serialized_bytes(proto)}).with_figures()
+
+
+def _measured(
+    model: Source, applied: Applied, feeds: Feeds, judging: Judging, effort: Effort, heard: Progress
+) -> Applied:
+    """With quality and latency beside the original."""
+    for note in feeds.notes:
+        (heard.warn if feeds.synthetic else heard.say)(note)
+    with heard.stage("measuring", 0):
+        plan, validation = remeasured(model, applied.model, applied.plan, feeds, judging, effort)
+    return replace(applied, plan=plan, validation=validation)
 
 
 def in_words(applied: Applied) -> list[str]:

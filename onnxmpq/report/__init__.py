@@ -2,12 +2,9 @@
 
 from onnxmpq.report.account import account_regions, account_transitions, account_uniform, effects_of_activations
 from onnxmpq.report.conclusion import threads_in_words
-from onnxmpq.report.prediction import Prediction, predict_job
-from onnxmpq.report.report import (
-    Report,
+from onnxmpq.report.planned import (
     blocks_note,
     build_plan,
-    build_report,
     coupled_note,
     foreign_latency_note,
     idle_note,
@@ -18,6 +15,8 @@ from onnxmpq.report.report import (
     with_factors,
     with_stored_weights,
 )
+from onnxmpq.report.prediction import Prediction, predict_job
+from onnxmpq.report.report import Report, build_report
 from onnxmpq.report.tables import cost_rows, curve_rows, left_out, sensitivity_rows
 
 __all__ = [

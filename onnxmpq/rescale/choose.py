@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
@@ -71,7 +72,10 @@ def rescale(
     if not wanted or not channels.count or not schemes or len(data.deciding) < FEWEST_DECIDING:
         return Rescaling(model)
     extent = measure_extent(model, channels, data.deciding, threads=context.threads)
+    stay = _of_equal_weights(model, channels)
     tried = {name: candidate_factors(name, extent, channels) for name in wanted}
+    for factors in tried.values():
+        factors[stay] = 1.0
     plain = {AS_IT_IS: np.ones(channels.count, np.float32), **tried}
     key = content_hash(
         *("rescaled", programs(), model_hash(model), feeds_hash(data.rounding), feeds_hash(data.deciding)),
@@ -99,6 +103,22 @@ def rescale(
     if not kept:
         return Rescaling(model, losses=losses)
     return Rescaling(rescaled(model, channels, tried[best]), tried[best], losses=losses)
+
+
+def _of_equal_weights(model: Model, channels: Channels) -> NDArray[np.bool_]:
+    """bool [channels.count]: channels of weights that several layers have under names of their own, as behind Identity.
+
+    They are in the file once as long as they are equal, which other factors for each would end.
+    """
+    tensors: dict[str, set[str]] = {}
+    for key, first in model.shared_weights.items():
+        tensors.setdefault(first, set()).add(model.weights[key][1].tensor)
+    equal = {name for names in tensors.values() if len(names) > 1 for name in names}
+    stay = np.zeros(channels.count + 1, bool)  # the last entry is that of a factor that is always 1
+    for role in channels.roles:
+        if role.constant in equal:
+            stay[role.ids.ravel()] = True
+    return stay[:-1]
 
 
 def _read(entry: Archive, factors: Iterable[str]) -> dict[str, float]:

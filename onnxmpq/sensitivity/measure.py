@@ -212,7 +212,9 @@ class EffectsWorker:
         compared = (*(v.name for v in self.frame.divergence.views if v.width), *self.inner)
         names = [name for name in compared if self.cutter.position(name) >= 0]
         one, two = (values_once(self.model.store, feeds.batch([feeds.largest] * n), names) for n in (1, 2))
-        return all(two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items())
+        return all(
+            value.ndim > 0 and two[name].shape == (2 * value.shape[0], *value.shape[1:]) for name, value in one.items()
+        )
 
     @cached_property
     def _groups(self) -> list[tuple[Goal, list[str]]]:

@@ -109,9 +109,7 @@ def test_same_seed_same_values() -> None:
 def test_dims_and_bounds_that_the_model_lacks() -> None:
     with pytest.raises(UsageError, match="dimension 'sequense' is not in the model; did you mean sequence"):
         synthesize(BERT, dims={"sequense": 8})
-    with pytest.raises(
-        UsageError, match="bound of input 'zzz' is not in the model; there are: attention_mask, input_ids"
-    ):
+    with pytest.raises(UsageError, match="bound of input 'zzz' is not in the model; it has attention_mask, input_ids"):
         synthesize(BERT, bounds={"zzz": 8})
     with pytest.raises(UsageError, match="dimension 'sequence' is 0"):
         synthesize(BERT, dims={"sequence": 0})

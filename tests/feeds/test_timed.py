@@ -96,18 +96,17 @@ def test_means_by_share() -> None:
 
 def test_the_latency_is_that_of_the_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are timed on it, and the plan says so; quality is judged on the samples as they are."""
-    from onnxmpq.quality import comparison  # noqa: PLC0415
+    from onnxmpq.quality import timing  # noqa: PLC0415
 
     seen: list[tuple[int, ...]] = []
-    before = comparison.run
+    before = timing.run
 
     def noted(session: object, inputs: dict[str, np.ndarray], *more: object) -> object:
         seen.append(inputs["x"].shape)
         return before(session, inputs, *more)  # type: ignore[arg-type]
 
-    for name in ("call", "timed"):
-        monkeypatch.setattr(comparison, name, lambda f, *a, **_: f(*[getattr(x, "here", lambda x=x: x)() for x in a]))
-    monkeypatch.setattr(comparison, "run", noted)
+    monkeypatch.setattr(timing, "timed", lambda f, *a, **_: f(*[getattr(x, "here", lambda x=x: x)() for x in a]))
+    monkeypatch.setattr(timing, "run", noted)
     model = tmp_path / "m.onnx"
     onnx.save_model(residual_cnn(), model)
     options = {"calibration": samples_for(residual_cnn(), 8), "effort": QUICK, "without": ["gptq", "descent"]}

@@ -37,6 +37,16 @@ def test_times_of_a_run_for_size_alone_are_marked(budgets: dict[str, str], rough
     assert text.count("so few plans were timed: times of single regions are rough") == (4 if rough else 0)
 
 
+def test_a_limit_of_memory_stands_beside_what_was_measured() -> None:
+    report = made_report()
+    report["sessions"] = [{"load_s": 0.01, "peak_bytes": 3_000_000}, {"load_s": 0.02, "peak_bytes": 1_500_000}]
+    assert "Memory:" not in rendered(report).text
+    report["plan"]["budgets"] = {"size": "5kB", "memory": "2MB"}
+    text = rendered(report).text
+    assert "Memory: 1.5 MB measured in a session with one run" in text
+    assert "2MB" in text
+
+
 def test_well_formed_and_complete() -> None:
     page = rendered(made_report())
     assert not page.faults

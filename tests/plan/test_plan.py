@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import onnxmpq
 from onnxmpq.errors import OnnxmpqError, OutputError, PlanError, UsageError
 from onnxmpq.files import serialize
-from onnxmpq.pipeline import Result
 from onnxmpq.plan import Plan, read_plan
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime
+from onnxmpq.result import Result
 from onnxmpq.schemes import SCHEMES
 from tests.conftest import QUICK
 from tests.graphs import graph, initializer, residual_cnn, samples_for

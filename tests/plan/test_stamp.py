@@ -11,8 +11,8 @@ import pytest
 import onnxmpq
 from onnxmpq.dialects import marked
 from onnxmpq.files import serialize
-from onnxmpq.pipeline import Result
 from onnxmpq.plan.stamp import stamped
+from onnxmpq.result import Result
 from tests.conftest import QUICK
 from tests.graphs import outputs_of, residual_cnn, samples_for
 from tests.tables import int8_pays

@@ -15,8 +15,10 @@ import onnxmpq
 from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import ValidationError
 from onnxmpq.feeds.types import Feeds
-from onnxmpq.quality import MOST_PASSES, OutputQuality, Validation, compare, comparison, judge, time_side_by_side
-from onnxmpq.quality.comparison import LABELS, median_interval
+from onnxmpq.quality import MOST_PASSES, OutputQuality, Validation, compare, judge, time_side_by_side
+from onnxmpq.quality import timing as timing_of
+from onnxmpq.quality.comparison import LABELS
+from onnxmpq.quality.timing import median_interval
 from onnxmpq.runtimes import SessionSettings, input_specs, open_session
 from tests.graphs import feeds_for, graph, outputs_of, residual_cnn, samples_for, token_model
 
@@ -115,11 +117,11 @@ def test_an_unsteady_measurement_goes_on(calm: int, passes: int, monkeypatch: py
     done: list[int] = []
 
     def rounds(function: object, *_: object, **__: object) -> np.ndarray:
-        done.extend([1] if function is comparison._side_by_side else [])
+        done.extend([1] if function is timing_of._side_by_side else [])
         noisy, quiet = np.array([[1.0, 1.0, 1.0], [0.2, 0.5, 0.9]]), np.repeat([[1.0], [0.5]], 60, axis=1)
         return quiet if len(done) > calm else noisy
 
-    monkeypatch.setattr(comparison, "call", rounds)
+    monkeypatch.setattr(timing_of, "timed", rounds)
     proto = residual_cnn()
     timing = time_side_by_side(proto, proto, feeds_for(proto, 1), SessionSettings(), Effort(seconds=0.01, runs=1))
     assert len(done) == passes

@@ -16,13 +16,13 @@ from onnxmpq.dialects import marked
 from onnxmpq.errors import PlanError, UsageError
 from onnxmpq.feeds import Timed
 from onnxmpq.files import serialize
-from onnxmpq.pipeline import Result
 from onnxmpq.plan import RETOUCHED, Plan, read_plan
 from onnxmpq.plan.stamp import stamped
 from onnxmpq.progress import Progress
 from onnxmpq.quality import Timing, time_side_by_side
 from onnxmpq.replay import apply_plan, remeasure
 from onnxmpq.replay.replay import in_words
+from onnxmpq.result import Result
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxmpq.allocate import Option
-from onnxmpq.report.report import _why_float
+from onnxmpq.report.planned import _why_float
 from onnxmpq.schemes import scheme_named
 
 

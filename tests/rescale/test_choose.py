@@ -10,12 +10,14 @@ import onnx
 import pytest
 
 import onnxmpq
+from benchmarks.shared_weights import encoder
 from onnxmpq.cost.measure import Effort
 from onnxmpq.files import serialize
 from onnxmpq.model import prepare
-from onnxmpq.pipeline import Result
 from onnxmpq.rescale import find_channels, rescaled
-from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for
+from onnxmpq.rescale.choose import _of_equal_weights
+from onnxmpq.result import Result
+from tests.graphs import conv_relu, graph, outputs_of, prepared, residual_cnn, samples_for
 
 OTHERS = ("descent", "cross", "bias-correction")
 QUICK = Effort(seconds=0.02, runs=2, rounds=2)
@@ -154,3 +156,14 @@ def test_only_what_there_is_is_tried(proto: onnx.ModelProto, without: tuple[str,
     assert ("equalised" in tried) == (without == ("smoothquant",))
     assert ("smoothed 0.25" in tried) == (without == ("equalisation",))
     assert ("as it is" in tried) == bool(without)
+
+
+@pytest.mark.parametrize("spelling", ["behind Identity", "behind Transpose", "a copy for each layer"])
+def test_channels_of_equal_weights_under_several_names_stay(spelling: str) -> None:
+    """Each with factors of its own would end their being in the file once. One initializer has no factors at all."""
+    model = prepared(encoder(spelling, 3))
+    channels = find_channels(model.structure)
+    assert channels.count and _of_equal_weights(model, channels).all()
+    alone = prepared(encoder(spelling, 1))
+    channels = find_channels(alone.structure)
+    assert channels.count and not _of_equal_weights(alone, channels).any()

@@ -19,7 +19,6 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.files import serialize
 from onnxmpq.menu import Menu, candidates
 from onnxmpq.model import Model, Region, prepare
-from onnxmpq.pipeline import Result
 from onnxmpq.rescale import (
     Rescaling,
     best_order,
@@ -32,6 +31,7 @@ from onnxmpq.rescale import (
     restore_order,
 )
 from onnxmpq.rescale.order import _matched
+from onnxmpq.result import Result
 from onnxmpq.rounding import ALONE, quantize_weight
 from onnxmpq.schemes import INT8_WEIGHTS
 from onnxmpq.target import load_target

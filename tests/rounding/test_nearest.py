@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from onnxmpq.rounding import Dual, PerBlock, PerChannel, WeightFormat, quantize_weight
+from onnxmpq.rounding import Dual, PerBlock, PerChannel, QuantizedWeight, WeightFormat, quantize_weight
 
 from .strategies import FORMATS, correlated_hessian, formats, gaussian, weights
 
@@ -25,10 +25,20 @@ def test_codes_scales_and_multipliers_stay_in_range(w: np.ndarray, weight_format
     assert q.dequantize().shape == w.shape
 
 
+def code_limits(q: QuantizedWeight) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest code that each weight may have, float32 [O, K]."""
+    low, high = (np.empty(q.codes.shape, np.float32) for _ in range(2))
+    for number, start in enumerate(range(0, q.codes.shape[1], q.block)):
+        for limits, of_block in zip((low, high), q.grid.limits(number), strict=True):
+            limits[:, start : start + q.block] = np.reshape(of_block, (-1, 1))
+    return low, high
+
+
 @given(weights, formats)
 def test_error_is_at_most_half_a_step_where_nothing_clips(w: np.ndarray, weight_format: WeightFormat) -> None:
     q = quantize_weight(w, weight_format)
-    inside = (q.codes > weight_format.low) & (q.codes < weight_format.high)
+    low, high = code_limits(q)
+    inside = (q.codes > low) & (q.codes < high)
     step = np.abs(q.grid.steps_per_input(w.shape[1]))
     error = np.abs(w - q.dequantize())
     assert (error <= 0.5001 * step)[inside].all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxmpq.allocate import MEMORY
 from onnxmpq.page import figures
 from onnxmpq.page.charts import legend, share
 from onnxmpq.page.document import Document
@@ -26,7 +27,7 @@ def build(document: Document) -> Markup | None:
             _table(rows),
             _threads(document.tree.rows("validation", "other_timings")),
             _steps(document.tree.rows("conclusion", "budget", "steps")),
-            _sessions(document.tree.rows("sessions")),
+            _sessions(document),
             _rounds(document),
         ]
     )
@@ -124,17 +125,18 @@ def _threads(timings: list[Tree]) -> Markup | None:
     return join([element("h3", "With other threads"), table("Latency with other threads", columns, rows)])
 
 
-def _sessions(sessions: list[Tree]) -> Markup | None:
-    """Time and memory that a session takes, of the original and of the plan's model."""
+def _sessions(document: Document) -> Markup | None:
+    """Time and memory that a session takes, of the original and of the plan's model, and the budget of memory."""
+    sessions, asked = document.tree.rows("sessions"), document.plan.text("budgets", MEMORY)
     if len(sessions) != 2:
         return None
     opened = [found.number("load_s") for found in sessions]
     taken = [found.number("peak_bytes") for found in sessions]
     rows: list[list[Cell | str]] = [
-        ["opens in, ms", *(Cell(figures.ms(None if s is None else s * 1e3), s) for s in opened)],
-        ["memory with one run", *(Cell(figures.size(b), b) for b in taken)],
+        ["opens in, ms", *(Cell(figures.ms(None if s is None else s * 1e3), s) for s in opened), figures.UNKNOWN],
+        ["memory with one run", *(Cell(figures.size(b), b) for b in taken), asked or figures.UNKNOWN],
     ]
-    columns = [Column("A session"), *(Column(name, numeric=True) for name in ("fp32", "Plan"))]
+    columns = [Column("A session"), *(Column(name, numeric=True) for name in ("fp32", "Plan", "Budget"))]
     return join([element("h3", "Sessions"), table("Time and memory of sessions", columns, rows, sortable=False)])
 
 

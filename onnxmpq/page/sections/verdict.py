@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxmpq.allocate import MEMORY
 from onnxmpq.page import figures
 from onnxmpq.page.document import Document
 from onnxmpq.page.markup import Markup, element, join
@@ -66,6 +67,13 @@ def _of_budget(document: Document) -> str:
     return {True: "Budget met", False: "Budget missed, this is the closest plan", None: "Budget not checked"}[met]
 
 
+def _memory(document: Document) -> str:
+    """Of a session with one run, where a limit was asked for and sessions were opened."""
+    asked, sessions = document.plan.text("budgets", MEMORY), document.tree.rows("sessions")
+    taken = sessions[-1].number("peak_bytes") if len(sessions) == 2 else None
+    return f"{figures.size(taken)} measured in a session with one run" if asked and taken is not None else ""
+
+
 def level_of(document: Document) -> str:
     """Of the quality: good, noticeable, bad or unknown."""
     return document.tree.text("verdict", "level") or document.plan.text("quality", "level") or "unknown"
@@ -83,6 +91,7 @@ def show(document: Document) -> Markup:
     found, plan = verdict(document), document.plan
     lines = [element("li", f"Asked: {_asked(document)}.")]
     lines += [element("li", f"{row.title}: {_measured(row)}.") for row in taken(document) if row.result is not None]
+    lines += [element("li", f"Memory: {line}.") for line in [_memory(document)] if line]
     reasons = document.tree.texts("verdict", "reasons") or plan.texts("quality", "reasons")
     lines.append(element("li", f"Quality: {'; '.join(reasons) or _no_loss(document)}."))
     mine, int8 = (divergence(document.tree.at(name)) for name in ("validation", "int8"))
