@@ -149,8 +149,8 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
 
 
 def _restorer(cluster: Any) -> Callable[[], None]:
-    """Starts the workers of a LocalCluster whose nanny has closed. Of Dask only `adapt` does, where the nanny is
-    gone from `workers`; one that closed by itself stays there."""
+    """Starts the workers of a LocalCluster whose nanny has closed. Dask's `adapt` does so only where the nanny is gone
+    from `workers`; one that closed by itself stays there."""
     from distributed.core import Status  # noqa: PLC0415
 
     def restored() -> None:  # in the loop of the cluster, which owns these dicts
