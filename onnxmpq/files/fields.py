@@ -175,7 +175,7 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
         return begun[:SUGGESTED]
     share = {key: difflib.SequenceMatcher(None, key, given).ratio() for key in names}
     best = max(share.values(), default=0.0)
-    return [names[key] for key in names if share[key] == best >= SIMILAR][:SUGGESTED]
+    return [names[key] for key in names if share[key] == best > SIMILAR][:SUGGESTED]
 
 
 def as_path(given: object, wanted: str) -> Path:
