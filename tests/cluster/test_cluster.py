@@ -166,6 +166,7 @@ def test_local_workers_come_back_however_long_they_take(tmp_path: Path) -> None:
 
 
 def test_local_workers_whose_nanny_has_closed_are_started_again() -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
     with connected("local:1", Silent()):
         pool: Any = current()
         cluster = pool.client.cluster
