@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxmpq.allocate import LATENCY, QUANTITIES
+from onnxmpq.allocate import LATENCY, QUANTITIES, SIZE
 from onnxmpq.closed_loop.loop import Loop
 from onnxmpq.closed_loop.types import Round
 
@@ -40,10 +40,12 @@ def _missed(loop: Loop, name: str, limit: float, turn: Round) -> str:
         verb = "measures" if loop.costs.measured else "is modelled at"
     costs = {r: loop.problem.option(r, turn.assignment.get(r)).cost(name) for r in loop.problem.options}
     most = [item for item in sorted(costs.items(), key=lambda item: -item[1])[:3] if item[1] > 0]
+    kept = loop.problem.model.already_quantized if name == SIZE else ()
+    stay = f"; {len(kept)} nodes are already quantized and stay as they are" if kept else ""
     holders = ", ".join(f"{region} {quantity.part.show(cost)}" for region, cost in most)
     return (
         f"{name} {show(limit, '.3g')} cannot be met: the {quantity.best} plan {verb} {show(turn.taken[name])}{remark} "
-        f"(fp32 {show(loop.original(name))}){'; most of it is in ' if most else ''}{holders}"
+        f"(fp32 {show(loop.original(name))}){'; most of it is in ' if most else ''}{holders}{stay}"
     )
 
 

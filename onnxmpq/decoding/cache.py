@@ -76,7 +76,10 @@ def find_decoder(proto: onnx.ModelProto) -> Decoder | None:
     outputs = {o.name: o for o in proto.graph.output}
     pairs = dict(_by_name(inputs, outputs))
     rest = {n: i for n, i in inputs.items() if n not in pairs and _type(i) in _FLOATS}
-    if rest and len(pairs) < len(outputs):  # else the graph has nothing to add
+    told = (
+        pairs or _ids(proto, inputs, sure=True) is not None
+    )  # any model may have a Concat with an input as its output
+    if rest and told and len(pairs) < len(outputs):  # else the graph has nothing to add
         pairs |= dict(_by_graph(proto, rest, {n: o for n, o in outputs.items() if n not in pairs.values()}))
     ids = _ids(proto, inputs)
     if not pairs or ids is None:
@@ -144,8 +147,9 @@ def _paired(
             yield tensor, output
 
 
-def _ids(proto: onnx.ModelProto, inputs: Values) -> str | None:
-    """Token ids: `input_ids`, or the only integers of two axes that are looked up in a table."""
+def _ids(proto: onnx.ModelProto, inputs: Values, *, sure: bool = False) -> str | None:
+    """Token ids: `input_ids`, or the only integers of two axes that are looked up in a table, or that there are at all
+    where it need not be `sure`."""
     found = [
         n
         for n in inputs
@@ -154,7 +158,7 @@ def _ids(proto: onnx.ModelProto, inputs: Values) -> str | None:
     if "input_ids" in found:
         return "input_ids"
     looked_up = [n for n in found if n in table_rows(proto)]
-    chosen = looked_up or found
+    chosen = looked_up if looked_up or sure else found
     return chosen[0] if len(chosen) == 1 else None
 
 
