@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxmpq.allocate import (
-    at_unseen_level,
-    int8_everywhere,
-    pose,
-    quantized_when_fastest,
-    require_plan,
-    require_unmet,
-)
+from onnxmpq.allocate import at_unseen_level, int8_everywhere, pose, quantized_when_fastest, require_plan, require_unmet
 from onnxmpq.cache import Cache
 from onnxmpq.cluster import on_cluster
 from onnxmpq.context import Context
@@ -44,37 +37,17 @@ from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_ti
 from onnxmpq.plan import stamp_bytes
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
-from onnxmpq.quality import (
-    declared_rows,
-    unresolved,
-)
+from onnxmpq.quality import declared_rows, unresolved
 from onnxmpq.ranges import known_ranges, observe_ranges
-from onnxmpq.report import (
-    Prediction,
-    left_out,
-    predict_job,
-    source_name,
-)
+from onnxmpq.report import Prediction, left_out, predict_job, source_name
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, asked_for, takes
 from onnxmpq.rescale import Rescaling, in_best_order, rescale
 from onnxmpq.result import Result, described, result_of, write
-from onnxmpq.runtimes import (
-    Rules,
-    absolute,
-    probes,
-    specs_of,
-    warn_outside,
-)
+from onnxmpq.runtimes import Rules, absolute, probes, specs_of, warn_outside
 from onnxmpq.samples import Samples
 from onnxmpq.sensitivity import effects_of_menu, with_caches
-from onnxmpq.shipping import (
-    Job,
-    Labelled,
-    QualityCheck,
-    finish,
-    require_verifiable,
-)
+from onnxmpq.shipping import Job, Labelled, QualityCheck, finish, require_verifiable
 from onnxmpq.threads import with_one_blas_thread
 from onnxmpq.weights import round_for_inputs
 from onnxmpq.workbench import Workbench, prepare_bench

@@ -12,10 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxmpq.allocate import (
-    MEMORY,
-    Problem,
-)
+from onnxmpq.allocate import MEMORY, Problem
 from onnxmpq.compilers import Compiled
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import BudgetError
@@ -24,10 +21,7 @@ from onnxmpq.files import Rows, serialize, write_result, write_text
 from onnxmpq.integrity import require_whole
 from onnxmpq.keys import feeds_hash
 from onnxmpq.lint import lint_export
-from onnxmpq.menu import (
-    Menu,
-    changed_by_rounding,
-)
+from onnxmpq.menu import Menu, changed_by_rounding
 from onnxmpq.model import Model
 from onnxmpq.opening import Asked, Opened, as_given
 from onnxmpq.page import write_report

@@ -35,14 +35,7 @@ from onnxmpq.files import check_writable, require_format, write_text
 from onnxmpq.lint import show
 from onnxmpq.model import read
 from onnxmpq.progress import Progress
-from onnxmpq.request import (
-    GroupedCommand,
-    SampleOptions,
-    given_options,
-    option_like,
-    parse_step,
-    with_options,
-)
+from onnxmpq.request import GroupedCommand, SampleOptions, given_options, option_like, parse_step, with_options
 from onnxmpq.saturation import show as counted
 from onnxmpq.saturation import suspects
 from onnxmpq.screen import answer, stdout

@@ -9,9 +9,7 @@ import typer
 
 from onnxmpq.errors import UsageError, exit_codes
 from onnxmpq.progress import Remembering
-from onnxmpq.request import (
-    option_like,
-)
+from onnxmpq.request import option_like
 from onnxmpq.runtimes import window
 from onnxmpq.screen import Commands, reporter
 

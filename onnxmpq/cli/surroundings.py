@@ -17,11 +17,7 @@ from onnxmpq.errors import UsageError
 from onnxmpq.feeds import available_recipes, find_recipe, recipe_fields
 from onnxmpq.files import data_folder
 from onnxmpq.page import make_page
-from onnxmpq.request import (
-    GroupedCommand,
-    option_like,
-    toml,
-)
+from onnxmpq.request import GroupedCommand, option_like, toml
 from onnxmpq.screen import answer, document, stdout
 from onnxmpq.target import available_targets
 

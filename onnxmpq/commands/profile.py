@@ -12,20 +12,13 @@ from onnxmpq.cost import CostTable, Effort
 from onnxmpq.errors import TargetError
 from onnxmpq.feeds import Recipe, Share, Step, at_step, in_words, shares_of, timed_samples
 from onnxmpq.isolation import isolated
-from onnxmpq.menu import (
-    bounded_activations,
-    observed_tensors,
-    require_candidates,
-)
+from onnxmpq.menu import bounded_activations, observed_tensors, require_candidates
 from onnxmpq.opening import in_step, open_model, open_target, say_timed
 from onnxmpq.profiling import plan_costs
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.request import Request, Source, accepts, documents, parse_step, require_source
-from onnxmpq.runtimes import (
-    SessionSettings,
-    warn_outside,
-)
+from onnxmpq.runtimes import SessionSettings, warn_outside
 from onnxmpq.target import Target
 from onnxmpq.workbench import prepare_bench
 

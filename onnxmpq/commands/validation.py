@@ -7,10 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxmpq.allocate import (
-    LATENCY,
-    Limit,
-)
+from onnxmpq.allocate import LATENCY, Limit
 from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.cost import Effort
 from onnxmpq.decoding import cached_outputs, load_samples, structure_of
@@ -21,28 +18,12 @@ from onnxmpq.isolation import call, isolated
 from onnxmpq.opening import as_given, say_timed
 from onnxmpq.profiling import measured_sessions, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
-from onnxmpq.quality import (
-    MetricScores,
-    Validation,
-    compare,
-    guessed_kinds,
-    time_side_by_side,
-    time_steps,
-)
-from onnxmpq.report import (
-    source_name,
-)
+from onnxmpq.quality import MetricScores, Validation, compare, guessed_kinds, time_side_by_side, time_steps
+from onnxmpq.report import source_name
 from onnxmpq.request import DEFAULT_SAMPLES, GateOptions, Source, accepts, parse_step, require_source
-from onnxmpq.runtimes import (
-    SessionSettings,
-    absolute,
-    require_provider,
-    specs_of,
-)
+from onnxmpq.runtimes import SessionSettings, absolute, require_provider, specs_of
 from onnxmpq.sensitivity import OutputKind, with_caches
-from onnxmpq.shipping import (
-    Labelled,
-)
+from onnxmpq.shipping import Labelled
 from onnxmpq.trials import other_threads
 
 

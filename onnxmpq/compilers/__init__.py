@@ -3,12 +3,11 @@
 from onnxmpq.compilers.compile import COMPILERS, Compiled, compile_model, require_compiler
 from onnxmpq.compilers.show import as_dict, lines, stored_in_words
 from onnxmpq.compilers.stored import stored, widths
-from onnxmpq.compilers.tensorrt_rtx import INSTALL, TESTED
+from onnxmpq.compilers.tensorrt_rtx import TESTED
 from onnxmpq.compilers.types import Answer, Compiler, Kind, Message, ShapeRange, Stored
 
 __all__ = [
     "COMPILERS",
-    "INSTALL",
     "TESTED",
     "Answer",
     "Compiled",

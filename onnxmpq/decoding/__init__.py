@@ -6,7 +6,7 @@ inputs with outputs.
 
 from onnxmpq.decoding.cache import CachePair, Decoder, find_decoder
 from onnxmpq.decoding.load import load_samples, structure_of
-from onnxmpq.decoding.stepped import cached_outputs, stepped
+from onnxmpq.decoding.stepped import cached_outputs
 
 __all__ = [
     "CachePair",
@@ -14,6 +14,5 @@ __all__ = [
     "cached_outputs",
     "find_decoder",
     "load_samples",
-    "stepped",
     "structure_of",
 ]

@@ -13,15 +13,7 @@ from onnxmpq.feeds.files import IMAGE_SUFFIXES, ROW_SUFFIXES, SOUND_SUFFIXES, TE
 from onnxmpq.feeds.npy_folder import read_npy_folder
 from onnxmpq.feeds.npz import read_npy, read_npz
 from onnxmpq.feeds.python_source import import_source, read_python
-from onnxmpq.feeds.recipes import (
-    AudioRecipe,
-    DecoderRecipe,
-    ImageRecipe,
-    Recipe,
-    RecipeKind,
-    find_recipe,
-    recipe_names,
-)
+from onnxmpq.feeds.recipes import AudioRecipe, DecoderRecipe, ImageRecipe, Recipe, RecipeKind, find_recipe, recipe_names
 from onnxmpq.feeds.rows import read_rows
 from onnxmpq.feeds.synthetic import DEFAULT_SAMPLES, synthesize
 from onnxmpq.feeds.text import read_text

@@ -35,14 +35,7 @@ from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import OutputKind
 from onnxmpq.shipping import Exactness, Labelled
 from onnxmpq.shown import Shown
-from onnxmpq.weights import (
-    PackedWeight,
-    Techniques,
-    pack,
-    restore_biases,
-    restore_weight,
-    round_for_inputs,
-)
+from onnxmpq.weights import PackedWeight, Techniques, pack, restore_biases, restore_weight, round_for_inputs
 
 Given = ParamSpec("Given")
 Weights = dict[tuple[str, str], QuantizedWeight]

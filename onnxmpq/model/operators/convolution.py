@@ -11,13 +11,7 @@ import onnx
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.layers import Layer, LayerWeight
 from onnxmpq.model.operators.input_view import InputView
-from onnxmpq.model.operators.types import (
-    Dimensions,
-    LayerOperator,
-    attributes_of,
-    computes_floats,
-    constant_weight,
-)
+from onnxmpq.model.operators.types import Dimensions, LayerOperator, attributes_of, computes_floats, constant_weight
 
 _WEIGHT, _BIAS = 1, 2
 

@@ -9,13 +9,7 @@ import onnx
 from onnxmpq.model.index import GraphIndex
 from onnxmpq.model.layers import Layer, LayerWeight
 from onnxmpq.model.operators.input_view import InputView
-from onnxmpq.model.operators.types import (
-    Dimensions,
-    LayerOperator,
-    computes_floats,
-    constant_weight,
-    further_key,
-)
+from onnxmpq.model.operators.types import Dimensions, LayerOperator, computes_floats, constant_weight, further_key
 
 _INPUT, _STATE = 1, 2  # slots of W [directions, gates·H, I] and R [directions, gates·H, H]
 
