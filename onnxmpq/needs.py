@@ -54,10 +54,12 @@ class Needs:
         return f"a conversion will need {', '.join(parts)}"
 
 
-def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> Needs:
-    """Of a conversion with this menu. shapes: of the float tensors between regions for one sample, None if unknown."""
-    seconds = None if shapes is None else _seconds(model, menu, shapes, samples)
-    return Needs(_memory(model, menu, shapes, samples), scratch_bytes(model, menu), seconds)
+def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int | None = None) -> Needs:
+    """Of a conversion with this menu. shapes: of the float tensors between regions for one sample, None if unknown.
+    threads: None for as many as there are cores; with 1, seconds are those of CPU time."""
+    threads = threads or workers()
+    seconds = None if shapes is None else _seconds(model, menu, shapes, samples, threads)
+    return Needs(_memory(model, menu, shapes, samples, threads), scratch_bytes(model, menu), seconds)
 
 
 def scratch_bytes(model: Model, menu: Menu) -> int:
@@ -92,9 +94,9 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None
         )
 
 
-def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> int:
+def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
     """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples."""
-    values, threads = _values(model, menu), workers()
+    values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
     largest = max((place.parameters for _, place in model.weights.values()), default=0)
     sessions, rounding = 2 * model.prepared_bytes, 24 * largest * threads
@@ -104,10 +106,10 @@ def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> in
     return round(processes + max(sessions, rounding) + held + kept)
 
 
-def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int) -> float:
+def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: int) -> float:
     once, effort, formats = forward_seconds(model, shapes), Effort(), len(weight_formats(model, menu))
     tries = formats + round(TRIES_PER_TENSOR * len(activation_tensors(model, menu)))
-    layers, threads, values = len(model.layers), workers(), _values(model, menu)
+    layers, values = len(model.layers), _values(model, menu)
     forward = REFERENCE_THREADS * once
     run = extent(model, AUTO, once, tries, samples)
     work = Work(forward, samples, run.samples, run.passes, layers, formats, tries, threads, effort.seconds)

@@ -14,7 +14,7 @@ from onnxmpq.decoding.cache import Decoder, grows
 from onnxmpq.errors import CalibrationError, CrashError
 from onnxmpq.feeds import Array, DecoderRecipe, Feeds, InputSpec, Tokens
 from onnxmpq.isolation import call
-from onnxmpq.runtimes import absolute, open_session, run
+from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
 
 PARTS = 4
 """Steps have caches of one to all of so many parts of their sequence, in turn."""
@@ -125,7 +125,7 @@ def _run(
     fixed: int | None,
 ) -> list[dict[str, Array]]:
     """Inputs of each sample's run."""
-    session = open_session(model)
+    session = open_session(model, SessionSettings(mapped=True))
     names, outputs = list(decoder.past), list(decoder.past.values())
     found = []
     for sample in samples:

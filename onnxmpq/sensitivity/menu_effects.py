@@ -48,7 +48,9 @@ def effects_of_menu(
     inputs = {key: bench.activations[params_key(t, key[1])] for key, t in narrow_inputs(model, menu).items()}
     layers = {r.name: r.params.weights for r in model.layers}
     kernels = {
-        (r.name, s.name): bench.dialect.spelled(r, s, [bench.weights[w.key, s.weight.name] for w in r.params.weights])
+        (r.name, s.name): bench.dialect.spelled(
+            r, s, [bench.weights[w.key, s.weight.name] for w in r.params.weights]
+        ).kept_by(model.store.kept)
         for r in model.layers
         for s in menu[r.name]
         if s.rounds_inside and s.weight is not None and not r.operator.looks_up

@@ -126,6 +126,12 @@ def test_activations_are_rounded_in_a_kernel_only_where_that_is_faster() -> None
     assert {"w4b32", "w4b32-level0"} <= kept["MatMul_9"]
 
 
+def test_kernels_that_are_slower_than_float_stay_where_nothing_else_stores_as_little() -> None:
+    menu = candidates(prepared(token_model()), CPU, ORT, requested=["w8b16", "w4b32", "w8"])
+    costs = {"MatMul_9": {"fp32": 1.0, "w4b32": 1.5, "w8b16": 1.5}}
+    assert {s.name for s in worthwhile(menu, costs)["MatMul_9"]} == {"fp32", "w8", "w4b32"}
+
+
 def test_tables_that_stay_narrow_in_memory_need_not_be_faster() -> None:
     menu, costs = candidates(prepared(token_model()), CPU, ORT), {"Gather_0": {"fp32": 1.0, "w4b32": 2.0}}
     names = [{s.name for s in worthwhile(menu, costs, kept)["Gather_0"]} for kept in ((), ("Gather_0",))]
