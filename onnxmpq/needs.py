@@ -20,17 +20,23 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.menu import Menu, activation_tensors, weight_formats
 from onnxmpq.model import Model
-from onnxmpq.progress import Progress, duration
+from onnxmpq.progress import ROUNDING, Progress, duration
+from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
 from onnxmpq.weights import LONGEST_S, SECONDS_PER_VALUE
 
 PROCESS_BYTES = 65e6
 """Of each process before it has a model: this one, the one that runs models, and those that round."""
-NEAREST_S = 1.2e-7
-"""CPU seconds for a weight's value in one format, rounded to nearest."""
+NEAREST_S = 1e-7
+"""CPU seconds for a weight's value in one format, rounded to nearest: 4e-8 (8 bits, blocks of 128) to 1.7e-7 (dual)."""
+FILE_BYTE_S, OPEN_BYTE_S, VARIANT_S = 2e-9, 1e-9, 3e-8
+"""CPU seconds of a model that is never whole in memory: for a byte that is read and hashed, for a byte of a session
+that is opened, and for a weight's value in one format that a part of the graph is opened with while effects are
+measured (AMD EPYC with AVX512-VNNI, 2026-11-26)."""
+OPENINGS = 8  # of the original, from the first timing to the last
 SIDE = 1.13  # bytes of int8 codes with their scales, in blocks of 32
-PLANS = 12  # that are built and timed while costs are measured
+PLANS = 12  # that are built and timed while costs are measured; one where all schemes have float32's kernels
 TRIES_PER_TENSOR = 2.0
 Shapes = Mapping[str, Sequence[int]]
 
@@ -113,12 +119,15 @@ def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: in
     forward = REFERENCE_THREADS * once
     run = extent(model, AUTO, once, tries, samples)
     work = Work(forward, samples, run.samples, run.passes, layers, formats, tries, threads, effort.seconds)
-    rest = sum(forecast(work).values())
-    before = NEAREST_S * values + PLANS * (2 * effort.seconds + 20 * forward)
+    rest = sum(seconds for stage, seconds in forecast(work).items() if stage != ROUNDING)
+    plans = PLANS if any(s.kernel != FP32 for row in menu.values() for s in row) else 1
+    before = NEAREST_S * values / threads + plans * (2 * effort.seconds + 20 * forward)
     for_inputs = SECONDS_PER_VALUE * values
-    if model.store.spill is not None and for_inputs > LONGEST_S:  # they are rounded to nearest then
-        for_inputs = 0.0
-    return before + rest + for_inputs / threads
+    if model.store.spill is None:
+        return before + rest + for_inputs / threads
+    size = model.prepared_bytes
+    before += FILE_BYTE_S * size + OPEN_BYTE_S * size * (OPENINGS + plans) + VARIANT_S * values / threads
+    return before + rest + (for_inputs / threads if for_inputs <= LONGEST_S else 0.0)  # else rounded to nearest
 
 
 def _values(model: Model, menu: Menu) -> int:
