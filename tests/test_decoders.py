@@ -18,6 +18,7 @@ from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
 from onnxmpq.quality import Validation
 from onnxmpq.request import GateOptions
+from onnxmpq.result import Result
 from onnxmpq.runtimes import open_session, run, specs_of
 from onnxmpq.target.load import load_target
 from tests import decoders
@@ -56,6 +57,26 @@ def test_both_phases_run_after_a_conversion(make: Callable[[], onnx.ModelProto])
         step["tokens"] / (step["result_ms"] / 1e3) == pytest.approx(step["result_tokens_per_s"]) for step in held
     )
     assert continues(result.model)
+
+
+@pytest.mark.parametrize(("asked", "timed"), [(None, "prefill"), ("decode", "decode")])
+def test_a_plan_is_measured_again_in_its_phase_or_another(asked: str | None, timed: str, prefilling: Result) -> None:
+    calibration = {"input_ids": decoders.token_rows(8)}
+    applied = onnxmpq.apply_plan(
+        decoders.plain(), prefilling.plan, measure=True, calibration=calibration, samples=8, step=asked, effort=QUICK
+    )
+    found = applied.validation
+    assert found is not None and {step.step for step in found.steps} == {"decode", "prefill"}
+    assert next(step.timing for step in found.steps if step.step == timed) is found.timing
+    assert [note for note in applied.plan.notes if note.startswith(f"--step {timed}: latency is that of")]
+
+
+@pytest.fixture(scope="module")
+def prefilling() -> Result:
+    calibration = {"input_ids": decoders.token_rows(24)}
+    return onnxmpq.convert(
+        decoders.plain(), calibration=calibration, size="60%", step="prefill", samples=18, guard=False, effort=QUICK
+    )
 
 
 def continues(proto: onnx.ModelProto) -> bool:
