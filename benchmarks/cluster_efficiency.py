@@ -57,7 +57,7 @@ class Recorder:
         self.shared_bytes: dict[str, int] = {}
 
     @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Any]:
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
         self.shared_bytes[f"effects {len(self.shared_bytes)}"] = len(pickle.dumps(value))
         yield value
 

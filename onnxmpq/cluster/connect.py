@@ -87,6 +87,7 @@ def connected(
     with ExitStack() as stack:
         client, restore = stack.enter_context(_client(cluster, progress))
         pool = pools.Pool(client, progress, Path(folder) if folder is not None else None, restore=restore)
+        stack.callback(pool.close)
         if device is not None:
             measuring = devices.RemoteDevice(client, pool.device(device), device)
             progress.say(f"latency is measured on {measuring.described['cpu']} ({measuring.machine})")
@@ -113,7 +114,6 @@ def require_choice(cluster: object) -> None:
 def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[], None] | None]]:
     """A client and, where its workers were started here, the function that starts lost ones again. A client that the
     caller made stays open."""
-    import dask  # noqa: PLC0415
     import distributed  # noqa: PLC0415
 
     if not isinstance(cluster, str):
@@ -129,11 +129,9 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         restore = None
         try:
             if local:
-                stack.enter_context(dask.config.set({_LOST_WORKER: "1 day"}))
-                count = int(local[1])
                 address = stack.enter_context(
-                    distributed.LocalCluster(
-                        n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0"
+                    _local_cluster()(
+                        n_workers=int(local[1]), threads_per_worker=1, processes=True, dashboard_address=":0"
                     )
                 )
                 restore = _restorer(address)
@@ -146,6 +144,20 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         with _forwarded(client):
             progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
             yield client, restore
+
+
+def _local_cluster() -> Any:
+    """A `LocalCluster` that waits for its workers to come back as long as they take. Dask reads the limit from its
+    configuration when a worker has ended; there it is of the whole process, so it is set for that moment alone."""
+    import dask  # noqa: PLC0415
+    import distributed  # noqa: PLC0415
+
+    class Patient(distributed.LocalCluster):  # type: ignore[misc]  # mypy does not read Dask
+        def _update_worker_status(self, *change: Any) -> None:
+            with dask.config.set({_LOST_WORKER: "1 day"}):
+                super()._update_worker_status(*change)
+
+    return Patient
 
 
 def _restorer(cluster: Any) -> Callable[[], None]:
