@@ -2,7 +2,7 @@
 
     ONNXMPQ_ZOO=... python -m benchmarks.decode_step [folder]
 
-Needs `pip install onnx-ir tokenizers`. The sample decoder, and gpt_char with a cache (`benchmarks.gpt_char_cache`).
+Needs `pip install 'onnxmpq[benchmarks]'`. The sample decoder, and gpt_char with a cache (`benchmarks.gpt_char_cache`).
 Quality: held-out sequences, token by token, each variant with the cache that it makes itself. Latency: one thread, one
 step behind half of a sequence, all variants in turn. The first row of a table is fp32.
 """

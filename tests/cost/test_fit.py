@@ -11,7 +11,12 @@ from onnxmpq.cost.fit import fit
 from onnxmpq.cost.profile import fit_table, plans_to_profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.menu import candidates
+from onnxmpq.runtimes import Rules
+from onnxmpq.target import load_target
 from tests.cost.synthetic import GRAPHS, profile_of, random_table, setting
+from tests.graphs import graph, prepared
 
 every_graph = pytest.mark.parametrize("name", sorted(GRAPHS))
 
@@ -109,3 +114,24 @@ def test_a_kernel_of_few_regions_is_profiled_among_others_of_its_format() -> Non
     [mixed] = [p for p in plans if any(s.kernel == "u8u8" for s in p.values())]
     assert mixed.keys() == everywhere.keys()
     assert {n for n, s in mixed.items() if s != everywhere[n]} == {"Conv_3"}
+
+
+def test_blocks_of_sizes_that_no_region_has_side_by_side_share_a_plan() -> None:
+    """Layers with rows of 192 and 256 inputs: as many plans as where all rows are alike."""
+    proto = graph(
+        "a = MatMul (x, u)  b = Relu (a)  y = MatMul (b, v)",
+        "float[N, 192] x",
+        "float[N, 16] y",
+        "float[192, 256] u, float[256, 16] v",
+    )
+    model, rules = prepared(proto), Rules()
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    offered = {name: tuple(s for s in row if s.is_fp32 or s.accuracy_level is not None) for name, row in menu.items()}
+    plans = [sorted(s.name for s in plan.values()) for plan in uniform_plans(model, offered, rules)]
+    assert sorted(plans) == [
+        [],
+        ["w4b128", "w4b64"],
+        ["w4b32", "w4b32"],
+        ["w4b32-level0", "w4b32-level0"],
+        ["w8b128", "w8b64"],
+    ]
