@@ -113,7 +113,7 @@ def _factor(profiles: Sequence[Profile], plain: Profile) -> float | None:
     differs enough from it."""
     alike = [p for p in profiles if p.kernels == plain.kernels and p.assignment]
     saved = np.array([[plain.kernel_s - p.kernel_s, plain.wall_s - p.wall_s] for p in alike]).reshape(-1, 2)
-    if not len(saved) or np.abs(saved[:, 1]).max() < _TELLING * plain.wall_s:
+    if not saved[:, 0].any() or np.abs(saved[:, 1]).max() < _TELLING * plain.wall_s:
         return None
     factor = float(saved[:, 0] @ saved[:, 1] / (saved[:, 0] @ saved[:, 0]))
     return factor if _PLAUSIBLE[0] < factor < _PLAUSIBLE[1] else None

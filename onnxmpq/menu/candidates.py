@@ -13,7 +13,7 @@ from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights, without_wrong_kernels
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
-from onnxmpq.model import Model, Region, RegionKind
+from onnxmpq.model import Model, Region, RegionKind, weights_inside
 from onnxmpq.schemes import FP32, SCHEMES, Scheme, in_fitting_blocks, scheme_named
 from onnxmpq.target import Target
 
@@ -57,6 +57,7 @@ def candidates(
     frozen = set(model.already_quantized)
     decoder = find_decoder(model.structure)
     cache = frozenset[str]() if decoder is None else decoder.tensors
+    held = weights_inside(model.structure)
     menu: dict[str, tuple[Scheme, ...]] = {}
     reasons: dict[str, str] = {}
     for region in model.regions:
@@ -71,6 +72,8 @@ def candidates(
             offered, reasons[region.name] = [], "it reads or writes the key/value cache, which is left alone"
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
+        elif not offered and region.name in held:
+            reasons[region.name] = f"{region.op_type} holds its weights itself, which no scheme reaches"
         elif not offered and region.kind is not RegionKind.FLOAT:
             forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), wide.get(region.name, ""))
             what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
