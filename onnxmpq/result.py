@@ -16,7 +16,7 @@ from onnxmpq.allocate import MEMORY, Problem
 from onnxmpq.compilers import Compiled
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import BudgetError
-from onnxmpq.feeds import in_words
+from onnxmpq.feeds import timed_note
 from onnxmpq.files import Rows, serialize, write_result, write_text
 from onnxmpq.integrity import require_whole
 from onnxmpq.keys import feeds_hash
@@ -279,9 +279,8 @@ def described(data: Samples) -> dict[str, Any]:
 
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
     """The inputs that latencies are about, where it is not plain."""
-    if request.shapes:
-        return [f"latency is that of {in_words(request.shapes)}"]
-    return [data.calibration.timed] if "latency_ms" in made.measured and data.calibration.timed else []
+    found = timed_note(data.calibration, request.shapes)
+    return [found] if found and (request.shapes or "latency_ms" in made.measured) else []
 
 
 def write(result: Result, request: Request) -> None:

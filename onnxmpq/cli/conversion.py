@@ -130,7 +130,7 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
 
 
 _OF_A_GATE = (
-    *("latency", "size", "threads", "provider", "guard"),
+    *("latency", "size", "memory", "threads", "provider", "guard"),
     *("min_sqnr", "max_divergence", "min_agreement", "max_drop"),
 )
 """Options of `validate` that a plan decides itself, when it is measured again."""
@@ -153,7 +153,7 @@ def apply(
         int | None, typer.Option("--point", metavar="N", help="of the plan's trade-off curve, instead of the plan")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="take quality and latency of the result again, on --calib")
+        bool, typer.Option("--measure", help="take quality, latency and memory of the result again, on --calib")
     ] = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
@@ -179,6 +179,7 @@ def apply(
         metric=asked.metric,
         outputs=asked.outputs,
         shape=asked.shape,
+        step=asked.step,
         progress=heard,
     )
     if as_json:
