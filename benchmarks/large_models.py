@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", default=[])
     parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--effects", default="auto")
+    parser.add_argument("--best-effort", action="store_true")
     parser.add_argument("--as-it-is", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -202,7 +203,12 @@ def main() -> None:
         print(json.dumps(found))
         return
     options = dict(budget.split("=", 1) for budget in given.budget)
-    options |= {"schemes": given.schemes, "without": given.without, "effects": given.effects}
+    options |= {
+        "schemes": given.schemes,
+        "without": given.without,
+        "effects": given.effects,
+        "best_effort": given.best_effort,
+    }
     analysis = []
     for blocks in given.blocks:
         shape = Shape.of(blocks, given.width, given.vocabulary)
