@@ -24,6 +24,7 @@ from onnxmpq.files import serialize
 from onnxmpq.progress import SENSITIVITY, Progress, Silent
 from onnxmpq.tasks import Task, current
 from tests.cluster.conftest import local_cluster, scheduler, worker
+from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
 from tests.tables import int8_pays
 
@@ -318,7 +319,7 @@ def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
             assert found and "board" not in found
             heard = Heard()
             table = onnxmpq.profile(
-                PROTO, calibration=samples_for(PROTO, 4), cluster=client, device="board", progress=heard
+                PROTO, calibration=samples_for(PROTO, 4), cluster=client, device="board", effort=QUICK, progress=heard
             )
             assert any("board" in line and "latency is measured on" in line for line in heard.lines)
             assert table.node_s
