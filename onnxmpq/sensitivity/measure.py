@@ -108,7 +108,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """Found out by running the model. bytes: of each target in a run of the largest sample. rows: samples of a batch."""
+    """Found out by running the model. bytes: of each target in a run of the largest sample. rows: of batches."""
 
     bytes: Mapping[str, int]
     rows: list[slice]
