@@ -21,7 +21,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -57,15 +57,21 @@ class Done:
     after: int = -1
 
 
+class Stopped(Exception):
+    """All that was asked for is recorded."""
+
+
 class Recorder:
     """Does tasks here, one after the other, and writes down what they take. CPU seconds, as machines are shared.
 
-    walks: CPU seconds of one run of the fp32 model over the samples, by stage. shared: bytes, by stage.
+    walks: CPU seconds of one run of the fp32 model over the samples, by the number of the call. shared_bytes: by stage.
     """
 
     sees_files = True
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, stop_at: str = "") -> None:
+        """stop_at: a stage, before which recording ends."""
+        self.stop_at = stop_at
         self.width, self.done, self.walks = width, list[Done](), dict[str, float]()
         self.shared_bytes: dict[str, int] = {}
         self._known, self._fresh = set[str](), 0
@@ -83,11 +89,13 @@ class Recorder:
         self._runs += 1
         number, last, stage, self._mark = self._runs, None, "", self._client_s()
         for task in tasks:
+            stage = STAGES[task.about.split()[0]]
+            if stage == self.stop_at:
+                raise Stopped
             before_s = self._client_s() - self._mark
             start = time.process_time()
             result = task.function(*task.arguments)
             run_s = time.process_time() - start
-            stage = STAGES[task.about.split()[0]]
             self._share(stage)
             sent = len(pickle.dumps(task.arguments[-2:]))
             waits = [n for n, d in enumerate(self.done) if d.stage == MOMENTS] if stage == ROUNDING else []
@@ -100,7 +108,7 @@ class Recorder:
             last = (task, run_s)
         if last is not None and stage != ROUNDING:
             start = time.process_time()
-            self.walks[stage] = self._walk_s(stage, *last)
+            self.walks[str(number)] = self._walk_s(stage, *last)
             self._in_tasks_s += time.process_time() - start
 
     def _client_s(self) -> float:
@@ -173,33 +181,31 @@ def decoder(folder: Path, blocks: int, hidden: int, tokens: int = 32, words: int
     np.savez(folder / "tokens.npz", tokens=random.integers(0, words, (samples, tokens)))
 
 
-def record(
-    model: Path, calibration: str, output: Path, samples: int, width: int, recipe: str | None, effects: str
-) -> None:
-    recorder = Recorder(width)
-    with tempfile.TemporaryDirectory() as folder, done_by(recorder):
-        start = time.process_time()
+def record(asked: argparse.Namespace) -> None:
+    recorder = Recorder(asked.width, EFFECTS if asked.rounding else "")
+    with tempfile.TemporaryDirectory() as folder, done_by(recorder), suppress(Stopped):
+        costs, start = int8_pays(asked.model, Path(folder)), time.process_time()
         onnxmpq.convert(
-            model,
-            cost_table=int8_pays(model, Path(folder)),
+            asked.model,
+            cost_table=costs,
             latency="60%",
-            calibration=calibration,
-            recipe=recipe,
-            samples=samples,
-            effects=effects,
+            calibration=asked.calibration,
+            recipe=asked.recipe,
+            samples=asked.samples,
+            effects=asked.effects,
             cache=False,
             guard=False,
             best_effort=True,
         )
-        whole_s = time.process_time() - start
+    whole_s = time.process_time() - start
     found = {
-        "model": model.name,
+        "model": asked.model.name,
         "whole_s": whole_s,
         "walks": recorder.walks,
         "shared": recorder.shared_bytes,
         "tasks": [asdict(d) for d in recorder.done],
     }
-    output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    asked.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
                 found[piece[at]] = replace(
                     whole,
                     before_s=whole.before_s + task.before_s,
-                    run_s=whole.run_s + max(task.run_s - walks[task.stage], 0.0),
+                    run_s=whole.run_s + max(task.run_s - walks[str(task.run)], 0.0),
                     sent=whole.sent + task.sent,
                     returned=whole.returned + task.returned,
                 )
@@ -299,7 +305,8 @@ def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
         work_s, cells = sum(alone[n].run_s for n in numbers), []
         for count in counts:
             tasks = joined(recorded, count, walks)
-            walk_s = walks.get(stage, 0.0) if stage == EFFECTS else 0.0
+            runs = {recorded[n].run for n in handed_out(recorded)[stage]} if stage == EFFECTS else set()
+            walk_s = sum(walks[str(run)] for run in runs)
             shared = sum(b for s, b in found["shared"].items() if (ROUNDING if s == MOMENTS else s) == stage)
             made = simulated(handed_out(tasks)[stage], tasks, count, walk_s, shared, rate)
             totals[count] += made.makespan_s
@@ -319,6 +326,7 @@ def main() -> None:
     one.add_argument("--samples", type=int, default=64)
     one.add_argument("--width", type=int, default=32)
     one.add_argument("--effects", default="auto")
+    one.add_argument("--rounding", action="store_true", help="stop after the first rounding")
     made = commands.add_parser("decoder")
     made.add_argument("folder", type=Path)
     made.add_argument("--blocks", type=int, default=24)
@@ -329,7 +337,7 @@ def main() -> None:
     other.add_argument("--mb-per-s", type=float, default=100.0, help="of each link; 100 is a gigabit network")
     asked = parser.parse_args()
     if asked.command == "record":
-        record(asked.model, asked.calibration, asked.output, asked.samples, asked.width, asked.recipe, asked.effects)
+        record(asked)
     elif asked.command == "decoder":
         decoder(asked.folder, asked.blocks, asked.hidden)
     else:

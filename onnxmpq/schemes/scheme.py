@@ -177,6 +177,13 @@ _LAYER_SCHEMES = (
         half="float16",
     ),
     Scheme(
+        "w8a16",
+        "float16 activations x int8 weights in 64-blocks, unfolded to float16",
+        PerBlock(8, 64, negative_scales=False, scale_type="float16"),
+        kernel="w8a16",
+        half="float16",
+    ),
+    Scheme(
         "w8a8-int8",
         "symmetric int8 activations x int8 weights per channel",
         INT8_WEIGHTS,

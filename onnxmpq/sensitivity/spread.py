@@ -19,7 +19,7 @@ from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.carry import Catcher
 from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, Try
-from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Keep, Tick
+from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Keep, Layout, Tick
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
@@ -36,7 +36,7 @@ class Scene:
     """All that tasks of one measurement have in common, beside the model. key: hash of it and of the model.
 
     goals: where changes are compared if not at the outputs alone. catchers: of all goals but the last, for tensors that
-    are sent back.
+    are sent back. layout: known to who hands out the tasks.
     """
 
     key: str
@@ -46,11 +46,13 @@ class Scene:
     memory: MemoryBudget
     goals: tuple[Goal, ...] = ()
     catchers: tuple[Catcher, ...] = ()
+    layout: Layout | None = None
 
     def worker(self, model: Model, tries: Perturbations, caught: list[Caught]) -> EffectsWorker:
         """With one thread, as several tasks may run side by side. caught: takes what the catchers pick."""
         inner = [catcher.exit for catcher in self.catchers]
-        made = EffectsWorker(model, self.feeds, tries, self.frame, 1, self.batch, self.memory, lambda _: None, inner)
+        given = self.feeds, tries, self.frame, 1, self.batch, self.memory
+        made = EffectsWorker(model, *given, lambda _: None, inner, self.layout)
         picking = (partial(_catch, catcher, caught) for catcher in self.catchers)
         if self.goals:
             made.goals = [replace(g, caught=c) for g, c in zip_longest(self.goals, picking)]
@@ -89,7 +91,8 @@ def spread_tasks(
 
     worker: of the scene, with all that is to be tried. tick: counts perturbations done. Raises ClusterError.
     """
-    with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, scene) as there:
+    travelling = replace(scene, layout=worker.layout)
+    with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, travelling) as there:
         places: dict[str, int] = {}
 
         def tasks() -> Iterator[Task[tuple[Changes, list[Caught]]]]:

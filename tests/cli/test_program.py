@@ -21,13 +21,22 @@ from onnxmpq.feeds.recipes import read_recipe
 from tests.cli.folders import Folder, Run
 from tests.conftest import SAMPLES
 
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_help_is_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns: no sentence of the list of commands is cut off, and arguments are called by their names."""
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = run("--help").out
+    assert all(name in listed for name in COMMANDS) and "..." not in listed.partition("Commands:")[2]
+    for name in COMMANDS:
+        usage = run(name, "--help").out.splitlines()[0]
+        assert "{" not in usage and "[[" not in usage
+
 
 def test_version(run: Run) -> None:
     found = run("--version")
     assert (found.code, found.out.strip()) == (0, onnxmpq.__version__)
-
-
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
