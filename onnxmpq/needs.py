@@ -72,7 +72,7 @@ def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads
 def scratch_bytes(model: Model, menu: Menu) -> int:
     """Bytes of temporary files at most; 0 for a model that memory holds.
 
-    They hold rounded weights (once to nearest, and once for their inputs unless that takes too long), weights as kernels
+    They hold rounded weights (to nearest, and for their inputs unless that takes too long), weights as kernels
     read them (for effects, and as they are written), and either a rescaled model with its quick quantized form or float
     weights of the plan that is rounded in sequence.
     """
