@@ -11,7 +11,6 @@ from typing import Any, ParamSpec
 
 import onnx
 
-from onnxmpq.allocate import EFFECT, QUANTITIES
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
@@ -22,7 +21,7 @@ from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
-from onnxmpq.plan import RETOUCHED, Plan, at_point, read_plan, stamp
+from onnxmpq.plan import RETOUCHED, Plan, at_point, in_units, read_plan, stamp
 from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
@@ -57,7 +56,8 @@ class Applied(Shown):
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         heading, facts = self.plan.shown()
-        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
+        sessions = [] if self.sessions is None else [("sessions", sessions_in_words(*self.sessions))]
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1]), *sessions]
 
 
 @accepts
@@ -231,9 +231,9 @@ def in_words(applied: Applied) -> list[str]:
     """Lines on the model that was written: predicted for an edited plan, measured where it was."""
     plan, lines = applied.plan, []
     if plan.edits and plan.prediction:
-        lines.append(f"predicted: {_figures(plan.prediction)}")
+        lines.append(f"predicted: {in_units(plan.prediction)}")
     if applied.validation is not None:
-        lines.append(f"measured: {_figures(plan.measured)}")
+        lines.append(f"measured: {in_units(plan.measured)}")
         lines += [] if applied.sessions is None else [sessions_in_words(*applied.sessions)]
         lines += [note for note in plan.notes if TIMED in note]
         words = {True: "met", False: "NOT met", None: "not known to be met"}[plan.met]
@@ -257,13 +257,6 @@ def as_dict(applied: Applied) -> dict[str, Any]:
         "validation": plain(applied.validation),
         "sessions": applied.sessions and dict(zip(("original", "result"), plain(applied.sessions), strict=True)),
     }
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    shown = [
-        f"{name} {q.unit.show(figures[q.figure] / q.per_unit)}" for name, q in QUANTITIES.items() if q.figure in figures
-    ]
-    return ", ".join([*shown, *([f"divergence {figures[EFFECT]:.3g}"] if EFFECT in figures else [])])
 
 
 def _as_plan(plan: Plan | str | Path | Mapping[str, Any]) -> Plan:
