@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 ERRORS = 3
 """Errors of a task, each on another worker where there is one, after which it is given up."""
-LOSSES = 5
-"""Workers that may be lost with a task before it is given up: something else may have ended them."""
+LOSSES, MOST_LOSSES = 5, 15
+"""Workers that may be lost with a task before it is given up: something else may have ended them. The second number is
+for a stage in which workers are lost with other tasks as well."""
 SLOW, SLOW_S = 4.0, 60.0
 """A task that takes so many times as long as the longest one that is done, and so many seconds, is given to another
 worker as well once nothing else is left to hand out."""
@@ -55,6 +56,7 @@ class Run(Generic[Result]):
         self.done: SimpleQueue[Any] = SimpleQueue()
         self.longest_s = 0.0
         self.all_out = False
+        self.lost: set[str] = set()  # keys of tasks that a worker was lost with
 
     def results(self) -> Iterator[tuple[Task[Result], Result]]:
         """Raises ClusterError."""
@@ -183,8 +185,9 @@ class Run(Generic[Result]):
 
     def _lost(self, tried: _Tried[Result], why: str) -> None:
         tried.losses += 1
-        if tried.losses >= LOSSES:
-            raise ClusterError(f"{tried.task.about}: {LOSSES} workers were lost with it ({why}); see their logs")
+        self.lost.add(tried.task.key)
+        if tried.losses >= (LOSSES if len(self.lost) == 1 else MOST_LOSSES):
+            raise ClusterError(f"{tried.task.about}: {tried.losses} workers were lost with it ({why}); see their logs")
         self.pool.progress.detail(f"{tried.task.about}: {why}; another one does it")
 
     def _finish(self, tried: _Tried[Result]) -> None:
