@@ -19,7 +19,7 @@ ERRORS = 3
 """Errors of a task, each on another worker where there is one, after which it is given up."""
 LOSSES, MOST_LOSSES = 5, 15
 """Workers that may be lost with a task before it is given up: something else may have ended them. The second number is
-for a stage in which workers are lost with other tasks as well."""
+where workers have been lost with other tasks as well."""
 SLOW, SLOW_S = 4.0, 60.0
 """A task that takes so many times as long as the longest one that is done, and so many seconds, is given to another
 worker as well once nothing else is left to hand out."""
@@ -56,7 +56,6 @@ class Run(Generic[Result]):
         self.done: SimpleQueue[Any] = SimpleQueue()
         self.longest_s = 0.0
         self.all_out = False
-        self.lost: set[str] = set()  # keys of tasks that a worker was lost with
 
     def results(self) -> Iterator[tuple[Task[Result], Result]]:
         """Raises ClusterError."""
@@ -185,8 +184,8 @@ class Run(Generic[Result]):
 
     def _lost(self, tried: _Tried[Result], why: str) -> None:
         tried.losses += 1
-        self.lost.add(tried.task.key)
-        if tried.losses >= (LOSSES if len(self.lost) == 1 else MOST_LOSSES):
+        self.pool.lost.add(tried.task.key)
+        if tried.losses >= (LOSSES if len(self.pool.lost) == 1 else MOST_LOSSES):
             raise ClusterError(f"{tried.task.about}: {tried.losses} workers were lost with it ({why}); see their logs")
         self.pool.progress.detail(f"{tried.task.about}: {why}; another one does it")
 
