@@ -25,8 +25,9 @@ UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on 
 
 @dataclass(frozen=True)
 class Timing:
-    """Side by side, interleaved: median over rounds of the fastest run of each round, in seconds.
+    """Side by side, interleaved, in seconds. original_s: median over rounds of the fastest run of each round.
 
+    result_s: that times the ratio, in which other work on the machine counts for less.
     threads: of both sessions; 0 is the default of a session that is given no number.
     ratio: median over rounds of result over original. ratio_low, ratio_high: 95 % confidence interval of that median.
     """
@@ -44,8 +45,8 @@ class Timing:
         """original, result: float64 [rounds], seconds."""
         ratios = result / original
         low, high = median_interval(ratios)
-        medians = float(np.median(original)), float(np.median(result)), float(np.median(ratios))
-        return cls(*medians, threads, low, high, len(ratios))
+        original_s, ratio = float(np.median(original)), float(np.median(ratios))
+        return cls(original_s, ratio * original_s, ratio, threads, low, high, len(ratios))
 
     @classmethod
     def mean(cls, parts: Sequence[tuple[float, Timing]]) -> Timing:

@@ -17,18 +17,19 @@ from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
-from onnxmpq.feeds import Feeds, Recipe, shares_of
+from onnxmpq.feeds import TIMED, Feeds, Recipe, shares_of
 from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize, shown, write_model, write_result
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
 from onnxmpq.plan import RETOUCHED, Plan, at_point, read_plan, stamp
+from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import MetricFunction, Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
-from onnxmpq.replay.remeasure import Judging, feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
+from onnxmpq.replay.remeasure import Judging, Sessions, feeds_for, remeasured
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, parse_step, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
@@ -43,12 +44,16 @@ Weights = dict[tuple[str, str], QuantizedWeight]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Applied(Shown):
-    """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
-    the original, where it was measured."""
+    """A model, and the plan that it has: the one that was given, or what became of an edited one.
+
+    validation: against the original, where it was measured. sessions: memory and load time of the original and of the
+    model, where they were measured.
+    """
 
     model: onnx.ModelProto
     plan: Plan
     validation: Validation | None = None
+    sessions: Sessions | None = None
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         heading, facts = self.plan.shown()
@@ -72,6 +77,7 @@ def apply_plan(
     metric: str | MetricFunction | None = None,
     outputs: Mapping[str, OutputKind] | None = None,
     shape: Mapping[str, str | Sequence[int]] | None = None,
+    step: str | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Applied:
@@ -80,16 +86,16 @@ def apply_plan(
     deploy_cpu: on which CPU the weights must compute exactly, as for `convert`; None for the plan's own.
     output: model to write, with the plan beside it.
     point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
-    measure: take quality and latency again, on `calibration` (made-up samples without).
+    measure: take quality, latency, memory and load time again, on `calibration` (made-up samples without).
     calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
-    labels, metric, outputs, shape: as for `convert`, to measure with; the shape is the plan's own without.
+    labels, metric, outputs, shape, step: as for `convert`, to measure with; shape and step are the plan's own without.
 
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
     its target does not have; UsageError for arguments that do not go together.
     """
     require_source(model)
     heard = progress or Progress()
-    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape}
+    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape, "step": step}
     _require_together(recipe is not None and calibration is None, recipe, by, measure)
     cpu = None if deploy_cpu is None else named(deploy_cpu)
     given, plan = plan, _as_plan(plan)
@@ -115,7 +121,8 @@ def apply_plan(
     if measure:
         assert feeds is not None
         shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
-        judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes)
+        phase = parse_step(step if step is not None else stands.options.get("step"))
+        judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes, phase)
         applied = _measured(model, applied, feeds, judging, effort or Effort(), heard)
     destination.write(applied, plan_too=measure or complete.changed or retouched)
     return applied
@@ -212,12 +219,12 @@ def _with_size(plan: Plan, proto: onnx.ModelProto) -> Plan:
 def _measured(
     model: Source, applied: Applied, feeds: Feeds, judging: Judging, effort: Effort, heard: Progress
 ) -> Applied:
-    """With quality and latency beside the original."""
+    """With quality, latency and memory beside the original."""
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     with heard.stage("measuring", 0):
-        plan, validation = remeasured(model, applied.model, applied.plan, feeds, judging, effort)
-    return replace(applied, plan=plan, validation=validation)
+        plan, validation, sessions = remeasured(model, applied.model, applied.plan, feeds, judging, effort)
+    return replace(applied, plan=plan, validation=validation, sessions=sessions)
 
 
 def in_words(applied: Applied) -> list[str]:
@@ -227,6 +234,8 @@ def in_words(applied: Applied) -> list[str]:
         lines.append(f"predicted: {_figures(plan.prediction)}")
     if applied.validation is not None:
         lines.append(f"measured: {_figures(plan.measured)}")
+        lines += [] if applied.sessions is None else [sessions_in_words(*applied.sessions)]
+        lines += [note for note in plan.notes if TIMED in note]
         words = {True: "met", False: "NOT met", None: "not known to be met"}[plan.met]
         asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in plan.budgets.items())
         lines.append(f"budget of the plan: {asked}; {words}")
@@ -246,6 +255,7 @@ def as_dict(applied: Applied) -> dict[str, Any]:
         "quality": plain(plan.quality),
         "notes": list(plan.notes),
         "validation": plain(applied.validation),
+        "sessions": applied.sessions and dict(zip(("original", "result"), plain(applied.sessions), strict=True)),
     }
 
 
