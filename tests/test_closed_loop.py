@@ -58,7 +58,7 @@ class Machine:
         self.latest_s = truth.predict_s(CASE.model, assignment) * self.original_s / truth.predict_s(CASE.model, {})
         return self.latest_s * self.luck
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
         return self.latest_s if self.steady else None
 
 
@@ -73,7 +73,7 @@ class Lucky(Machine):
         truth = self.truth_of[proto.SerializeToString()] = super().latency_s(assignment, proto)
         return truth / 10 if assignment == self.lucky else truth
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
         return self.truth_of[proto.SerializeToString()]
 
 

@@ -115,11 +115,11 @@ class Loop:
         return turn
 
     def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
-        """As measured, twice where the limit is near; infinite where the provider cannot run the plan."""
+        """As measured, again and until it can be told where the limit is near; infinite where the plan does not run."""
         try:
             latency_s = self.costs.latency_s(assignment, proto)
             near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
-            again_s = self.costs.again_s(proto) if near else None
+            again_s = self.costs.again_s(proto, self.limit_s()) if near else None
         except ModelError as error:
             self.failures.append(error)
             self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
