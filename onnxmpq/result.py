@@ -200,7 +200,11 @@ def _plan(
         ROUNDING,
     )
     return replace(
-        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), points, job.bench),
+        with_points(
+            with_factors(with_stored_weights(made, shipped.compensated, _made_again(job, shipped)), rescaling),
+            points,
+            job.bench,
+        ),
         options=asked_for(request),
         data=described(job.data),
         created=now if outcome.measured else "",
@@ -218,6 +222,15 @@ def _plan(
             *([] if checked.compiled is None else [verified_note(checked.compiled)]),
         ),
     ).sealed()
+
+
+def _made_again(job: Job, shipped: Shipped) -> frozenset[str]:
+    """Keys of weights that were rounded to nearest, which `apply` does again: of a model that is never whole in memory,
+    whose weights would fill the plan."""
+    if job.bench.model.store.spill is None or "cross" in shipped.compensated.kept:
+        return frozenset()
+    weights = shipped.compensated.weights.items()
+    return frozenset(key for key, weight in weights if (key, weight.format.name) not in job.bench.by_samples)
 
 
 def _within_memory(

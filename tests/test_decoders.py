@@ -26,11 +26,14 @@ from tests.conftest import QUICK
 
 MADE: dict[str, Callable[[], onnx.ModelProto]] = {
     "plain": decoders.plain,
+    "packed in a Split": lambda: decoders.plain(packed=True),
+    "RotaryEmbedding of com.microsoft": lambda: decoders.plain(rotary="com.microsoft"),
+    "RotaryEmbedding of opset 23": lambda: decoders.plain(rotary=""),
     "contrib": decoders.contrib,
     "contrib with MatMulNBits": lambda: decoders.contrib(nbits=True),
 }
 each = pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
-KEPT = ("GroupQueryAttention", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization")
+KEPT = ("RotaryEmbedding", "GroupQueryAttention", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization")
 
 
 def ends(proto: onnx.ModelProto) -> list[tuple[str, int]]:
@@ -108,6 +111,14 @@ def test_operators_at_the_cache_have_no_choice() -> None:
         assert "cache" in menu.reasons[region.name]
     others = [r for r in model.regions if r.op_type == "MatMul" and r.layer is not None]
     assert others and all(len(menu[r.name]) > 1 for r in others)
+
+
+def test_caches_of_an_encoder_are_left_alone() -> None:
+    model = prepare(decoders.plain(encoder=True))
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    readers = [r for r in model.regions if set(r.inputs) & set(decoders.CROSS)]
+    assert readers and all([s.name for s in menu[r.name]] == ["fp32"] for r in readers)
+    assert any("cache" in menu.reasons.get(r.name, "") for r in readers)
 
 
 def test_a_cache_is_not_judged_where_whole_sequences_are() -> None:

@@ -7,7 +7,7 @@ import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ class Pool:
         self.threads: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
         self._looked, self._refused = float("-inf"), False
+        self._lasting, self._lasts = ExitStack(), ("", Shared(Box(None)))
 
     # ---- who is there --------------------------------------------------------------------------
 
@@ -151,8 +152,24 @@ class Pool:
 
     # ---- tasks ---------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Forget what stayed for later steps."""
+        self._lasting.close()
+        self._lasts = ("", Shared(Box(None)))
+
     @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Shared]:
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Shared]:
+        if not lasting:
+            with self._travelling(key, value) as there:
+                yield there
+            return
+        if self._lasts[0] != key:
+            self.close()
+            self._lasts = (key, self._lasting.enter_context(self._travelling(key, value)))
+        yield self._lasts[1]
+
+    @contextmanager
+    def _travelling(self, key: str, value: Any) -> Iterator[Shared]:
         """Through a file of the folder that all see, else from worker to worker."""
         if self.folder is None:
             yield Shared(Box(value))

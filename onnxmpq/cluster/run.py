@@ -23,6 +23,8 @@ SLOW, SLOW_S = 4.0, 60.0
 """A task that takes so many times as long as the longest one that is done, and so many seconds, is given to another
 worker as well once nothing else is left to hand out."""
 POLL_S = 1.0
+CONNECT_S = 20.0
+"""In which a client may find its scheduler again."""
 
 
 class Shared:
@@ -211,7 +213,7 @@ class Run(Generic[Result]):
 
     def _require_scheduler(self) -> None:
         """Raises ClusterError where the scheduler is gone, or another one has its place."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + CONNECT_S
         while self.client.status == "connecting" and time.monotonic() < deadline:
             time.sleep(0.1)
         try:

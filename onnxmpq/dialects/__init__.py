@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxmpq.dialects import onnxruntime, portable, tensorrt
+from onnxmpq.dialects import onnxruntime, onnxruntime_cuda, portable, tensorrt
 from onnxmpq.dialects.marks import marked
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.model import Model, Region, Spelling
@@ -45,6 +45,7 @@ class Dialect:
 DIALECTS: dict[str, Dialect] = {
     "onnxruntime": Dialect("onnxruntime", onnxruntime.rewrite, onnxruntime.supports),
     "tensorrt": Dialect("tensorrt", tensorrt.rewrite, tensorrt.supports, tensorrt.forbids, tensorrt.in_float32),
+    "onnxruntime-cuda": Dialect("onnxruntime-cuda", onnxruntime_cuda.rewrite, onnxruntime_cuda.supports),
     "portable": Dialect("portable", portable.rewrite, portable.supports),
 }
 

@@ -30,6 +30,14 @@ def offers(region: Region, scheme: Scheme) -> bool:
         return False
     if region.op_type == "Gather":  # a lookup has no level; one of the schemes is enough
         return scheme.accuracy_level == ROUNDS_TO_INT8 and not _ends_in_half_a_byte(layer, scheme)
+    return reads_blocks(region, scheme)
+
+
+def reads_blocks(region: Region, scheme: Scheme) -> bool:
+    """True where MatMulNBits computes the region with weights in blocks of the scheme."""
+    layer = region.layer
+    if layer is None or not _whole_blocks(layer, scheme.weight):
+        return False
     return region.op_type in _MULTIPLIES and not layer.storage_only
 
 

@@ -36,7 +36,7 @@ because its statistics are float32 in any case (`stash_type`)."""
 
 def rewrite(job: Rewrite) -> onnx.ModelProto:
     """Write the plan into a copy of the model."""
-    return _Writer(job).write()
+    return ExplicitWriter(job).write()
 
 
 def lowest_opset(scheme: Scheme) -> int:
@@ -68,7 +68,9 @@ def spells(region: Region, scheme: Scheme, opset: int) -> bool:
     return not blocked or (region.operator.multiplies_blocks and not layer.storage_only)
 
 
-class _Writer(Writer):
+class ExplicitWriter(Writer):
+    """Writes schemes as explicit quantization. Dialects with kernels of their own override `store_weights`."""
+
     def __init__(self, job: Rewrite) -> None:
         super().__init__(job)
         self.residuals: dict[str, tuple[str, gs.Tensor]] = {}  # region -> the tensor it reads quantized, and as what
@@ -79,9 +81,7 @@ class _Writer(Writer):
         self._quantize_residuals({r.name for r, s in chosen if s.reads.quantized}, views)
         for region, scheme in chosen:
             if region.layer is not None and scheme.weight is not None:
-                for place in region.layer.weights:
-                    weight = self.job.weights[place.key, scheme.weight.name]
-                    self.nodes[region.nodes[0]].inputs[place.slot] = self._weight(place, weight)
+                self.store_weights(region, scheme)
         halves: dict[str, HalfType] = {r.name: s.half for r, s in chosen if s.half is not None}
         carried = self._carried(halves)
         self._compute_in_half(carried, {r.name for r, s in chosen if s.reads.quantized})
@@ -113,6 +113,13 @@ class _Writer(Writer):
                     break
 
     # ---- weights -------------------------------------------------------------------------------
+
+    def store_weights(self, region: Region, scheme: Scheme) -> None:
+        """The region's head node reads its weights unfolded from what the scheme stores."""
+        assert scheme.weight is not None
+        for place in region.params.weights:
+            weight = self.job.weights[place.key, scheme.weight.name]
+            self.nodes[region.nodes[0]].inputs[place.slot] = self._weight(place, weight)
 
     def _weight(self, place: LayerWeight, weight: QuantizedWeight) -> gs.Tensor:
         """The layer's weight unfolded, in its stored shape."""
@@ -248,10 +255,10 @@ class _Writer(Writer):
         return wide
 
 
-_WEIGHTS: Mapping[type[WeightFormat], Callable[[_Writer, LayerWeight, QuantizedWeight], gs.Tensor]] = {
-    PerChannel: _Writer.per_channel,
-    PerBlock: _Writer.blocks,
-    Fp8: _Writer.fp8,
-    Fp8Dual: _Writer.fp8_dual,
+_WEIGHTS: Mapping[type[WeightFormat], Callable[[ExplicitWriter, LayerWeight, QuantizedWeight], gs.Tensor]] = {
+    PerChannel: ExplicitWriter.per_channel,
+    PerBlock: ExplicitWriter.blocks,
+    Fp8: ExplicitWriter.fp8,
+    Fp8Dual: ExplicitWriter.fp8_dual,
 }
 """Weight format -> its spelling: the layer's weight unfolded, in its stored shape."""

@@ -114,17 +114,9 @@ class _Writer(Writer):
     def _compute_inside(self, region: Region, scheme: Scheme) -> None:
         """The head node as a kernel that takes the weights as they are stored."""
         assert scheme.weight is not None
-        node, places = self.nodes[region.nodes[0]], region.params.weights
+        places = region.params.weights
         spelling = spelled(region, scheme, [self.job.weights[place.key, scheme.weight.name] for place in places])
-        node.op, node.domain = spelling.op_type, spelling.domain
-        if spelling.attributes is not None:
-            node.attrs = dict(spelling.attributes)
-        given = {slot: node.inputs[source] for slot, source in spelling.moved.items()}
-        given |= {slot: self.constant(f"{self.stem(places[0])}/{slot}", v) for slot, v in spelling.constants.items()}
-        for slot, tensor in sorted(given.items()):
-            while len(node.inputs) <= slot:
-                node.inputs.append(gs.Variable.empty())
-            node.inputs[slot] = tensor
+        self.compute_inside(region, spelling, spelling.constants)
 
     def _look_up_blocks(self, region: Region, scheme: Scheme) -> None:
         """Gather as GatherBlockQuantized. Where a layer multiplies with the same codes, the table is those, reshaped

@@ -56,6 +56,8 @@ def forbids(region: Region, scheme: Scheme) -> str:
             return f"fp8 convolutions with groups, or channels that are no multiple of {FP8_CONV_MULTIPLE}"
     elif scheme.reads.quantized and min(layer.fan_in, layer.out_channels) < FEWEST_IN_8_BITS:
         return f"products in 8 bits of fewer than {FEWEST_IN_8_BITS} inputs or outputs"
+    if weight is not None and weight.blocked and weight.bits > 4:
+        return f"weights of {weight.bits} bits in blocks"
     if weight is not None and weight.bits <= 4:
         block = weight.block_width(layer.fan_in)
         if not weight.blocked or block not in BLOCKS or layer.fan_in % block:

@@ -6,6 +6,7 @@ A dialect is a subclass that decides where pairs go and how weights are spelled;
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnxmpq.model import (
     LayerWeight,
     Referred,
     Region,
+    Spelling,
     constants_of,
     described_again,
     drop_values,
@@ -178,6 +180,19 @@ class Writer:
             node.inputs = [view if t is tensor else t for t in node.inputs]
 
     # ---- weights -------------------------------------------------------------------------------
+
+    def compute_inside(self, region: Region, spelling: Spelling, constants: Mapping[int, NDArray[np.generic]]) -> None:
+        """The region's head node as a kernel that takes the weights as they are stored. constants: by input."""
+        node, stem = self.nodes[region.nodes[0]], self.stem(region.params.weights[0])
+        node.op, node.domain = spelling.op_type, spelling.domain
+        if spelling.attributes is not None:
+            node.attrs = dict(spelling.attributes)
+        given = {slot: node.inputs[source] for slot, source in spelling.moved.items()}
+        given |= {slot: self.constant(f"{stem}/{slot}", values) for slot, values in constants.items()}
+        for slot, tensor in sorted(given.items()):
+            while len(node.inputs) <= slot:
+                node.inputs.append(gs.Variable.empty())
+            node.inputs[slot] = tensor
 
     def int8_weight(
         self, place: LayerWeight, weight: QuantizedWeight, codes: gs.Tensor, *, unsigned: bool = False

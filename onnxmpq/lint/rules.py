@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from onnxmpq.lint import common, tensorrt
+from onnxmpq.lint import common, onnxruntime_cuda, tensorrt
 from onnxmpq.lint import onnxruntime as ort
 from onnxmpq.lint.overflow import overflow
 from onnxmpq.lint.types import Rule, Severity
 
 _ERROR: Severity = "error"
 _WARNING: Severity = "warning"
-_EVERYWHERE: dict[str, Severity] = {"tensorrt": _ERROR, "onnxruntime": _ERROR, "portable": _ERROR}
+_EVERYWHERE: dict[str, Severity] = dict.fromkeys(("tensorrt", "onnxruntime", "onnxruntime-cuda", "portable"), _ERROR)
 
 RULES: tuple[Rule, ...] = (
     Rule("valid", common.valid, _EVERYWHERE),
@@ -58,5 +58,6 @@ RULES: tuple[Rule, ...] = (
     Rule("matmul-weight", ort.matmul_weight, {"onnxruntime": _WARNING}),
     Rule("weight-only-layout", ort.weight_only_layout, {"onnxruntime": _WARNING}),
     Rule("overflow", overflow, {"onnxruntime": _WARNING}),
+    Rule("executed-pairs", onnxruntime_cuda.executed_pairs, {"onnxruntime-cuda": _WARNING}),
 )
 DIALECTS: tuple[str, ...] = tuple(_EVERYWHERE)

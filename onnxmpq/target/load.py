@@ -30,8 +30,9 @@ from onnxmpq.target.types import (
     Transitions,
 )
 
-DIALECTS = ("onnxruntime", "tensorrt", "portable")
+DIALECTS = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "portable")
 _WIDEST = 64
+_MOST_ROWS = 65536
 
 
 def user_folder() -> Path:
@@ -168,7 +169,10 @@ def _kernel(table: TargetFields, macs_per_s: dict[str, Figure], bits: BitScaling
         weight_bits=table.whole("weight_bits", 1, _WIDEST, None),
         activation_bits=table.whole("activation_bits", 1, _WIDEST, None),
         unfolds_to=table.whole("unfolds_to", 1, _WIDEST, None),
+        rows_inside=table.whole("rows_inside", 0, _MOST_ROWS, 0),
     )
+    if kernel.rows_inside and kernel.unfolds_to is None:
+        table.wrong("rows_inside", "is for kernels with unfolds_to")
     table.finish()
     return kernel
 

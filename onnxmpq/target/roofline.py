@@ -80,7 +80,7 @@ class _Machine:
         launches = 1.0
         if region.layer is not None:
             bits += self._weight_traffic(region, region.layer, kernel, scheme) / self.roofline.batch
-            launches += kernel.unfolds_to is not None
+            launches += self._unfolds(region, region.layer, kernel)
         return self._cost(multiply_accumulates(region, self._shape), kernel, scheme, bits / 8, launches)
 
     def transition(self, tensor: str) -> Transition:
@@ -147,9 +147,16 @@ class _Machine:
         stored = weight_bits(layer, kernel, scheme, self.roofline.float_bits)
         if scheme.reads.quantized and scheme.weight is not None and self._pads(region, layer):
             stored += layer.parameters * self._padding_bits(kernel.weight_bits or scheme.weight.bits)
-        unfolded = 0.0 if kernel.unfolds_to is None else 2.0 * layer.parameters * kernel.unfolds_to
+        unfolded = 2.0 * layer.parameters * (kernel.unfolds_to or 0) * self._unfolds(region, layer, kernel)
         share = self._elements(region.outputs) / layer.parameters if region.operator.looks_up else 1.0
         return (stored + unfolded) * share
+
+    def _unfolds(self, region: Region, layer: Layer, kernel: Kernel) -> bool:
+        """True where a kernel of its own unfolds the weights."""
+        if kernel.unfolds_to is None:
+            return False
+        rows = multiply_accumulates(region, self._shape) * self.roofline.batch // layer.parameters
+        return rows > kernel.rows_inside
 
     def _pads(self, region: Region, layer: Layer) -> bool:
         """True for a grouped convolution that the device's compiler pads in 8 bits."""

@@ -40,6 +40,7 @@ class Kernel:
     weight_bits, activation_bits: of the operands as the hardware sees them; None = as the scheme says.
     unfolds_to: bits per weight that a separate dequantization writes before the kernel reads them; None where the
         kernel reads the stored weights itself.
+    rows_inside: of activations, up to which another kernel reads the stored weights itself all the same.
     """
 
     compute: str
@@ -47,6 +48,7 @@ class Kernel:
     weight_bits: int | None = None
     activation_bits: int | None = None
     unfolds_to: int | None = None
+    rows_inside: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ from tests.dialects.cases import CASES, Case, _double, _run, real_weight
 from tests.graphs import graph, outputs_of
 
 GPU_SCHEMES = ("fp16", "bf16", "w4a16", "w8a8-int8", "w8a8-fp8", "w4a8-fp8")
+SPELLED = {
+    "tensorrt": GPU_SCHEMES,
+    "portable": (*GPU_SCHEMES, "w8a16"),
+    "onnxruntime-cuda": ("fp16", "w4a16", "w8a16"),
+}
 HALF = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 FLOAT_STEP = {None: 2e-6, "float16": 4e-3, "bfloat16": 3e-2}
 """Relative error allowed, by the type that a region computes in (its last step, and sums of rounded products)."""
@@ -65,8 +70,8 @@ def spellings() -> list[Spelling]:
     every = [
         Spelling(case, DIALECTS[dialect], SCHEMES[name])
         for case in CASES.values()
-        for dialect in ("tensorrt", "portable")
-        for name in GPU_SCHEMES
+        for dialect, names in SPELLED.items()
+        for name in names
     ]
     return [s for s in every if any(s.case.model.region(r).layer for r in s.assignment)]
 

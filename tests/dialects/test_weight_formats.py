@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from onnxmpq.dialects import DIALECTS
-from onnxmpq.rounding import PerChannel, WeightFormat
+from onnxmpq.rounding import PerBlock, PerChannel, WeightFormat
 from onnxmpq.schemes import SCHEMES, Format, Scheme
 
 from .cases import LAYERS
@@ -20,6 +21,21 @@ class Unknown(PerChannel):
     """A format that no dialect knows; what it inherits from is no reason to spell it."""
 
 
+@dataclass(frozen=True)
+class UnknownBlock(PerBlock):
+    """The same for blocks."""
+
+
+BLOCK = {"block": 32, "scale_type": "float16"}
+KNOWN: dict[str, tuple[WeightFormat, WeightFormat, dict[str, Any]]] = {
+    "onnxruntime": (PerChannel(8), Unknown(8), {"reads": Format.INT8}),
+    "onnxruntime-cuda": (PerBlock(4, **BLOCK), UnknownBlock(4, **BLOCK), {"half": "float16"}),
+    "tensorrt": (PerChannel(8), Unknown(8), {"reads": Format.SYMMETRIC_INT8}),
+    "portable": (PerChannel(8), Unknown(8), {"reads": Format.SYMMETRIC_INT8}),
+}
+"""Dialect -> a format that it spells, one that it does not, and what else a scheme of either needs."""
+
+
 @pytest.mark.parametrize("name", [n for n, s in SCHEMES.items() if s.weight is not None])
 def test_formats_of_all_schemes_are_spelled(name: str) -> None:
     regions = [r for case in LAYERS.values() for r in case.model.layers]
@@ -27,9 +43,11 @@ def test_formats_of_all_schemes_are_spelled(name: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", list(DIALECTS))
-@pytest.mark.parametrize("weight", [PerChannel(8), Unknown(8)], ids=["known", "unknown"])
-def test_a_format_without_a_spelling_is_not_offered(dialect: str, weight: WeightFormat) -> None:
-    reads = Format.INT8 if dialect == "onnxruntime" else Format.SYMMETRIC_INT8
+def test_a_format_without_a_spelling_is_not_offered(dialect: str) -> None:
+    spelled, unknown, others = KNOWN[dialect]
     regions = [r for case in LAYERS.values() for r in case.model.layers]
-    offered = [r for r in regions if DIALECTS[dialect].supports(r, Scheme("some", "", weight, reads), OPSET)]
-    assert bool(offered) == (type(weight) is PerChannel)
+
+    def offered(weight: WeightFormat) -> bool:
+        return any(DIALECTS[dialect].supports(r, Scheme("some", "", weight, **others), OPSET) for r in regions)
+
+    assert offered(spelled) and not offered(unknown)

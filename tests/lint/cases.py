@@ -442,7 +442,16 @@ ONNXRUNTIME = (
         "MatMul",
     ),
 )
-CASES = (*SHARED, *TENSORRT, *ONNXRUNTIME)
+ONNXRUNTIME_CUDA = (
+    Case(
+        "executed-pairs",
+        "onnxruntime-cuda",
+        model(F8 + "y = Relu (d)"),
+        model(INT4_MATMUL, NIBBLES),
+        "QuantizeLinear",
+    ),
+)
+CASES = (*SHARED, *TENSORRT, *ONNXRUNTIME, *ONNXRUNTIME_CUDA)
 STRICT: dict[str, bool] = {  # answers of a made-up runtime that breaks all it can
     float8_name("MatMul", "float", "float8"): False,
     CONV_BIAS_SCALE: False,

@@ -62,7 +62,7 @@ def test_float_models_break_nothing(proto: onnx.ModelProto, dialect: str) -> Non
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_rules_say_what_and_where_from(rule: Rule) -> None:
     assert rule.summary.endswith("."), rule.summary
-    assert re.match(r"https://\S+$|check\.md#measured$|tensorrt\.md#[\w-]+$", rule.source), "Source: URL"
+    assert re.match(r"https://\S+$|check\.md#measured$|(tensorrt|gpu)\.md#[\w-]+$", rule.source), "Source: URL"
 
 
 def test_the_page_lists_every_rule() -> None:
@@ -75,7 +75,7 @@ def test_the_page_lists_every_rule() -> None:
 
 
 def test_unknown_dialect() -> None:
-    with pytest.raises(UsageError, match=r"openvino.*tensorrt, onnxruntime, portable"):
+    with pytest.raises(UsageError, match=r"openvino.*tensorrt, onnxruntime, onnxruntime-cuda, portable"):
         lint(conv_relu(), "openvino")
 
 

@@ -143,7 +143,7 @@ BAD = [
     Bad("unknown-field", "[menu]", "providr = 1\n[menu]", r"field 'providr' is unknown; did you mean provider\?"),
     Bad("unknown-cost", '"roofline"\n', '"ruler"\n', r"field 'cost' is 'ruler'; it must be one of measured, roofline"),
     Bad("two-sources", '"roofline"\n', '"measured"\n', r"field 'roofline' is unknown"),
-    Bad("dialect", '"onnxruntime"', '"openvino"', r"field 'dialect' .* one of onnxruntime, tensorrt"),
+    Bad("dialect", '"onnxruntime"', '"openvino"', r"field 'dialect' .* one of onnxruntime, onnxruntime-cuda, tensorrt"),
     Bad("scheme", '["fp32", "int8"]\n[menu.', '["fp32", "int9"]\n[menu.', r"'menu\.Conv' .*'int9'; did you mean int8"),
     Bad("bits", '["fp32", "int8"]\n[menu.', '["fp32", "w9a8"]\n[menu.', r"'menu\.Conv' names an unknown scheme"),
     Bad("operator", "Conv = ", "Cnov = ", r"'menu\.Cnov' is no ONNX operator; did you mean Conv"),

@@ -86,6 +86,21 @@ def test_separate_dequantization_is_charged() -> None:
     assert apart_s == pytest.approx(fused_s + traffic_s + machine.launch_s.value)
 
 
+@pytest.mark.parametrize("batch, apart", [(1, False), (2, True)])
+def test_few_rows_are_computed_from_the_stored_weights(batch: int, apart: bool) -> None:
+    """One row a sample: with two samples the unfolding is a kernel of its own."""
+    target = load_target("h200-cuda").serving(batch)
+    machine, scheme = roofline(target), scheme_named("w4a16")
+    assert machine.kernels[scheme.name].rows_inside == 1
+    kernel = replace(machine.kernels[scheme.name], unfolds_to=None, rows_inside=0)
+    inside = replace(target, roofline=replace(machine, kernels={**machine.kernels, scheme.name: kernel}))
+    model = prepare(graph("y = MatMul (x, w)", "float[1, 256] x", "float[1, 512] y", "float[256, 512] w"))
+    [name] = [r.name for r in model.layers]
+    now, least = (table_of(model, t).scheme_s(name, scheme) for t in (target, inside))
+    extra_s = 2 * 256 * 512 * 2 / machine.bandwidth_bytes_per_s.value + machine.launch_s.value if apart else 0.0
+    assert now == pytest.approx(least + extra_s / batch, rel=1e-9)
+
+
 def test_grouped_convolutions_that_a_compiler_pads_are_charged() -> None:
     """In 8 bits alone, and not where the groups have more channels."""
     l4 = load_target("l4")
