@@ -368,6 +368,22 @@ def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
 
 
 @pytest.mark.parametrize("floor", [1, 99])
+def test_a_plan_met_while_profiling_counts_above_a_floor(floor: int) -> None:
+    """The table is wrong about int8; a profiled plan was fast all the same, and is kept if it keeps the floor."""
+    wrong = table(3.0)
+    machine = Machine(wrong, ORIGINAL_S, learns_after=10**6, truth=table())
+    everything = {r: s for r, row in MENU.items() for s in row if s.name == "int8"}
+    machine.known = [(everything, 0.5 * ORIGINAL_S)]
+    bench, budgets = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), parse_budgets(latency="fastest")
+    if floor == 99:
+        outcome = close_the_loop(problem(wrong), budgets, bench, machine, Progress(), keeps=Quality(floor))
+        assert outcome.assignment == everything
+    else:
+        with pytest.raises(NothingFasterError):
+            close_the_loop(problem(wrong), budgets, bench, machine, Progress(), keeps=Quality(floor))
+
+
+@pytest.mark.parametrize("floor", [1, 99])
 def test_smallest_above_the_floor_where_other_kernels_are_slow(floor: int) -> None:
     """No clock judges plans on float32's kernels, however slow the others turn out and however fast float32 seemed."""
     machine, quality = Machine(table(), 0.5 * ORIGINAL_S, factor=9.0, luck=3.0), Quality(floor)

@@ -33,8 +33,9 @@ from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import OutputKind
-from onnxmpq.shipping import Exactness, Labelled
+from onnxmpq.shipping import Exactness, Labelled, require_verifiable, verified, verified_note
 from onnxmpq.shown import Shown
+from onnxmpq.target import load_target
 from onnxmpq.weights import PackedWeight, Techniques, pack, restore_biases, restore_weight, round_for_inputs
 
 Given = ParamSpec("Given")
@@ -70,6 +71,7 @@ def apply_plan(
     output: str | Path | None = None,
     point: int | None = None,
     measure: bool = False,
+    verify: bool = False,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
@@ -87,18 +89,23 @@ def apply_plan(
     output: model to write, with the plan beside it.
     point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
     measure: take quality, latency, memory and load time again, on `calibration` (made-up samples without).
+    verify: also build the result with the target's compiler, as for `convert`, and write nothing that it refuses.
     calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
-    labels, metric, outputs, shape, step: as for `convert`, to measure with; shape and step are the plan's own without.
+    labels, metric, outputs, shape, step: as for `convert`, to measure with, and shape to verify with; shape and step
+    are the plan's own without.
 
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
-    its target does not have; UsageError for arguments that do not go together.
+    its target does not have; UsageError for arguments that do not go together; CompilerError for `verify`.
     """
     require_source(model)
     heard = progress or Progress()
-    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape, "step": step}
+    by = {"labels": labels, "metric": metric, "output_kind": outputs, "step": step}
+    by["shape"] = None if verify else shape
     _require_together(recipe is not None and calibration is None, recipe, by, measure)
     cpu = None if deploy_cpu is None else named(deploy_cpu)
     given, plan = plan, _as_plan(plan)
+    if verify:
+        require_verifiable(load_target(plan.target))
     destination = _Destination.of(output, model, given, point)
     if retouched := RETOUCHED in plan.notes:
         heard.warn(RETOUCHED)
@@ -118,9 +125,11 @@ def apply_plan(
     for line in remarks(stands, proto):
         heard.warn(line)
     applied = Applied(proto, _with_size(stands, proto))
+    shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
+    if verify:
+        heard.say(verified_note(verified(proto, load_target(plan.target), shapes, feeds)))
     if measure:
         assert feeds is not None
-        shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
         phase = parse_step(step if step is not None else stands.options.get("step"))
         judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes, phase)
         applied = _measured(model, applied, feeds, judging, effort or Effort(), heard)

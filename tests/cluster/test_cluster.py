@@ -298,7 +298,9 @@ class Stand:
 
 def test_a_folder_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmpq.cluster.pool.sees", unseen)
-    with pytest.raises(ClusterError, match=r"does not see --cluster-folder"):
+    with pytest.raises(
+        ClusterError, match=r"does not see --cluster-folder \S+, and 1 more; mount it there at the same path"
+    ):
         run(client, [], folder=tmp_path)
     with pytest.raises(ClusterError, match="cannot be written"):
         run(client, [], folder=tmp_path / "missing")
