@@ -113,7 +113,7 @@ def _factor(profiles: Sequence[Profile], plain: Profile) -> float | None:
     from one format to another; None where none of them differs enough from float32."""
     alike = [p for p in profiles if not any(p.times.tensor_kernels.values())]
     wall, kernels = np.array([p.wall_s for p in alike]), np.array([p.kernel_s for p in alike])
-    if not np.ptp(kernels) or np.abs(wall - plain.wall_s).max() < _TELLING * plain.wall_s:
+    if len(alike) < 2 or not np.ptp(kernels) or np.abs(wall - plain.wall_s).max() < _TELLING * plain.wall_s:
         return None
     design = np.stack([kernels, np.array([p.kernels for p in alike]) * 1e-6], axis=1)
     factor = float(np.linalg.lstsq(design, wall, rcond=None)[0][0])
