@@ -1,14 +1,15 @@
-"""The real task graph of a conversion on 1 to 32 simulated workers.
+"""Efficiency of a cluster, from the tasks of a real conversion: what is recorded once is replayed on 1 to 32 workers.
 
-    python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32]
+    python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32] [--effects block]
     python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
 `decoder` writes a decoder with random weights and tokens for it, FOLDER/decoder.onnx and tokens.npz. `record` converts
 once in this process, with a made-up cost table (int8 half as long as float32), and writes down every task that a
-cluster would get: CPU seconds, bytes there and back, and the seconds that the client took before it could hand the task
-out. `simulate` replays them: a client that makes tasks one after the other, a link of a given speed, workers that take
-the next task when they are free, and barriers where the client needs all results.
+cluster of `--width` workers would get: CPU seconds, bytes there and back, and the seconds that the client took before
+it could hand the task out. `simulate` replays them: a client that makes tasks one after the other, a link of a given
+speed, workers that take the next task when they are free, rounding tasks that wait for their moments, and barriers
+where the client needs all results. Tasks that run the model anew each are joined for fewer workers than were recorded.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import json
 import pickle
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -34,10 +35,17 @@ import onnxmpq
 from onnxmpq.tasks import Task, done_by
 from tests.tables import int8_pays
 
+MOMENTS, ROUNDING, EFFECTS, CARRYING = "moments", "rounding", "effects", "carrying"
+STAGES = {"moments": MOMENTS, "rounding": ROUNDING, "measuring": EFFECTS, "carrying": CARRYING}
+"""By the first word of what a task is about."""
+PASSES = (MOMENTS, CARRYING)
+"""Each of these tasks runs the fp32 model once; of the others, each worker does."""
+
 
 @dataclass(frozen=True)
 class Done:
-    """before_s: of the client, since the task before. run_s: of the task. sent, returned: bytes."""
+    """before_s: of the client, since it handed out the task before. run_s: of the task. sent, returned: bytes. run:
+    number of the call that this task was part of. after: number of the task of moments that it waits for, or -1."""
 
     stage: str
     about: str
@@ -45,46 +53,87 @@ class Done:
     run_s: float
     sent: int
     returned: int
+    run: int = 0
+    after: int = -1
+
+
+class Stopped(Exception):
+    """All that was asked for is recorded."""
 
 
 class Recorder:
-    """Does tasks here, one after the other, and writes down what they take. CPU seconds, as machines are shared."""
+    """Does tasks here, one after the other, and writes down what they take. CPU seconds, as machines are shared.
+
+    walks: CPU seconds of one run of the fp32 model over the samples, by the number of the call. shared_bytes: by stage.
+    """
 
     sees_files = True
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, stop_at: str = "") -> None:
+        """stop_at: a stage, before which recording ends."""
+        self.stop_at = stop_at
         self.width, self.done, self.walks = width, list[Done](), dict[str, float]()
         self.shared_bytes: dict[str, int] = {}
+        self._known, self._fresh = set[str](), 0
+        self._in_tasks_s = self._mark = 0.0
+        self._runs = 0
 
     @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Any]:
-        self.shared_bytes[f"effects {len(self.shared_bytes)}"] = len(pickle.dumps(value))
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
+        if not (lasting and key in self._known):
+            self._fresh += len(pickle.dumps(value))
+        self._known.add(key)
         yield value
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
-        last, before, stage = None, time.process_time(), ""
+        self._runs += 1
+        number, last, stage, self._mark = self._runs, None, "", self._client_s()
         for task in tasks:
-            handed_out = time.process_time()
+            stage = STAGES[task.about.split()[0]]
+            if stage == self.stop_at:
+                raise Stopped
+            before_s = self._client_s() - self._mark
+            start = time.process_time()
             result = task.function(*task.arguments)
-            run_s = time.process_time() - handed_out
-            stage = task.about.split(" at ")[0].split(" layer ")[0]
-            if stage.startswith("measuring"):
-                stage = f"effects {len(self.shared_bytes) - 1}"
-            sent = len(pickle.dumps(task.arguments[1:] or task.arguments))
-            self.done.append(Done(stage, task.about, handed_out - before, run_s, sent, len(pickle.dumps(result))))
+            run_s = time.process_time() - start
+            self._share(stage)
+            sent = len(pickle.dumps(task.arguments[-2:]))
+            waits = [n for n, d in enumerate(self.done) if d.stage == MOMENTS] if stage == ROUNDING else []
+            after = waits[-1] if waits else -1
+            returned = len(pickle.dumps(result))
+            self.done.append(Done(stage, task.about, before_s, run_s, sent, returned, number, after))
+            self._in_tasks_s += time.process_time() - start
+            self._mark = self._client_s()
             yield task, result
-            last, before = (task, run_s), time.process_time()
-        if last is not None and stage.startswith("effects"):
-            self.walks[stage] = self._walk_s(*last)
+            last = (task, run_s)
+        if last is not None and stage != ROUNDING:
+            start = time.process_time()
+            self.walks[str(number)] = self._walk_s(stage, *last)
+            self._in_tasks_s += time.process_time() - start
+
+    def _client_s(self) -> float:
+        return time.process_time() - self._in_tasks_s
+
+    def _share(self, stage: str) -> None:
+        self.shared_bytes[stage] = self.shared_bytes.get(stage, 0) + self._fresh
+        self._fresh = 0
 
     @staticmethod
-    def _walk_s(task: Task[Any], run_s: float) -> float:
-        """What a worker takes that comes to the last task first: a thread has a walk of its own."""
+    def _walk_s(stage: str, task: Task[Any], run_s: float) -> float:
+        """CPU seconds of what tasks do beside their own work: run the model once."""
+        given = task.arguments
         start = time.process_time()
-        thread = Thread(target=task.function, args=task.arguments)
-        thread.start()
-        thread.join()
-        return max(time.process_time() - start - run_s, 0.0)
+        if stage == MOMENTS:
+            smallest = min(given[2], key=lambda key: key[1].groups * key[1].inputs ** 2)
+            task.function(*given[:2], [smallest], given[3])
+        elif stage == CARRYING:
+            task.function(*given[:2], [])
+        else:  # of a worker that comes to the last task first: a thread has a walk of its own
+            thread = Thread(target=task.function, args=given)
+            thread.start()
+            thread.join()
+            start += run_s
+        return max(time.process_time() - start, 0.0)
 
 
 def decoder(folder: Path, blocks: int, hidden: int, tokens: int = 32, words: int = 512, samples: int = 16) -> None:
@@ -132,30 +181,31 @@ def decoder(folder: Path, blocks: int, hidden: int, tokens: int = 32, words: int
     np.savez(folder / "tokens.npz", tokens=random.integers(0, words, (samples, tokens)))
 
 
-def record(model: Path, calibration: str, output: Path, samples: int, width: int, recipe: str | None) -> None:
-    recorder = Recorder(width)
-    with tempfile.TemporaryDirectory() as folder, done_by(recorder):
-        start = time.process_time()
+def record(asked: argparse.Namespace) -> None:
+    recorder = Recorder(asked.width, EFFECTS if asked.rounding else "")
+    with tempfile.TemporaryDirectory() as folder, done_by(recorder), suppress(Stopped):
+        costs, start = int8_pays(asked.model, Path(folder)), time.process_time()
         onnxmpq.convert(
-            model,
-            cost_table=int8_pays(model, Path(folder)),
+            asked.model,
+            cost_table=costs,
             latency="60%",
-            calibration=calibration,
-            recipe=recipe,
-            samples=samples,
+            calibration=asked.calibration,
+            recipe=asked.recipe,
+            samples=asked.samples,
+            effects=asked.effects,
             cache=False,
             guard=False,
             best_effort=True,
         )
-        whole_s = time.process_time() - start
+    whole_s = time.process_time() - start
     found = {
-        "model": model.name,
+        "model": asked.model.name,
         "whole_s": whole_s,
         "walks": recorder.walks,
         "shared": recorder.shared_bytes,
         "tasks": [asdict(d) for d in recorder.done],
     }
-    output.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    asked.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -166,53 +216,102 @@ class Simulated:
     limit: str
 
 
-def simulated(tasks: Sequence[Done], workers: int, walk_s: float, shared: int, rate: float) -> Simulated:
-    """One stage: the client hands out, sends and receives on one link; each worker walks for itself and fetches the
-    shared value first, from the client or a worker that has it (a tree: log2 of the workers)."""
-    rounds = max((workers - 1).bit_length(), 0) + 1
-    ready = shared / rate * rounds
-    free = [(ready + (walk_s / 2 if workers > 1 else 0.0), number) for number in range(workers)]
-    heapq.heapify(free)
-    clock = link = end = 0.0
+def simulated(
+    numbers: Sequence[int], tasks: Sequence[Done], workers: int, walk_s: float, shared: int, rate: float
+) -> Simulated:
+    """One stage, the tasks of these numbers: the client hands out, sends and receives on one link; each worker walks
+    for itself and fetches the shared value first, from the client or a worker that has it (a tree: log2 of the
+    workers). walk_s: of a worker, beside its tasks."""
+    ready = shared / rate * (max((workers - 1).bit_length(), 0) + 1)
+    free = [ready + (walk_s / 2 if workers > 1 else 0.0)] * workers
+    clock = link = 0.0
     held: list[float] = []
-    for task in tasks:
+    finished: dict[int, float] = {}
+    for number in numbers:
+        task = tasks[number]
         if len(held) >= workers + max(1, workers // 4):  # as many as the client has out at once
             clock = max(clock, heapq.heappop(held))
-        clock += task.before_s
+        clock = max(clock, finished.get(task.after, 0.0)) + task.before_s
         link = max(link, clock) + task.sent / rate
-        at, number = heapq.heappop(free)
-        finished = max(at, link) + task.run_s + task.returned / rate
-        heapq.heappush(free, (finished, number))
-        heapq.heappush(held, finished)
-        end = max(end, finished)
+        finished[number] = max(heapq.heappop(free), link) + task.run_s + task.returned / rate
+        heapq.heappush(free, finished[number])
+        heapq.heappush(held, finished[number])
+    mine = [tasks[number] for number in numbers]
+    work_s = sum(t.run_s for t in mine)
     bounds = {
-        "client": sum(t.before_s for t in tasks),
-        "link": sum(t.sent + t.returned for t in tasks) / rate + ready,
-        "longest task": max(t.run_s for t in tasks),
-        "work": sum(t.run_s for t in tasks) / workers,
-        "walks": walk_s / 2 + sum(t.run_s for t in tasks) / workers if workers > 1 else 0.0,
+        "client": sum(t.before_s for t in mine),
+        "link": sum(t.sent + t.returned for t in mine) / rate + ready,
+        "longest task": max(t.run_s for t in mine),
+        "work": work_s / workers,
+        "walks": (walk_s / 2 if workers > 1 else 0.0) + work_s / workers,
     }
-    return Simulated(end, max(bounds, key=lambda name: bounds[name]))
+    return Simulated(max(finished.values()), max(bounds, key=lambda name: bounds[name]))
+
+
+def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> list[Done]:
+    """The same tasks, those that run the model anew each joined to as many as this number of workers gets."""
+    found: list[Done] = []
+    place: dict[int, int] = {}
+    piece: dict[tuple[int, int], int] = {}
+    for number, task in enumerate(tasks):
+        if task.stage in PASSES:
+            same = [n for n, t in enumerate(tasks) if t.run == task.run]
+            count = workers * (2 if task.stage == CARRYING and workers > 1 else 1)
+            at = (task.run, same.index(number) * min(count, len(same)) // len(same))
+            if at in piece:
+                whole = found[piece[at]]
+                found[piece[at]] = replace(
+                    whole,
+                    before_s=whole.before_s + task.before_s,
+                    run_s=whole.run_s + max(task.run_s - walks[str(task.run)], 0.0),
+                    sent=whole.sent + task.sent,
+                    returned=whole.returned + task.returned,
+                )
+                place[number] = piece[at]
+                continue
+            piece[at] = len(found)
+        place[number] = len(found)
+        found.append(replace(task, after=place.get(task.after, -1)))
+    return found
+
+
+def handed_out(tasks: Sequence[Done]) -> dict[str, list[int]]:
+    """Numbers of the tasks of each stage, moments before the rounding that waits for them."""
+    found: dict[str, list[int]] = {}
+    for number, task in enumerate(tasks):
+        found.setdefault(ROUNDING if task.stage == MOMENTS else task.stage, []).append(number)
+
+    def order(number: int) -> tuple[int, bool, int]:
+        task = tasks[number]
+        chunk = tasks[task.after].run if task.after >= 0 else task.run
+        return chunk, task.after >= 0, number
+
+    return {stage: sorted(numbers, key=order) for stage, numbers in found.items()}
 
 
 def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
     found = json.loads(file.read_text(encoding="utf-8"))
-    tasks = [Done(**row) for row in found["tasks"]]
-    in_tasks = sum(t.run_s + t.before_s for t in tasks)
-    rest_s = max(found["whole_s"] - in_tasks - sum(found["walks"].values()), 0.0)
-    print(f"{found['model']}: {found['whole_s']:.1f} s of CPU, {in_tasks:.1f} s in {len(tasks)} tasks and between them")
+    recorded = [Done(**row) for row in found["tasks"]]
+    walks: dict[str, float] = found["walks"]
+    alone = joined(recorded, 1, walks)
+    in_tasks = sum(t.run_s + t.before_s for t in alone)
+    again = sum(t.run_s for t in recorded) - sum(t.run_s for t in alone) + sum(walks.values())
+    rest_s = max(found["whole_s"] - again - in_tasks, 0.0)
+    print(f"{found['model']}: {found['whole_s'] - again:.1f} s of CPU, {in_tasks:.1f} s in tasks and between them")
     print("| stage | tasks | work s | " + " | ".join(f"{n} workers" for n in counts) + " |")
     print("|---|---|---|" + "---|" * len(counts))
     totals = dict.fromkeys(counts, rest_s)
-    for stage in dict.fromkeys(t.stage for t in tasks):
-        mine = [t for t in tasks if t.stage == stage]
-        work_s, cells = sum(t.run_s for t in mine), []
+    for stage, numbers in handed_out(alone).items():
+        work_s, cells = sum(alone[n].run_s for n in numbers), []
         for count in counts:
-            walk, shared = found["walks"].get(stage, 0.0), found["shared"].get(stage, 0)
-            made = simulated(mine, count, walk, shared, rate)
+            tasks = joined(recorded, count, walks)
+            runs = {recorded[n].run for n in handed_out(recorded)[stage]} if stage == EFFECTS else set()
+            walk_s = sum(walks[str(run)] for run in runs)
+            shared = sum(b for s, b in found["shared"].items() if (ROUNDING if s == MOMENTS else s) == stage)
+            made = simulated(handed_out(tasks)[stage], tasks, count, walk_s, shared, rate)
             totals[count] += made.makespan_s
             cells.append(f"{work_s / count / made.makespan_s:.2f} ({made.limit})")
-        print(f"| {stage} | {len(mine)} | {work_s:.1f} | " + " | ".join(cells) + " |")
+        print(f"| {stage} | {len(handed_out(recorded)[stage])} | {work_s:.1f} | " + " | ".join(cells) + " |")
     print(f"| all, with {rest_s:.0f} s on the client | | | " + " | ".join(f"{totals[n]:.0f} s" for n in counts) + " |")
 
 
@@ -226,6 +325,8 @@ def main() -> None:
     one.add_argument("--recipe")
     one.add_argument("--samples", type=int, default=64)
     one.add_argument("--width", type=int, default=32)
+    one.add_argument("--effects", default="auto")
+    one.add_argument("--rounding", action="store_true", help="stop after the first rounding")
     made = commands.add_parser("decoder")
     made.add_argument("folder", type=Path)
     made.add_argument("--blocks", type=int, default=24)
@@ -236,7 +337,7 @@ def main() -> None:
     other.add_argument("--mb-per-s", type=float, default=100.0, help="of each link; 100 is a gigabit network")
     asked = parser.parse_args()
     if asked.command == "record":
-        record(asked.model, asked.calibration, asked.output, asked.samples, asked.width, asked.recipe)
+        record(asked)
     elif asked.command == "decoder":
         decoder(asked.folder, asked.blocks, asked.hidden)
     else:

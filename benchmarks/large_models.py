@@ -7,7 +7,7 @@ Writes each decoder (benchmarks/big_decoder.py) into a temporary folder, convert
 samples the anonymous memory (RssAnon of /proc/PID/status) of that process and of all its children, and the bytes of its
 temporary files. Mapped files are not in it: the system takes their pages back when it needs them. Models are treated as
 those of 2 GB or more are, however small; --as-it-is for what their size asks for. Prints a table, and for a series the
-exponent of time over depth.
+exponents of CPU time over depth: CPU time, since wall time depends on what else runs.
 """
 
 from __future__ import annotations
@@ -29,20 +29,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.big_decoder import Shape, write_decoder, write_samples
-from onnxmpq.progress import Progress, Tick
+from onnxmpq.progress import ROUNDING, SENSITIVITY, Progress, Tick
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_S = 0.05
+ANALYSIS = ("rounding weights", ROUNDING, SENSITIVITY)
+"""Stages whose time depends on the number of layers and not on how long plans are timed."""
 MB = 1e6
 
 
 class Watcher:
-    """Peaks of anonymous memory, here and in children, by what is being done; and of temporary files."""
+    """Peaks of anonymous memory, here and in children, wall and CPU seconds by what is being done; and the peak of
+    temporary files."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.what, self.done = scratch, "starting", threading.Event()
         self.peaks: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         self.seconds: dict[str, float] = defaultdict(float)
+        self.cpu: dict[str, float] = defaultdict(float)
         self.files = self.together = 0.0
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -55,10 +59,13 @@ class Watcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        last, looked = time.perf_counter(), 0.0
+        last, looked, used = time.perf_counter(), 0.0, {os.getpid(): 0.0}
         while not self.done.wait(EVERY_S):
-            own = _anonymous(os.getpid())
-            others = sum(map(_anonymous, _below(os.getpid())))
+            children = _below(os.getpid())
+            own, others = _anonymous(os.getpid()), sum(map(_anonymous, children))
+            for pid in (os.getpid(), *children):  # the end of one that ends between two looks is lost
+                before, used[pid] = used.get(pid, 0.0), max(_cpu(pid), used.get(pid, 0.0))
+                self.cpu[self.what] += used[pid] - before
             now, self.together = time.perf_counter(), max(self.together, own + others)
             mine, theirs = self.peaks[self.what]
             self.peaks[self.what] = max(mine, own), max(theirs, others)
@@ -87,6 +94,15 @@ def _anonymous(pid: int) -> float:
     except OSError:
         return 0.0
     return 1024.0 * sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _below(pid: int) -> list[int]:
@@ -141,12 +157,14 @@ def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dic
         schemes[row.scheme] += 1
     return {
         "seconds": time.perf_counter() - start,
-        "stages": {k: [watcher.seconds[k], *watcher.peaks[k]] for k in watcher.peaks},
+        "stages": {k: [watcher.seconds[k], watcher.cpu[k], *watcher.peaks[k]] for k in watcher.peaks},
+        "together": watcher.together,
         "scratch": watcher.files,
         "written": sum(p.stat().st_size for p in folder.glob("decoder.mpq.onnx*")),
         "schemes": schemes,
         "measured": dict(result.plan.measured),
         "quality": dict(result.plan.quality),
+        "steps": [step.figures() for step in result.report.validation.steps],
     }
 
 
@@ -175,6 +193,8 @@ def main() -> None:
     parser.add_argument("--budget", nargs="+", default=["size=20%"])
     parser.add_argument("--schemes", nargs="+", default=[])
     parser.add_argument("--without", nargs="+", default=[])
+    parser.add_argument("--effects", default="auto")
+    parser.add_argument("--best-effort", action="store_true")
     parser.add_argument("--as-it-is", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -184,22 +204,33 @@ def main() -> None:
         print(json.dumps(found))
         return
     options = dict(budget.split("=", 1) for budget in given.budget)
-    options |= {"schemes": given.schemes, "without": given.without}
-    times = []
+    options |= {
+        "schemes": given.schemes,
+        "without": given.without,
+        "effects": given.effects,
+        "best_effort": given.best_effort,
+    }
+    analysis = []
     for blocks in given.blocks:
         shape = Shape.of(blocks, given.width, given.vocabulary)
         found = measured(shape, options, given.samples, as_it_is=given.as_it_is)
-        times.append(found["seconds"])
-        own, children = (max(row[n] for row in found["stages"].values()) for n in (1, 2))
+        stages = found["stages"]
+        analysis.append([sum(stages[k][1] for k in ANALYSIS if k in stages), sum(row[1] for row in stages.values())])
+        own, children = (max(row[n] for row in stages.values()) for n in (2, 3))
         print(
             f"\n{blocks} blocks, {4 * shape.parameters / MB:.0f} MB: {found['seconds']:.0f} s, anonymous memory "
-            f"{own / MB:.0f} MB here and {children / MB:.0f} MB in children, {found['scratch'] / MB:.0f} MB of "
-            f"temporary files, {found['written'] / MB:.0f} MB written, {dict(found['schemes'])}, {found['measured']}"
+            f"{own / MB:.0f} MB here, {children / MB:.0f} MB in children, {found['together'] / MB:.0f} MB together, "
+            f"{found['scratch'] / MB:.0f} MB of temporary files, {found['written'] / MB:.0f} MB written, "
+            f"{dict(found['schemes'])}, {found['measured']}"
         )
-        for what, (seconds, mine, theirs) in found["stages"].items():
-            print(f"  {seconds:7.1f} s  {mine / MB:6.0f} MB  {theirs / MB:6.0f} MB  {what}", flush=True)
-    if len(times) > 1:
-        print(f"\nexponent of time over depth: {np.polyfit(np.log(given.blocks), np.log(times), 1)[0]:.2f}")
+        for what, (seconds, cpu, mine, theirs) in stages.items():
+            print(
+                f"  {seconds:7.1f} s  {cpu:7.1f} CPU s  {mine / MB:6.0f} MB  {theirs / MB:6.0f} MB  {what}", flush=True
+            )
+    if len(analysis) > 1:
+        rows = np.log(np.array(analysis)).T
+        exponents = [float(np.polyfit(np.log(given.blocks), row, 1)[0]) for row in rows]
+        print(f"\nexponent of CPU time over depth: analysis {exponents[0]:.2f}, whole conversion {exponents[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The estimate of `inspect` beside what a conversion took: anonymous memory of all processes, and CPU seconds.
+"""The estimate of memory and time beside what a conversion took: anonymous memory of all processes, and CPU seconds.
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.needs [--samples 64] [MODEL ...]
 
@@ -20,8 +20,14 @@ from typing import Any
 from benchmarks.compare_commits import Subject, subjects
 from benchmarks.forecast import cpu_seconds
 from benchmarks.large_models import MB, ROOT, Watcher
-from onnxmpq.commands.inspection import inspect
+from onnxmpq.commands.inspection import shapes_of
+from onnxmpq.context import Context
+from onnxmpq.needs import needs
+from onnxmpq.opening import Asked, open_model
 from onnxmpq.progress import Silent
+from onnxmpq.request import Request
+
+SIZE = "30%"
 
 
 def take(model: str, samples: str, count: int) -> dict[str, float]:
@@ -34,7 +40,7 @@ def take(model: str, samples: str, count: int) -> dict[str, float]:
             model,
             calibration=samples,
             samples=count,
-            size="30%",
+            size=SIZE,
             cache=False,
             output=Path(folder) / "out.onnx",
             progress=Silent(),
@@ -58,18 +64,25 @@ def main() -> None:
 
 def show(models: Sequence[Subject], samples: int) -> None:
     """A line for each."""
+    print("| model | MB expected | taken | CPU seconds expected | taken |\n|---|---|---|---|---|")
     for model in models:
-        expected = inspect(model.model).needs
+        memory, seconds = expected(model.model, samples)
         asked = json.dumps({"model": model.model, "samples": model.samples, "count": samples})
         command = [sys.executable, "-m", "benchmarks.needs", "--one", asked]
         answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
         found: dict[str, Any] = json.loads(answer.stdout)
-        assert expected is not None and expected.seconds is not None
-        print(
-            f"{model.name}: memory {expected.memory_bytes / MB:.0f} MB expected, {found['memory'] / MB:.0f} MB taken; "
-            f"{expected.seconds:.0f} s expected, {found['seconds']:.0f} s of CPU time taken",
-            flush=True,
-        )
+        figures = memory / MB, found["memory"] / MB, seconds, found["seconds"]
+        print(f"| {model.name} | {' | '.join(f'{value:.0f}' for value in figures)} |", flush=True)
+
+
+def expected(path: str, samples: int) -> tuple[float, float]:
+    """Bytes and CPU seconds, of the schemes that the conversion tries."""
+    asked = Asked.of(path, Request(size=SIZE), Context(Silent()))
+    opened = open_model(path, asked.device)
+    shapes, menu = shapes_of(opened), asked.menu(opened)
+    seconds = needs(opened.model, menu, shapes, samples, threads=1).seconds
+    assert seconds is not None
+    return needs(opened.model, menu, shapes, samples).memory_bytes, seconds
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.random_graphs [--count 200] [--first 0] [--blocks 6]
 
-The graphs are those of tests/random_graphs.py, by seed; costs come from a made-up table, so that no clock decides.
+The graphs are those of tests/random_graphs/, by seed; costs come from a made-up table, so that no clock decides.
 Prints the table of docs/any_model.md; exit status 1 for a crash, a refusal, a bad file, a verdict "good" on less than
 8 dB, or an error beyond what the scales imply (tests/implied_noise.py).
 """

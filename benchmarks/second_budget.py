@@ -3,7 +3,7 @@
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.second_budget [MODEL ...] [--samples 64]
 
 Per model, with an empty cache folder: `--latency fastest`, then 70%, then 85% with a cost table that `onnxmpq profile`
-measured before. Prints wall time and what came from the cache.
+measured before. Prints wall time, CPU time of all processes, and what came from the cache. Linux only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxmpq
+from benchmarks.forecast import cpu_seconds
 from benchmarks.stages import machine, models, table_of
 from benchmarks.zoo import arrays, zoo
 from onnxmpq.commands import profile_model
@@ -29,14 +30,15 @@ HELD_OUT = 21
 
 
 def conversion(name: str, budget: str, folder: Path, samples: int, table: Path | None) -> dict[str, Any]:
-    """Seconds of one conversion, and what it reused."""
+    """Seconds of one conversion, wall and CPU, and what it reused."""
     entry = zoo().load(name)
     given = arrays(entry, "calib", samples + HELD_OUT)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), cpu_seconds()
     result = onnxmpq.convert(
         entry.model, latency=budget, calibration=given, samples=samples, cache=folder, cost_table=table
     )
-    return {"seconds": time.perf_counter() - start, "reused": result.report.reused}
+    seconds, cpu_s = time.perf_counter() - start, cpu_seconds() - cpu
+    return {"seconds": seconds, "cpu_s": cpu_s, "reused": result.report.reused}
 
 
 def rows_of(name: str, samples: int) -> list[Sequence[object]]:
@@ -51,9 +53,10 @@ def rows_of(name: str, samples: int) -> list[Sequence[object]]:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             reused = ", ".join(f"{what} {n}/{of}" for what, (n, of) in found["reused"].items())
-            rows.append((name, budget, "yes" if given else "", f"{found['seconds']:.1f}", reused))
+            seconds = f"{found['seconds']:.1f}", f"{found['cpu_s']:.1f}"
+            rows.append((name, budget, "yes" if given else "", *seconds, reused))
         held = sum(p.stat().st_size for p in folder.rglob("*.npz"))
-        rows.append((name, "", "", "", f"cache folder: {held / 1e6:.0f} MB"))
+        rows.append((name, "", "", "", "", f"cache folder: {held / 1e6:.0f} MB"))
     return rows
 
 
@@ -70,7 +73,7 @@ def main() -> None:
         return
     print(machine())
     rows = [row for name in models(options.models) for row in rows_of(name, options.samples)]
-    print(table_of(["model", "latency", "cost table given", "s", "from the cache"], rows))
+    print(table_of(["model", "latency", "cost table given", "s", "CPU s", "from the cache"], rows))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ class GateError(OnnxmpqError):
     """A converted model that `validate` refuses: it misses a floor or a limit, or is bad where none was given."""
 
     exit_code = 15
-    meaning = "validate: the converted model misses a quality floor, a latency or a size, or is bad"
+    meaning = "validate: the converted model misses a floor or a limit, or is bad"
 
 
 class CheckError(OnnxmpqError):

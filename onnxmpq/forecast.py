@@ -1,8 +1,8 @@
 """Forecast of the seconds that the rest of a conversion takes, once costs are known: for the bar of the whole run.
 
-Runs of the model, weights and measurements are counted. Seconds for each are those of resnet20 and squeezenet1.1,
-rounded (`benchmarks/forecast.py`; AMD EPYC with AVX-512, onnxruntime 1.32.0, CPU seconds, 2026-11-26). The screen
-corrects them by what stages take; nothing else depends on them.
+Runs of the model, weights and measurements are counted. Seconds for each are those of digits_cnn and resnet20, rounded
+(`benchmarks/forecast.py`; AMD EPYC with AVX-512, onnxruntime 1.32.0, CPU seconds, 2026-11-26); docs/screen.md compares
+them with other models. The screen corrects them by what stages take; nothing else depends on them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ TRY_S = 2e-3
 """CPU seconds for a perturbation beside the runs of the model."""
 PLAN_S = 0.05
 """CPU seconds for a plan that is built and opened, beside the runs of its model."""
-LAYER_S = 0.2
-"""Seconds for a layer while plans are solved for, compared and measured."""
+LAYER_S = 0.15
+"""Seconds for a layer while plans are solved for and compared."""
+ROUNDS = 3.0  # of measurements, in which a plan is chosen
 UNSEEN_PLANS = 6
 UNFUSED = 2.0  # times the latency of a run that computes int8 exactly
-PASSES = 2.0  # of the closing measurement, which is repeated until it is steady
-CLOSING = 6.0  # its length in efforts
+PASSES = 1.5  # of the closing measurement, which is repeated until it is steady
+CLOSING = 2.0  # its length in efforts
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def forecast(work: Work) -> dict[str, float]:
         progress.ROUNDING: FORMAT_S * work.formats * side_by_side,
         progress.SENSITIVITY: work.tries * runs_s * side_by_side,
         progress.UNSEEN: UNSEEN_PLANS * (PLAN_S + UNFUSED * work.samples * work.forward_s) * side_by_side,
-        progress.CHOOSING: LAYER_S * work.layers + 2 * work.timing_s,
+        progress.CHOOSING: LAYER_S * work.layers + ROUNDS * work.timing_s,
         progress.SEQUENCE: 2 * FORMAT_S * work.layers * side_by_side,
         progress.COMPARING: work.samples * work.forward_s,
         progress.TIMING: PASSES * CLOSING * work.timing_s,

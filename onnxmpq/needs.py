@@ -20,17 +20,24 @@ from onnxmpq.feeds import Feeds
 from onnxmpq.forecast import Work, forecast
 from onnxmpq.menu import Menu, activation_tensors, weight_formats
 from onnxmpq.model import Model
-from onnxmpq.progress import Progress, duration
+from onnxmpq.progress import ROUNDING, Progress, duration
+from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
 from onnxmpq.weights import LONGEST_S, SECONDS_PER_VALUE
 
 PROCESS_BYTES = 65e6
 """Of each process before it has a model: this one, the one that runs models, and those that round."""
-NEAREST_S = 1.2e-7
-"""CPU seconds for a weight's value in one format, rounded to nearest."""
+NEAREST_S = 1e-7
+"""CPU seconds for a weight's value in one format, rounded to nearest: 4e-8 (8 bits, blocks of 128) to 1.7e-7 (dual)."""
+FILE_BYTE_S, OPEN_BYTE_S, VARIANT_S = 2e-9, 1e-9, 3e-8
+"""CPU seconds of a model that is never whole in memory: for a byte that is read and hashed, for a byte of a session
+that is opened, and for a weight's value in one format that a part of the graph is opened with while effects are
+measured (AMD EPYC with AVX512-VNNI, 2026-11-26)."""
+SMALLER = 1.4  # times the original, of both sessions of the closing measurement
+OPENINGS = 8  # of the original, from the first timing to the last
 SIDE = 1.13  # bytes of int8 codes with their scales, in blocks of 32
-PLANS = 12  # that are built and timed while costs are measured
+PLANS = 12  # that are built and timed while costs are measured; one where all schemes have float32's kernels
 TRIES_PER_TENSOR = 2.0
 Shapes = Mapping[str, Sequence[int]]
 
@@ -54,17 +61,20 @@ class Needs:
         return f"a conversion will need {', '.join(parts)}"
 
 
-def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> Needs:
-    """Of a conversion with this menu. shapes: of the float tensors between regions for one sample, None if unknown."""
-    seconds = None if shapes is None else _seconds(model, menu, shapes, samples)
-    return Needs(_memory(model, menu, shapes, samples), scratch_bytes(model, menu), seconds)
+def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int | None = None) -> Needs:
+    """Of a conversion with this menu. shapes: of the float tensors between regions for one sample, None if unknown.
+    threads: None for as many as there are cores; with 1, seconds are those of CPU time."""
+    threads = threads or workers()
+    seconds = None if shapes is None else _seconds(model, menu, shapes, samples, threads)
+    return Needs(_memory(model, menu, shapes, samples, threads), scratch_bytes(model, menu), seconds)
 
 
 def scratch_bytes(model: Model, menu: Menu) -> int:
     """Bytes of temporary files at most; 0 for a model that memory holds.
 
-    They hold rounded weights (once to nearest, once for their inputs), weights as they are written, and either a
-    rescaled model with its quick quantized form or float weights of the plan that is rounded in sequence.
+    They hold rounded weights (to nearest, and for their inputs unless that takes too long), weights as kernels
+    read them (for effects, and as they are written), and either a rescaled model with its quick quantized form or float
+    weights of the plan that is rounded in sequence.
     """
     if model.store.spill is None:
         return 0
@@ -72,7 +82,8 @@ def scratch_bytes(model: Model, menu: Menu) -> int:
     values = sum(places[key][1].parameters for key, _ in formats)
     packed = sum(places[key][1].parameters * f.storage_bits / 8 for (key, _), f in formats.items())
     layers = sum(place.parameters for _, place in places.values())
-    return round(2 * SIDE * values + packed + 9 * layers)
+    copies = 1 if SECONDS_PER_VALUE * values > LONGEST_S else 2
+    return round(copies * SIDE * values + 2 * packed + 9 * layers)
 
 
 def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None:
@@ -92,31 +103,40 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None
         )
 
 
-def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> int:
-    """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples."""
-    values, threads = _values(model, menu), workers()
+def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
+    """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
+
+    Of a model that is never whole in memory they do so only in the closing measurement, and weights are rounded without
+    statistics of their inputs.
+    """
+    values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
     largest = max((place.parameters for _, place in model.weights.values()), default=0)
-    sessions, rounding = 2 * model.prepared_bytes, 24 * largest * threads
-    held = 0.0 if model.store.spill is not None else SIDE * values + 3 * model.prepared_bytes
+    sessions, rounding = 2.0 * model.prepared_bytes, 24 * largest * threads
+    held = SIDE * values + 3 * model.prepared_bytes
+    if model.store.spill is not None:
+        sessions, rounding, held = SMALLER * model.prepared_bytes, 10 * largest * threads, float(MEMORY.effects)
     running = 4 * sum(math.prod(s) for s in (shapes or {}).values())
     kept = min(MEMORY.kept, samples * running) + min(MEMORY.shown, running) * threads
     return round(processes + max(sessions, rounding) + held + kept)
 
 
-def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int) -> float:
+def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: int) -> float:
     once, effort, formats = forward_seconds(model, shapes), Effort(), len(weight_formats(model, menu))
     tries = formats + round(TRIES_PER_TENSOR * len(activation_tensors(model, menu)))
-    layers, threads, values = len(model.layers), workers(), _values(model, menu)
+    layers, values = len(model.layers), _values(model, menu)
     forward = REFERENCE_THREADS * once
     run = extent(model, AUTO, once, tries, samples)
     work = Work(forward, samples, run.samples, run.passes, layers, formats, tries, threads, effort.seconds)
-    rest = sum(forecast(work).values())
-    before = NEAREST_S * values + PLANS * (2 * effort.seconds + 20 * forward)
+    rest = sum(seconds for stage, seconds in forecast(work).items() if stage != ROUNDING)
+    plans = PLANS if any(s.kernel != FP32 for row in menu.values() for s in row) else 1
+    before = NEAREST_S * values / threads + plans * (2 * effort.seconds + 20 * forward)
     for_inputs = SECONDS_PER_VALUE * values
-    if model.store.spill is not None and for_inputs > LONGEST_S:  # they are rounded to nearest then
-        for_inputs = 0.0
-    return before + rest + for_inputs / threads
+    if model.store.spill is None:
+        return before + rest + for_inputs / threads
+    size = model.prepared_bytes
+    before += FILE_BYTE_S * size + OPEN_BYTE_S * size * (OPENINGS + plans) + VARIANT_S * values / threads
+    return before + rest + (for_inputs / threads if for_inputs <= LONGEST_S else 0.0)  # else rounded to nearest
 
 
 def _values(model: Model, menu: Menu) -> int:

@@ -38,7 +38,7 @@ from onnxmpq.plan import stamp_bytes
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import declared_rows, unresolved
-from onnxmpq.ranges import known_ranges, observe_ranges
+from onnxmpq.ranges import Calibration, known_ranges, observe_ranges
 from onnxmpq.report import Prediction, left_out, predict_job, source_name
 from onnxmpq.reproducer import remember
 from onnxmpq.request import Request, Source, asked_for, takes
@@ -97,15 +97,24 @@ class _Posed:
     menu: Menu
 
 
-def _posed(model: Source, request: Request) -> _Posed:
-    """From the request to the allocation problem."""
-    progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
-    warn_outside(progress.warn)
-    context = Context(progress, Cache.of(request.cache, progress), request.seed)
+@dataclass(frozen=True)
+class _Begun:
+    """A conversion before anything of it is measured: the model, its samples and what could be quantized."""
+
+    asked: Asked
+    labelled: Labelled | None
+    opened: Opened
+    data: Samples
+    known: Calibration | None
+    offered: Menu
+
+
+def _begun(model: Source, request: Request, context: Context) -> _Begun:
+    """All that can be refused without measuring."""
     asked = Asked.of(model, request, context)
     if request.verify:
         require_verifiable(asked.device)
-    read = open_model(model, asked.device, request.opset, progress, replan_blocks=request.replan_blocks)
+    read = open_model(model, asked.device, request.opset, context.progress, replan_blocks=request.replan_blocks)
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)
@@ -114,8 +123,18 @@ def _posed(model: Source, request: Request) -> _Posed:
     opened, data = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
     for note in offered.asked.notes:
-        progress.say(note)
-    announce(opened.model, offered, data.calibration, progress)
+        context.progress.say(note)
+    announce(opened.model, offered, data.calibration, context.progress)
+    return _Begun(asked, labelled, opened, data, known, offered)
+
+
+def _posed(model: Source, request: Request) -> _Posed:
+    """From the request to the allocation problem."""
+    progress, effort, techniques = request.progress or Progress(), request.effort or Effort(), request.techniques
+    warn_outside(progress.warn)
+    context = Context(progress, Cache.of(request.cache, progress), request.seed)
+    begun = _begun(model, request, context)
+    asked, opened, data, known, offered = begun.asked, begun.opened, begun.data, begun.known, begun.offered
 
     rescaling = Rescaling(opened.model) if known is not None else _rescaled(opened, offered, data, asked, context)
     scaled, tensors = rescaling.model, observed_tensors(rescaling.model, offered)
@@ -156,7 +175,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         data,
         effects,
         techniques,
-        QualityCheck(as_given(model), effects.divergence.kinds, asked.settings, labelled, asked.exact_integers),
+        QualityCheck(as_given(model), effects.divergence.kinds, asked.settings, begun.labelled, asked.exact_integers),
         effort,
         context,
         request.guard,

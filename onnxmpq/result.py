@@ -16,7 +16,7 @@ from onnxmpq.allocate import MEMORY, Problem
 from onnxmpq.compilers import Compiled
 from onnxmpq.deployment import foreign
 from onnxmpq.errors import BudgetError
-from onnxmpq.feeds import in_words
+from onnxmpq.feeds import timed_note
 from onnxmpq.files import Rows, serialize, write_result, write_text
 from onnxmpq.integrity import require_whole
 from onnxmpq.keys import feeds_hash
@@ -200,7 +200,11 @@ def _plan(
         ROUNDING,
     )
     return replace(
-        with_points(with_factors(with_stored_weights(made, shipped.compensated), rescaling), points, job.bench),
+        with_points(
+            with_factors(with_stored_weights(made, shipped.compensated, _made_again(job, shipped)), rescaling),
+            points,
+            job.bench,
+        ),
         options=asked_for(request),
         data=described(job.data),
         created=now if outcome.measured else "",
@@ -218,6 +222,15 @@ def _plan(
             *([] if checked.compiled is None else [verified_note(checked.compiled)]),
         ),
     ).sealed()
+
+
+def _made_again(job: Job, shipped: Shipped) -> frozenset[str]:
+    """Keys of weights that were rounded to nearest, which `apply` does again: of a model that is never whole in memory,
+    whose weights would fill the plan."""
+    if job.bench.model.store.spill is None or "cross" in shipped.compensated.kept:
+        return frozenset()
+    weights = shipped.compensated.weights.items()
+    return frozenset(key for key, weight in weights if (key, weight.format.name) not in job.bench.by_samples)
 
 
 def _within_memory(
@@ -266,9 +279,8 @@ def described(data: Samples) -> dict[str, Any]:
 
 def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
     """The inputs that latencies are about, where it is not plain."""
-    if request.shapes:
-        return [f"latency is that of {in_words(request.shapes)}"]
-    return [data.calibration.timed] if "latency_ms" in made.measured and data.calibration.timed else []
+    found = timed_note(data.calibration, request.shapes)
+    return [found] if found and (request.shapes or "latency_ms" in made.measured) else []
 
 
 def write(result: Result, request: Request) -> None:

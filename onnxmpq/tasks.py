@@ -41,8 +41,12 @@ class Elsewhere(Protocol):
         """True if tasks may read files by this machine's paths."""
         ...
 
-    def shared(self, key: str, value: Any) -> AbstractContextManager[Any]:
-        """A stand-in for a value that many tasks need: it travels once to each machine. key: hash of the value."""
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> AbstractContextManager[Any]:
+        """A stand-in for a value that many tasks need: it travels once to each machine.
+
+        key: hash of the value. lasting: it stays there until another lasting one comes, for a later block that shares
+        it again.
+        """
         ...
 
     def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:
@@ -59,7 +63,7 @@ class Here:
     width, sees_files = 1, True
 
     @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Any]:
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
         yield value
 
     def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:

@@ -55,11 +55,12 @@ def other_threads(settings: SessionSettings) -> tuple[SessionSettings, ...]:
 def run_all(
     proto: onnx.ModelProto, inputs: Inputs, ways: Iterable[SessionSettings], runtime: Runtime = REFERENCE
 ) -> None:
-    """A session for each of the settings, and a run of each of the inputs in it."""
+    """A session for each of the settings, one at a time, and a run of each of the inputs in it."""
     for settings in ways:
         session = runtime.open(proto, settings)
         for feeds in inputs:
             runtime.run(session, feeds)
+        del session  # before the next one is opened
 
 
 def single(feeds: Feeds) -> list[dict[str, Array]]:

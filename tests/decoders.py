@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 VOCABULARY, WIDTH, HEADS, PAIRS, HEAD, LONGEST = 48, 64, 4, 2, 16, 64
+CROSS = tuple(f"past_key_values.0.encoder.{key}" for key in ("key", "value"))
 CACHES = tuple(f"{layer}.{key}" for layer in range(2) for key in ("key", "value"))
 
 
@@ -34,9 +35,11 @@ class Draft:
     def weight(self, *shape: int, name: str = "") -> str:
         return self.constant(self.generator.standard_normal(shape) / np.sqrt(shape[0]), name=name)
 
-    def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    def model(
+        self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], opset: int = 21
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.constants.values()))
-        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, ir_version=10, opset_imports=opsets)
 
 
@@ -58,28 +61,43 @@ def ends(
     return inputs, [logits, *(helper.make_tensor_value_info(present + name, number, grown) for name in CACHES)]
 
 
-def plain(past: str = "past_key_values.", present: str = "present.") -> onnx.ModelProto:
-    """Attention in ONNX operators, grouped queries, learned positions that `position_ids` look up."""
+def plain(
+    past: str = "past_key_values.",
+    present: str = "present.",
+    *,
+    packed: bool = False,
+    rotary: str | None = None,
+    encoder: bool = False,
+) -> onnx.ModelProto:
+    """Attention in ONNX operators, grouped queries, learned positions that `position_ids` look up.
+
+    packed: one MatMul and a Split for queries, keys and values. rotary: domain of RotaryEmbedding nodes ("" is ONNX's,
+    of opset 23); None for none. encoder: keys and values of an encoder's output are inputs too (`CROSS`).
+    """
     d = Draft()
     stream = d.node("Gather", d.weight(VOCABULARY, WIDTH, name="embedding"), "input_ids")
     stream = d.node("Add", stream, d.node("Gather", d.weight(LONGEST, WIDTH), "position_ids"))
     addend = _causal(d)
     for layer in range(2):
         normed = d.node("LayerNormalization", stream, d.constant(np.ones(WIDTH)), d.constant(np.zeros(WIDTH)))
-        q = _heads(d, d.node("MatMul", normed, d.weight(WIDTH, HEADS * HEAD)), HEADS)
+        parts = _parts(d, normed, packed)
+        q = _rotated(d, _heads(d, parts[0], HEADS), rotary)
         cached = []
-        for key in ("key", "value"):
-            new = _heads(d, d.node("MatMul", normed, d.weight(WIDTH, PAIRS * HEAD)), PAIRS)
+        for key, part in zip(("key", "value"), parts[1:], strict=True):
+            new = _heads(d, part, PAIRS)
+            new = _rotated(d, new, rotary) if key == "key" else new
             name = f"{layer}.{key}"
             cached.append(d.node("Concat", past + name, new, outputs=(present + name,), axis=2))
         keys, values = (_repeated(d, tensor) for tensor in cached)
-        scores = d.node("MatMul", q, d.node("Transpose", keys, perm=[0, 1, 3, 2]))
-        scaled = d.node("Add", d.node("Mul", scores, d.constant(HEAD**-0.5)), addend)
-        mixed = d.node("Transpose", d.node("MatMul", d.node("Softmax", scaled), values), perm=[0, 2, 1, 3])
-        merged = d.node("Reshape", mixed, d.constant([0, 0, WIDTH], np.int64))
-        stream = d.node("Add", stream, d.node("MatMul", merged, d.weight(WIDTH, WIDTH)))
+        stream = d.node("Add", stream, _attended(d, q, keys, values, addend))
+    if encoder:
+        q = _heads(d, d.node("MatMul", stream, d.weight(WIDTH, WIDTH)), HEADS)
+        stream = d.node("Add", stream, _attended(d, q, *CROSS, d.constant(0.0)))
     d.node("MatMul", stream, d.node("Transpose", "embedding", perm=[1, 0]), outputs=("logits",))
-    return d.model(*ends(positions=True, past=past, present=present))
+    inputs, outputs = ends(positions=True, past=past, present=present)
+    seen = ["batch_size", HEADS, "encoder_sequence_length", HEAD]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, seen) for name in CROSS] * encoder
+    return d.model(inputs, outputs, 23 if rotary == "" else 21)
 
 
 def contrib(*, nbits: bool = False) -> onnx.ModelProto:
@@ -134,6 +152,35 @@ def _projected(d: Draft, values: str, inputs: int, outputs: int, *, nbits: bool)
     scales = d.constant(np.full((outputs, inputs // 16), 0.05))
     sizes = {"K": inputs, "N": outputs, "bits": 4, "block_size": 16}
     return d.node("MatMulNBits", values, packed, scales, domain="com.microsoft", **sizes)
+
+
+def _parts(d: Draft, normed: str, packed: bool) -> list[str]:
+    """Queries, keys and values, [batch, time, heads * head]."""
+    widths = [HEADS * HEAD, PAIRS * HEAD, PAIRS * HEAD]
+    if not packed:
+        return [d.node("MatMul", normed, d.weight(WIDTH, width)) for width in widths]
+    product = d.node("MatMul", normed, d.weight(WIDTH, sum(widths)))
+    parts = tuple(f"{product}/{part}" for part in "qkv")
+    d.node("Split", product, d.constant(widths, np.int64), outputs=parts, axis=-1)
+    return list(parts)
+
+
+def _rotated(d: Draft, heads: str, domain: str | None) -> str:
+    """[batch, heads, time, head] with rotated positions."""
+    if domain is None:
+        return heads
+    angles = np.outer(np.arange(LONGEST), 10000.0 ** (-np.arange(0, HEAD, 2) / HEAD))
+    tables = d.constant(np.cos(angles)), d.constant(np.sin(angles))
+    order = (*tables, "position_ids") if domain == "" else ("position_ids", *tables)
+    return d.node("RotaryEmbedding", heads, *order, domain=domain)
+
+
+def _attended(d: Draft, q: str, keys: str, values: str, addend: str) -> str:
+    scores = d.node("MatMul", q, d.node("Transpose", keys, perm=[0, 1, 3, 2]))
+    scaled = d.node("Add", d.node("Mul", scores, d.constant(HEAD**-0.5)), addend)
+    mixed = d.node("Transpose", d.node("MatMul", d.node("Softmax", scaled), values), perm=[0, 2, 1, 3])
+    merged = d.node("Reshape", mixed, d.constant([0, 0, WIDTH], np.int64))
+    return d.node("MatMul", merged, d.weight(WIDTH, WIDTH))
 
 
 def _heads(d: Draft, values: str, heads: int) -> str:

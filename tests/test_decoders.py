@@ -18,6 +18,7 @@ from onnxmpq.menu import candidates
 from onnxmpq.model import prepare
 from onnxmpq.quality import Validation
 from onnxmpq.request import GateOptions
+from onnxmpq.result import Result
 from onnxmpq.runtimes import open_session, run, specs_of
 from onnxmpq.target.load import load_target
 from tests import decoders
@@ -25,11 +26,14 @@ from tests.conftest import QUICK
 
 MADE: dict[str, Callable[[], onnx.ModelProto]] = {
     "plain": decoders.plain,
+    "packed in a Split": lambda: decoders.plain(packed=True),
+    "RotaryEmbedding of com.microsoft": lambda: decoders.plain(rotary="com.microsoft"),
+    "RotaryEmbedding of opset 23": lambda: decoders.plain(rotary=""),
     "contrib": decoders.contrib,
     "contrib with MatMulNBits": lambda: decoders.contrib(nbits=True),
 }
 each = pytest.mark.parametrize("make", MADE.values(), ids=MADE.keys())
-KEPT = ("GroupQueryAttention", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization")
+KEPT = ("RotaryEmbedding", "GroupQueryAttention", "SkipSimplifiedLayerNormalization", "SimplifiedLayerNormalization")
 
 
 def ends(proto: onnx.ModelProto) -> list[tuple[str, int]]:
@@ -56,6 +60,26 @@ def test_both_phases_run_after_a_conversion(make: Callable[[], onnx.ModelProto])
         step["tokens"] / (step["result_ms"] / 1e3) == pytest.approx(step["result_tokens_per_s"]) for step in held
     )
     assert continues(result.model)
+
+
+@pytest.mark.parametrize(("asked", "timed"), [(None, "prefill"), ("decode", "decode")])
+def test_a_plan_is_measured_again_in_its_phase_or_another(asked: str | None, timed: str, prefilling: Result) -> None:
+    calibration = {"input_ids": decoders.token_rows(8)}
+    applied = onnxmpq.apply_plan(
+        decoders.plain(), prefilling.plan, measure=True, calibration=calibration, samples=8, step=asked, effort=QUICK
+    )
+    found = applied.validation
+    assert found is not None and {step.step for step in found.steps} == {"decode", "prefill"}
+    assert next(step.timing for step in found.steps if step.step == timed) is found.timing
+    assert [note for note in applied.plan.notes if note.startswith(f"--step {timed}: latency is that of")]
+
+
+@pytest.fixture(scope="module")
+def prefilling() -> Result:
+    calibration = {"input_ids": decoders.token_rows(24)}
+    return onnxmpq.convert(
+        decoders.plain(), calibration=calibration, size="60%", step="prefill", samples=18, guard=False, effort=QUICK
+    )
 
 
 def continues(proto: onnx.ModelProto) -> bool:
@@ -87,6 +111,14 @@ def test_operators_at_the_cache_have_no_choice() -> None:
         assert "cache" in menu.reasons[region.name]
     others = [r for r in model.regions if r.op_type == "MatMul" and r.layer is not None]
     assert others and all(len(menu[r.name]) > 1 for r in others)
+
+
+def test_caches_of_an_encoder_are_left_alone() -> None:
+    model = prepare(decoders.plain(encoder=True))
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    readers = [r for r in model.regions if set(r.inputs) & set(decoders.CROSS)]
+    assert readers and all([s.name for s in menu[r.name]] == ["fp32"] for r in readers)
+    assert any("cache" in menu.reasons.get(r.name, "") for r in readers)
 
 
 def test_a_cache_is_not_judged_where_whole_sequences_are() -> None:

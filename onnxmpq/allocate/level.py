@@ -35,9 +35,8 @@ def at_unseen_level(problem: Problem, effects: Effects, bench: Workbench, data: 
     settings = context.quality_settings(exact_integers=bench.exact_integers)
     ratios = []
     with context.progress.stage(UNSEEN, len(plans)) as tick:
-        seen, unseen = (
-            Evaluator.of(bench.model, effects.pooled, feeds, settings) for feeds in (data.rounding, data.deciding)
-        )
+        of_samples = data.rounding, data.deciding
+        seen, unseen = (Evaluator.of(bench.model, effects.pooled, f, settings, context) for f in of_samples)
         for plan in plans:
             proto = bench.build(plan)
             try:

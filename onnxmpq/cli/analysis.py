@@ -57,7 +57,7 @@ def calibrate(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Observe MODEL's activations; `convert --ranges` takes their ranges from the file."""
+    """Observe MODEL's activations and write their ranges. `convert --ranges` reads the file."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
     heard = listening(quiet=quiet, verbose=verbose)
@@ -100,7 +100,7 @@ def profile(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Measure MODEL's costs, here or on a --device; `convert --cost-table` plans with them, here or elsewhere."""
+    """Measure MODEL's costs and write a cost table. Here or on a --device; `convert --cost-table` reads it anywhere."""
     check_writable(output, model)
     asked = SampleOptions(**given_options(SampleOptions, context, options))
     heard = listening(quiet=quiet, verbose=verbose)
@@ -134,7 +134,7 @@ def inspect(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Layers, parameters, multiply-accumulates, and the schemes the target offers for each."""
+    """Show MODEL's layers and the schemes that each can have. Also estimates what a conversion will need."""
     listening(quiet=quiet, verbose=verbose)
     found = inspection.inspect(model, target)
     if as_json:
@@ -163,7 +163,7 @@ def sensitivity_command(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Effect of every layer and scheme on MODEL's outputs, one at a time, and why a scheme is not offered."""
+    """Measure the effect of each layer and scheme alone. Also says why a scheme is not offered."""
     if output is not None:
         require_format(output)
         check_writable(output, model)
@@ -213,7 +213,7 @@ def check(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Rules of a runtime that MODEL breaks, and the nodes; with --calib, how often it overflows (docs/check)."""
+    """Check MODEL against the rules of a runtime. With --calib, counts how often int8 kernels overflow (docs/check)."""
     asked = SampleOptions(**given_options(SampleOptions, context, options))
     calib, recipe = asked.calibration, asked.effective_recipe
     if recipe is not None and calib is None:

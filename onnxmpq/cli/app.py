@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from onnxmpq.errors import UsageError, exit_codes
+from onnxmpq.errors import UsageError
 from onnxmpq.progress import Remembering
 from onnxmpq.request import option_like
 from onnxmpq.runtimes import window
 from onnxmpq.screen import Commands, reporter
 
-_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exit_codes()) + "."
 app = typer.Typer(
     help="Mixed-precision quantization of ONNX models to a measured latency and size budget.",
-    epilog=_EPILOG,
     no_args_is_help=True,
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},

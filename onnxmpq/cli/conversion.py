@@ -34,7 +34,7 @@ def convert(
     context: typer.Context,
     model: ModelPath,
     destination: Annotated[
-        Path | None, typer.Argument(metavar="[OUTPUT]", help="model to write; the same as --output", show_default=False)
+        Path | None, typer.Argument(metavar="OUTPUT", help="model to write; the same as --output", show_default=False)
     ] = None,
     config: Annotated[
         Path | None,
@@ -68,7 +68,7 @@ def convert(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Convert MODEL to mixed precision within the budgets; writes the model and its plan."""
+    """Convert MODEL to mixed precision within the budgets. Writes the model and its plan."""
     default = {"output": model.with_name(model.stem + ".mpq.onnx")}
     given = given_options(Request, context, options)
     if destination is not None:
@@ -107,7 +107,7 @@ def convert_many(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Convert all models of FLEET; those of a run before this one are kept, failures come last (docs/cluster)."""
+    """Convert all models of FLEET and report on them together. What an earlier run converted is kept (docs/cluster)."""
     given = given_options(Request, context, options)
     made = fleets.convert_many(fleet, output, **given, progress=reporter(quiet=quiet, verbose=verbose))
     if as_json:
@@ -130,7 +130,7 @@ def _show_prediction(found: Prediction, as_json: bool) -> None:
 
 
 _OF_A_GATE = (
-    *("latency", "size", "threads", "provider", "guard"),
+    *("latency", "size", "memory", "threads", "provider", "guard"),
     *("min_sqnr", "max_divergence", "min_agreement", "max_drop"),
 )
 """Options of `validate` that a plan decides itself, when it is measured again."""
@@ -153,7 +153,7 @@ def apply(
         int | None, typer.Option("--point", metavar="N", help="of the plan's trade-off curve, instead of the plan")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="take quality and latency of the result again, on --calib")
+        bool, typer.Option("--measure", help="take quality, latency and memory of the result again, on --calib")
     ] = False,
     verify: Annotated[
         bool, option_like("verify", "--verify", help="write nothing that the compiler of the plan's target refuses")
@@ -164,7 +164,7 @@ def apply(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Write PLAN into MODEL again: the same bytes as convert, or what an edited plan asks for (docs/plans)."""
+    """Write PLAN into MODEL again, as it is or edited. Unedited, it gives the same bytes as convert (docs/plans)."""
     destination = output or model.with_name(model.stem + ".mpq.onnx")
     asked = GateOptions(**given_options(GateOptions, context, options))
     heard = listening(quiet=quiet, verbose=verbose)
@@ -183,6 +183,7 @@ def apply(
         metric=asked.metric,
         outputs=asked.outputs,
         shape=asked.shape,
+        step=asked.step,
         progress=heard,
     )
     if as_json:
@@ -209,7 +210,7 @@ def validate(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Compare CONVERTED with ORIGINAL, and refuse it where it misses a floor or a limit (exit code 15; docs/ci)."""
+    """Judge CONVERTED against ORIGINAL by floors and limits. Exits with 15 if one is missed (docs/ci)."""
     asked = GateOptions(**given_options(GateOptions, context, options))
     judged = gate(original, converted, asked, listening(quiet=quiet, verbose=verbose))
     if as_json:

@@ -25,7 +25,7 @@ from onnxmpq.target import available_targets
 @app.command(cls=GroupedCommand)
 def report(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE [OTHER]", help="a .plan.json, or a report as .json; two are compared")
+        list[Path], typer.Argument(metavar="FILE", help="a .plan.json, or a report as .json; two are compared")
     ],
     output: Annotated[
         Path | None, option_like("output", "--output", "-o", help="page to write, .html; default: named as FILE")
@@ -43,7 +43,7 @@ def report(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """A page of a plan or report: verdict, time by operator, layers, trade-off (docs/report)."""
+    """Make a page of a plan or report, or compare two. Verdict, time by operator, layers, trade-off (docs/report)."""
     listening(quiet=quiet, verbose=verbose)
     written = make_page(files, output, model_explorer)
     if as_json:
@@ -55,7 +55,7 @@ def report(
 
 @app.command(cls=GroupedCommand)
 def targets(as_json: JsonOut = False, quiet: Quiet = False, verbose: Verbose = False, debug: Debug = False) -> None:
-    """Targets that ship, and where to put your own."""
+    """List the targets that ship. Also says where to put your own (docs/targets)."""
     listening(quiet=quiet, verbose=verbose)
     rows = available_targets()
     if as_json:
@@ -72,14 +72,14 @@ def targets(as_json: JsonOut = False, quiet: Quiet = False, verbose: Verbose = F
 @app.command(cls=GroupedCommand)
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="show the fields of this recipe, or of a .toml file")
+        str | None, typer.Argument(metavar="NAME", help="show the fields of this recipe, or of a .toml file")
     ] = None,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Input recipes that ship, and their fields: how pictures, text and audio become the model's inputs."""
+    """List input recipes, or show the fields of one. They say how pictures, text and audio become inputs."""
     listening(quiet=quiet, verbose=verbose)
     if name is not None:
         fields = recipe_fields(find_recipe(name))
@@ -106,7 +106,7 @@ def doctor_command(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """For bug reports: versions, CPU, what onnxruntime does here, timer, folders (docs/runtimes)."""
+    """Show what a bug report needs: versions, CPU, folders. Also what onnxruntime does on this CPU (docs/runtimes)."""
     listening(quiet=quiet, verbose=verbose)
     found = doctor.examine(cache_of(cache, no_cache), fresh=fresh)
     if as_json:
@@ -125,7 +125,7 @@ def cache_command(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """The folder of values that are reused: where it is, how large, what is in it (docs/cache)."""
+    """Show or clear the folder of values that are reused. Where it is, how large, what is in it (docs/cache)."""
     listening(quiet=quiet, verbose=verbose)
     place = folder or default_folder()
     if place is None:

@@ -67,7 +67,6 @@ def make_refiner(
     deciding = data.deciding
     if len(deciding) < FEWEST_DECIDING:
         return None
-    evaluator = Evaluator.of(
-        bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
-    )
+    settings = context.quality_settings(exact_integers=bench.exact_integers)
+    evaluator = Evaluator.of(bench.model, effects.pooled, deciding, settings, context)
     return SampledRefiner(effects, evaluator, context, score)

@@ -21,6 +21,9 @@ CONNECT_S = 15
 _LOST_WORKER = "distributed.deploy.lost-worker-timeout"
 """Dask's setting after which a LocalCluster closes the nanny of a worker that ended and has not come back, by default
 15 s: a busy machine may take longer to start one."""
+_QUIET_SETTINGS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
+"""By default a worker looks at its stack 100 times a second, and each process at its clock 50 times, which takes 3 %
+of a core each (distributed 2026.8.0)."""
 _LOCAL = re.compile(r"local:(\d+)")
 _URL = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")
 Model = TypeVar("Model")
@@ -87,6 +90,7 @@ def connected(
     with ExitStack() as stack:
         client, restore = stack.enter_context(_client(cluster, progress))
         pool = pools.Pool(client, progress, Path(folder) if folder is not None else None, restore=restore)
+        stack.callback(pool.close)
         if device is not None:
             measuring = devices.RemoteDevice(client, pool.device(device), device)
             progress.say(f"latency is measured on {measuring.described['cpu']} ({measuring.machine})")
@@ -113,7 +117,6 @@ def require_choice(cluster: object) -> None:
 def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[], None] | None]]:
     """A client and, where its workers were started here, the function that starts lost ones again. A client that the
     caller made stays open."""
-    import dask  # noqa: PLC0415
     import distributed  # noqa: PLC0415
 
     if not isinstance(cluster, str):
@@ -129,13 +132,7 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         restore = None
         try:
             if local:
-                stack.enter_context(dask.config.set({_LOST_WORKER: "1 day"}))
-                count = int(local[1])
-                address = stack.enter_context(
-                    distributed.LocalCluster(
-                        n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0"
-                    )
-                )
+                address = stack.enter_context(_local_cluster(int(local[1])))
                 restore = _restorer(address)
             else:
                 address = cluster
@@ -146,6 +143,30 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         with _forwarded(client):
             progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
             yield client, restore
+
+
+def _local_cluster(workers: int) -> Any:
+    """A `LocalCluster` with little work of its own, that waits for its workers to come back as long as they take.
+
+    Dask reads the limit from its configuration when a worker has ended; that is of the whole process, so it is set for
+    that moment alone, and so are the settings with which scheduler and workers begin.
+    """
+    import dask  # noqa: PLC0415
+    import distributed  # noqa: PLC0415
+
+    class Patient(distributed.LocalCluster):  # type: ignore[misc]  # mypy does not read Dask
+        def _update_worker_status(self, *change: Any) -> None:
+            with dask.config.set({_LOST_WORKER: "1 day"}):
+                super()._update_worker_status(*change)
+
+    with dask.config.set(_QUIET_SETTINGS):
+        return Patient(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            config=_QUIET_SETTINGS,  # of the workers
+        )
 
 
 def _restorer(cluster: Any) -> Callable[[], None]:

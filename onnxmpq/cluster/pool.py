@@ -7,7 +7,7 @@ import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from onnxmpq.progress import Progress
 from onnxmpq.tasks import Task
 
 Result = TypeVar("Result")
+_ALIKE = "workers need the same packages and CPU features"
 LOOK_S = 2.0  # between two looks at who is there
 WAIT_S, RETURN_S = 30.0, 180.0
 """Seconds in which workers may come, as a scheduler is often there first; and come back, as those that die are started
@@ -42,7 +43,9 @@ class Pool:
         self.known: dict[str, Identity] = {}
         self.threads: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
+        self.lost: set[str] = set()  # keys of tasks that a worker was lost with
         self._looked, self._refused = float("-inf"), False
+        self._lasting, self._lasts = ExitStack(), ("", Shared(Box(None)))
 
     # ---- who is there --------------------------------------------------------------------------
 
@@ -77,8 +80,9 @@ class Pool:
             return
         devices = [a for a, i in self.known.items() if i.tags]
         if self.left_out:
-            why = _first(self.left_out)
-            raise ClusterError(f"no worker can be used: {why}; workers need the same packages and CPU features")
+            unseen = all(reason == self._unseen for reason in self.left_out.values())
+            advice = "mount it there at the same path, or leave it out" if unseen else _ALIKE
+            raise ClusterError(f"no worker can be used: {_first(self.left_out)}; {advice}")
         if devices:
             raise ClusterError(f"all workers ({', '.join(devices)}) are devices, which do nothing but measurements")
         if again:
@@ -130,12 +134,22 @@ class Pool:
             else:
                 apart = f"onnxmpq cannot be imported there ({answer})"
             if not apart and self.folder is not None and not self._sees_folder(address):
-                apart = f"it does not see --cluster-folder {self.folder}"
+                apart = self._unseen
             if apart:
                 self.left_out[address] = apart
                 self.progress.warn(f"worker {address} is left out: {apart}")
             else:
                 self.known[address] = answer
+
+    @property
+    def _unseen(self) -> str:
+        return f"it does not see --cluster-folder {self.folder}"
+
+    def _unwritable(self, error: OSError) -> ClusterError:
+        return ClusterError(
+            f"--cluster-folder {self.folder}: cannot be written ({error.strerror}); give a folder that is there "
+            "on this machine and on all workers"
+        )
 
     def _sees_folder(self, address: str) -> bool:
         assert self.folder is not None
@@ -144,15 +158,31 @@ class Pool:
             path.write_text(content, encoding="utf-8")
             return bool(self.client.run(sees, path.absolute(), content, workers=[address]).get(address))
         except OSError as error:
-            raise ClusterError(f"--cluster-folder {self.folder}: cannot be written ({error.strerror})") from None
+            raise self._unwritable(error) from None
         finally:
             with suppress(OSError):
                 path.unlink()
 
     # ---- tasks ---------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Forget what stayed for later steps."""
+        self._lasting.close()
+        self._lasts = ("", Shared(Box(None)))
+
     @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Shared]:
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Shared]:
+        if not lasting:
+            with self._travelling(key, value) as there:
+                yield there
+            return
+        if self._lasts[0] != key:
+            self.close()
+            self._lasts = (key, self._lasting.enter_context(self._travelling(key, value)))
+        yield self._lasts[1]
+
+    @contextmanager
+    def _travelling(self, key: str, value: Any) -> Iterator[Shared]:
         """Through a file of the folder that all see, else from worker to worker."""
         if self.folder is None:
             yield Shared(Box(value))
@@ -163,7 +193,7 @@ class Pool:
             path.write_bytes(content)
             yield Shared(Spooled(path, hashlib.sha256(content).hexdigest()))
         except OSError as error:
-            raise ClusterError(f"--cluster-folder {self.folder}: cannot be written ({error.strerror})") from None
+            raise self._unwritable(error) from None
         finally:
             with suppress(OSError):
                 path.unlink()

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 ERRORS = 3
 """Errors of a task, each on another worker where there is one, after which it is given up."""
-LOSSES = 5
-"""Workers that may be lost with a task before it is given up: something else may have ended them."""
+LOSSES, MOST_LOSSES = 5, 15
+"""Workers that may be lost with a task before it is given up: something else may have ended them. The second number is
+where workers have been lost with other tasks as well."""
 SLOW, SLOW_S = 4.0, 60.0
 """A task that takes so many times as long as the longest one that is done, and so many seconds, is given to another
 worker as well once nothing else is left to hand out."""
 POLL_S = 1.0
+CONNECT_S = 20.0
+"""In which a client may find its scheduler again."""
 
 
 class Shared:
@@ -181,8 +184,9 @@ class Run(Generic[Result]):
 
     def _lost(self, tried: _Tried[Result], why: str) -> None:
         tried.losses += 1
-        if tried.losses >= LOSSES:
-            raise ClusterError(f"{tried.task.about}: {LOSSES} workers were lost with it ({why}); see their logs")
+        self.pool.lost.add(tried.task.key)
+        if tried.losses >= (LOSSES if len(self.pool.lost) == 1 else MOST_LOSSES):
+            raise ClusterError(f"{tried.task.about}: {tried.losses} workers were lost with it ({why}); see their logs")
         self.pool.progress.detail(f"{tried.task.about}: {why}; another one does it")
 
     def _finish(self, tried: _Tried[Result]) -> None:
@@ -211,7 +215,7 @@ class Run(Generic[Result]):
 
     def _require_scheduler(self) -> None:
         """Raises ClusterError where the scheduler is gone, or another one has its place."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + CONNECT_S
         while self.client.status == "connecting" and time.monotonic() < deadline:
             time.sleep(0.1)
         try:

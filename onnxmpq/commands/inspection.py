@@ -123,14 +123,14 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
         )
         for region in prepared.regions
     )
-    found = needs(prepared, menu, _shapes(opened), DEFAULT_SAMPLES) if prepared.layers else None
+    found = needs(prepared, menu, shapes_of(opened), DEFAULT_SAMPLES) if prepared.layers else None
     size = prepared.source_bytes
     decoder = find_decoder(prepared.structure)
     notes = (*prepared.notes, *([] if decoder is None else [decoder.in_words()]))
     return Inspection(source_name(model), device.name, prepared.opset, size, rows, notes, found)
 
 
-def _shapes(opened: Opened) -> Mapping[str, Sequence[int]] | None:
+def shapes_of(opened: Opened) -> Mapping[str, Sequence[int]] | None:
     """Shapes of float tensors in a run of a made-up sample; None for a model that does not run on one."""
     model = opened.model
     try:

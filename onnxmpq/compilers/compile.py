@@ -68,7 +68,8 @@ def compile_model(
     Raises CompilerError: its package is missing or of a wrong version. A graph that is refused is no error here.
     """
     if dialect not in COMPILERS:
-        raise UsageError(f"no compiler is known for dialect {dialect!r}; those with one are {', '.join(COMPILERS)}")
+        have = " or ".join(f"--dialect {name}" for name in COMPILERS)
+        raise UsageError(f"--compile: dialect {dialect} has no compiler that runs here; give {have}")
     compiler = COMPILERS[dialect]
     whole = without_functions(proto)
     constants, ranges = stored(whole), _ranges(whole, shapes)

@@ -70,12 +70,12 @@ def _library() -> Any:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("tensorrt_rtx")
         why = "is not installed" if missing else f"cannot be loaded ({error})"
-        raise CompilerError(f"the package tensorrt-rtx {why}; {INSTALL}") from None
+        raise CompilerError(f"the package tensorrt-rtx {why}; install it with: {INSTALL}") from None
     version = _numbers(trt)
     if version[0] != TESTED[0] or version < TESTED:
         wanted = ".".join(map(str, TESTED))
         raise CompilerError(
-            f"tensorrt-rtx {trt.__version__} is installed, and {wanted} or a later {TESTED[0]}.x is needed; {INSTALL}"
+            f"tensorrt-rtx {trt.__version__} is installed, and {wanted} or a later {TESTED[0]}.x is needed: {INSTALL}"
         )
     return trt
 

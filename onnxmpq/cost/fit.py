@@ -23,6 +23,9 @@ from onnxmpq.schemes import Format, hands_on_float
 
 _RIDGE = 0.2  # of one observation's weight: enough to decide between collinear terms
 _DISTURBED = 0.05  # a profile further off its own wall clock met other work on the machine
+_TELLING = 0.1  # of fp32's wall clock, by which a plan has to differ to tell how that follows profiled times
+_PLAUSIBLE = (0.2, 2.0)
+_COMPARABLE = 0.2  # of fp32's profiled time, in kernels that a plan leaves alone, to tell how fast its profiled run was
 Feature = tuple[str, str, str]  # (what, key, direction)
 
 
@@ -39,9 +42,13 @@ def fit(
     """
     rules = rules or Rules()
     weight = np.sqrt(np.asarray(weights or [1.0] * len(profiles)))
-    clock = _Clock.of(profiles)
     edges = edges_of(model)
     views = [_View(p, Formats(model, p.assignment), Layouts(model, rules.layout, p.assignment)) for p in profiles]
+    plain = next((v for v in views if not v.profile.assignment), None)
+    if plain is not None:
+        views = [_at_speed_of(plain, v, [r.name for r in model.regions], edges) for v in views]
+    profiles = [v.profile for v in views]
+    clock = _Clock.of(profiles, plain.profile if plain is not None else None)
     terms: dict[Feature, float] = defaultdict(float)
     for region in model.regions:
         near = [e for e in edges if region.name in (e.producer, e.consumer)]
@@ -78,21 +85,39 @@ class _Clock:
     overhead_s: float
 
     @classmethod
-    def of(cls, profiles: Sequence[Profile]) -> _Clock:
-        """Least squares on relative errors, reweighted three times so that disturbed profiles count little."""
+    def of(cls, profiles: Sequence[Profile], plain: Profile | None = None) -> _Clock:
+        """Least squares on relative errors, reweighted three times so that disturbed profiles count little.
+
+        plain: the fp32 model's. Plans of the same formats tell the factor alone, where some are much faster: in models
+        of kernels of a microsecond the profiler's own time is most of what it measures, and hides it in other plans.
+        """
         wall = np.array([p.wall_s for p in profiles])
         design = np.array([[p.kernel_s, p.kernels * 1e-6] for p in profiles]) / wall[:, None]
-        trust = np.ones(len(wall))
+        factor = None if plain is None else _factor(profiles, plain)
+        known = np.zeros(len(wall)) if factor is None else factor * design[:, 0]
+        free, trust = design if factor is None else design[:, 1:], np.ones(len(wall))
         for _ in range(3):
-            solution, *_ = np.linalg.lstsq(design * trust[:, None], trust, rcond=None)
-            trust = 1.0 / (1.0 + np.square((design @ solution - 1.0) / _DISTURBED))
-        return cls(float(solution[0]), float(solution[1]) * 1e-6)
+            solution, *_ = np.linalg.lstsq(free * trust[:, None], trust * (1.0 - known), rcond=None)
+            trust = 1.0 / (1.0 + np.square((known + free @ solution - 1.0) / _DISTURBED))
+        return cls(float(solution[0]) if factor is None else factor, float(solution[-1]) * 1e-6)
 
     def wall_s(self, profile: Profile, kernel_s: float, kernels: int) -> float:
         """The share of the profile's wall clock that these kernels have."""
         explained = self.factor * profile.kernel_s + self.overhead_s * profile.kernels
         moment = float(np.clip(profile.wall_s / explained, 0.5, 2.0)) if explained > 0 else 1.0
         return (self.factor * kernel_s + self.overhead_s * kernels) * moment
+
+
+def _factor(profiles: Sequence[Profile], plain: Profile) -> float | None:
+    """Share of the profiled time of kernels that the wall clock sees, by least squares over plans that move no tensor
+    from one format to another; None where none of them differs enough from float32."""
+    alike = [p for p in profiles if not any(p.times.tensor_kernels.values())]
+    wall, kernels = np.array([p.wall_s for p in alike]), np.array([p.kernel_s for p in alike])
+    if not np.ptp(kernels) or np.abs(wall - plain.wall_s).max() < _TELLING * plain.wall_s:
+        return None
+    design = np.stack([kernels, np.array([p.kernels for p in alike]) * 1e-6], axis=1)
+    factor = float(np.linalg.lstsq(design, wall, rcond=None)[0][0])
+    return factor if _PLAUSIBLE[0] < factor < _PLAUSIBLE[1] else None
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,18 @@ class _View:
         if written is not read:
             found.append("quantize" if read.quantized else "dequantize")
         return [c for c in found if c]
+
+
+def _at_speed_of(plain: _View, view: _View, regions: Sequence[str], edges: Sequence[Edge]) -> _View:
+    """The profile with kernel times as in the run that `plain` is from: kernels that the plan leaves alone, with what
+    they read and write, take the same time."""
+    touched = {r for e in edges if view.changes(e) for r in (e.producer, e.consumer)} | set(view.profile.assignment)
+    own, other = view.profile.times, plain.profile.times
+    same = [r for r in regions if r not in touched and own.region_kernels.get(r) == other.region_kernels.get(r)]
+    mine, theirs = (sum(times.region_s.get(r, 0.0) for r in same) for times in (own, other))
+    if view is plain or mine <= 0 or theirs < _COMPARABLE * plain.profile.kernel_s:
+        return view
+    return replace(view, profile=replace(view.profile, times=own.scaled(theirs / mine)))
 
 
 def _region_features(name: str, near: Sequence[Edge], view: _View) -> list[Feature]:

@@ -6,7 +6,8 @@ sizes, as real plans do, rather than of isolated regions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from onnxmpq.cost.chains import Menu, legalize
 from onnxmpq.cost.table import Assignment, Edge, Formats, edges_of
 from onnxmpq.model import Model
 from onnxmpq.runtimes import Rules
-from onnxmpq.schemes import Scheme
+from onnxmpq.schemes import FP32, Scheme
 
 _CANDIDATES = 24
 
@@ -22,18 +23,44 @@ _CANDIDATES = 24
 def uniform_plans(model: Model, menu: Menu, rules: Rules) -> Iterator[dict[str, Scheme]]:
     """Everything in fp32; every kernel wherever it is offered; quantized activations for layers only."""
     yield {}
-    kernels = dict.fromkeys(s.kernel for schemes in menu.values() for s in schemes if s.kernel != "fp32")
-    for kernel in kernels:
-        yield legalize(model, rules, _everywhere(menu, kernel), menu)
+    for kernels in _side_by_side(menu):
+        yield legalize(model, rules, _everywhere(menu, kernels), menu)
     quantized = {r.name: offered[0] for r in model.layers if (offered := _quantized_kernels(menu.get(r.name, ())))}
     if len(quantized) > 1:
         yield legalize(model, rules, quantized, menu)
 
 
-def _everywhere(menu: Menu, kernel: str) -> dict[str, Scheme]:
-    """The kernel wherever it is offered. One of quantized activations that only some regions offer stands among others
-    of them, as it does in real plans: alone, what is measured would be the transitions around it."""
-    wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel == kernel}
+def _side_by_side(menu: Menu) -> list[list[str]]:
+    """Kernels, those together that one plan can show: of weights in blocks of different sizes, chosen by the length of
+    a layer's rows, as long as no region offers two of them."""
+    schemes, regions = dict[str, Scheme](), defaultdict[str, set[str]](set)
+    for name, row in menu.items():
+        for scheme in row:
+            if scheme.kernel != FP32:
+                schemes.setdefault(scheme.kernel, scheme)
+                regions[scheme.kernel].add(name)
+    groups: list[list[str]] = []
+    for kernel, scheme in schemes.items():
+        for group in groups if scheme.accuracy_level is not None else ():
+            alike = _block_kernel(schemes[group[0]]) == _block_kernel(scheme)
+            if alike and all(regions[kernel].isdisjoint(regions[other]) for other in group):
+                group.append(kernel)
+                break
+        else:
+            groups.append([kernel])
+    return groups
+
+
+def _block_kernel(scheme: Scheme) -> tuple[object, ...]:
+    """Of a kernel of weights in blocks, all but their size."""
+    weight = scheme.weight
+    return (scheme.accuracy_level, weight and weight.bits, weight and weight.shifted)
+
+
+def _everywhere(menu: Menu, kernels: Collection[str]) -> dict[str, Scheme]:
+    """Kernels wherever one of them is offered. One of quantized activations that only some regions offer stands among
+    others of them, as it does in real plans: alone, what is measured would be the transitions around it."""
+    wanted = {r: s for r, schemes in menu.items() for s in schemes[::-1] if s.kernel in kernels}
     if not any(s.reads.quantized for s in wanted.values()):
         return wanted
     others = {r: offered[0] for r, schemes in menu.items() if (offered := _quantized_kernels(schemes))}

@@ -13,6 +13,7 @@ from onnxmpq.model import GraphIndex, table_rows
 
 _PAST = re.compile(r"^past(?:_key_values?|_kv)?(?=[._\d]|$)", re.IGNORECASE)
 _PRESENT = re.compile(r"^present(?:_key_values?|_kv)?(?=[._\d]|$)", re.IGNORECASE)
+_CROSS = re.compile(r"(?:^|[._])(?:encoder|cross)(?=[._\d]|$)", re.IGNORECASE)
 _SLOTS: Mapping[str, tuple[tuple[int, int], ...]] = {
     "GroupQueryAttention": ((3, 1), (4, 2)),
     "MultiHeadAttention": ((6, 1), (7, 2)),
@@ -40,6 +41,8 @@ class Decoder:
 
     ids: input of token ids. mask, positions: inputs of the attention mask and of positions, where there are such.
     others: outputs that hold no cache, such as logits.
+    fixed: inputs that are called as a cache and that no output replaces, such as keys and values of an encoder's
+        output, which all steps read.
     """
 
     pairs: tuple[CachePair, ...]
@@ -47,6 +50,7 @@ class Decoder:
     mask: str | None
     positions: tuple[str, ...]
     others: tuple[str, ...]
+    fixed: tuple[str, ...] = ()
 
     @property
     def past(self) -> dict[str, str]:
@@ -66,7 +70,12 @@ class Decoder:
     @property
     def tensors(self) -> frozenset[str]:
         """Inputs and outputs that hold the cache."""
-        return frozenset(self.past) | self.present
+        return frozenset((*self.past, *self.fixed)) | self.present
+
+    @property
+    def crossed(self) -> tuple[str, ...]:
+        """Cache inputs that hold keys and values of an encoder's output, which token ids do not tell."""
+        return (*self.fixed, *(p.past for p in self.pairs if _CROSS.search(p.past)))
 
 
 def find_decoder(proto: onnx.ModelProto) -> Decoder | None:
@@ -87,7 +96,8 @@ def find_decoder(proto: onnx.ModelProto) -> Decoder | None:
     mask = next((n for n in inputs if "mask" in n.casefold() and _axes(inputs[n]) == 2), None)
     positions = tuple(n for n in inputs if "position" in n.casefold() and _type(inputs[n]) in _INTEGERS)
     ordered = tuple(CachePair(name, pairs[name]) for name in inputs if name in pairs)
-    return Decoder(ordered, ids, mask, positions, tuple(n for n in outputs if n not in pairs.values()))
+    fixed = tuple(n for n in inputs if n not in pairs and _PAST.match(n) and _type(inputs[n]) in _FLOATS)
+    return Decoder(ordered, ids, mask, positions, tuple(n for n in outputs if n not in pairs.values()), fixed)
 
 
 def grows(spec: InputSpec) -> int | None:

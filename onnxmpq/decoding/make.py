@@ -14,10 +14,11 @@ from onnxmpq.decoding.cache import Decoder, grows
 from onnxmpq.errors import CalibrationError, CrashError
 from onnxmpq.feeds import Array, DecoderRecipe, Feeds, InputSpec, Tokens
 from onnxmpq.isolation import call
-from onnxmpq.runtimes import absolute, open_session, run
+from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
 
 PARTS = 4
 """Steps have caches of one to all of so many parts of their sequence, in turn."""
+_SHOWN = 4  # inputs that an error names
 _BRANCH = "use_cache_branch"  # of decoders that hold both phases in an If, as optimum merged them
 
 
@@ -31,18 +32,28 @@ class _Sample:
 
 def filled_by(decoder: Decoder, recipe: DecoderRecipe, specs: Sequence[InputSpec]) -> None:
     """Check that every input follows from token ids. Raises CalibrationError naming those that do not."""
+    crossed = [spec for spec in specs if spec.name in decoder.crossed and spec.name not in dict(recipe.values)]
+    if crossed:
+        raise CalibrationError(
+            f"recipe {recipe.name} cannot fill {_listed(crossed)}: caches of an encoder's output, which do not follow "
+            "from token ids; give an .npz with all inputs, recorded where the encoder and this decoder run"
+        )
     known = {decoder.ids, decoder.mask, *decoder.positions, _BRANCH, *decoder.past, *dict(recipe.values)}
     strange = [spec for spec in specs if spec.name not in known]
     strange += [spec for spec in specs if spec.name in decoder.past and not _explained(spec)]
     mask = next((spec for spec in specs if spec.name == decoder.mask), None)
     strange += [mask] if mask is not None and isinstance(mask.shape[1], int) else []
     if strange:
-        listed = ", ".join(f"'{spec.name}' {_axes(spec)}" for spec in strange[:4])
-        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
         raise CalibrationError(
-            f"recipe {recipe.name} cannot fill {listed}{more}: it knows token ids, mask, positions and a cache that "
-            "grows along one axis; give an .npz with all inputs, or a number for an input under [values]"
+            f"recipe {recipe.name} cannot fill {_listed(strange)}: it knows token ids, mask, positions and a cache "
+            "that grows along one axis; give an .npz with all inputs, or a number for an input under [values]"
         )
+
+
+def _listed(specs: Sequence[InputSpec]) -> str:
+    """Names and shapes of the first inputs."""
+    more = f" and {len(specs) - _SHOWN} more" if len(specs) > _SHOWN else ""
+    return ", ".join(f"'{spec.name}' {_axes(spec)}" for spec in specs[:_SHOWN]) + more
 
 
 def _axes(spec: InputSpec) -> str:
@@ -125,7 +136,7 @@ def _run(
     fixed: int | None,
 ) -> list[dict[str, Array]]:
     """Inputs of each sample's run."""
-    session = open_session(model)
+    session = open_session(model, SessionSettings(mapped=True))
     names, outputs = list(decoder.past), list(decoder.past.values())
     found = []
     for sample in samples:

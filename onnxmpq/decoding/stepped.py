@@ -16,7 +16,8 @@ def stepped(feeds: Feeds, decoder: Decoder) -> Feeds:
     A note says that the cache is left alone.
     """
     specs = {spec.name: spec for spec in feeds.specs}
-    ids, cache = specs[decoder.ids], next((p.past for p in decoder.pairs if _grows(specs[p.past]) is not None), None)
+    own = [p.past for p in decoder.pairs if p.past not in decoder.crossed]
+    ids, cache = specs[decoder.ids], next((name for name in own if _grows(specs[name]) is not None), None)
 
     def run(sample: int) -> TokenRun:
         value = feeds.value(ids.name, sample)
@@ -55,10 +56,9 @@ def cached_outputs(proto: onnx.ModelProto, feeds: Feeds) -> frozenset[str]:
 
 def _cache_note(decoder: Decoder, steps: tuple[Step, ...]) -> str:
     """The treatment of the cache, in words."""
-    what = (
-        f"the key/value cache ({len(decoder.pairs)} inputs such as '{decoder.pairs[0].past}', and as many outputs) is "
-        "left in float32"
-    )
+    outputs = f"{len(decoder.pairs)} outputs" if decoder.fixed else "as many outputs"
+    inputs = f"{len(decoder.pairs) + len(decoder.fixed)} inputs such as '{decoder.pairs[0].past}'"
+    what = f"the key/value cache ({inputs}, and {outputs}) is left in float32"
     if _judged_later(decoder, steps):
         return f"{what}; it is judged by the logits of later tokens, not by its own values"
     return f"{what}; no sample is a sequence of several tokens, so its outputs are judged by their own values"

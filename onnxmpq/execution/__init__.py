@@ -9,7 +9,7 @@ from onnxmpq.execution.expose import float_shapes, tensor_shapes, values_once, w
 from onnxmpq.execution.forward import ForwardPass
 from onnxmpq.execution.memory import MEMORY, MemoryBudget, cut_to_fit
 from onnxmpq.execution.parts import NOTHING, Cutter, OpenPart, Part
-from onnxmpq.execution.samples import at_a_time, run_samples, runs_of
+from onnxmpq.execution.samples import at_a_time, in_order, run_samples, runs_of
 
 __all__ = [
     "MEMORY",
@@ -22,6 +22,7 @@ __all__ = [
     "at_a_time",
     "cut_to_fit",
     "float_shapes",
+    "in_order",
     "run_samples",
     "runs_of",
     "tensor_shapes",

@@ -145,39 +145,52 @@ class Cutter:
         made = {t for n in nodes for t in n.output}
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
-    def variants(self, region: Region, spellings: Sequence[Spelling]) -> Part:
+    def variants(self, region: Region, spellings: Iterable[Spelling]) -> Part:
         """A layer's nodes once for each spelling of the first, side by side on the same inputs; for each, all results
-        of the region."""
-        originals = [self.nodes[name] for name in region.nodes]
-        made = {t for n in originals for t in n.output if t}
-        nodes, constants, files = [], {}, []
-        for number, spelling in enumerate(spellings):
-            renamed = {t: f"{t}/variant{number}" for t in made}
-            for original in originals:
-                node = onnx.NodeProto()
-                node.CopyFrom(original)
-                node.name = f"{original.name}/variant{number}"
-                node.input[:] = [renamed.get(t, t) for t in original.input]
-                node.output[:] = [renamed.get(t, t) for t in original.output]
-                nodes.append(node)
-            head = nodes[-len(originals)]
-            head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
-            if spelling.attributes is not None:
-                del head.attribute[:]
-                head.attribute.extend(onnx.helper.make_attribute(*item) for item in spelling.attributes.items())
-            taken_over = {slot: head.input[source] for slot, source in spelling.moved.items()}
-            head.input.extend([""] * (1 + max((*spelling.constants, *taken_over)) - len(head.input)))
-            for slot, tensor in taken_over.items():
-                head.input[slot] = tensor
-            for slot, values in spelling.constants.items():
-                name = head.input[slot] = f"{head.name}/{slot}"
-                if self.spill is None:
-                    constants[name] = onnx.numpy_helper.from_array(values, name)
-                else:
-                    constants[name] = self.spill.temporary(name, values)
-                    files.append(place_of(constants[name])[LOCATION])
-        results = [f"{t}/variant{number}" for number in range(len(spellings)) for t in region.outputs]
-        return replace(self._part(nodes, results, (), constants), files=tuple(files))
+        of the region. Of a model that is never whole in memory one spelling is held at a time."""
+        originals, constants = [self.nodes[name] for name in region.nodes], dict[str, onnx.TensorProto]()
+        nodes: list[onnx.NodeProto] = []
+        results: list[str] = []
+        for spelling in spellings:  # enumerate would hold one while the next is made
+            number = len(nodes) // len(originals)
+            nodes += self._variant(originals, number, spelling, constants)
+            results += [f"{t}/variant{number}" for t in region.outputs]
+            del spelling
+        files = () if self.spill is None else tuple(place_of(t)[LOCATION] for t in constants.values())
+        return replace(self._part(nodes, results, (), constants), files=files)
+
+    def _variant(
+        self,
+        originals: Sequence[onnx.NodeProto],
+        number: int,
+        spelling: Spelling,
+        constants: MutableMapping[str, onnx.TensorProto],
+    ) -> list[onnx.NodeProto]:
+        """The nodes of a layer with another first one, whose constants are added to the others."""
+        renamed = {t: f"{t}/variant{number}" for n in originals for t in n.output if t}
+        nodes = []
+        for original in originals:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            node.name = f"{original.name}/variant{number}"
+            node.input[:] = [renamed.get(t, t) for t in original.input]
+            node.output[:] = [renamed.get(t, t) for t in original.output]
+            nodes.append(node)
+        head = nodes[0]
+        head.op_type, head.domain = spelling.op_type or head.op_type, spelling.domain or head.domain
+        if spelling.attributes is not None:
+            del head.attribute[:]
+            head.attribute.extend(onnx.helper.make_attribute(*item) for item in spelling.attributes.items())
+        taken_over = {slot: head.input[source] for slot, source in spelling.moved.items()}
+        head.input.extend([""] * (1 + max((*spelling.constants, *taken_over)) - len(head.input)))
+        for slot, tensor in taken_over.items():
+            head.input[slot] = tensor
+        for slot, values in spelling.constants.items():
+            name = head.input[slot] = f"{head.name}/{slot}"
+            constants[name] = (
+                onnx.numpy_helper.from_array(values, name) if self.spill is None else self.spill.temporary(name, values)
+            )
+        return nodes
 
     def _part(
         self,

@@ -9,12 +9,23 @@ from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.recipes import DecoderRecipe, ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
-from onnxmpq.feeds.timed import Share, Timed, at_step, in_words, parse_shapes, shares_of, timed_samples
+from onnxmpq.feeds.timed import (
+    TIMED,
+    Share,
+    Timed,
+    at_step,
+    in_words,
+    parse_shapes,
+    shares_of,
+    timed_note,
+    timed_samples,
+)
 from onnxmpq.feeds.tokens import Tokens, read_tokens
 from onnxmpq.feeds.types import STEPS, Array, Feeds, InputSpec, Step, TokenRun, with_batch_axes
 
 __all__ = [
     "STEPS",
+    "TIMED",
     "Array",
     "DecoderRecipe",
     "Feeds",
@@ -42,6 +53,7 @@ __all__ = [
     "recipe_fields",
     "shares_of",
     "synthesize",
+    "timed_note",
     "timed_samples",
     "with_batch_axes",
 ]

@@ -13,6 +13,7 @@ from onnxmpq.feeds.types import Array, Feeds, InputSpec, Step
 from onnxmpq.files import nearest
 
 Shapes = Mapping[str, Sequence[int]]
+TIMED = "latency is that of "
 _SIZES = re.compile(r"([1-9]\d*(?:x[1-9]\d*)*)(?:@(\d*\.?\d+))?")
 
 
@@ -90,6 +91,14 @@ def _row(text: str) -> list[tuple[tuple[int, ...], float]]:
 def in_words(shares: Sequence[Share]) -> str:
     """Such as "ids=1x16 (70 %), ids=1x128 (30 %)"; empty for none."""
     return ", ".join(_spelled(s.shapes) + (f" ({s.share:.0%})" if len(shares) > 1 else "") for s in shares)
+
+
+def timed_note(timed: Feeds, shares: Sequence[Share]) -> str:
+    """The inputs that latencies are about in words, with `TIMED` in it; empty where it is plain.
+
+    timed: the samples of which one is timed. shares: shapes that were asked for instead.
+    """
+    return f"{TIMED}{in_words(shares)}" if shares else timed.timed
 
 
 def _spelled(shapes: Shapes) -> str:

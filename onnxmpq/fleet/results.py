@@ -13,7 +13,7 @@ from onnxmpq.errors import FleetError, printable
 from onnxmpq.files import dump_json
 
 SCHEMA = "onnxmpq.fleet/1"
-HEADS = ("model", "target", "asked", "MB", "of it", "ms", "of that", "SQNR dB", "quality", "s")
+HEADS = ("model", "target", "asked", "MB", "of fp32's MB", "ms", "of fp32's ms", "SQNR dB", "quality", "s")
 """Of the table; shares are of the original."""
 
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar
 
+from onnxmpq.isolation.heap import release_memory
 from onnxmpq.isolation.messages import portable
 from onnxmpq.isolation.process import Child, Kept, patience_s
 
-__all__ = ["Child", "Kept", "call", "isolated", "keep", "kept", "patience_s", "portable"]
+__all__ = ["Child", "Kept", "call", "isolated", "keep", "kept", "patience_s", "portable", "release_memory"]
 
 R = TypeVar("R")
 T = TypeVar("T")

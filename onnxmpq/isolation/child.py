@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from threadpoolctl import threadpool_limits
 
+from onnxmpq.isolation.heap import release_memory
 from onnxmpq.isolation.messages import OWN_FOLDER, Answer, Reference, Request, portable, write
 
 
@@ -32,6 +33,7 @@ def main() -> None:
             return
         _reply(_answer(request, kept), answers)
         del request  # what it holds may be large
+        release_memory()
 
 
 def _private_pipes() -> tuple[IO[bytes], IO[bytes]]:

@@ -13,8 +13,8 @@ from onnxmpq.files import nearest
 from onnxmpq.menu.filters import finite_weights, without_wrong_kernels
 from onnxmpq.menu.patterns import Setting, asked_of, settings_of
 from onnxmpq.menu.types import Menu
-from onnxmpq.model import Model, Region, RegionKind
-from onnxmpq.schemes import FP32, SCHEMES, Scheme, scheme_named
+from onnxmpq.model import Model, Region, RegionKind, weights_inside
+from onnxmpq.schemes import FP32, SCHEMES, Scheme, in_fitting_blocks, scheme_named
 from onnxmpq.target import Target
 
 FEWEST_INPUTS_FOR_BLOCKS = (
@@ -57,6 +57,7 @@ def candidates(
     frozen = set(model.already_quantized)
     decoder = find_decoder(model.structure)
     cache = frozenset[str]() if decoder is None else decoder.tensors
+    held = weights_inside(model.structure)
     menu: dict[str, tuple[Scheme, ...]] = {}
     reasons: dict[str, str] = {}
     for region in model.regions:
@@ -71,6 +72,8 @@ def candidates(
             offered, reasons[region.name] = [], "it reads or writes the key/value cache, which is left alone"
         elif region.name in frozen:
             reasons[region.name] = "already quantized"
+        elif not offered and region.name in held:
+            reasons[region.name] = f"{region.op_type} holds its weights itself, which no scheme reaches"
         elif not offered and region.kind is not RegionKind.FLOAT:
             forbidden = next((rule for s in listed if (rule := dialect.forbids(region, s))), wide.get(region.name, ""))
             what = forbidden or (f"{region.op_type} of this shape or opset" if listed else region.op_type)
@@ -106,11 +109,18 @@ def check_requested(requested: frozenset[str], target: Target) -> None:
 
 
 def _listed(region: Region, target: Target, further: Collection[str]) -> list[Scheme]:
-    """Schemes that the target has for the region. further: names that the user gave; variants count too."""
+    """Schemes that the target has for the region, those of blocks also in blocks that fit its rows.
+
+    further: names that the user gave; variants count too.
+    """
     menu = target.menu if region.layer is not None else target.activation_menu
     names = menu.get(region.op_type, ())
     made = (scheme_named(name) for name in sorted(set(further) - set(names)))
-    listed = [scheme_named(name) for name in names if name != FP32] + [s for s in made if s.variant_of in names]
+    listed = [scheme_named(name) for name in names if name != FP32]
+    if region.layer is not None:
+        fitting = [(s, in_fitting_blocks(s, region.layer.fan_in)) for s in listed if s.accuracy_level is not None]
+        listed = list({s.name: s for s in (*listed, *(other for s, other in fitting if other != s))}.values())
+    listed += [s for s in made if s.variant_of in names and s.name not in {known.name for known in listed}]
     if region.kind is RegionKind.FLOAT:
         return [s for s in listed if s.half is not None]
     if target.unfolds_weights and region.layer is not None and region.layer.mean_fan_in < FEWEST_INPUTS_FOR_BLOCKS:

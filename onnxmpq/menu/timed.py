@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -59,10 +60,9 @@ def in_table(menu: Menu, offers: Callable[[str, Scheme], bool]) -> Menu:
 
 
 def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]], lookups: Collection[str] = ()) -> Menu:
-    """The menu without float-activation schemes whose own kernel is no faster than float32's: w4 and w8 store as
-    little, compute exactly, and run at float32's speed. Where the menu has none like them, narrow weights stay for
-    their bytes. Nor does a kernel that rounds activations stay where the same weights are multiplied with floats as
-    fast.
+    """The menu without float-activation schemes whose own kernel is no faster than float32's, where another one on it
+    stores as little: w4 and w8 compute exactly, and run at float32's speed. Nor does a kernel that rounds activations
+    stay where the same weights are multiplied with floats as fast.
 
     kernel_s: region -> kernel -> seconds. lookups: regions that keep kernels that are slower, since they keep a table
     narrow in memory and may share it with the layer that multiplies with it.
@@ -73,9 +73,15 @@ def worthwhile(menu: Menu, kernel_s: Mapping[str, Mapping[str, float]], lookups:
         own, plain = costs.get(scheme.kernel, 0.0), costs.get(FP32, 0.0)
         if scheme.kernel == FP32 or scheme.reads is not Format.FLOAT or name in lookups:
             return True
-        if scheme.weight is not None and not any(s.weight is not None and s.kernel == FP32 for s in menu[name]):
-            return True
-        return own < min([plain, *(costs[k] for k in exact_twins(name, scheme) if k in costs)])
+        faster_than = [costs[k] for k in exact_twins(name, scheme) if k in costs]
+        return own < min(faster_than + [plain] * unfolded(name, scheme), default=math.inf)
+
+    def unfolded(name: str, scheme: Scheme) -> bool:
+        """True if the menu has weights in no more bits that float32's kernel multiplies."""
+        return scheme.weight is None or any(
+            s.weight is not None and s.kernel == FP32 and s.weight.storage_bits <= scheme.weight.storage_bits
+            for s in menu[name]
+        )
 
     def exact_twins(name: str, scheme: Scheme) -> list[str]:
         if not scheme.rounds_inside:

@@ -16,6 +16,7 @@ from onnxmpq.model.coupling import coupled_layers
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.files import LENGTH, LOCATION, OFFSET, place_of, read_structure, set_place
 from onnxmpq.model.index import GraphIndex, read_by
+from onnxmpq.model.inside import in_words, weights_inside
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, hands_on_quantized, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
@@ -102,6 +103,7 @@ __all__ = [
     "table_rows",
     "tensor_bytes",
     "tensors",
+    "weights_inside",
     "with_values",
     "without_initializers",
     "work_in_bodies",
@@ -142,6 +144,7 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
     if blocked:
         size = f"{stored_bytes(proto) / 1e6:.3g} MB"
         notes.append(f"already in blocks: {len(blocked)} layers of {size} are left as they are (--replan-blocks)")
+    notes += in_words(proto)
     frozen = _touching_quantized(proto) if draft.writable else [n.name for n in proto.graph.node]
     if not draft.writable:
         notes.append("some type of value in the graph is not known to onnx-graphsurgeon: the graph is left as it is")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,10 @@ class Spelling:
     domain: str = ""
     attributes: Mapping[str, int] | None = None
     moved: Mapping[int, int] = field(default_factory=dict)
+
+    def kept_by(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> Spelling:
+        """The same with each constant as `keep` holds it, such as mapped from a file."""
+        return replace(self, constants={slot: keep(values) for slot, values in self.constants.items()})
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,10 @@ class Spill:
 
     def put(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """A reference to the values of a tensor, which are written unless a file has them. Raises OutputError."""
-        made = tensor if tensor.raw_data else onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor))
-        file = self._kept(made.raw_data)
-        return _reference(tensor, file, 0, len(made.raw_data))
+        content = tensor.raw_data  # a copy
+        if not content:
+            content = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
+        return _reference(tensor, self._kept(content), 0, len(content))
 
     def array(self, values: NDArray[Any]) -> NDArray[Any]:
         """The array, mapped from a file that takes room as long as the array is used. Raises OutputError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -102,7 +103,10 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
         return len(self._places)
 
     def array(self, name: str) -> NDArray[np.generic]:
-        """The values of a constant, read-only."""
+        """The values of a constant, read-only; of a model that is never whole in memory, mapped from their file."""
+        tensor = self._large.get(name)
+        if tensor is not None and self.spill is not None and (mapped := _mapped(tensor, self._folder)) is not None:
+            return mapped
         found: NDArray[np.generic] = onnx.numpy_helper.to_array(self[name])
         return found
 
@@ -334,9 +338,29 @@ def _require_unchanged(tensor: onnx.TensorProto, file: Path) -> None:
 
 
 def array_of(tensor: onnx.TensorProto) -> NDArray[np.generic]:
-    """The values of a tensor that has them, or of a reference."""
+    """The values of a tensor that has them, or of a reference, from whose file they are mapped."""
+    if is_reference(tensor) and (mapped := _mapped(tensor, None)) is not None:
+        return mapped
     found: NDArray[np.generic] = onnx.numpy_helper.to_array(with_values(tensor, None))
     return found
+
+
+def _mapped(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic] | None:
+    """The values of a constant in a file; None where they are stored in another way than NumPy holds them.
+
+    Raises ModelError as `with_values` does.
+    """
+    place, dtype = place_of(tensor), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    whole_bytes = int(place.get(LENGTH, -1)) == math.prod(tensor.dims) * dtype.itemsize
+    if STORED_TYPE in place or dtype.isbuiltin != 1 or sys.byteorder != "little" or not whole_bytes:
+        return None
+    file = (folder or Path()) / place[LOCATION]
+    _require_unchanged(tensor, file)
+    try:
+        found = np.memmap(file, dtype, "r", int(place.get(OFFSET, 0)), tuple(tensor.dims))
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read any more ({error.strerror}); run again") from None
+    return found.view(np.ndarray)
 
 
 def _forget_place(tensor: onnx.TensorProto) -> None:

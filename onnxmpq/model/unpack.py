@@ -32,10 +32,10 @@ def blocked_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 def stored_bytes(proto: onnx.ModelProto) -> int:
     """Bytes of the constants that such nodes read, each once."""
     read = {t for n in blocked_nodes(proto) for t in n.input}
-    return sum(_bytes(t) for t in proto.graph.initializer if t.name in read)
+    return sum(constant_bytes(t) for t in proto.graph.initializer if t.name in read)
 
 
-def _bytes(tensor: TensorProto) -> int:
+def constant_bytes(tensor: TensorProto) -> int:
     """Of a constant, from its type and shape alone."""
     count = int(np.prod(tensor.dims, dtype=np.int64))
     if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 
 from onnxmpq.allocate import Limit
 from onnxmpq.feeds import Array, Feeds, Timed
-from onnxmpq.isolation import call
+from onnxmpq.isolation import call, release_memory
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, run
 
 OPENINGS = 3
@@ -64,7 +63,8 @@ def sessions_in_words(before: Footprint, after: Footprint) -> str:
 
 
 def _measured(model: Any, inputs: dict[str, Array], settings: SessionSettings) -> Footprint:
-    _release()
+    gc.collect()
+    release_memory()  # or what earlier sessions left would be used again unseen
     before = _resident("VmRSS")
     with suppress(OSError):
         _REFERENCES.write_text(_RESET_PEAK)
@@ -87,13 +87,6 @@ def _opened(model: Any, settings: SessionSettings) -> tuple[Any, float]:
     start = time.perf_counter()
     session = open_session(model, settings)
     return session, time.perf_counter() - start
-
-
-def _release() -> None:
-    """Give memory that earlier sessions left back to the system, so that it is not used again unseen."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident(field: str) -> int | None:

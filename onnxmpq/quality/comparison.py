@@ -156,7 +156,8 @@ def compare(
 def guessed_kinds(original: Any, feeds: Feeds, settings: SessionSettings) -> dict[str, OutputKind]:
     """Kinds of a model's floating-point outputs, from the first sample. original: path or proto."""
     runs = absolute(original)
-    first = call(outputs_on, runs, feeds.batch([feeds.largest]), settings, doing="running the original")
+    once = replace(settings, mapped=True)
+    first = call(outputs_on, runs, feeds.batch([feeds.largest]), once, doing="running the original")
     proto = runs if isinstance(runs, onnx.ModelProto) else onnx.load(original, load_external_data=False)
     return {
         o.name: guess_kind(proto, o.name, np.asarray(v, np.float32))
@@ -189,7 +190,7 @@ class Reference:
     def of(cls, original: Any, feeds: Feeds, settings: SessionSettings) -> Reference:
         """original: path, bytes or proto. Raises ModelError where it does not run."""
         start, samples = time.perf_counter(), kept(feeds)
-        ran = keep(_ran, absolute(original), samples, settings)
+        ran = keep(_ran, absolute(original), samples, replace(settings, mapped=True))
         call(_interface, ran, doing="running the original")
         return cls(ran, samples, len(feeds), settings, patience_s(time.perf_counter() - start))
 
@@ -259,6 +260,7 @@ def _qualities(
     after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or runs_unfused(result)))
     check_same_interface(original.interface, Interface.of(after))
     reference, outputs = original.runs, list(runs_of(after, feeds))
+    del after  # before another session is opened
     plain: list[list[Array]] | None = None
     if unfused and not emulated:  # else there is nothing that was fused
         level = SessionSettings(settings.threads, settings.provider, optimize=False, keep_qdq=settings.keep_qdq)

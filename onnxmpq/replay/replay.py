@@ -11,24 +11,24 @@ from typing import Any, ParamSpec
 
 import onnx
 
-from onnxmpq.allocate import EFFECT, QUANTITIES
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
 from onnxmpq.dialects import DIALECTS, Rewrite
 from onnxmpq.errors import PlanError, UsageError
-from onnxmpq.feeds import Feeds, Recipe, shares_of
+from onnxmpq.feeds import TIMED, Feeds, Recipe, shares_of
 from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize, shown, write_model, write_result
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
-from onnxmpq.plan import RETOUCHED, Plan, at_point, read_plan, stamp
+from onnxmpq.plan import RETOUCHED, Plan, at_point, in_units, read_plan, stamp
+from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import MetricFunction, Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
-from onnxmpq.replay.remeasure import Judging, feeds_for, remeasured
-from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
+from onnxmpq.replay.remeasure import Judging, Sessions, feeds_for, remeasured
+from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, parse_step, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
@@ -44,16 +44,21 @@ Weights = dict[tuple[str, str], QuantizedWeight]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Applied(Shown):
-    """A model, and the plan that it has: the one that was given, or what became of an edited one. validation: against
-    the original, where it was measured."""
+    """A model, and the plan that it has: the one that was given, or what became of an edited one.
+
+    validation: against the original, where it was measured. sessions: memory and load time of the original and of the
+    model, where they were measured.
+    """
 
     model: onnx.ModelProto
     plan: Plan
     validation: Validation | None = None
+    sessions: Sessions | None = None
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         heading, facts = self.plan.shown()
-        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
+        sessions = [] if self.sessions is None else [("sessions", sessions_in_words(*self.sessions))]
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1]), *sessions]
 
 
 @accepts
@@ -74,6 +79,7 @@ def apply_plan(
     metric: str | MetricFunction | None = None,
     outputs: Mapping[str, OutputKind] | None = None,
     shape: Mapping[str, str | Sequence[int]] | None = None,
+    step: str | None = None,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Applied:
@@ -82,17 +88,19 @@ def apply_plan(
     deploy_cpu: on which CPU the weights must compute exactly, as for `convert`; None for the plan's own.
     output: model to write, with the plan beside it.
     point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
-    measure: take quality and latency again, on `calibration` (made-up samples without).
+    measure: take quality, latency, memory and load time again, on `calibration` (made-up samples without).
     verify: also build the result with the target's compiler, as for `convert`, and write nothing that it refuses.
     calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
-    labels, metric, outputs, shape: as for `convert`, to measure or verify with; the shape is the plan's own without.
+    labels, metric, outputs, shape, step: as for `convert`, to measure with, and shape to verify with; shape and step
+    are the plan's own without.
 
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
     its target does not have; UsageError for arguments that do not go together; CompilerError for `verify`.
     """
     require_source(model)
     heard = progress or Progress()
-    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": None if verify else shape}
+    by = {"labels": labels, "metric": metric, "output_kind": outputs, "step": step}
+    by["shape"] = None if verify else shape
     _require_together(recipe is not None and calibration is None, recipe, by, measure)
     cpu = None if deploy_cpu is None else named(deploy_cpu)
     given, plan = plan, _as_plan(plan)
@@ -122,7 +130,8 @@ def apply_plan(
         heard.say(verified_note(verified(proto, load_target(plan.target), shapes, feeds)))
     if measure:
         assert feeds is not None
-        judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes)
+        phase = parse_step(step if step is not None else stands.options.get("step"))
+        judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes, phase)
         applied = _measured(model, applied, feeds, judging, effort or Effort(), heard)
     destination.write(applied, plan_too=measure or complete.changed or retouched)
     return applied
@@ -219,21 +228,23 @@ def _with_size(plan: Plan, proto: onnx.ModelProto) -> Plan:
 def _measured(
     model: Source, applied: Applied, feeds: Feeds, judging: Judging, effort: Effort, heard: Progress
 ) -> Applied:
-    """With quality and latency beside the original."""
+    """With quality, latency and memory beside the original."""
     for note in feeds.notes:
         (heard.warn if feeds.synthetic else heard.say)(note)
     with heard.stage("measuring", 0):
-        plan, validation = remeasured(model, applied.model, applied.plan, feeds, judging, effort)
-    return replace(applied, plan=plan, validation=validation)
+        plan, validation, sessions = remeasured(model, applied.model, applied.plan, feeds, judging, effort)
+    return replace(applied, plan=plan, validation=validation, sessions=sessions)
 
 
 def in_words(applied: Applied) -> list[str]:
     """Lines on the model that was written: predicted for an edited plan, measured where it was."""
     plan, lines = applied.plan, []
     if plan.edits and plan.prediction:
-        lines.append(f"predicted: {_figures(plan.prediction)}")
+        lines.append(f"predicted: {in_units(plan.prediction)}")
     if applied.validation is not None:
-        lines.append(f"measured: {_figures(plan.measured)}")
+        lines.append(f"measured: {in_units(plan.measured)}")
+        lines += [] if applied.sessions is None else [sessions_in_words(*applied.sessions)]
+        lines += [note for note in plan.notes if TIMED in note]
         words = {True: "met", False: "NOT met", None: "not known to be met"}[plan.met]
         asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in plan.budgets.items())
         lines.append(f"budget of the plan: {asked}; {words}")
@@ -253,14 +264,8 @@ def as_dict(applied: Applied) -> dict[str, Any]:
         "quality": plain(plan.quality),
         "notes": list(plan.notes),
         "validation": plain(applied.validation),
+        "sessions": applied.sessions and dict(zip(("original", "result"), plain(applied.sessions), strict=True)),
     }
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    shown = [
-        f"{name} {q.unit.show(figures[q.figure] / q.per_unit)}" for name, q in QUANTITIES.items() if q.figure in figures
-    ]
-    return ", ".join([*shown, *([f"divergence {figures[EFFECT]:.3g}"] if EFFECT in figures else [])])
 
 
 def _as_plan(plan: Plan | str | Path | Mapping[str, Any]) -> Plan:

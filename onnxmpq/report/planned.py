@@ -88,10 +88,11 @@ def _predicted(
     }
 
 
-def with_stored_weights(plan: Plan, compensated: Compensated) -> Plan:
-    """The plan with all weights and biases that `apply` could not make again without the samples."""
+def with_stored_weights(plan: Plan, compensated: Compensated, left_out: Collection[str] = ()) -> Plan:
+    """The plan with all weights and biases that `apply` could not make again without the samples. left_out: keys of
+    weights that it can."""
     biases = {name: pack_array(values.astype("<f4")) for name, values in compensated.biases.items()}
-    weights = {name: pack(weight) for name, weight in compensated.weights.items()}
+    weights = {name: pack(weight) for name, weight in compensated.weights.items() if name not in left_out}
     return replace(plan, compensation=dict(compensated.losses), weights=weights, biases=biases)
 
 

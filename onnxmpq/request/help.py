@@ -17,6 +17,10 @@ class GroupedCommand(TyperCommand):
     Plain text, as typer writes it without rich. Arguments come first.
     """
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Arguments by their names alone; typer puts those that are required in braces."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", *GROUPS)}
         for parameter in self.get_params(ctx):

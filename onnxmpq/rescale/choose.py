@@ -20,7 +20,8 @@ from onnxmpq.progress import Tick
 from onnxmpq.ranges import observe_ranges
 from onnxmpq.rescale.apply import rescaled
 from onnxmpq.rescale.channels import Channels, Ids, find_channels
-from onnxmpq.rescale.factors import CANDIDATES, candidate_factors, measure_extent
+from onnxmpq.rescale.factors import CANDIDATES, candidate_factors
+from onnxmpq.rescale.reuse import reused_extent
 from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.schemes import Scheme
@@ -71,7 +72,7 @@ def rescale(
     schemes = {r.name: s for r in model.layers if (s := _quick_scheme(menu[r.name], small)) is not None}
     if not wanted or not channels.count or not schemes or len(data.deciding) < FEWEST_DECIDING:
         return Rescaling(model)
-    extent = measure_extent(model, channels, data.deciding, threads=context.threads)
+    extent = reused_extent(context, model, channels, data.deciding)
     stay = _of_equal_weights(model, channels)
     tried = {name: candidate_factors(name, extent, channels) for name in wanted}
     for factors in tried.values():

@@ -11,16 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, WeightFormat
+from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, WeightFormat, chunks
 
 TRIALS = 30
 """Steps tried for each row."""
 
 NARROWEST_TRIAL = np.float32(0.3)
 """The smallest of them, as a fraction of the smallest step that clips nothing."""
-
-ELEMENTS_PER_CHUNK = 1 << 16
-"""Rows are searched in chunks that stay in the processor's cache."""
 
 
 def fit_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatArray | None = None) -> FloatArray:
@@ -96,9 +93,3 @@ def _split(w: FloatArray, block: int) -> FloatArray:
     if padding:
         w = np.pad(w, ((0, 0), (0, padding)))
     return w.reshape(-1, block)
-
-
-def chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices over rows of so many columns that stay in the processor's cache."""
-    size = max(1, ELEMENTS_PER_CHUNK // max(columns, 1))
-    return (slice(start, start + size) for start in range(0, rows, size))

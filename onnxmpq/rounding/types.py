@@ -7,7 +7,7 @@ channel (Conv: input channels per group · kernel height · kernel width; MatMul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,9 @@ ZeroPointArray = NDArray[np.uint8]
 ScaleType = Literal["float32", "float16"]
 
 MULTIPLIER_BITS = 4
+
+ELEMENTS_PER_CHUNK = 1 << 16
+"""Rows are worked on in chunks that stay in the processor's cache."""
 
 SMALLEST_STEP = np.finfo(np.float32).tiny
 """Weights that would need a smaller step count as zeros (a subnormal scale is flushed to zero on some devices)."""
@@ -274,7 +277,11 @@ class Grid:
 
     def nearest(self, w: FloatArray) -> QuantizedWeight:
         """w [O, K] rounded to the nearest point of the grid, ties to even codes."""
-        return self.with_codes(self.encoded(self.rounded(w, self.steps_per_input(w.shape[1]))))
+        codes = np.empty(w.shape, np.int8)
+        for rows in chunks(*w.shape):
+            part = self.of(rows)
+            codes[rows] = part.encoded(part.rounded(w[rows], part.steps_per_input(w.shape[1])))
+        return self.with_codes(codes)
 
     def rounded(self, w: FloatArray, steps: FloatArray) -> FloatArray:
         """`WeightFormat.rounded` on this grid."""
@@ -291,7 +298,7 @@ class Grid:
     def with_codes(self, codes: CodeArray) -> QuantizedWeight:
         return QuantizedWeight(self.format, codes, self.scales, self.multipliers, self.block, self.tensor_scale)
 
-    def of(self, channels: NDArray[np.intp]) -> Grid:
+    def of(self, channels: NDArray[np.intp] | slice) -> Grid:
         """The grid of some output channels."""
         multipliers = None if self.multipliers is None else self.multipliers[channels]
         zero_points = None if self.zero_points is None else self.zero_points[channels]
@@ -375,3 +382,19 @@ class QuantizedWeight:
     def size_bytes(self) -> int:
         """Bytes in an ONNX file (`WeightFormat.size_bytes`)."""
         return self.format.size_bytes(self)
+
+
+def unfolded(weight: QuantizedWeight) -> FloatArray:
+    """float32 [O, K]: codes times the steps of their blocks, a few rows at a time."""
+    grid, values = weight.grid, np.empty(weight.codes.shape, np.float32)
+    channels, inputs = weight.codes.shape
+    for rows in chunks(channels, inputs):
+        part = grid.of(rows)
+        values[rows] = part.value(weight.codes[rows].astype(np.float32), part.steps_per_input(inputs))
+    return values
+
+
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices over rows of so many columns that stay in the processor's cache."""
+    size = max(1, ELEMENTS_PER_CHUNK // max(columns, 1))
+    return (slice(start, start + size) for start in range(0, rows, size))

@@ -73,6 +73,7 @@ def outputs_of(model: onnx.ModelProto | bytes | str, samples: Sequence[Inputs]) 
     for settings in WAYS:
         session = open_session(model, settings)
         found.append([run(session, inputs) for inputs in samples])
+        del session  # before the next one is opened
     return found
 
 

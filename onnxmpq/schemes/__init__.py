@@ -11,6 +11,7 @@ from onnxmpq.schemes.scheme import (
     Format,
     Scheme,
     hands_on_float,
+    in_fitting_blocks,
     scheme_named,
     writes,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "HalfType",
     "Scheme",
     "hands_on_float",
+    "in_fitting_blocks",
     "rounded",
     "scheme_named",
     "writes",

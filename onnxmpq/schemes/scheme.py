@@ -109,6 +109,7 @@ MULTIPLIES_FLOATS, ROUNDS_TO_INT8 = 0, 4
 """Accuracy levels of MatMulNBits. On CPUs 1 to 3 are computed as 0 for float32 (docs/blocks.md)."""
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 """For which onnxruntime has kernels (MlasIsQNBitGemmAvailable)."""
+_SMALLEST_FITTING = 32  # scales of smaller blocks take half as many bytes as int4 codes
 
 
 def _stored(bits: int) -> tuple[Scheme, Scheme]:
@@ -238,6 +239,24 @@ def scheme_named(name: str) -> Scheme:
     hint = nearest(name, SCHEMES, "the schemes are")
     made_up = "w2a2 to w8a8 name bit-widths of weights and activations, w4b16 to w8b256 bits and blocks"
     raise UsageError(f"no scheme is called '{name}'; {hint} ({made_up})")
+
+
+def in_fitting_blocks(scheme: Scheme, inputs: int) -> Scheme:
+    """The scheme in the largest blocks below its own, of 32 or more, that divide a row of `inputs` weights.
+
+    Itself where it has no blocks, where its own divide the row or are longer, and where no others divide it. Unlike
+    variants that the user names, it is offered as the scheme is.
+    """
+    if scheme.accuracy_level is None or scheme.weight is None:
+        return scheme
+    own = scheme.weight.block_width(BLOCK_SIZES[-1])
+    if inputs < own or inputs % own == 0:
+        return scheme
+    block = max((b for b in BLOCK_SIZES if _SMALLEST_FITTING <= b < own and inputs % b == 0), default=own)
+    if block == own:
+        return scheme
+    fitting = _blocked(scheme.weight.bits, block, scheme.accuracy_level, zero_points=scheme.weight.shifted)
+    return SCHEMES.get(fitting.name, fitting)
 
 
 def hands_on_float(op_type: str) -> bool:

@@ -14,10 +14,19 @@ SCHEMA = "onnxmpq.error/1"
 WIDTH = 120  # of tables where there is no terminal
 
 
+class _Lines(Console):
+    """Where there is no terminal: a text is one line however long it is, so that `grep` finds all of it."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        if all(isinstance(found, str) for found in objects):
+            how.setdefault("soft_wrap", True)
+        super().print(*objects, **how)
+
+
 def stdout() -> Console:
     """The console that answers go to."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    return console if console.is_terminal else _Lines(width=WIDTH)
 
 
 def document(data: Any) -> str:

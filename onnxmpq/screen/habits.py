@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import UsageError, exit_codes
 from onnxmpq.files import nearest
 
 VERSION, VERBOSE = "--version", ("-v", "--verbose")
@@ -30,6 +30,11 @@ def as_meant(arguments: Sequence[str]) -> list[str]:
 
 class Commands(TyperGroup):
     """The commands of the program. Raises UsageError for a model in the place of one, or an unknown name."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """All exit codes, one a line."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes()])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         first = args[0]

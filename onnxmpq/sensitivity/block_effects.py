@@ -15,18 +15,22 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
+from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, Cutter, MemoryBudget
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block, find_blocks
-from onnxmpq.sensitivity.carry import Carrier
+from onnxmpq.sensitivity.carry import Carrier, Way
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, sketch_width
 from onnxmpq.sensitivity.gains import Arrival, Gain, fit_gains
 from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick, measure_effects, perturbable
+from onnxmpq.sensitivity.spread import spread_effects
+from onnxmpq.sensitivity.spread_blocks import Spread, spread_carry, spread_parts
 from onnxmpq.sensitivity.streams import StreamDivergence, stream_frames
 
 CARRY = 2.0  # runs of the rest of the graph, relative to those within blocks
@@ -48,15 +52,19 @@ def measure_by_blocks(
     threads: int = 1,
     memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
+    spread: Spread | None = None,
 ) -> Effects:
     """Effects of all perturbations, measured block by block; those of `measure_effects` where there is one block.
 
-    frame: fitted to the same samples. tick: counts perturbations done.
+    frame: fitted to the same samples. tick: counts perturbations done. spread: who does it, None for this process.
+    Raises ClusterError.
     """
     blocks = model_blocks(model, frame.divergence.tensors)
-    if len(blocks) == 1:
-        return measure_effects(model, feeds, tries, threads=threads, frame=frame, memory=memory, tick=tick)
-    return _ByBlocks(model, feeds, tries, frame, blocks, threads, memory, tick).run()
+    if len(blocks) > 1:
+        return _ByBlocks(model, feeds, tries, frame, blocks, threads, memory, tick, spread).run()
+    if spread is not None:
+        return spread_effects(spread.elsewhere, spread.key, model, feeds, tries, frame, memory=memory, tick=tick)
+    return measure_effects(model, feeds, tries, threads=threads, frame=frame, memory=memory, tick=tick)
 
 
 class _ByBlocks:
@@ -70,8 +78,9 @@ class _ByBlocks:
         threads: int,
         memory: MemoryBudget,
         tick: Tick,
+        spread: Spread | None,
     ) -> None:
-        self.model, self.feeds, self.frame, self.blocks = model, feeds, frame, blocks
+        self.model, self.feeds, self.frame, self.blocks, self.spread = model, feeds, frame, blocks, spread
         self.threads, self.memory, self.tick = threads, memory, tick
         self.width = sketch_width(len(feeds), tries.count)
         layers = {r.name: r.outputs[0] for r in model.layers}
@@ -93,12 +102,7 @@ class _ByBlocks:
     def run(self) -> Effects:
         carrier = self._carrier()
         *parts, exact = self._parts(carrier)
-        for number in range(len(self.blocks)):
-            carrier.close(number + 1)
-        far = measure_effects(
-            self.model, self.feeds, self.far, threads=self.threads, frame=self.frame, memory=self.memory, tick=self.tick
-        )
-        exact.update(far)
+        exact.update(self._reaching_far())
         best, gains = fit_gains([self._arrivals(part, carrier.arrived(i), exact) for i, part in enumerate(parts)])
         about = ByBlocks(
             exact.pooled,
@@ -121,12 +125,24 @@ class _ByBlocks:
             self.model, self.blocks, self.feeds, self.frame, self.made, width=width, threads=self.threads
         )
         goals = [
-            Goal(f, b.start, b.stop, tuple(dict.fromkeys((str(b.exit), *t))), partial(carrier.catch, i))
-            for i, (b, f, t) in enumerate(zip(self.blocks, frames, tensors, strict=False))
+            Goal(f, b.start, b.stop, tuple(dict.fromkeys((str(b.exit), *t))))
+            for b, f, t in zip(self.blocks, frames, tensors, strict=False)
         ]
         last = self.blocks[-1]
         goals.append(Goal(self.frame, last.start, last.stop, tuple(tensors[-1])))
+        if self.spread is None:
+            return self._measured_parts(goals, carrier)
         self.worker.goals = goals
+        found = spread_parts(
+            self.spread, self.model, self.feeds, self.frame, goals, self.worker, carrier, self.tick, self.memory
+        )
+        spread_carry(self.spread, self.model, carrier)
+        return found
+
+    def _measured_parts(self, goals: Sequence[Goal], carrier: Carrier) -> list[Effects]:
+        """In this process; what is carried on follows block by block."""
+        to_carry = [partial(carrier.catch, number) for number in range(len(goals) - 1)]
+        self.worker.goals = [replace(goal, caught=catch) for goal, catch in zip_longest(goals, to_carry)]
         found = [goal.nothing() for goal in goals]
 
         def keep(part: Effects) -> None:
@@ -135,21 +151,40 @@ class _ByBlocks:
             carrier.close(number)
 
         self.worker.run(keep)
+        carrier.close(len(self.blocks))
         return found
+
+    def _reaching_far(self) -> Effects:
+        """Effects of what changes other tensors behind its block than the exit, at the outputs."""
+        if self.spread is None:
+            return measure_effects(
+                self.model,
+                self.feeds,
+                self.far,
+                threads=self.threads,
+                frame=self.frame,
+                memory=self.memory,
+                tick=self.tick,
+            )
+        return spread_effects(
+            self.spread.elsewhere,
+            content_hash(self.spread.key, "far"),
+            self.model,
+            self.feeds,
+            self.far,
+            self.frame,
+            memory=self.memory,
+            tick=self.tick,
+        )
 
     def _carrier(self) -> Carrier:
         views = self.frame.divergence.views
         rows, most = self._carried()
-        return Carrier(
-            self.worker.cutter,
-            self.feeds,
-            self.frame,
-            self.blocks,
-            [[views[i].name for i in made] for made in self.made],
-            [frozenset(_mixed(names, self.targets, most)) for names in (*self.of_block[:-1], [])],
-            rows,
-            self.threads,
-        )
+        made = tuple(tuple(views[i].name for i in numbers) for numbers in self.made)
+        feeds = self.feeds.take(range(rows[-1].stop))
+        way = Way(feeds, self.frame, tuple(self.blocks), made, tuple(rows))
+        chosen = [frozenset(_mixed(names, self.targets, most)) for names in (*self.of_block[:-1], [])]
+        return Carrier(self.worker.cutter, way, chosen, self.threads)
 
     def _carried(self) -> tuple[list[slice], int]:
         """(batches on which changes are carried on, number of changes of each block).

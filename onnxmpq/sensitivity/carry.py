@@ -22,6 +22,22 @@ from onnxmpq.statistics import numbers
 Batch = tuple[int, int]  # samples
 
 
+@dataclass(frozen=True)
+class Catcher:
+    """Picks what is carried on of the changes in a block: at its exit, those by the perturbations `chosen`, of batches
+    within the first `count` samples."""
+
+    chosen: frozenset[Try]
+    count: int
+    exit: str
+
+    def caught(self, tried: Try, rows: slice, made: Mapping[str, Array]) -> Array | None:
+        """A copy of the changed exit. made: tensors that the perturbation changed."""
+        if tried in self.chosen and rows.stop <= self.count and self.exit in made:
+            return np.copy(made[self.exit])
+        return None
+
+
 @dataclass(eq=False)
 class Carried:
     """A perturbation on its way. values: of the tensor at the exit of the last block that it passed, by batch.
@@ -31,60 +47,44 @@ class Carried:
     values: dict[Batch, Array] = field(default_factory=dict)
 
 
-class Carrier:
-    """Gets changes at the exit of each block, and takes them through all later ones.
+@dataclass(frozen=True, eq=False)
+class Way:
+    """From the exits of blocks to the outputs. feeds: samples on which changes are carried, in the batches `rows`.
+    made: per block, the tensors compared with the reference that are made in it."""
 
-    rows: the batches on which changes are carried. chosen: per block, the perturbations that are. made: per block, the
-    tensors compared with the reference that are made in it.
-    """
+    feeds: Feeds
+    frame: Frame
+    blocks: tuple[Block, ...]
+    made: tuple[tuple[str, ...], ...]
+    rows: tuple[slice, ...]
 
-    def __init__(
-        self,
-        cutter: Cutter,
-        feeds: Feeds,
-        frame: Frame,
-        blocks: Sequence[Block],
-        made: Sequence[Sequence[str]],
-        chosen: Sequence[frozenset[Try]],
-        rows: Sequence[slice],
-        threads: int,
-    ) -> None:
-        self.cutter, self.frame, self.blocks, self.made, self.chosen = cutter, frame, blocks, made, chosen
-        self.count, self.rows, self.threads = rows[-1].stop, list(rows), threads
+    def unmoved(self) -> Carried:
+        return Carried(np.zeros((len(self.feeds), self.frame.divergence.width), np.float32))
+
+
+class Walk:
+    """Goes along a way once, block after block. cutter: of the model, with the outputs of the way's frame."""
+
+    def __init__(self, cutter: Cutter, way: Way, threads: int) -> None:
+        self.cutter, self.way, self.threads = cutter, way, threads
         self.settings = SessionSettings(lean=True)
-        self.forward = ForwardPass(cutter, feeds.take(range(self.count)), self.settings, rows=self.rows)
-        self.closed = 0
-        self.from_block: list[dict[Try, Carried]] = [
-            {t: Carried(np.zeros((self.count, frame.divergence.width), np.float32)) for t in sorted(names)}
-            for names in chosen
-        ]
+        self.forward = ForwardPass(cutter, way.feeds, self.settings, rows=way.rows)
 
-    def catch(self, number: int, tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
-        """Changes by a perturbation in block `number`; kept if it is to be carried on. Batches may come side by
-        side."""
-        carried, exit_ = self.from_block[number].get(tried), self.blocks[number].exit
-        if carried is not None and rows.stop <= self.count and exit_ is not None and exit_ in made:
-            carried.values[rows.start, rows.stop] = np.copy(made[exit_])
-
-    def close(self, stop: int) -> None:
-        """The blocks before number `stop` are measured: changes go on to the exit of the last of them, and to the
-        outputs behind the last one of all."""
-        for number in range(self.closed, stop):
-            moving = [c for row in self.from_block[:number] for c in row.values() if c.values]
-            if moving:
-                self._through(number, moving)
-        self.closed = max(self.closed, stop)
-
-    def _through(self, number: int, moving: Sequence[Carried]) -> None:
-        block, before = self.blocks[number], self.blocks[number - 1].exit
+    def through(self, number: int, moving: Sequence[Carried]) -> None:
+        """Take changes at the exit of the block before this one to its own exit. Blocks behind the first one are passed
+        in order, with or without changes, as where a walk stops decides last bits."""
+        block, before = self.way.blocks[number], self.way.blocks[number - 1].exit
         assert before is not None
-        wanted = tuple(dict.fromkeys((*((block.exit,) if block.exit else ()), *self.made[number])))
+        wanted = tuple(dict.fromkeys((*((block.exit,) if block.exit else ()), *self.way.made[number])))
         behind = self.cutter.within(block.start, block.stop, wanted).behind([before], block.start)
+        others, later = [t for t in behind.inputs if t != before], self.cutter.live(block.stop)
+        if not moving:
+            self.forward.skip(block.stop, others, later)
+            return
         part = OpenPart(behind, self.settings)
-        others = [t for t in part.inputs if t != before]
-        known = self.forward.values(block.stop, others, self.cutter.live(block.stop))
+        known = self.forward.values(block.stop, others, later)
         with ThreadPoolExecutor(self.threads) as pool:
-            for rows, given in zip(self.rows, known, strict=True):
+            for rows, given in zip(self.way.rows, known, strict=True):
                 for running in [pool.submit(self._step, c, part, rows, given, before, block.exit) for c in moving]:
                     running.result()
 
@@ -97,13 +97,48 @@ class Carrier:
         made = part.run({**given, before: value})
         if exit_ is not None and exit_ in made:
             carried.values[rows.start, rows.stop] = np.copy(made[exit_])
-        start = 0
-        for view in self.frame.divergence.views:
+        start, frame = 0, self.way.frame
+        for view in frame.divergence.views:
             columns = slice(start, start + view.width)
             if view.width and view.name in made:
                 code = view.encode(numbers(made[view.name]), rows.stop - rows.start)
-                carried.change[rows, columns] = code - self.frame.reference[rows, columns]
+                carried.change[rows, columns] = code - frame.reference[rows, columns]
             start = columns.stop
+
+
+class Carrier:
+    """Gets changes at the exit of each block, and takes them through all later ones. chosen: per block, the
+    perturbations that are carried on."""
+
+    def __init__(self, cutter: Cutter, way: Way, chosen: Sequence[frozenset[Try]], threads: int) -> None:
+        self.way, self.walk, self.closed = way, Walk(cutter, way, threads), 0
+        self.from_block = [{t: way.unmoved() for t in sorted(names)} for names in chosen]
+        exits = [str(block.exit) for block in way.blocks[:-1]]
+        self.catchers = tuple(
+            Catcher(names, len(way.feeds), exit_) for names, exit_ in zip(chosen, exits, strict=False)
+        )
+
+    def catch(self, number: int, tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
+        """Changes by a perturbation in block `number`; kept if it is to be carried on. Batches may come side by
+        side."""
+        value = self.catchers[number].caught(tried, rows, made)
+        if value is not None:
+            self.hold(number, tried, rows, value)
+
+    def hold(self, number: int, tried: Try, rows: slice, value: Array) -> None:
+        """Keep what a catcher has picked."""
+        self.from_block[number][tried].values[rows.start, rows.stop] = value
+
+    def close(self, stop: int) -> None:
+        """The blocks before number `stop` are measured: changes go on to the exit of the last of them, and to the
+        outputs behind the last one of all."""
+        for number in range(max(self.closed, 1), stop):
+            self.walk.through(number, [change for block, change in self.moving() if block < number])
+        self.closed = max(self.closed, stop)
+
+    def moving(self) -> list[tuple[int, Carried]]:
+        """Changes on their way, with the blocks that they come from."""
+        return [(n, c) for n, row in enumerate(self.from_block) for c in row.values() if c.values]
 
     def arrived(self, number: int) -> dict[Try, Code]:
         """Changes of the outputs by perturbations in block `number`, float32 [samples, width]."""

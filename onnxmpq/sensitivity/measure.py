@@ -106,11 +106,20 @@ class _Group:
     needed: list[str]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Found out by running the model. bytes: of each target in a run of the largest sample. rows: of batches."""
+
+    bytes: Mapping[str, int]
+    rows: list[slice]
+
+
 class EffectsWorker:
     """Walks through the groups of one model, on the same samples; `tries` may change between two groups.
 
     goals: where changes are compared, in the order of the graph and without gaps; may be set before `groups` is asked
-    for. frame: of the outputs, where they are compared without. inner: tensors of other goals.
+    for. frame: of the outputs, where they are compared without. inner: tensors of other goals. layout: of a worker of
+    the same model, samples, frame and inner tensors.
     """
 
     def __init__(
@@ -124,6 +133,7 @@ class EffectsWorker:
         memory: MemoryBudget,
         tick: Tick,
         inner: Sequence[str] = (),
+        layout: Layout | None = None,
     ) -> None:
         self.model, self.feeds, self.tries, self.frame, self.tick = model, feeds, tries, frame, tick
         self.memory = memory
@@ -135,11 +145,8 @@ class EffectsWorker:
         self.inner = inner
         self.goals = [Goal(frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))]
         self.targets = perturbable(model)
-        self.bytes = self._bytes(feeds.batch([feeds.largest]))
-        growing = [size for tensor, size in self.bytes.items() if self._grows(tensor)]
-        batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
-        step = batch if self._stacks(feeds) and not frame.divergence.one_at_a_time else 1
-        self.rows = feeds.stretches(step)
+        self.layout = layout or self._layout(batch)
+        self.bytes, self.rows = self.layout.bytes, self.layout.rows
 
     def run(self, keep: Keep) -> Effects:
         effects, prefix, used = self.none(), self.prefix(), self.used()
@@ -192,6 +199,13 @@ class EffectsWorker:
 
     def _tried(self, tensor: str) -> bool:
         return tensor in self.tries.activations or self._layer(tensor) is not None
+
+    def _layout(self, batch: int | None) -> Layout:
+        sizes = self._bytes(self.feeds.batch([self.feeds.largest]))
+        growing = [size for tensor, size in sizes.items() if self._grows(tensor)]
+        batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
+        step = batch if self._stacks(self.feeds) and not self.frame.divergence.one_at_a_time else 1
+        return Layout(sizes, self.feeds.stretches(step))
 
     def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
         """Bytes of each target in a run of the largest sample."""

@@ -28,6 +28,7 @@ from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.output_kinds import OutputKind
 from onnxmpq.sensitivity.pooled import PooledDivergence
 from onnxmpq.sensitivity.spread import spread_effects
+from onnxmpq.sensitivity.spread_blocks import Spread
 
 
 def reused_effects(
@@ -93,7 +94,8 @@ def reused_effects_by_blocks(
         tick(tries.count)
         nothing = np.zeros((len(feeds), about.width), np.float32)
         return replace(_to_effects(frame, found), reference=nothing, by_blocks=about)
-    effects = measure_by_blocks(model, feeds, tries, frame, threads=context.threads, tick=tick)
+    spread = None if context.elsewhere is None else Spread(context.elsewhere, together)
+    effects = measure_by_blocks(model, feeds, tries, frame, threads=context.threads, tick=tick, spread=spread)
     if effects.by_blocks is not None:
         for what, effect in _of_effects(effects).items():
             context.cache.put(keys[what], _of_effect(effect))

@@ -9,36 +9,54 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, MemoryBudget
-from onnxmpq.feeds import Feeds
+from onnxmpq.feeds import Array, Feeds
 from onnxmpq.model import Model
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations
-from onnxmpq.sensitivity.measure import EffectsWorker, Keep, Tick
+from onnxmpq.sensitivity.carry import Catcher
+from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, Try
+from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Keep, Layout, Tick
 from onnxmpq.tasks import Elsewhere, Task
+from onnxmpq.travelling import shared_model
 
 TASKS_PER_WORKER = 6  # at least, where there are so many targets: they take different times
 Changes = Mapping[str, dict[Any, Any]]
 """The dicts of `Effects`, by field; divergence and reference are known to who asks."""
+Caught = tuple[Try, slice, Array]
+"""A perturbation, its samples, and what it makes of the exit of its block."""
 _FIELDS = ("weights", "activations", "params", "inputs", "kernels")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All that tasks of one measurement have in common. key: hash of it."""
+    """All that tasks of one measurement have in common, beside the model. key: hash of it and of the model.
+
+    goals: where changes are compared if not at the outputs alone. catchers: of all goals but the last, for tensors that
+    are sent back. layout: known to who hands out the tasks.
+    """
 
     key: str
-    model: Model
     feeds: Feeds
     frame: Frame
     batch: int | None
     memory: MemoryBudget
+    goals: tuple[Goal, ...] = ()
+    catchers: tuple[Catcher, ...] = ()
+    layout: Layout | None = None
 
-    def worker(self, tries: Perturbations) -> EffectsWorker:
-        """With one thread, as several tasks may run side by side."""
-        return EffectsWorker(self.model, self.feeds, tries, self.frame, 1, self.batch, self.memory, lambda _: None)
+    def worker(self, model: Model, tries: Perturbations, caught: list[Caught]) -> EffectsWorker:
+        """With one thread, as several tasks may run side by side. caught: takes what the catchers pick."""
+        inner = [catcher.exit for catcher in self.catchers]
+        given = self.feeds, tries, self.frame, 1, self.batch, self.memory
+        made = EffectsWorker(model, *given, lambda _: None, inner, self.layout)
+        picking = (partial(_catch, catcher, caught) for catcher in self.catchers)
+        if self.goals:
+            made.goals = [replace(g, caught=c) for g, c in zip_longest(self.goals, picking)]
+        return made
 
 
 def spread_effects(
@@ -55,21 +73,47 @@ def spread_effects(
     keep: Keep = lambda _: None,
 ) -> Effects:
     """As `measure_effects`, done by `elsewhere`. key: hash of model, samples and frame. Raises ClusterError."""
-    travelling = model if elsewhere.sees_files else replace(model, store=model.store.resident())
-    scene = Scene(content_hash(key, batch, memory), travelling, feeds, frame, batch, memory)
-    worker = scene.worker(tries)
-    effects = worker.none()
-    with elsewhere.shared(scene.key, scene) as there:
-        for task, changes in elsewhere.run(_tasks(scene.key, there, worker, elsewhere.width)):
-            weights, activations, params, inputs, kernels = (changes[name] for name in _FIELDS)
-            part = Effects(frame.divergence, frame.reference, weights, activations, params, inputs, kernels)
-            effects.update(part)
-            keep(part)
-            tick(task.arguments[2].count)
+    scene = Scene(content_hash(key, batch, memory), feeds, frame, batch, memory)
+    worker = scene.worker(model, tries, [])
+    effects, parts = worker.none(), dict[int, Effects]()
+    for place, _, changes, _ in spread_tasks(elsewhere, scene, model, worker, tick):
+        parts[place] = effects_of(frame, changes)
+        keep(parts[place])
+    for place in sorted(parts):  # sums over them follow their order
+        effects.update(parts[place])
     return effects
 
 
-def _tasks(key: str, there: Any, worker: EffectsWorker, width: int) -> Iterator[Task[Changes]]:
+def spread_tasks(
+    elsewhere: Elsewhere, scene: Scene, model: Model, worker: EffectsWorker, tick: Tick
+) -> Iterator[tuple[int, int, Changes, list[Caught]]]:
+    """Per task, as they are done: its place among them, its group, and what it found.
+
+    worker: of the scene, with all that is to be tried. tick: counts perturbations done. Raises ClusterError.
+    """
+    travelling = replace(scene, layout=worker.layout)
+    with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, travelling) as there:
+        places: dict[str, int] = {}
+
+        def tasks() -> Iterator[Task[tuple[Changes, list[Caught]]]]:
+            for task in _tasks(scene.key, model_there, there, worker, elsewhere.width):
+                places[task.key] = len(places)
+                yield task
+
+        for task, (changes, caught) in elsewhere.run(tasks()):
+            tick(task.arguments[3].count)
+            yield places[task.key], task.arguments[2], changes, caught
+
+
+def effects_of(frame: Frame, changes: Changes) -> Effects:
+    """Findings of a task, at the tensors of `frame`."""
+    weights, activations, params, inputs, kernels = (changes[name] for name in _FIELDS)
+    return Effects(frame.divergence, frame.reference, weights, activations, params, inputs, kernels)
+
+
+def _tasks(
+    key: str, model: Any, there: Any, worker: EffectsWorker, width: int
+) -> Iterator[Task[tuple[Changes, list[Caught]]]]:
     """In the order of the graph: what comes first has most of it behind it, and takes longest."""
     used, tries = worker.used(), worker.tries
     pieces = 1 if width == 1 else -(-TASKS_PER_WORKER * width // max(len(used), 1))
@@ -81,7 +125,7 @@ def _tasks(key: str, there: Any, worker: EffectsWorker, width: int) -> Iterator[
             tried = tries.only(layers, some)
             others = f" and {len(some) - 1} more" if len(some) > 1 else ""
             about = f"measuring sensitivity at {next(iter(sorted(layers)), some[0])}{others}"
-            yield Task(content_hash("effects of", key, number, tried), about, measured, (there, number, tried))
+            yield Task(content_hash("effects of", key, number, tried), about, measured, (model, there, number, tried))
 
 
 class _Walk(threading.local):
@@ -89,6 +133,7 @@ class _Walk(threading.local):
 
     key = ""
     worker: EffectsWorker
+    caught: list[Caught]
     prefix: Any
     next = 0
 
@@ -96,10 +141,11 @@ class _Walk(threading.local):
 _walk = _Walk()
 
 
-def measured(scene: Scene, number: int, tries: Perturbations) -> Changes:
-    """Effects of `tries`, all of which show up in the group of this number."""
+def measured(model: Model, scene: Scene, number: int, tries: Perturbations) -> tuple[Changes, list[Caught]]:
+    """Effects of `tries`, all of which show up in the group of this number, and what the scene wants to be caught."""
     if _walk.key != scene.key:
-        _walk.key, _walk.worker, _walk.next = scene.key, scene.worker(tries), 0
+        _walk.key, _walk.caught, _walk.next = scene.key, [], 0
+        _walk.worker = scene.worker(model, tries, _walk.caught)
         _walk.prefix = _walk.worker.prefix()
     worker = _walk.worker
     if number < _walk.next:
@@ -109,8 +155,15 @@ def measured(scene: Scene, number: int, tries: Perturbations) -> Changes:
         _walk.next += 1
     before = _walk.prefix.mark()
     worker.tries = tries
+    _walk.caught.clear()
     try:
         part = worker.measured(number, _walk.prefix)
     finally:
         _walk.prefix.back(before)  # the next task may be of the same group
-    return {name: getattr(part, name) for name in _FIELDS}
+    return {name: getattr(part, name) for name in _FIELDS}, list(_walk.caught)
+
+
+def _catch(catcher: Catcher, caught: list[Caught], tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
+    value = catcher.caught(tried, rows, made)
+    if value is not None:
+        caught.append((tried, rows, value))

@@ -49,10 +49,10 @@ class Trial:
         self.rounded = self.computed = self.exact = OpenPart(NOTHING, settings)
         if region is not None:
             places = region.params.weights
-            rounded = [
+            rounded = (
                 Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
                 for k in self.weights
-            ]
+            )
             exact = Spelling({p.slot: array_of(cutter.constants[p.tensor]) for p in places})
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)

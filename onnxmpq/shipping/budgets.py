@@ -128,7 +128,8 @@ class WithinBudgets:
         predicted = self.loop.problem.effect(outcome.assignment)
         if holds_fp8(outcome.proto) or self._investigations == INVESTIGATIONS:
             return False
-        measured = Evaluator.of(job.bench.model, job.effects.pooled, feeds, settings).loss(outcome.proto)
+        evaluator = Evaluator.of(job.bench.model, job.effects.pooled, feeds, settings, job.context)
+        measured = evaluator.loss(outcome.proto)
         if measured <= max(FACTOR * predicted, WORTH_A_LOOK):
             return False
         self._investigations += 1

@@ -43,9 +43,8 @@ def compensate_plan(
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
     def compute() -> Compensated:
-        evaluator = Evaluator.of(
-            bench.model, effects.pooled, deciding, context.quality_settings(exact_integers=bench.exact_integers)
-        )
+        settings = context.quality_settings(exact_integers=bench.exact_integers)
+        evaluator = Evaluator.of(bench.model, effects.pooled, deciding, settings, context)
         with context.progress.stage(SEQUENCE, 2 * len(weights)) as tick:
             return compensate(
                 bench.model,

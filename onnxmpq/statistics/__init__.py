@@ -2,5 +2,6 @@
 
 from onnxmpq.statistics.moments import Moments, MomentSum, measure_moments, rows_per_sample
 from onnxmpq.statistics.not_finite import finite, numbers
+from onnxmpq.statistics.spread import spread_moments
 
-__all__ = ["MomentSum", "Moments", "finite", "measure_moments", "numbers", "rows_per_sample"]
+__all__ = ["MomentSum", "Moments", "finite", "measure_moments", "numbers", "rows_per_sample", "spread_moments"]

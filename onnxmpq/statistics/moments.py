@@ -116,17 +116,16 @@ def measure_moments(
     side on one thread each. Chunks follow from the model, not from `weights`: a session fuses what it need not show,
     which has part in the last bits. What is handed over is not held any longer. `tick` counts samples.
     """
-    readers = _readers(model)
-    wanted = {key: found for key, names in readers.items() if (found := [n for n in names if n in weights])}
-    limit = rows_per_sample(len(feeds))
+    read, limit = readers(model), rows_per_sample(len(feeds))
+    wanted = {key: found for key, names in read.items() if (found := [n for n in names if n in weights])}
     if model.store.spill is not None:
         yield from _walked(model, wanted, feeds, limit, threads, memory, tick)
         return
-    for chunk in _chunks(model, feeds, list(readers), memory):
+    for chunk in chunks(model, feeds, list(read), memory):
         keys = [key for key in chunk if key in wanted]
         if not keys:
             continue
-        sums = _summed(model, keys, [t for t, _ in chunk], feeds, limit, threads, tick)
+        sums = summed(model, keys, [t for t, _ in chunk], feeds, limit, threads, tick)
         for key in keys:
             moments = sums.pop(key).result()
             for name in wanted[key]:
@@ -146,8 +145,7 @@ def _walked(
     cutter = Cutter(model.store)
     walk = ForwardPass(cutter, feeds, SessionSettings(), threads=threads, memory=memory)
     keys = sorted(wanted, key=lambda key: cutter.position(key[0]))
-    chunks = list(_chunks(model, feeds, keys, memory))
-    for chunk in chunks:
+    for chunk in list(chunks(model, feeds, keys, memory)):
         sums, tensors = {key: MomentSum(key[1], limit) for key in chunk}, list(dict.fromkeys(t for t, _ in chunk))
         stop = max(cutter.position(t) for t in tensors) + 1
         for values in walk.values(stop, tensors, cutter.live(stop)):
@@ -160,7 +158,7 @@ def _walked(
                 yield name, moments
 
 
-def _readers(model: Model) -> dict[Key, list[str]]:
+def readers(model: Model) -> dict[Key, list[str]]:
     """Keys of the weights that are multiplied with the same rows of a tensor, by that."""
     nodes = {n.name: n for n in model.structure.graph.node}
     found: dict[Key, list[str]] = {}
@@ -172,7 +170,7 @@ def _readers(model: Model) -> dict[Key, list[str]]:
     return found
 
 
-def _summed(
+def summed(
     model: Model, keys: Sequence[Key], shown: Sequence[str], feeds: Feeds, limit: int, threads: int, tick: Tick
 ) -> dict[Key, MomentSum]:
     """All samples seen by the sums of these keys, in a session that shows the tensors `shown`; it ends here."""
@@ -186,7 +184,7 @@ def _summed(
     return sums
 
 
-def _chunks(model: Model, feeds: Feeds, keys: Sequence[Key], memory: MemoryBudget) -> Iterator[list[Key]]:
+def chunks(model: Model, feeds: Feeds, keys: Sequence[Key], memory: MemoryBudget) -> Iterator[list[Key]]:
     """Keys in order, cut so that activations of any sample and moments of a chunk stay below their limits."""
     shapes = tensor_shapes(model, feeds, list(dict.fromkeys(t for t, _ in keys)), feeds.largest)
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, rounded_layers
-from onnxmpq.statistics import measure_moments
+from onnxmpq.statistics import Moments, measure_moments, spread_moments
 from onnxmpq.tasks import Elsewhere
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.techniques import Techniques
@@ -36,7 +36,7 @@ def round_weights(
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights rounded for the moments of these samples; `done` gets each as soon as it is.
 
-    elsewhere: rounds what is worth processes; moments are measured here.
+    elsewhere: measures moments and rounds, where that is worth processes.
 
     What cannot be rounded that way (embeddings, transposed convolutions, recurrent weights) is left out, and
     everything without GPTQ.
@@ -47,10 +47,17 @@ def round_weights(
     for (key, _), weight_format in formats.items():
         by_key.setdefault(key, []).append(weight_format)
     places, shared = model.weights, _Shared.of(model, by_key)
-    work = sum(places[key][1].parameters for key, _ in formats)
+    worth_it = sum(places[key][1].parameters for key, _ in formats) > WORTH_PROCESSES
+    elsewhere = elsewhere if worth_it else None
+
+    def measured() -> Iterator[tuple[str, Moments]]:
+        weights = {*by_key, *shared.first}
+        if elsewhere is None:
+            return measure_moments(model, weights, feeds, threads=threads)
+        return spread_moments(elsewhere, model, weights, feeds, threads=threads)
 
     def layers() -> Iterator[LayerToRound]:
-        for key, moments in measure_moments(model, {*by_key, *shared.first}, feeds, threads=threads):
+        for key, moments in measured():
             if key in shared.first:
                 shared.add(key, moments.hessian)
             else:
@@ -64,8 +71,7 @@ def round_weights(
         return LayerToRound(key, model.matrix(places[key][1]), wanted, techniques.method, hessian, bounds)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}
-    worth_it = work > WORTH_PROCESSES
-    results = rounded_layers(layers(), threads if worth_it else 1, elsewhere if worth_it else None)
+    results = rounded_layers(layers(), threads if worth_it else 1, elsewhere)
     # beside the runtime's own threads BLAS is 6 times slower with two
     with threadpool_limits(1, user_api="blas"), closing(results):
         for name, found in results:

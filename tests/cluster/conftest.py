@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,17 @@ ROOT = Path(onnxmpq.__file__).parents[1]
 
 
 @contextmanager
-def local_cluster(workers: int) -> Iterator[Any]:
-    """A client of a cluster of processes with one thread each."""
+def local_cluster(workers: int, *, processes: bool = True) -> Iterator[Any]:
+    """A client of a cluster of processes, or threads, with one thread each."""
     distributed = pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=processes,
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            silence_logs=50,
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
@@ -44,6 +51,26 @@ def worker(address: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def scheduler(address: str = "tcp://127.0.0.1:0") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of its own, and the address at which it answers."""
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"Scheduler at:\s+(\S+)", line):
+                break
+        else:
+            raise RuntimeError("the scheduler has not begun")
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # or it would wait with its pipe full
+        yield process, found[1]
+    finally:
+        process.kill()
         process.wait(30)
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import threading
+import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxmpq
 from onnxmpq.cluster import connected
 from onnxmpq.context import Context
-from onnxmpq.errors import ClusterError
+from onnxmpq.errors import ClusterError, LostError
 from onnxmpq.files import serialize
-from onnxmpq.progress import Progress, Silent
+from onnxmpq.progress import SENSITIVITY, Progress, Silent
 from onnxmpq.tasks import Task, current
-from tests.cluster.conftest import local_cluster, worker
-from tests.graphs import residual_cnn, samples_for
+from tests.cluster.conftest import local_cluster, scheduler, worker
+from tests.conftest import QUICK
+from tests.graphs import graph, residual_cnn, samples_for
 from tests.tables import int8_pays
 
 PROTO = residual_cnn()
+LAYERS = 24
+DEEP = graph(  # of several groups, so that there are several tasks of effects
+    " ".join(f"m{n} = MatMul (t{n}, w{n}) t{n + 1} = Tanh (m{n})" for n in range(LAYERS)),
+    "float[N, 16] t0",
+    f"float[N, 16] t{LAYERS}",
+    ", ".join(f"float[16, 16] w{n}" for n in range(LAYERS)),
+)
 
 
 class Heard(Progress):
@@ -36,14 +48,13 @@ class Heard(Progress):
     detail = warn = say
 
 
-def converted(folder: Path, **more: Any) -> tuple[bytes, str]:
+def converted(folder: Path, proto: onnx.ModelProto = PROTO, latency: str = "60%", **more: Any) -> tuple[bytes, str]:
     made = onnxmpq.convert(
-        PROTO,
-        calibration=samples_for(PROTO, 8),
-        cost_table=int8_pays(PROTO, folder),
-        latency="60%",
-        progress=Silent(),
-        **more,
+        proto,
+        calibration=samples_for(proto, 8),
+        cost_table=int8_pays(proto, folder),
+        latency=latency,
+        **{"progress": Silent(), **more},
     )
     return serialize(made.model), made.plan.to_json()
 
@@ -60,6 +71,19 @@ def test_the_same_bytes_whoever_does_the_work(client: Any, tmp_path: Path, monke
     with connected(client, heard):
         assert Context().elsewhere is current() is not None
     assert heard.lines == ["2 workers of the cluster, 2 tasks at a time"]
+
+
+@pytest.mark.parametrize("effects", ["full", "block"])
+def test_the_same_bytes_with_any_number_of_workers(
+    effects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are threads here, which start at once."""
+    monkeypatch.setattr("onnxmpq.weights.first.WORTH_PROCESSES", 0)
+    given = {"cache": False, "effects": effects}
+    alone = converted(tmp_path, DEEP, "80%", **given)
+    for workers in (1, 8):
+        with local_cluster(workers, processes=False) as client:
+            assert converted(tmp_path, DEEP, "80%", cluster=client, **given) == alone
 
 
 # ---- functions for workers: they find them by name -----------------------------------------------
@@ -142,7 +166,7 @@ def test_a_slow_task_is_given_to_another_worker_too(client: Any, monkeypatch: py
     monkeypatch.setattr("onnxmpq.cluster.run.POLL_S", 0.1)
     heard = Heard()
     assert run(client, tasks(naps, [(0.01,), (3.0,)]), heard) == {"layer 0": 0.01, "layer 1": 3.0}
-    assert sum("also given to another" in line for line in heard.lines) == 1
+    assert any(line.startswith("layer 1: slow on tcp://") and "also given to another" in line for line in heard.lines)
 
 
 def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +213,45 @@ def test_all_workers_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_scheduler_that_goes_away_ends_the_run_with_a_line() -> None:
-    with local_cluster(1) as client:
-        threading.Timer(2.0, client.cluster.close).start()
+    with local_cluster(1) as client, connected(client, Silent()):
+        pool: Any = current()
         with pytest.raises(ClusterError, match=r"the scheduler is gone or was started again; what is done is in"):
-            run(client, tasks(naps, [(0.2,)] * 100))
+            for _ in pool.run(tasks(naps, [(0.01,)] * 100)):
+                client.cluster.close()
+
+
+class Ends(Progress):
+    """Ends a process once so many steps of a stage are done."""
+
+    def __init__(self, process: subprocess.Popen[str], stage: str, steps: int) -> None:
+        self.process, self.wanted, self.steps = process, stage, steps
+
+    @contextmanager
+    def stage(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        def tick(steps: int) -> None:
+            self.steps -= steps if what == self.wanted else 0
+            if self.steps <= 0 and self.process.poll() is None:
+                self.process.kill()
+                self.process.wait(30)
+
+        yield tick
+
+
+def test_after_the_scheduler_was_started_again_a_second_run_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.cluster.run.CONNECT_S", 3.0)
+    alone, cache = converted(tmp_path, DEEP, "80%", cache=False), tmp_path / "cache"
+    with scheduler() as (process, address), worker(address):
+        with pytest.raises(LostError, match="the scheduler is gone or was started again; what is done is in the cache"):
+            converted(tmp_path, DEEP, "80%", cache=cache, cluster=address, progress=Ends(process, SENSITIVITY, 1))
+        assert process.poll() is not None
+    heard = Heard()
+    with scheduler(address) as (_, again), worker(again):
+        assert again == address
+        assert converted(tmp_path, DEEP, "80%", cache=cache, cluster=address, progress=heard) == alone
+    reused = next(line for line in heard.lines if "effects" in line and "cache" in line)
+    assert int(re.findall(r"\d+", reused)[0]) > 0, heard.lines
 
 
 def test_a_scheduler_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +298,9 @@ class Stand:
 
 def test_a_folder_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmpq.cluster.pool.sees", unseen)
-    with pytest.raises(ClusterError, match=r"does not see --cluster-folder"):
+    with pytest.raises(
+        ClusterError, match=r"does not see --cluster-folder \S+, and 1 more; mount it there at the same path"
+    ):
         run(client, [], folder=tmp_path)
     with pytest.raises(ClusterError, match="cannot be written"):
         run(client, [], folder=tmp_path / "missing")
@@ -260,7 +321,7 @@ def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
             assert found and "board" not in found
             heard = Heard()
             table = onnxmpq.profile(
-                PROTO, calibration=samples_for(PROTO, 4), cluster=client, device="board", progress=heard
+                PROTO, calibration=samples_for(PROTO, 4), cluster=client, device="board", effort=QUICK, progress=heard
             )
             assert any("board" in line and "latency is measured on" in line for line in heard.lines)
             assert table.node_s

@@ -18,9 +18,10 @@ from onnxmpq.model import file_bytes
 from onnxmpq.profiling import Footprint, memory_unmet
 from onnxmpq.quality import OutputQuality, Timing, Validation
 from onnxmpq.request import GateOptions
+from tests.cli.conftest import run
+from tests.cli.folders import Folder, Run
 from tests.graphs import feeds_for, outputs_of, residual_cnn, samples_for
 from tests.quality.test_comparison import noisy
-from tests.test_cli import Folder, Run, run
 
 __all__ = ["run"]
 GOOD = Validation(

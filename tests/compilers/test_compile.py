@@ -54,7 +54,7 @@ def test_capabilities_are_those_of_the_compiler(fake: Fake) -> None:
     assert compile_model(graph("y = Relu (x)", "float[2] x", "float[2] y"), "SM2").capability == "sm2"
     with pytest.raises(UsageError, match=r"Fake compiles for no 'sm3'; did you mean sm1 or sm2\?"):
         compile_model(int4_weights(), "sm3")
-    with pytest.raises(UsageError, match="dialect 'portable'; those with one are tensorrt"):
+    with pytest.raises(UsageError, match="dialect portable has no compiler that runs here; give --dialect tensorrt"):
         compile_model(int4_weights(), "sm1", dialect="portable")
 
 
@@ -126,7 +126,7 @@ def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setattr(launch, "can_start", lambda: False)
     with pytest.raises(
-        CompilerError, match=r"tensorrt-rtx is not installed; pip install .onnxmpq\[tensorrt\]"
+        CompilerError, match=r"tensorrt-rtx is not installed; install it with: pip install .onnxmpq\[tensorrt\]"
     ) as error:
         compile_model(int4_weights(), "sm89")
     assert error.value.exit_code == 18

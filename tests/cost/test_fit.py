@@ -11,7 +11,12 @@ from onnxmpq.cost.fit import fit
 from onnxmpq.cost.profile import fit_table, plans_to_profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
+from onnxmpq.menu import candidates
+from onnxmpq.runtimes import KernelTimes, Rules
+from onnxmpq.target import load_target
 from tests.cost.synthetic import GRAPHS, profile_of, random_table, setting
+from tests.graphs import graph, prepared
 
 every_graph = pytest.mark.parametrize("name", sorted(GRAPHS))
 
@@ -109,3 +114,50 @@ def test_a_kernel_of_few_regions_is_profiled_among_others_of_its_format() -> Non
     [mixed] = [p for p in plans if any(s.kernel == "u8u8" for s in p.values())]
     assert mixed.keys() == everywhere.keys()
     assert {n for n, s in mixed.items() if s != everywhere[n]} == {"Conv_3"}
+
+
+def test_blocks_of_sizes_that_no_region_has_side_by_side_share_a_plan() -> None:
+    """Layers with rows of 192 and 256 inputs: as many plans as where all rows are alike."""
+    proto = graph(
+        "a = MatMul (x, u)  b = Relu (a)  y = MatMul (b, v)",
+        "float[N, 192] x",
+        "float[N, 16] y",
+        "float[192, 256] u, float[256, 16] v",
+    )
+    model, rules = prepared(proto), Rules()
+    menu = candidates(model, load_target("cpu"), DIALECTS["onnxruntime"])
+    offered = {name: tuple(s for s in row if s.is_fp32 or s.accuracy_level is not None) for name, row in menu.items()}
+    plans = [sorted(s.name for s in plan.values()) for plan in uniform_plans(model, offered, rules)]
+    assert sorted(plans) == [
+        [],
+        ["w4b128", "w4b64"],
+        ["w4b32", "w4b32"],
+        ["w4b32-level0", "w4b32-level0"],
+        ["w8b128", "w8b64"],
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernels_shorter_than_the_profilers_own_time_cost_what_the_wall_clock_says(seed: int) -> None:
+    """As in a decoder's step: the profiler adds more to a kernel than it takes, and its runs differ in speed."""
+    case, generator = setting("tokens"), np.random.default_rng(seed)
+    model, menu, rules = case.model, case.menu, case.rules
+    plans = plans_to_profile(model, menu, rules, seed)
+    blocks = [plan for plan in plans if plan and all(s.accuracy_level is not None for s in plan.values())]
+    truth = random_table(case, seed)
+    node_s = {r: {k: 0.3 * row["fp32"] if "b" in k else s for k, s in row.items()} for r, row in truth.node_s.items()}
+    truth = replace(truth, node_s=node_s)
+    profiles = []
+    for plan in plans:
+        exact, speed = profile_of(model, truth, plan), float(generator.uniform(0.8, 1.25))
+        times = exact.times
+        region_s = {r: s + 5e-3 * times.region_kernels[r] for r, s in times.region_s.items()}
+        tensor_s = {t: s + 5e-3 * times.tensor_kernels[t] for t, s in times.tensor_s.items()}
+        longer = KernelTimes(region_s, tensor_s, times.other_s + 5e-3, times.region_kernels, times.tensor_kernels, 1)
+        longer = longer.scaled(speed if plan else 1.0)
+        profiles.append(replace(exact, times=longer))
+    table = fit_table(model, profiles, len(list(uniform_plans(model, menu, rules))), {}, rules)
+    fp32_s = table.predict_s(model, {})
+    for plan in blocks:
+        saved = truth.predict_s(model, {}) - truth.predict_s(model, plan)
+        assert fp32_s - table.predict_s(model, plan) == pytest.approx(saved, rel=0.15)

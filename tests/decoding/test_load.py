@@ -153,6 +153,33 @@ def test_inputs_that_do_not_follow_from_ids_are_named(ids: Path) -> None:
         loaded(proto, ids)
 
 
+def test_caches_of_an_encoder_are_named_and_taken_where_they_are_given(ids: Path) -> None:
+    proto = decoders.plain(encoder=True)
+    with pytest.raises(CalibrationError, match=r"past_key_values\.0\.encoder\.key.*encoder's output.*\.npz") as found:
+        loaded(proto, ids)
+    assert "\n" not in str(found.value)
+    generator, rows = np.random.default_rng(0), decoders.token_rows(3, 1)
+    caches = {f"past_key_values.{name}": (3, 2, 5, 16) for name in decoders.CACHES}
+    given = {n: generator.standard_normal(s, np.float32) for n, s in caches.items()}
+    given |= {name: generator.standard_normal((3, 4, 7, 16), np.float32) for name in decoders.CROSS}
+    given |= {"input_ids": rows, "attention_mask": np.ones((3, 6), np.int64), "position_ids": np.full((3, 1), 5)}
+    feeds = loaded(proto, given)
+    assert feeds.steps == ("decode",) * 3 and feeds.runs[0].before == 5
+    assert any("6 inputs such as" in note and "4 outputs" in note for note in feeds.notes)
+
+
+def test_caches_of_an_encoder_that_the_model_hands_on_are_named(ids: Path) -> None:
+    """As in decoders that hold both phases."""
+    proto = decoders.plain(encoder=True)
+    for name in decoders.CROSS:
+        present = name.replace("past_key_values", "present")
+        proto.graph.node.append(onnx.helper.make_node("Identity", [name], [present]))
+        shape = ["batch_size", decoders.HEADS, "encoder_sequence_length", decoders.HEAD]
+        proto.graph.output.append(onnx.helper.make_tensor_value_info(present, onnx.TensorProto.FLOAT, shape))
+    with pytest.raises(CalibrationError, match=r"past_key_values\.0\.encoder\.key"):
+        loaded(proto, ids)
+
+
 def test_a_number_for_another_input_is_a_field_of_the_recipe(ids: Path) -> None:
     proto = decoders.plain()
     proto.graph.input.append(onnx.helper.make_tensor_value_info("keep", onnx.TensorProto.INT64, []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.graphs import conv_relu, samples_for
 from tests.isolation import functions
 
 HERE = Path(__file__).parents[2]
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals")
 
 
@@ -42,6 +44,12 @@ def test_a_function_is_computed_elsewhere(child: Child) -> None:
 def test_what_is_printed_there_does_not_mix_with_answers(child: Child) -> None:
     assert [child.call(functions.babble) for _ in range(3)] == ["answer"] * 3
     assert child.call(functions.listen) == ""
+
+
+@GLIBC
+def test_memory_that_a_call_has_freed_is_given_back(child: Child) -> None:
+    most = child.call(functions.leave_holes, 1000, 100_000)
+    assert most - child.call(functions.anonymous_bytes) > 80e6
 
 
 @POSIX

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -133,6 +134,12 @@ def test_activations_are_rounded_in_a_kernel_only_where_that_is_faster() -> None
     assert {"w4b32", "w4b32-level0"} <= kept["MatMul_9"]
 
 
+def test_kernels_that_are_slower_than_float_stay_where_nothing_else_stores_as_little() -> None:
+    menu = candidates(prepared(token_model()), CPU, ORT, requested=["w8b16", "w4b32", "w8"])
+    costs = {"MatMul_9": {"fp32": 1.0, "w4b32": 1.5, "w8b16": 1.5}}
+    assert {s.name for s in worthwhile(menu, costs)["MatMul_9"]} == {"fp32", "w8", "w4b32"}
+
+
 def test_tables_that_stay_narrow_in_memory_need_not_be_faster() -> None:
     menu, costs = candidates(prepared(token_model()), CPU, ORT), {"Gather_0": {"fp32": 1.0, "w4b32": 2.0}}
     names = [{s.name for s in worthwhile(menu, costs, kept)["Gather_0"]} for kept in ((), ("Gather_0",))]
@@ -151,6 +158,43 @@ def test_other_blocks_are_offered_where_they_are_asked_for() -> None:
     assert "w4b16" not in {s.name for s in set_there["MatMul_9"]}
     with pytest.raises(TargetError, match="no layer of the model can have 'w8b128-level0'"):
         candidates(model, CPU, ORT, requested=["w8b128-level0"])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """blocks: schemes in blocks that a MatMul with rows of so many inputs has by default."""
+
+    inputs: int
+    blocks: str
+
+
+ROWS = (
+    Rows(256, "w4b32 w4b128 w8b128 w4b32-level0"),
+    Rows(192, "w4b32 w4b64 w8b64 w4b32-level0"),
+    Rows(160, "w4b32 w8b32 w4b32-level0"),
+    Rows(64, "w4b32 w4b32-level0"),
+    Rows(144, ""),
+)
+
+
+@pytest.mark.parametrize("case", ROWS, ids=lambda c: str(c.inputs))
+def test_blocks_fit_the_rows_of_each_layer(case: Rows) -> None:
+    menu = candidates(prepared(product(case.inputs)), CPU, ORT)
+    [row] = (row for name, row in menu.items() if "MatMul" in name)
+    assert {s.name for s in row if s.accuracy_level is not None} == set(case.blocks.split())
+
+
+def test_a_size_of_blocks_that_is_asked_for_is_that_size() -> None:
+    model = prepared(product(192))
+    [row] = (row for name, row in candidates(model, CPU, ORT, requested=["w8b64"]).items() if "MatMul" in name)
+    assert [s.name for s in row] == ["fp32", "w8b64"]
+    with pytest.raises(TargetError, match="no layer of the model can have 'w8b128'"):
+        candidates(model, CPU, ORT, requested=["w8b128"])
+
+
+def product(inputs: int) -> onnx.ModelProto:
+    """One MatMul with rows of so many inputs."""
+    return graph("y = MatMul (x, w)", f"float[N, {inputs}] x", "float[N, 16] y", f"float[{inputs}, 16] w")
 
 
 def test_names_of_schemes() -> None:

@@ -21,7 +21,7 @@ from onnxmpq.plan.stamp import stamped
 from onnxmpq.progress import Progress
 from onnxmpq.quality import Timing, time_side_by_side
 from onnxmpq.replay import apply_plan, remeasure
-from onnxmpq.replay.replay import in_words
+from onnxmpq.replay.replay import as_dict, in_words
 from onnxmpq.result import Result
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -181,7 +181,30 @@ def test_it_is_measured_as_was_asked(result: Result, monkeypatch: pytest.MonkeyP
     assert [o.kind for o in applied.validation.outputs] == ["values"]
 
 
-@pytest.mark.parametrize("given", [{"labels": [0] * 16}, {"shape": {"x": "2x3x16x16"}}, {"outputs": {"y": "values"}}])
+def test_memory_is_measured_and_its_limit_judged(result: Result) -> None:
+    for limit, met in (("1kB", False), ("1000GB", True)):
+        plan = replace(result.plan, budgets={"memory": limit})
+        applied = apply_plan(PROTO, plan, measure=True, calibration=SAMPLES, effort=QUICK)
+        assert applied.sessions is not None and all(s.load_s > 0 for s in applied.sessions)
+        known = all(s.peak_bytes is not None for s in applied.sessions)  # where the system tells
+        assert applied.plan.met is (met and known)
+        assert as_dict(applied)["sessions"]["result"]["load_s"] == applied.sessions[1].load_s
+        assert any(line.startswith("session opens in") for line in in_words(applied))
+
+
+def test_a_note_on_what_is_timed_is_that_of_the_last_measurement(result: Result) -> None:
+    asked: dict[str, Any] = {"measure": True, "calibration": SAMPLES, "effort": QUICK}
+    applied = apply_plan(PROTO, result.plan, shape={"x": "2x3x16x16"}, **asked)
+    assert "latency is that of x=2x3x16x16" in applied.plan.notes
+    again = apply_plan(PROTO, applied.plan, shape={"x": "4x3x16x16"}, **asked)
+    assert [note for note in again.plan.notes if "latency is that of" in note] == ["latency is that of x=4x3x16x16"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"labels": [0] * 16}, {"shape": {"x": "2x3x16x16"}}, {"outputs": {"y": "values"}}, {"step": "decode"}],
+    ids=lambda given: "".join(given),
+)
 def test_what_only_measuring_uses_is_refused_without(given: dict[str, Any], result: Result) -> None:
     with pytest.raises(UsageError, match="says how to measure; give --measure too"):
         apply_plan(PROTO, result.plan, **given)

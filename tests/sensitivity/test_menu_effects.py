@@ -25,6 +25,7 @@ from onnxmpq.sensitivity.menu_effects import (
     MAC_S,
     NODE_S,
     REFERENCE_THREADS,
+    WEIGHT_BYTE_S,
     forward_seconds,
 )
 from onnxmpq.sensitivity.method import EFFECT_SECONDS, FEWEST_EFFECT_SAMPLES, affordable
@@ -47,6 +48,17 @@ def test_the_estimate_counts_products_elements_and_nodes() -> None:
     macs, elements, nodes = 8 * 4 * 4 * (4 * 3 * 3), 4 * 6 * 6 + 8 * 4 * 4, 2
     expected = (macs * MAC_S + elements * ELEMENT_S + nodes * NODE_S) / REFERENCE_THREADS
     assert seconds == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_beyond_the_cache_are_read_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = prepared(token_model())
+    shapes = float_shapes(model, feeds_for(token_model()))
+    before = forward_seconds(model, shapes)
+    weights = sum(p.parameters for r, p in model.weights.values() if r.op_type != "Gather")
+    assert 0 < weights < sum(p.parameters for _, p in model.weights.values())
+    monkeypatch.setattr("onnxmpq.sensitivity.menu_effects.CACHED_BYTES", weights)
+    after = forward_seconds(model, shapes)
+    assert after - before == pytest.approx(3 * weights * WEIGHT_BYTE_S, rel=1e-9)
 
 
 @given(st.floats(1e-6, 10.0), st.integers(1, 5000), st.integers(1, 500))

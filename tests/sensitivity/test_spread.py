@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -17,30 +11,9 @@ from onnxmpq.execution import MEMORY, MemoryBudget
 from onnxmpq.keys import model_hash
 from onnxmpq.sensitivity import Effects, fit_frame, measure_effects
 from onnxmpq.sensitivity.spread import spread_effects
-from onnxmpq.tasks import Task
+from tests.executors import Shuffled
 from tests.graphs import feeds_for, prepared, residual_cnn, token_model
 from tests.sensitivity.test_effects import perturbations
-
-
-class Shuffled:
-    """Does tasks in any order, some of them twice, each on copies as another process would have them."""
-
-    sees_files = False
-
-    def __init__(self, width: int, seed: int) -> None:
-        self.width, self.random, self.done = width, random.Random(seed), 0
-
-    @contextmanager
-    def shared(self, key: str, value: Any) -> Iterator[Any]:
-        yield pickle.loads(pickle.dumps(value))
-
-    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
-        listed = list(tasks)
-        assert len({t.key for t in listed}) == len(listed)
-        for task in self.random.sample(listed * 2, 2 * len(listed)):
-            there, *rest = task.arguments
-            self.done += 1
-            yield task, pickle.loads(pickle.dumps(task.function(there, *pickle.loads(pickle.dumps(rest)))))
 
 
 def assert_same_bits(one: Effects, other: Effects) -> None:

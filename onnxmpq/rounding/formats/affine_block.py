@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmpq.rounding import opsets
-from onnxmpq.rounding.scales import as_rows, chunks, dot, power, rows_of_blocks
+from onnxmpq.rounding.scales import as_rows, dot, power, rows_of_blocks
 from onnxmpq.rounding.types import (
     SMALLEST_STEP,
     CodeArray,
@@ -18,6 +18,8 @@ from onnxmpq.rounding.types import (
     QuantizedWeight,
     WeightFormat,
     ZeroPointArray,
+    chunks,
+    unfolded,
 )
 
 NARROWEST = np.float32(0.6)
@@ -98,9 +100,7 @@ class AffineBlock(WeightFormat):
         return np.maximum(-np.minimum.reduceat(codes, starts, axis=1), 0).astype(np.uint8)
 
     def dequantized(self, weight: QuantizedWeight) -> FloatArray:
-        return self.value(
-            weight.grid, weight.codes.astype(np.float32), weight.grid.steps_per_input(weight.codes.shape[1])
-        )
+        return unfolded(weight)
 
     def check_values(self, weight: QuantizedWeight) -> None:
         super().check_values(weight)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxmpq.rounding import opsets
 from onnxmpq.rounding.scales import as_rows, fit_steps, rows_of_blocks
-from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, ScaleType, WeightFormat
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, ScaleType, WeightFormat, unfolded
 
 SMALLEST_FLOAT16 = np.float32(2**-14)
 """The smallest normal float16: a step below it would lose its own precision."""
@@ -73,5 +73,4 @@ class PerBlock(WeightFormat):
         return products.astype(np.float16).astype(np.float32) if self.scale_type == "float16" else products
 
     def dequantized(self, weight: QuantizedWeight) -> FloatArray:
-        grid = weight.grid
-        return self.value(grid, weight.codes.astype(np.float32), grid.steps_per_input(weight.codes.shape[1]))
+        return unfolded(weight)

@@ -11,8 +11,16 @@ from typing import ClassVar
 import numpy as np
 
 from onnxmpq.rounding.formats.channel import FREE
-from onnxmpq.rounding.scales import as_rows, chunks, dot, fit_steps, power, rows_of_blocks
-from onnxmpq.rounding.types import MULTIPLIER_BITS, SMALLEST_STEP, FloatArray, Grid, MultiplierArray, WeightFormat
+from onnxmpq.rounding.scales import as_rows, dot, fit_steps, power, rows_of_blocks
+from onnxmpq.rounding.types import (
+    MULTIPLIER_BITS,
+    SMALLEST_STEP,
+    FloatArray,
+    Grid,
+    MultiplierArray,
+    WeightFormat,
+    chunks,
+)
 
 SMALLEST_BLOCK = 8
 LOW_BITS_BYTES = 300

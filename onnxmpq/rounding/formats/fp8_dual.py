@@ -12,8 +12,8 @@ import numpy as np
 
 from onnxmpq.rounding.formats.fp8 import NODE_BYTES
 from onnxmpq.rounding.fp8 import power_of_two_scale, round_to_fp8
-from onnxmpq.rounding.scales import as_rows, chunks, fit_steps, power, rows_of_blocks
-from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, Grid, QuantizedWeight, WeightFormat
+from onnxmpq.rounding.scales import as_rows, fit_steps, power, rows_of_blocks
+from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, Grid, QuantizedWeight, WeightFormat, chunks
 
 TENSOR_SCALE_BYTES = 4
 

@@ -67,7 +67,8 @@ class SessionSettings:
         of an x86 CPU without VNNI saturates; slower. Other CPUs compute exactly anyway.
     lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
     mapped: the weights of a model by reference (`onnxmpq.model`) stay in their files instead of being copied as kernels
-        like them best; for sessions that are not timed. Without effect on other models.
+        like them best; for sessions that are not timed. Without effect on other models, and on graphs with weights in
+        blocks, which are multiplied by another kernel then.
     profile_prefix / optimized_path: where the profile and the optimised graph go, None for neither.
     """
 
@@ -123,8 +124,8 @@ def open_session(
         options.optimized_model_filepath = settings.optimized_path
     if isinstance(model, onnx.ModelProto) and any(map(is_reference, _constants(model.graph))):
         model = _from_root(model)
-        _refer(options, settings)
-    elif settings.mapped and isinstance(model, (str, Path)) and _stays_in_files(model):
+        _refer(options, settings, mapped=settings.mapped and not _in_blocks(model))
+    elif settings.mapped and isinstance(model, (str, Path)) and _stays_in_files(model) and not _in_blocks(model):
         options.add_session_config_entry(_NO_COPIES, "1")
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
@@ -150,10 +151,22 @@ def _stays_in_files(path: str | Path) -> bool:
         return False
 
 
-def _refer(options: ort.SessionOptions, settings: SessionSettings) -> None:
+def _in_blocks(model: onnx.ModelProto | str | Path) -> bool:
+    """True for a graph with MatMulNBits, or what is fused to it. Without prepacking that kernel unfolds the weights and
+    multiplies floats, whatever its accuracy level is: other values (0.5 % at level 4), at 10 to 60 times the time."""
+    proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
+    nodes = [n for graph in subgraphs(proto.graph) for n in graph.node]
+    return any(n.op_type == "MatMulNBits" or (n.op_type == "DequantizeLinear" and _block_size(n)) for n in nodes)
+
+
+def _block_size(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "block_size"), 0)
+
+
+def _refer(options: ort.SessionOptions, settings: SessionSettings, *, mapped: bool) -> None:
     """Options for a model with constants in files of any folder: onnxruntime takes places below one folder only."""
     options.add_session_config_entry(_FILES_FOLDER, _ROOT)
-    if settings.mapped:
+    if mapped:
         options.add_session_config_entry(_NO_COPIES, "1")
     if settings.optimized_path:  # whole, it may be beyond what protobuf can write
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _OPTIMIZED_DATA)

@@ -9,6 +9,7 @@ import pytest
 
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import with_outputs
+from onnxmpq.model import Spill
 from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run, runs_unfused
 from tests.graphs import feeds_for, graph, residual_cnn
 
@@ -29,6 +30,26 @@ def test_an_output_that_is_an_input_outlives_what_was_fed() -> None:
     session = open_session(proto)
     kept = [run(session, {"x": np.full((1, 4096), float(n), np.float32)})[0] for n in range(20)]
     assert [float(values.min()) for values in kept] == [float(values.max()) for values in kept] == list(range(20))
+
+
+@pytest.mark.parametrize("written", ["MatMulNBits", "DequantizeLinear"])
+def test_weights_in_blocks_that_stay_in_files_are_multiplied_by_the_same_kernel(written: str) -> None:
+    """Without prepacking the kernel multiplies floats, whatever its accuracy level is."""
+    generator = np.random.default_rng(0)
+    scales = np.full((256, 8), 0.01, np.float32)
+    constants = {"c": generator.integers(0, 256, (256, 8, 16), np.uint8), "s": scales}
+    body = "y = com.microsoft.MatMulNBits <K = 256, N = 256, bits = 4, block_size = 32, accuracy_level = 4> (x, c, s)"
+    if written == "DequantizeLinear":
+        constants = {"c": generator.integers(-8, 8, (256, 256)).astype(onnx.helper.tensor_dtype_to_np_dtype(22))}
+        constants["s"] = np.ascontiguousarray(scales.T)
+        body = "w = DequantizeLinear <axis = 0, block_size = 32> (c, s) y = MatMul (x, w)"
+    text = f"""<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[N, 256] x) => (float[N, 256] y) {{ {body} }}"""
+    proto, spill = onnx.parser.parse_model(text), Spill()
+    proto.graph.initializer.extend(spill.put(onnx.numpy_helper.from_array(v, n)) for n, v in constants.items())
+    inputs = {"x": generator.standard_normal((3, 256)).astype(np.float32)}
+    [usual], [mapped] = (run(open_session(proto, SessionSettings(mapped=m)), inputs) for m in (False, True))
+    np.testing.assert_array_equal(mapped, usual)
 
 
 @pytest.mark.parametrize("name", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])

@@ -1,0 +1,92 @@
+"""Cost of `local:1` and `local:2` beside no cluster: seconds and CPU seconds of conversions with a made-up cost table.
+
+    python -m benchmarks.cluster_overhead MODEL CALIB [--recipe R] [--samples 48] [--rounds 3] [--clusters local:1 ...]
+
+Each conversion is a process of its own, in turn without a cluster and with each of them. CPU seconds are those of the
+process and of all that it started and waited for (workers, processes that round), which other work on the machine
+changes little; seconds are what the whole took. Start and end of the cluster are in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import onnxmpq
+from onnxmpq.files import serialize
+from onnxmpq.progress import Silent
+from tests.tables import int8_pays
+
+NONE = "none"
+
+
+def convert(asked: argparse.Namespace, cluster: str, costs: Path) -> None:
+    made = onnxmpq.convert(
+        asked.model,
+        calibration=asked.calibration,
+        recipe=asked.recipe,
+        samples=asked.samples,
+        cost_table=costs,
+        latency="60%",
+        guard=False,
+        best_effort=True,
+        cache=False,
+        cluster=None if cluster == NONE else cluster,
+        progress=Silent(),
+    )
+    print(hashlib.sha256(serialize(made.model)).hexdigest())
+
+
+def measured(arguments: list[str], cluster: str, costs: Path) -> tuple[float, float, str]:
+    """(seconds, CPU seconds, hash of the model) of one conversion."""
+    command = [sys.executable, "-m", "benchmarks.cluster_overhead", *arguments, "--one", cluster, str(costs)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, said.split()[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("calibration")
+    parser.add_argument("--recipe")
+    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clusters", nargs="+", default=["local:1", "local:2"])
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # cluster and cost table, in the process of its own
+    asked = parser.parse_args()
+    if asked.one:
+        convert(asked, asked.one[0], Path(asked.one[1]))
+        return
+    rows: dict[str, list[tuple[float, float]]] = {}
+    hashes = set()
+    with tempfile.TemporaryDirectory() as folder:
+        costs = int8_pays(asked.model, Path(folder))
+        for _ in range(asked.rounds):
+            for cluster in (NONE, *asked.clusters):
+                seconds, cpu_s, found = measured(sys.argv[1:], cluster, costs)
+                rows.setdefault(cluster, []).append((seconds, cpu_s))
+                hashes.add(found)
+                print(f"{cluster}: {seconds:.1f} s, {cpu_s:.1f} s of CPU", flush=True)
+    alone = [cpu_s for _, cpu_s in rows[NONE]]
+    for cluster, found_rows in rows.items():
+        ratio = median(cpu_s / one for (_, cpu_s), one in zip(found_rows, alone, strict=True))
+        print(f"{cluster}: {median(c for _, c in found_rows):.1f} s of CPU, {ratio:.2f} of none's")
+    raise SystemExit(len(hashes) > 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Moments measured in tasks: the sums of some tensors of a chunk each, in the session that shows the whole chunk.
+
+Each task runs the fp32 model over all samples; the products of what layers read take several times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from onnxmpq.cache import content_hash
+from onnxmpq.execution import MEMORY, MemoryBudget
+from onnxmpq.feeds import Feeds
+from onnxmpq.keys import feeds_hash, model_hash
+from onnxmpq.model import Model
+from onnxmpq.statistics.moments import Key, Moments, chunks, measure_moments, readers, rows_per_sample, summed
+from onnxmpq.tasks import Elsewhere, Task
+from onnxmpq.travelling import shared_model
+
+
+def spread_moments(
+    elsewhere: Elsewhere,
+    model: Model,
+    weights: Collection[str],
+    feeds: Feeds,
+    *,
+    threads: int = 1,
+    memory: MemoryBudget = MEMORY,
+) -> Iterator[tuple[str, Moments]]:
+    """As `measure_moments`, in the same order and with the same bits, done by `elsewhere`.
+
+    A model that is never whole in memory is measured here, on `threads`. Raises ClusterError.
+    """
+    if model.store.spill is not None:
+        yield from measure_moments(model, weights, feeds, threads=threads, memory=memory)
+        return
+    read, samples = readers(model), feeds_hash(feeds)
+    wanted = {key: found for key, names in read.items() if (found := [n for n in names if n in weights])}
+    common = content_hash("moments", model_hash(model), samples)
+    with shared_model(elsewhere, model) as model_there, elsewhere.shared(samples, feeds) as feeds_there:
+        for chunk in chunks(model, feeds, list(read), memory):
+            tasks = [
+                Task(
+                    content_hash(common, chunk, piece),
+                    f"moments of what layer {wanted[piece[0]][0]} reads",
+                    measured_sums,
+                    (model_there, feeds_there, piece, [tensor for tensor, _ in chunk]),
+                )
+                for piece in pieces([key for key in chunk if key in wanted], elsewhere.width)
+            ]
+            for key, moments in _in_order(elsewhere, tasks):
+                for name in wanted[key]:
+                    yield name, moments
+
+
+def _in_order(elsewhere: Elsewhere, tasks: Sequence[Task[list[Moments]]]) -> Iterator[tuple[Key, Moments]]:
+    """Results in the order of the tasks, as soon as those of all before are there: who adds them up gets the same
+    sums."""
+    place = {task.key: number for number, task in enumerate(tasks)}
+    found: dict[int, list[Moments]] = {}
+    due = 0
+    for task, moments in elsewhere.run(tasks):
+        if place[task.key] >= due:
+            found[place[task.key]] = moments
+        while due in found:
+            yield from zip(tasks[due].arguments[2], found.pop(due), strict=True)
+            due += 1
+
+
+def pieces(keys: Sequence[Key], count: int) -> list[list[Key]]:
+    """At most `count` stretches of about the same number of products."""
+    work = [view.groups * view.inputs**2 for _, view in keys]
+    whole, before, found = sum(work), 0, dict[int, list[Key]]()
+    for key, own in zip(keys, work, strict=True):
+        found.setdefault(int(count * (before + own / 2) / whole), []).append(key)
+        before += own
+    return list(found.values())
+
+
+def measured_sums(model: Model, feeds: Feeds, keys: Sequence[Key], shown: Sequence[str]) -> list[Moments]:
+    """Moments of what these keys read, in a session that shows the tensors `shown`; one thread."""
+    sums = summed(model, keys, shown, feeds, rows_per_sample(len(feeds)), 1, lambda _: None)
+    return [sums.pop(key).result() for key in keys]

@@ -1,0 +1,32 @@
+"""Who does tasks in tests, in the place of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from onnxmpq.tasks import Task
+
+
+class Shuffled:
+    """Does tasks in any order, some of them twice, each on copies as another process would have them."""
+
+    sees_files = False
+
+    def __init__(self, width: int, seed: int) -> None:
+        self.width, self.random, self.done = width, random.Random(seed), 0
+
+    @contextmanager
+    def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
+        yield pickle.loads(pickle.dumps(value))
+
+    def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
+        listed = list(tasks)
+        assert len({t.key for t in listed}) == len(listed)
+        for task in self.random.sample(listed * 2, 2 * len(listed)):
+            there, *rest = task.arguments
+            self.done += 1
+            yield task, pickle.loads(pickle.dumps(task.function(there, *pickle.loads(pickle.dumps(rest)))))

@@ -1,0 +1,73 @@
+"""Effects by blocks measured in tasks are those of one process, to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxmpq.cache import content_hash
+from onnxmpq.execution import MEMORY, MemoryBudget
+from onnxmpq.keys import model_hash
+from onnxmpq.sensitivity import Perturbations, fit_frame
+from onnxmpq.sensitivity.block_effects import measure_by_blocks
+from onnxmpq.sensitivity.spread_blocks import Spread
+from tests.executors import Shuffled
+from tests.graphs import feeds_for, graph, prepared
+from tests.sensitivity.test_block_effects import SHORT, tries_of
+from tests.sensitivity.test_blocks import chain, residual, weights
+from tests.sensitivity.test_spread import assert_same_bits
+
+IO = "float[N, 4, 8] x", "float[N, 4, 8] y"
+
+
+def with_a_mask() -> onnx.ModelProto:
+    body = "".join(residual(n, f"s{n - 1}" if n else "x") + f"s{n} = Mul (r{n}, mask) " for n in range(4))
+    return graph(f"mask = Sigmoid (x) {body} y = MatMul (s3, head)", *IO, f"{weights(4)}, float[8, 8] head")
+
+
+def with_inner_outputs() -> onnx.ModelProto:
+    body = "".join(residual(n, f"r{n - 1}" if n else "x") for n in range(3))
+    outputs = f"{IO[1]}, float[N, 4, 8] k0, float[N, 4, 8] k1"
+    return graph(f"{body} y = MatMul (r2, head)", IO[0], outputs, f"{weights(3)}, float[8, 8] head")
+
+
+@pytest.mark.parametrize(
+    ("proto", "tensors"),
+    [
+        (chain(5), ("x", "n0", "r1", "m2", "o3")),
+        (with_a_mask(), ("x", "mask", "n1", "s3")),
+        (with_inner_outputs(), ("n0", "r1")),
+    ],
+    ids=["chain", "mask", "inner outputs"],
+)
+@pytest.mark.parametrize("memory", [MEMORY, MemoryBudget(kept=0)], ids=["kept", "nothing kept"])
+@pytest.mark.parametrize("width", [1, 2, 8])
+def test_tasks_give_the_same_bits(
+    proto: onnx.ModelProto, tensors: tuple[str, ...], memory: MemoryBudget, width: int
+) -> None:
+    model, feeds = prepared(proto), feeds_for(proto, 9)
+    tries, executor = tries_of(model, tensors), Shuffled(width, seed=width)
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    whole = measure_by_blocks(model, feeds, tries, frame, memory=memory)
+    found = measure_by_blocks(
+        model, feeds, tries, frame, memory=memory, spread=Spread(executor, content_hash(model_hash(model), memory))
+    )
+    assert whole.by_blocks is not None and found.by_blocks is not None
+    assert_same_bits(whole, found)
+    assert list(whole.by_try) == list(found.by_try)
+    assert whole.by_blocks.gains == found.by_blocks.gains and whole.idle == found.idle
+    code = np.concatenate([whole.pooled.encode([np.ones((1, 4, 8), np.float32)] * len(proto.graph.output), 1)] * 9)
+    np.testing.assert_array_equal(*(e.pooled.per_sample(code, 0.1 * code) for e in (whole, found)))
+    assert executor.done > len(whole.by_blocks.gains)
+
+
+def test_a_graph_of_one_block_is_measured_at_the_outputs() -> None:
+    model, feeds = prepared(SHORT), feeds_for(SHORT, 5)
+    tries = Perturbations(tries_of(model).weights, {})
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    whole = measure_by_blocks(model, feeds, tries, frame)
+    executor = Shuffled(2, 0)
+    found = measure_by_blocks(model, feeds, tries, frame, spread=Spread(executor, "one block"))
+    assert found.by_blocks is None and executor.done
+    assert_same_bits(whole, found)
