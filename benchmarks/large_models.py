@@ -164,6 +164,7 @@ def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dic
         "schemes": schemes,
         "measured": dict(result.plan.measured),
         "quality": dict(result.plan.quality),
+        "steps": [step.figures() for step in result.report.validation.steps],
     }
 
 

@@ -24,7 +24,7 @@ from onnxmpq.progress import ROUNDING, Progress, duration
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
-from onnxmpq.weights import LONGEST_S, SECONDS_PER_VALUE
+from onnxmpq.weights import LONGEST_S, rounding_seconds
 
 PROCESS_BYTES = 65e6
 """Of each process before it has a model: this one, the one that runs models, and those that round."""
@@ -34,6 +34,7 @@ FILE_BYTE_S, OPEN_BYTE_S, VARIANT_S = 2e-9, 1e-9, 3e-8
 """CPU seconds of a model that is never whole in memory: for a byte that is read and hashed, for a byte of a session
 that is opened, and for a weight's value in one format that a part of the graph is opened with while effects are
 measured (AMD EPYC with AVX512-VNNI, 2026-11-26)."""
+SMALLER = 1.4  # times the original, of both sessions of the closing measurement
 OPENINGS = 8  # of the original, from the first timing to the last
 SIDE = 1.13  # bytes of int8 codes with their scales, in blocks of 32
 PLANS = 12  # that are built and timed while costs are measured; one where all schemes have float32's kernels
@@ -71,8 +72,9 @@ def needs(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads
 def scratch_bytes(model: Model, menu: Menu) -> int:
     """Bytes of temporary files at most; 0 for a model that memory holds.
 
-    They hold rounded weights (once to nearest, once for their inputs), weights as they are written, and either a
-    rescaled model with its quick quantized form or float weights of the plan that is rounded in sequence.
+    They hold rounded weights (to nearest, and for their inputs unless that takes too long), weights as kernels
+    read them (for effects, and as they are written), and either a rescaled model with its quick quantized form or float
+    weights of the plan that is rounded in sequence.
     """
     if model.store.spill is None:
         return 0
@@ -80,7 +82,8 @@ def scratch_bytes(model: Model, menu: Menu) -> int:
     values = sum(places[key][1].parameters for key, _ in formats)
     packed = sum(places[key][1].parameters * f.storage_bits / 8 for (key, _), f in formats.items())
     layers = sum(place.parameters for _, place in places.values())
-    return round(2 * SIDE * values + packed + 9 * layers)
+    copies = 1 if rounding_seconds(model, [key for key, _ in formats]) > LONGEST_S else 2
+    return round(copies * SIDE * values + 2 * packed + 9 * layers)
 
 
 def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None:
@@ -101,12 +104,18 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None
 
 
 def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
-    """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples."""
+    """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
+
+    Of a model that is never whole in memory they do so only in the closing measurement, and weights are rounded without
+    statistics of their inputs.
+    """
     values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
     largest = max((place.parameters for _, place in model.weights.values()), default=0)
-    sessions, rounding = 2 * model.prepared_bytes, 24 * largest * threads
-    held = 0.0 if model.store.spill is not None else SIDE * values + 3 * model.prepared_bytes
+    sessions, rounding = 2.0 * model.prepared_bytes, 24 * largest * threads
+    held = SIDE * values + 3 * model.prepared_bytes
+    if model.store.spill is not None:
+        sessions, rounding, held = SMALLER * model.prepared_bytes, 10 * largest * threads, float(MEMORY.effects)
     running = 4 * sum(math.prod(s) for s in (shapes or {}).values())
     kept = min(MEMORY.kept, samples * running) + min(MEMORY.shown, running) * threads
     return round(processes + max(sessions, rounding) + held + kept)
@@ -122,7 +131,7 @@ def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: in
     rest = sum(seconds for stage, seconds in forecast(work).items() if stage != ROUNDING)
     plans = PLANS if any(s.kernel != FP32 for row in menu.values() for s in row) else 1
     before = NEAREST_S * values / threads + plans * (2 * effort.seconds + 20 * forward)
-    for_inputs = SECONDS_PER_VALUE * values
+    for_inputs = rounding_seconds(model, [key for key, _ in weight_formats(model, menu)])
     if model.store.spill is None:
         return before + rest + for_inputs / threads
     size = model.prepared_bytes

@@ -58,7 +58,7 @@ class Machine:
         self.latest_s = truth.predict_s(CASE.model, assignment) * self.original_s / truth.predict_s(CASE.model, {})
         return self.latest_s * self.luck
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
         return self.latest_s if self.steady else None
 
 
@@ -73,7 +73,7 @@ class Lucky(Machine):
         truth = self.truth_of[proto.SerializeToString()] = super().latency_s(assignment, proto)
         return truth / 10 if assignment == self.lucky else truth
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
         return self.truth_of[proto.SerializeToString()]
 
 
@@ -365,6 +365,22 @@ def test_cheapest_plan_above_the_floor(goal: str, floor: int) -> None:
         assert outcome.kept.size_bytes > free.kept.size_bytes
     else:
         assert outcome.kept.measured_s > free.kept.measured_s
+
+
+@pytest.mark.parametrize("floor", [1, 99])
+def test_a_plan_met_while_profiling_counts_above_a_floor(floor: int) -> None:
+    """The table is wrong about int8; a profiled plan was fast all the same, and is kept if it keeps the floor."""
+    wrong = table(3.0)
+    machine = Machine(wrong, ORIGINAL_S, learns_after=10**6, truth=table())
+    everything = {r: s for r, row in MENU.items() for s in row if s.name == "int8"}
+    machine.known = [(everything, 0.5 * ORIGINAL_S)]
+    bench, budgets = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), parse_budgets(latency="fastest")
+    if floor == 99:
+        outcome = close_the_loop(problem(wrong), budgets, bench, machine, Progress(), keeps=Quality(floor))
+        assert outcome.assignment == everything
+    else:
+        with pytest.raises(NothingFasterError):
+            close_the_loop(problem(wrong), budgets, bench, machine, Progress(), keeps=Quality(floor))
 
 
 @pytest.mark.parametrize("floor", [1, 99])

@@ -155,6 +155,9 @@ def apply(
     measure: Annotated[
         bool, typer.Option("--measure", help="take quality, latency and memory of the result again, on --calib")
     ] = False,
+    verify: Annotated[
+        bool, option_like("verify", "--verify", help="write nothing that the compiler of the plan's target refuses")
+    ] = False,
     as_json: JsonOut = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -172,6 +175,7 @@ def apply(
         output=destination,
         point=point,
         measure=measure,
+        verify=verify,
         calibration=asked.calibration,
         recipe=asked.effective_recipe,
         samples=asked.samples,

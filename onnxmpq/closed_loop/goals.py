@@ -172,9 +172,28 @@ def _above_floor(loop: Loop, keeps: Keeps, most_effect: float | None) -> Outcome
         why = ", ".join(unmet) or "plans of so little effect are no faster or smaller than asked"
         raise BudgetError(f"no plan that saves anything keeps the quality floor: {why}; lower the floor")
     best = min(kept, key=lambda r: r.size_bytes if loop.budgets.smallest else r.measured_s)
+    if not loop.budgets.smallest:
+        best = _faster_known(loop, keeps, best, most_effect)
     if loop.budgets.smallest or best.measured_s < loop.faster_s:
         return loop.keep(best, refine=False)
     return loop.keep(_gentlest_faster(loop, keeps, best), refine=False)
+
+
+def _faster_known(loop: Loop, keeps: Keeps, best: Round, most_effect: float | None) -> Round:
+    """The fastest of `best` and the plans that profiling met, such as one scheme everywhere, which keep the floor."""
+    tried = 0
+    for solution in loop.known():
+        if tried == CONTENDERS or solution.value >= best.measured_s * (1.0 - NOISE):
+            return best
+        if most_effect is not None and loop.problem.effect(solution.assignment) > most_effect:
+            continue
+        tried, turn = tried + 1, loop.attempt(solution)
+        try:
+            if loop.fits(turn) and turn.measured_s < best.measured_s and not keeps(loop.proto_of(turn)):
+                return turn
+        except CrashError as error:
+            loop.leave_out(turn, error)
+    return best
 
 
 def _gentlest_faster(loop: Loop, keeps: Keeps, best: Round) -> Round:

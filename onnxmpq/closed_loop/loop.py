@@ -115,11 +115,11 @@ class Loop:
         return turn
 
     def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
-        """As measured, twice where the limit is near; infinite where the provider cannot run the plan."""
+        """As measured, again and until it can be told where the limit is near; infinite where the plan does not run."""
         try:
             latency_s = self.costs.latency_s(assignment, proto)
             near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
-            again_s = self.costs.again_s(proto) if near else None
+            again_s = self.costs.again_s(proto, self.limit_s()) if near else None
         except ModelError as error:
             self.failures.append(error)
             self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
@@ -319,12 +319,15 @@ class Loop:
         """A plan that seemed to hold the latency misses it by its closing measurement: aim lower by as much."""
         self.caution *= min(self.targets.latency_s / measured_s, LESS_LATENCY)
 
+    def known(self) -> list[Solution]:
+        """The plans that profiling met, mixed by chance or uniform, fastest first."""
+        legal = sorted((seconds, n) for n, (a, seconds) in enumerate(self.costs.known) if self.problem.holds(a))
+        return [Solution(dict(self.costs.known[n][0]), seconds, 0.0, 1.0, False) for seconds, n in legal]
+
     def try_known(self) -> None:
-        """Measure again the fastest plan that profiling met: mixed by chance or uniform, it may beat the solver's."""
-        legal = [(a, s) for a, s in self.costs.known if self.problem.holds(a)]
-        if legal:
-            assignment, seconds = min(legal, key=lambda pair: pair[1])
-            self.attempt(Solution(dict(assignment), seconds, 0.0, 1.0, False))
+        """Measure again the fastest plan that profiling met: it may beat the solver's."""
+        for solution in self.known()[:1]:
+            self.attempt(solution)
 
 
 def _blamed(assignment: Mapping[str, Scheme], error: ModelError) -> str | None:

@@ -88,7 +88,7 @@ class _Clock:
     def of(cls, profiles: Sequence[Profile], plain: Profile | None = None) -> _Clock:
         """Least squares on relative errors, reweighted three times so that disturbed profiles count little.
 
-        plain: the fp32 model's. Plans with as many kernels tell the factor alone, where they are much faster: in models
+        plain: the fp32 model's. Plans of the same formats tell the factor alone, where some are much faster: in models
         of kernels of a microsecond the profiler's own time is most of what it measures, and hides it in other plans.
         """
         wall = np.array([p.wall_s for p in profiles])
@@ -109,13 +109,14 @@ class _Clock:
 
 
 def _factor(profiles: Sequence[Profile], plain: Profile) -> float | None:
-    """Share of the profiled time of kernels that the wall clock sees; None where no plan of as many kernels as float32
-    differs enough from it."""
-    alike = [p for p in profiles if p.kernels == plain.kernels and p.assignment]
-    saved = np.array([[plain.kernel_s - p.kernel_s, plain.wall_s - p.wall_s] for p in alike]).reshape(-1, 2)
-    if not saved[:, 0].any() or np.abs(saved[:, 1]).max() < _TELLING * plain.wall_s:
+    """Share of the profiled time of kernels that the wall clock sees, by least squares over plans that move no tensor
+    from one format to another; None where none of them differs enough from float32."""
+    alike = [p for p in profiles if not any(p.times.tensor_kernels.values())]
+    wall, kernels = np.array([p.wall_s for p in alike]), np.array([p.kernel_s for p in alike])
+    if len(alike) < 2 or not np.ptp(kernels) or np.abs(wall - plain.wall_s).max() < _TELLING * plain.wall_s:
         return None
-    factor = float(saved[:, 0] @ saved[:, 1] / (saved[:, 0] @ saved[:, 0]))
+    design = np.stack([kernels, np.array([p.kernels for p in alike]) * 1e-6], axis=1)
+    factor = float(np.linalg.lstsq(design, wall, rcond=None)[0][0])
     return factor if _PLAUSIBLE[0] < factor < _PLAUSIBLE[1] else None
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmpq.cost.table import Assignment
 from onnxmpq.execution import whole
 from onnxmpq.feeds import Array
+from onnxmpq.intervals import median_interval
 from onnxmpq.isolation import Kept, keep, kept, patience_s
 from onnxmpq.measuring import timed
 from onnxmpq.model import Model, WeightStore, sink
@@ -22,6 +23,7 @@ from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
 R = TypeVar("R")
 WARMUP_RUNS = 3
+PASSES = 3  # of a second look that cannot tell on which side of a limit a plan is
 QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not last, the others meet other work
 
 
@@ -99,6 +101,9 @@ class Profiler:
     whose weights stay in their files; its time is only compared with itself.
     """
 
+    _per_reference = 1.0
+    """Time of the original over that of the session that runs beside plans."""
+
     def __init__(
         self,
         model: Model,
@@ -116,7 +121,7 @@ class Profiler:
         self.limit_s = patience_s(time.perf_counter() - start)
         self.reference_rounds_s = list(rounds)
         self.reference_s = float(min(self.reference_rounds_s))
-        self._reference, self._per_reference = original, 1.0
+        self._reference = original
         if model.store.spill is not None:
             del original  # or it would be in memory beside every plan
             self._reference = keep(_opened, runtime, model.store, replace(settings, mapped=True))
@@ -142,12 +147,21 @@ class Profiler:
         before, self.reference_s = self.reference_s, float(np.quantile(self.reference_rounds_s, QUIET_SHARE))
         return [p.scaled(self.reference_s / before) for p in profiles]
 
-    def again_s(self, proto: onnx.ModelProto) -> float:
-        """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32."""
-        effort = self.effort
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float:
+        """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32.
+
+        limit_s: measured until the median's 95 % interval is on one side of it, at most `PASSES` times as long. A model
+        that stays undecided is not believed to hold the limit: its time is the upper end of the interval.
+        """
+        effort, ratios = self.effort, np.zeros(0)
         longer = replace(effort, seconds=2 * effort.seconds, rounds=3 * effort.rounds)
-        reference, plain = self._timed(_paired, proto, (self.settings,), longer)
-        return float(np.median(plain / (reference * self._per_reference))) * self.reference_s
+        for _ in range(PASSES):
+            reference, plain = self._timed(_paired, proto, (self.settings,), longer)
+            ratios = np.concatenate([ratios, plain / (reference * self._per_reference)])
+            low, high = (end * self.reference_s for end in median_interval(ratios))
+            if limit_s is None or not low <= limit_s <= high:
+                return float(np.median(ratios)) * self.reference_s
+        return high
 
     def try_out(self, proto: onnx.ModelProto) -> None:
         """Run a model as it is before it is timed, without timing it."""

@@ -60,8 +60,8 @@ class PlanProfiler(Protocol):
         """The profiles on the scale of an undisturbed machine, which becomes that of `reference_s`."""
         ...
 
-    def again_s(self, proto: onnx.ModelProto) -> float:
-        """A model's wall clock once more, with more patience."""
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float:
+        """A model's wall clock once more, with more patience; with a limit, until it is clear whether it is held."""
         ...
 
 
@@ -90,8 +90,11 @@ class PlanCosts(Protocol):
         """Latency of a rewritten model in seconds; may correct `table`. Raises ModelError where it does not run."""
         ...
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
-        """The latency measured once more and longer; None where that would tell nothing new."""
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
+        """The latency measured once more and longer; None where that would tell nothing new.
+
+        limit_s: measured until it is clear whether that is held; where it stays unclear, the longest likely time.
+        """
         ...
 
 
@@ -117,8 +120,8 @@ class MeasuredCosts:
         self.table = self.refit(self.profiles)
         return profile.wall_s
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
-        return self.profiler.again_s(proto)
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
+        return self.profiler.again_s(proto, limit_s)
 
 
 class TableCosts:
@@ -135,5 +138,5 @@ class TableCosts:
     def latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
         return self.table.predict_s(self.model, assignment)
 
-    def again_s(self, proto: onnx.ModelProto) -> float | None:
+    def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float | None:
         return None

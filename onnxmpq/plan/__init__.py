@@ -5,6 +5,7 @@ from onnxmpq.plan.forecast import Forecast
 from onnxmpq.plan.plan import RETOUCHED, SCHEMA, Plan, PlannedRegion, read_plan
 from onnxmpq.plan.points import at_point, with_points
 from onnxmpq.plan.stamp import stamp, stamp_bytes
+from onnxmpq.plan.words import in_units
 
 __all__ = [
     "RETOUCHED",
@@ -16,6 +17,7 @@ __all__ = [
     "Point",
     "at_point",
     "draw",
+    "in_units",
     "read_plan",
     "stamp",
     "stamp_bytes",

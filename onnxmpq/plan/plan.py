@@ -26,6 +26,7 @@ from onnxmpq.errors import PlanError
 from onnxmpq.files import as_path, dump_json, is_number, nearest, parse_json, read_text, shown
 from onnxmpq.model import Step
 from onnxmpq.plan.forecast import Forecast
+from onnxmpq.plan.words import in_units
 from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.schemes import FP32, ActivationType
@@ -151,10 +152,7 @@ class Plan(Shown):
         return f"{self.model.get('name', 'model')} for {self.target}", [
             ("asked", ", ".join(f"{name} {value}" for name, value in self.budgets.items())),
             ("regions", ", ".join(f"{count} {name}" for name, count in counts.most_common())),
-            *(
-                (name, ", ".join(f"{f} {v:.4g}" for f, v in row.items() if is_number(v)))
-                for name, row in figures.items()
-            ),
+            *((name, in_units(row)) for name, row in figures.items()),
             ("quality", str(self.quality.get("level", ""))),
             ("edited", ", ".join(self.edits or self.differences())),
             ("curve", f"{len(self.points)} points" if self.points else ""),

@@ -16,7 +16,7 @@ from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.isolation import Kept, call, keep, kept, patience_s
 from onnxmpq.quality.timing import StepTiming, Timing
-from onnxmpq.runtimes import Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on
+from onnxmpq.runtimes import Session, SessionSettings, absolute, holds_fp8, open_session, outputs_on, runs_unfused
 from onnxmpq.sensitivity import (
     OUTPUT_KINDS,
     OutputKind,
@@ -257,7 +257,7 @@ def _qualities(
 ) -> tuple[tuple[OutputQuality, ...], bool]:
     """Quality of each float output, and whether fp8 was emulated."""
     emulated = holds_fp8(result)
-    after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or emulated))
+    after = open_session(result, replace(settings, keep_qdq=settings.keep_qdq or runs_unfused(result)))
     check_same_interface(original.interface, Interface.of(after))
     reference, outputs = original.runs, list(runs_of(after, feeds))
     del after  # before another session is opened

@@ -18,8 +18,8 @@ import numpy as np
 from onnxmpq.errors import CalibrationError, UsageError
 from onnxmpq.execution import runs_of
 from onnxmpq.feeds import Array, Feeds, import_source
+from onnxmpq.intervals import at_most
 from onnxmpq.isolation import call
-from onnxmpq.quality.binomial import at_most
 from onnxmpq.quality.comparison import Validation
 from onnxmpq.runtimes import SessionSettings, absolute, open_session, widened
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.feeds import STEPS, Array, Feeds, Step, Timed
+from onnxmpq.intervals import median_interval
 from onnxmpq.isolation import keep, patience_s
 from onnxmpq.measuring import movable, timed
 from onnxmpq.progress import Tick
-from onnxmpq.quality.binomial import at_most
 from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, open_session, run
 
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
@@ -88,21 +88,6 @@ class Timing:
     def decides(self, limit: float) -> bool:
         """True if a limit of the ratio lies outside the confidence interval."""
         return not self.ratio_low <= limit <= self.ratio_high
-
-
-def median_interval(values: Float, confidence: float = 0.95) -> tuple[float, float]:
-    """Distribution-free confidence interval of the median: the order statistics between which it lies in that share of
-    samples at least; the whole range where there are too few.
-
-    Source: Conover, Practical Nonparametric Statistics, section 3.2 (the number of values below the median is
-    binomial with p = 1/2).
-    """
-    ordered, count = np.sort(values), len(values)
-    outside, rank = (1.0 - confidence) / 2.0, 0
-    while at_most(rank, count, 0.5) < outside:
-        rank += 1
-    rank = max(rank, 1)
-    return float(ordered[rank - 1]), float(ordered[count - rank])
 
 
 @dataclass(frozen=True)

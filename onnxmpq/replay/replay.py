@@ -11,7 +11,6 @@ from typing import Any, ParamSpec
 
 import onnx
 
-from onnxmpq.allocate import EFFECT, QUANTITIES
 from onnxmpq.context import Context
 from onnxmpq.cost import Effort
 from onnxmpq.deployment import DeployCpu, named, scheme_for, unproven
@@ -22,7 +21,7 @@ from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
 from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
-from onnxmpq.plan import RETOUCHED, Plan, at_point, read_plan, stamp
+from onnxmpq.plan import RETOUCHED, Plan, at_point, in_units, read_plan, stamp
 from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
@@ -34,8 +33,9 @@ from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
 from onnxmpq.schemes import Scheme, scheme_named
 from onnxmpq.sensitivity import OutputKind
-from onnxmpq.shipping import Exactness, Labelled
+from onnxmpq.shipping import Exactness, Labelled, require_verifiable, verified, verified_note
 from onnxmpq.shown import Shown
+from onnxmpq.target import load_target
 from onnxmpq.weights import PackedWeight, Techniques, pack, restore_biases, restore_weight, round_for_inputs
 
 Given = ParamSpec("Given")
@@ -57,7 +57,8 @@ class Applied(Shown):
 
     def shown(self) -> tuple[str, list[tuple[str, str]]]:
         heading, facts = self.plan.shown()
-        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1])]
+        sessions = [] if self.sessions is None else [("sessions", sessions_in_words(*self.sessions))]
+        return heading, [*facts, *([] if self.validation is None else self.validation.shown()[1]), *sessions]
 
 
 @accepts
@@ -70,6 +71,7 @@ def apply_plan(
     output: str | Path | None = None,
     point: int | None = None,
     measure: bool = False,
+    verify: bool = False,
     calibration: Any = None,
     recipe: str | Recipe | None = None,
     samples: int = DEFAULT_SAMPLES,
@@ -87,18 +89,23 @@ def apply_plan(
     output: model to write, with the plan beside it.
     point: number of a point of the plan's trade-off curve, to be applied instead of the plan.
     measure: take quality, latency, memory and load time again, on `calibration` (made-up samples without).
+    verify: also build the result with the target's compiler, as for `convert`, and write nothing that it refuses.
     calibration, recipe, samples: as for `convert`. Weights that an edited plan does not have are rounded for them.
-    labels, metric, outputs, shape, step: as for `convert`, to measure with; shape and step are the plan's own without.
+    labels, metric, outputs, shape, step: as for `convert`, to measure with, and shape to verify with; shape and step
+    are the plan's own without.
 
     Raises PlanError where the plan belongs to another model, is damaged, lacks an entry, or asks for what the model or
-    its target does not have; UsageError for arguments that do not go together.
+    its target does not have; UsageError for arguments that do not go together; CompilerError for `verify`.
     """
     require_source(model)
     heard = progress or Progress()
-    by = {"labels": labels, "metric": metric, "output_kind": outputs, "shape": shape, "step": step}
+    by = {"labels": labels, "metric": metric, "output_kind": outputs, "step": step}
+    by["shape"] = None if verify else shape
     _require_together(recipe is not None and calibration is None, recipe, by, measure)
     cpu = None if deploy_cpu is None else named(deploy_cpu)
     given, plan = plan, _as_plan(plan)
+    if verify:
+        require_verifiable(load_target(plan.target))
     destination = _Destination.of(output, model, given, point)
     if retouched := RETOUCHED in plan.notes:
         heard.warn(RETOUCHED)
@@ -118,9 +125,11 @@ def apply_plan(
     for line in remarks(stands, proto):
         heard.warn(line)
     applied = Applied(proto, _with_size(stands, proto))
+    shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
+    if verify:
+        heard.say(verified_note(verified(proto, load_target(plan.target), shapes, feeds)))
     if measure:
         assert feeds is not None
-        shapes = shares_of(shape if shape is not None else stands.options.get("shape"))
         phase = parse_step(step if step is not None else stands.options.get("step"))
         judging = Judging(Labelled.of(labels, metric), outputs or {}, shapes, phase)
         applied = _measured(model, applied, feeds, judging, effort or Effort(), heard)
@@ -231,9 +240,9 @@ def in_words(applied: Applied) -> list[str]:
     """Lines on the model that was written: predicted for an edited plan, measured where it was."""
     plan, lines = applied.plan, []
     if plan.edits and plan.prediction:
-        lines.append(f"predicted: {_figures(plan.prediction)}")
+        lines.append(f"predicted: {in_units(plan.prediction)}")
     if applied.validation is not None:
-        lines.append(f"measured: {_figures(plan.measured)}")
+        lines.append(f"measured: {in_units(plan.measured)}")
         lines += [] if applied.sessions is None else [sessions_in_words(*applied.sessions)]
         lines += [note for note in plan.notes if TIMED in note]
         words = {True: "met", False: "NOT met", None: "not known to be met"}[plan.met]
@@ -257,13 +266,6 @@ def as_dict(applied: Applied) -> dict[str, Any]:
         "validation": plain(applied.validation),
         "sessions": applied.sessions and dict(zip(("original", "result"), plain(applied.sessions), strict=True)),
     }
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-    shown = [
-        f"{name} {q.unit.show(figures[q.figure] / q.per_unit)}" for name, q in QUANTITIES.items() if q.figure in figures
-    ]
-    return ", ".join([*shown, *([f"divergence {figures[EFFECT]:.3g}"] if EFFECT in figures else [])])
 
 
 def _as_plan(plan: Plan | str | Path | Mapping[str, Any]) -> Plan:

@@ -31,6 +31,7 @@ from onnxmpq.runtimes.onnxruntime.session import (
     profile_folder,
     require_provider,
     run,
+    runs_unfused,
     specs_of,
     widened,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "profile_folder",
     "require_provider",
     "run",
+    "runs_unfused",
     "specs_of",
     "sums_neighbours",
     "warn_outside",

@@ -19,8 +19,7 @@ from onnxmpq.model import read_by
 
 FEWEST_TARGETS = 5  # in a block
 MOST_BLOCKS = 64
-WEAK = 4  # times the fewest targets, from where a cut may also lie inside of a residual branch
-FAR_SHARE = 0.25  # of a block's targets that may reach further than its exit
+FAR_SHARE = 0.25  # of a block's targets, inputs of the graph apart, that may reach further than its exit
 
 
 @dataclass(frozen=True)
@@ -52,20 +51,21 @@ class _Search:
         self.targets = frozenset(targets)
         self.fewest = max(FEWEST_TARGETS, len(self.targets) // MOST_BLOCKS)
         self.blocks: list[Block] = []
-        self.names: list[str] = []  # targets of the block at hand; bit i of a mask stands for the i-th
+        self.names: list[str] = []  # targets of the block at hand, behind what is made outside; bit i is the i-th
         self.reached: dict[str, int] = {}  # tensors behind targets of the block at hand: a bit for each
 
     def run(self) -> tuple[Block, ...]:
-        start, before = 0, self._inputs()
-        for tensor in before:
+        start, given = 0, self._inputs()
+        for tensor in given:
             self._perturb(tensor)
         for place, node in enumerate(self.nodes):
             self._pass(place, node)
-            block = self._cut(start, place + 1, before)
+            block = self._cut(start, place + 1, len(given))
             if block is not None:
                 self.blocks.append(block)
-                start, before = block.stop, [block.exit or ""]
+                start, given = block.stop, [str(block.exit)]
                 self.names, self.reached = [], {}
+                self._perturb(given[0])
         self.blocks.append(Block(start, len(self.nodes), None))
         return tuple(self.blocks)
 
@@ -89,18 +89,23 @@ class _Search:
                 self._perturb(tensor)
         self.reached = {t: m for t, m in self.reached.items() if self.last_read.get(t, -1) > place}
 
-    def _cut(self, start: int, stop: int, before: Sequence[str]) -> Block | None:
-        """The block that ends here; None where it does not. before: tensors that the block reads, which are read again
-        behind the place if it lies inside of a residual branch."""
-        if len(self.names) < self.fewest or not self.reached:
+    def _cut(self, start: int, stop: int, given: int) -> Block | None:
+        """The block that ends here; None where it does not.
+
+        given: the first of `names` that are made outside: of the first block the inputs, of others the exit of the
+        block before. They must not be read on both sides of the place. The exit before must not reach behind it in any
+        other way than through this exit, or changes of earlier blocks would be lost.
+        """
+        own = len(self.names) - given
+        if own < self.fewest or not self.reached:
             return None
         leaving = max(self.reached, key=lambda t: self.reached[t].bit_count())
         far = 0
         for tensor, mask in self.reached.items():
             far |= mask if tensor != leaving else 0
-        inside_branch = any(self.first_read.get(t, stop) < stop <= self.last_read[t] for t in before)
-        if inside_branch and len(self.names) < WEAK * self.fewest:
+        if any(self.first_read.get(t, stop) < stop <= self.last_read[t] for t in self.names[:given]):
             return None
-        if far.bit_count() > FAR_SHARE * len(self.names):
+        outside = (1 << given) - 1
+        if (far & ~outside).bit_count() > FAR_SHARE * own or (self.blocks and far & outside):
             return None
         return Block(start, stop, leaving, frozenset(n for i, n in enumerate(self.names) if far >> i & 1))

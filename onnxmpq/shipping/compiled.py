@@ -23,10 +23,10 @@ def require_verifiable(target: Target) -> None:
     require_compiler(target.dialect, target.capability)
 
 
-def verified(proto: onnx.ModelProto, target: Target, shapes: Sequence[Share], samples: Feeds) -> Compiled:
+def verified(proto: onnx.ModelProto, target: Target, shapes: Sequence[Share], samples: Feeds | None) -> Compiled:
     """The model as the target's compiler builds it. Raises CompilerError where it does not.
 
-    shapes: of inputs with dynamic dimensions; those of a sample for all others.
+    shapes: of inputs with dynamic dimensions; those of a sample for all others, if there are samples.
     """
     found = compile_model(proto, target.capability, _with_samples(shapes, samples), target.dialect)
     if not found.built:
@@ -60,7 +60,9 @@ def unfolding_note(target: Target, assignment: Mapping[str, Scheme]) -> list[str
     ]
 
 
-def _with_samples(shapes: Sequence[Share], samples: Feeds) -> list[Share]:
+def _with_samples(shapes: Sequence[Share], samples: Feeds | None) -> Sequence[Share]:
     """Shapes for every input: as asked for, or those of the typical sample."""
+    if samples is None:
+        return shapes
     typical = {name: array.shape for name, array in samples.batch([samples.typical]).items()}
     return [Share(s.share, {**typical, **s.shapes}) for s in shapes or (Share(1.0, {}),)]

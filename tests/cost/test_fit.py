@@ -161,3 +161,18 @@ def test_kernels_shorter_than_the_profilers_own_time_cost_what_the_wall_clock_sa
     for plan in blocks:
         saved = truth.predict_s(model, {}) - truth.predict_s(model, plan)
         assert fp32_s - table.predict_s(model, plan) == pytest.approx(saved, rel=0.15)
+
+
+def test_plans_that_all_move_tensors_tell_no_factor() -> None:
+    """As where the runtime reorders tensors of the fp32 model already."""
+    case = setting("residual")
+    model, menu, rules = case.model, case.menu, case.rules
+    truth = random_table(case, 2)
+    profiles = []
+    for plan in plans_to_profile(model, menu, rules, 0):
+        exact = profile_of(model, truth, plan)
+        [first, *_] = model.regions[0].outputs
+        times = replace(exact.times, tensor_kernels={**exact.times.tensor_kernels, first: 1})
+        profiles.append(replace(exact, times=times))
+    found = fit(model, profiles, {})
+    assert found.predict_s(model, {}) == pytest.approx(profiles[0].wall_s, rel=0.05)

@@ -36,7 +36,8 @@ def blocks_of(model: Model) -> tuple[Block, ...]:
 
 
 def check(model: Model, blocks: tuple[Block, ...]) -> None:
-    """They follow each other without gaps, and nothing that a block changes is read behind it but its exit."""
+    """They follow each other without gaps, and nothing that a block changes is read behind it but its exit: neither its
+    own targets nor the exit of the block before."""
     cutter, targets = Cutter(model.store), perturbable(model)
     assert blocks[0].start == 0 and blocks[-1].stop == len(cutter.index.nodes)
     assert [b.stop for b in blocks[:-1]] == [b.start for b in blocks[1:]]
@@ -45,9 +46,9 @@ def check(model: Model, blocks: tuple[Block, ...]) -> None:
         own = [t for t in targets if block.start <= max(cutter.position(t), 0) < block.stop and t not in block.far]
         assert own
         live = set(cutter.live(block.stop))
-        for target in own:
+        for target in (*own, *(b.exit for b in blocks if b.stop == block.start and b.exit)):
             reached = {o.name for o in cutter.between([target], block.stop, live).proto.graph.output}
-            assert reached & live <= {block.exit}, (target, reached)
+            assert reached & live <= {block.exit} and (target not in live or target == block.exit), (target, reached)
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
@@ -57,6 +58,38 @@ def test_a_residual_network_has_a_block_for_each_of_its_own(count: int) -> None:
     check(model, blocks)
     assert [b.exit for b in blocks[:-1]] == [f"r{n}" for n in range(count)]
     assert not any(b.far for b in blocks)
+
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_a_long_branch_is_not_cut_where_the_stream_goes_by(length: int) -> None:
+    """As normalisation in single nodes makes it: changes of the blocks before would be lost."""
+
+    def branch(number: int, before: str) -> str:
+        nodes = [f"b{number}_{i} = Tanh ({f'b{number}_{i - 1}' if i else before})" for i in range(length)]
+        return f"{' '.join(nodes)} o{number} = MatMul (b{number}_{length - 1}, w{number})  " + (
+            f"p{number} = MatMul (o{number}, v{number}) r{number} = Add ({before}, p{number})"
+        )
+
+    body = " ".join(branch(n, f"r{n - 1}" if n else "x") for n in range(3))
+    sizes = ", ".join(f"float[8, 8] w{n}, float[8, 8] v{n}" for n in range(3))
+    model = prepared(graph(f"{body} y = MatMul (r2, head)", "float[N, 8] x", "float[N, 8] y",
+                           f"{sizes}, float[8, 8] head"))  # fmt: skip
+    blocks = blocks_of(model)
+    check(model, blocks)
+    assert [b.exit for b in blocks[:-1]] == ["r0", "r1", "r2"]
+
+
+def test_inputs_of_later_blocks_are_no_reason_to_make_one_block_of_all() -> None:
+    """As the cache of a decoder."""
+    body = "".join(residual(n, f"s{n - 1}" if n else "x") + f"s{n} = Add (r{n}, c{n}) " for n in range(8))
+    inputs = ", ".join(f"float[N, 4, 8] c{n}" for n in range(8))
+    proto = graph(f"{body} y = MatMul (s7, head)", f"float[N, 4, 8] x, {inputs}", "float[N, 4, 8] y",
+                  f"{weights(8)}, float[8, 8] head")  # fmt: skip
+    model = prepared(proto)
+    blocks = blocks_of(model)
+    check(model, blocks)
+    assert len(blocks) == 9
+    assert blocks[0].far == {f"c{n}" for n in range(8)} and not any(b.far for b in blocks[1:])
 
 
 def test_a_mask_that_every_block_reads_is_far() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from onnxmpq.cost.measure import Effort
 from onnxmpq.errors import CompilerError, UsageError
 from onnxmpq.feeds import Share, shares_of
 from onnxmpq.isolation import launch
+from onnxmpq.progress import Progress
 from onnxmpq.schemes import scheme_named
 from onnxmpq.shipping.compiled import unfolding_note, verified
 from onnxmpq.target import load_target
@@ -105,3 +107,26 @@ def test_unfolding_is_noted_where_a_compiler_keeps_weights_narrow() -> None:
     assert note.startswith("w4a8-fp8: the compiler's engine keeps these weights as narrow")
     assert unfolding_note(load_target("l4"), {"b": dual["b"]}) == []
     assert unfolding_note(load_target("h100"), dual) == []
+
+
+def test_an_applied_plan_is_built_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, again = converted(tmp_path, Fake(True), monkeypatch).plan, tmp_path / "again.onnx"
+    refusing = Fake(False)
+    monkeypatch.setitem(COMPILERS, "tensorrt", refusing)
+    with pytest.raises(CompilerError, match="does not build the converted model for sm89"):
+        onnxmpq.apply(TOKENS, plan, output=again, verify=True, shape={"x": "2x4x64"})
+    assert not again.exists()
+    [ranges] = refusing.asked
+    assert isinstance(ranges, dict) and ranges["x"].typical == (2, 4, 64)
+    monkeypatch.setitem(COMPILERS, "tensorrt", Fake(True))
+    heard: list[str] = []
+    monkeypatch.setattr(Progress, "say", lambda _, line: heard.append(line))
+    onnxmpq.apply(TOKENS, plan, output=again, verify=True, calibration=samples_for(TOKENS, 2), progress=Progress())
+    assert again.read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    assert [line for line in heard if "engine of 5000 bytes" in line]
+
+
+def test_a_plan_for_another_kind_of_target_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = converted(tmp_path, Fake(True), monkeypatch).plan
+    with pytest.raises(UsageError, match="no compiler that runs here builds for target 'h100'"):
+        onnxmpq.apply(TOKENS, replace(plan, target="h100"), verify=True)

@@ -61,7 +61,8 @@ class SessionSettings:
     """Options of a session.
 
     threads: intra-op threads. optimize: False for ORT_DISABLE_ALL, the unfused semantics of the graph.
-    keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as fp8 graphs need on the CPU provider.
+    keep_qdq: keep Q/DQ nodes unfused (`session.disable_quant_qdq`), as graphs for other devices need on the CPU
+        provider (`runs_unfused`).
     exact_integers: make int8 weights uint8 when the session is created (`session.x64quantprecision`), so that no kernel
         of an x86 CPU without VNNI saturates; slower. Other CPUs compute exactly anyway.
     lean: give memory back after each run instead of keeping it for the next; for sessions of which many are open.
@@ -101,7 +102,7 @@ def open_session(
     """A session on a model. Raises ModelError with the runtime's own first line, TargetError for the provider."""
     settings = settings or SessionSettings()
     require_provider(settings.provider)
-    if isinstance(model, onnx.ModelProto) and holds_fp8(model):
+    if isinstance(model, onnx.ModelProto) and runs_unfused(model):
         settings = replace(settings, keep_qdq=True)
     options, disabled = ort.SessionOptions(), []
     options.intra_op_num_threads = settings.threads
@@ -199,14 +200,36 @@ def holds_fp8(model: onnx.ModelProto | bytes | str | Path) -> bool:
 
     False for what is no ONNX model; a session on it says what is wrong.
     """
+    found = _structure(model)
+    return found is not None and any(t.data_type in _FP8 for t in found.graph.initializer)
+
+
+def runs_unfused(model: onnx.ModelProto | bytes | str | Path) -> bool:
+    """True if the CPU provider computes what the graph says only with its Q/DQ unfused.
+
+    That is of float8, and of weights in blocks with float16 scales. From these it makes a MatMulNBits of accuracy
+    level 4, which rounds activations to int8; the devices that they are for multiply in float16 (docs/gpu.md).
+    """
+    found = _structure(model)
+    return found is not None and (holds_fp8(found) or _unfolds_to_half(found))
+
+
+def _unfolds_to_half(model: onnx.ModelProto) -> bool:
+    half = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    blocked = (n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[1] in half)
+    return any(a.name == "block_size" and a.i for n in blocked for a in n.attribute)
+
+
+def _structure(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto | None:
+    """The model without data in other files; None for what is no ONNX model."""
     try:
         if isinstance(model, bytes):
-            model = onnx.load_from_string(model)
+            return onnx.load_from_string(model)
         if isinstance(model, (str, Path)):
-            model = onnx.load(model, load_external_data=False)
+            return onnx.load(model, load_external_data=False)
     except (OSError, DecodeError):
-        return False
-    return any(t.data_type in _FP8 for t in model.graph.initializer)
+        return None
+    return model
 
 
 def _open_proto(

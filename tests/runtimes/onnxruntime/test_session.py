@@ -10,7 +10,7 @@ import pytest
 from onnxmpq.errors import ModelError
 from onnxmpq.execution import with_outputs
 from onnxmpq.model import Spill
-from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
+from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run, runs_unfused
 from tests.graphs import feeds_for, graph, residual_cnn
 
 
@@ -95,3 +95,23 @@ def test_exact_integers_on_any_cpu() -> None:
     assert proto.SerializeToString() == before
     noise = np.square(exact - plain).sum() / np.square(plain).sum()
     assert noise < 1e-4  # some sums round to the other side; saturation makes 0.1
+
+
+def test_weights_in_blocks_with_float16_scales_are_multiplied_as_the_graph_says() -> None:
+    """Fused, the CPU provider rounds the activations to int8; here they are whole numbers up to 300."""
+    body = """w = DequantizeLinear <axis = 0, block_size = 64> (c, s) h = Cast <to = 10> (x)
+        m = MatMul (h, w) y = Cast <to = 1> (m)"""
+    proto = graph(body, "float[2, 128] x", "float[2, 16] y", "float[2, 16] s")
+    scales = np.full((2, 16), 0.25, np.float16)
+    codes = np.random.default_rng(0).integers(-7, 8, (128, 16)).astype(np.int8)
+    del proto.graph.initializer[:]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(scales, "s"))
+    packed = [int(c) for c in codes.ravel()]
+    proto.graph.initializer.append(onnx.helper.make_tensor("c", onnx.TensorProto.INT4, codes.shape, packed))
+    x = np.random.default_rng(1).integers(-300, 301, (2, 128)).astype(np.float32)
+    expected = x @ (codes * np.float32(0.25))
+    for given in (proto, proto.SerializeToString()):
+        assert runs_unfused(given)
+    [found] = run(open_session(proto), {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3 * np.abs(expected).max())
+    assert not runs_unfused(residual_cnn())
