@@ -23,6 +23,7 @@ class Watched(Profiler):
     effort: Effort = field(default_factory=Effort)
     settings: SessionSettings = field(default_factory=SessionSettings)
     reference_s: float = 2.0
+    _per_reference: float = 1.0
     passes: int = 0
 
     def _timed(self, *_: Any) -> Any:
