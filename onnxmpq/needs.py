@@ -34,7 +34,6 @@ FILE_BYTE_S, OPEN_BYTE_S, VARIANT_S = 2e-9, 1e-9, 3e-8
 """CPU seconds of a model that is never whole in memory: for a byte that is read and hashed, for a byte of a session
 that is opened, and for a weight's value in one format that a part of the graph is opened with while effects are
 measured (AMD EPYC with AVX512-VNNI, 2026-11-26)."""
-SMALLER = 1.4  # times the original, of both sessions of the closing measurement
 OPENINGS = 8  # of the original, from the first timing to the last
 SIDE = 1.13  # bytes of int8 codes with their scales, in blocks of 32
 PLANS = 12  # that are built and timed while costs are measured; one where all schemes have float32's kernels
@@ -106,8 +105,7 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None
 def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
     """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
 
-    Of a model that is never whole in memory they do so only in the closing measurement, and weights are rounded without
-    statistics of their inputs.
+    Of a model that is never whole in memory one session does, and weights are rounded without statistics of their inputs.
     """
     values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
@@ -115,7 +113,7 @@ def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threa
     sessions, rounding = 2.0 * model.prepared_bytes, 24 * largest * threads
     held = SIDE * values + 3 * model.prepared_bytes
     if model.store.spill is not None:
-        sessions, rounding, held = SMALLER * model.prepared_bytes, 10 * largest * threads, float(MEMORY.effects)
+        sessions, rounding, held = 1.0 * model.prepared_bytes, 10 * largest * threads, float(MEMORY.effects)
     running = 4 * sum(math.prod(s) for s in (shapes or {}).values())
     kept = min(MEMORY.kept, samples * running) + min(MEMORY.shown, running) * threads
     return round(processes + max(sessions, rounding) + held + kept)
