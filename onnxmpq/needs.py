@@ -105,7 +105,7 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress) -> None
 def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
     """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
 
-    Of a model that is never whole in memory one session does, and weights are rounded without statistics of their inputs.
+    Of a model that is never whole in memory one session does, and weights are rounded without the inputs of layers.
     """
     values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
