@@ -24,7 +24,7 @@ from onnxmpq.progress import ROUNDING, Progress, duration
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
-from onnxmpq.weights import LONGEST_S, SECONDS_PER_VALUE
+from onnxmpq.weights import LONGEST_S, rounding_seconds
 
 PROCESS_BYTES = 65e6
 """Of each process before it has a model: this one, the one that runs models, and those that round."""
@@ -82,7 +82,7 @@ def scratch_bytes(model: Model, menu: Menu) -> int:
     values = sum(places[key][1].parameters for key, _ in formats)
     packed = sum(places[key][1].parameters * f.storage_bits / 8 for (key, _), f in formats.items())
     layers = sum(place.parameters for _, place in places.values())
-    copies = 1 if SECONDS_PER_VALUE * values > LONGEST_S else 2
+    copies = 1 if rounding_seconds(model, [key for key, _ in formats]) > LONGEST_S else 2
     return round(copies * SIDE * values + 2 * packed + 9 * layers)
 
 
@@ -131,7 +131,7 @@ def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: in
     rest = sum(seconds for stage, seconds in forecast(work).items() if stage != ROUNDING)
     plans = PLANS if any(s.kernel != FP32 for row in menu.values() for s in row) else 1
     before = NEAREST_S * values / threads + plans * (2 * effort.seconds + 20 * forward)
-    for_inputs = SECONDS_PER_VALUE * values
+    for_inputs = rounding_seconds(model, [key for key, _ in weight_formats(model, menu)])
     if model.store.spill is None:
         return before + rest + for_inputs / threads
     size = model.prepared_bytes

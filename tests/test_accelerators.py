@@ -65,6 +65,8 @@ CONVERSIONS = [
     Conversion("orin", {"energy": "90%"}, (), frozenset()),
     Conversion("gaudi2", {"latency": "100%", "size": "30%"}, ("w4a8-fp8", "w8a8-fp8"), frozenset({T.FLOAT8E4M3FN})),
     Conversion("gaudi2", {"latency": "fastest"}, ("bf16",), frozenset({T.BFLOAT16})),
+    Conversion("h200-cuda", {"latency": "200%", "size": "30%"}, ("w4a16",), frozenset({T.UINT8, T.FLOAT16})),
+    Conversion("h200-cuda", {"latency": "200%", "size": "40%"}, ("fp16", "w8a16"), frozenset({T.UINT8, T.FLOAT16})),
 ]
 
 

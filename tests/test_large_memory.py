@@ -22,10 +22,11 @@ from onnxmpq.feeds import Array
 from onnxmpq.isolation import Kept
 from onnxmpq.measuring import measured_on
 from onnxmpq.model import LARGEST_KEPT, Model, Spelling, prepare
-from onnxmpq.runtimes import OnnxRuntime, SessionSettings
+from onnxmpq.quality import time_side_by_side
+from onnxmpq.runtimes import OnnxRuntime, SessionSettings, open_session
 from onnxmpq.sensitivity import Perturbations
 from onnxmpq.trials import OWN_THREADS, run_all
-from tests.graphs import samples_for
+from tests.graphs import feeds_for, samples_for
 from tests.model.test_spill import LAYERS, split
 from tests.test_large_models import TOKENS, converted, files
 
@@ -101,6 +102,26 @@ def test_of_a_model_in_memory_the_original_stays_open() -> None:
         profiler = Profiler(prepare(LAYERS), samples_for(LAYERS), SessionSettings(), Effort(0.01, 2, 2), runtime)
         assert [o.settings.mapped for o in runtime.alive] == [False]  # type: ignore[attr-defined]
         assert profiler.reference_s > 0
+
+
+@pytest.mark.parametrize(("large", "most"), [(True, 1), (False, 2)])
+def test_the_closing_measurement_opens_large_models_one_at_a_time(
+    large: bool, most: int, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+
+    def opened(*arguments: Any) -> Any:
+        session = open_session(*arguments)
+        alive.add(session)
+        counts.append(len(alive))
+        return session
+
+    monkeypatch.setattr("onnxmpq.quality.timing.open_session", opened)
+    proto = model.proto if large else LAYERS
+    with measured_on(Here()):  # type: ignore[arg-type]
+        found = time_side_by_side(proto, proto, feeds_for(LAYERS), SessionSettings(), Effort(0.01, 2, 2), passes=2)
+    assert found.rounds >= 2 and max(counts) == most
 
 
 def test_variants_of_a_layer_are_made_one_after_the_other(model: Model) -> None:

@@ -1,4 +1,6 @@
-"""Ask TensorRT-RTX: `python -m benchmarks.tensorrt PART [--json FILE]` prints a table for docs/tensorrt.md.
+"""Ask TensorRT-RTX: `python -m benchmarks.tensorrt PART [--write]` prints a table for docs/tensorrt.md.
+
+With --write the table of the page is replaced (table, placement and models).
 
 PART is one of
     weights   every way of storing a layer's weight: builds or not, bits an element in the engine
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks.tensorrt import models, placement, rules, weights
+from benchmarks.tensorrt import models, page, placement, rules, weights
 from onnxmpq.compilers import Compiled, compile_model
 from onnxmpq.feeds import Share
 from onnxmpq.isolation import Child
@@ -119,15 +121,34 @@ PARTS: dict[str, Callable[[Child], Iterator[tuple[str, ...]]]] = {
 }
 
 
+WRITTEN: dict[str, tuple[str, Callable[[page.Rows], page.Rows]]] = {
+    "table": ("## Weights", lambda rows: rows),
+    "placement": ("## Placement", lambda rows: page.without_repeats(page.placement_cells(rows))),
+    "models": ("## Models", page.model_cells),
+}
+"""Part -> heading of its table in the page, and its rows there."""
+
+
+def told(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """The rows, each printed as it comes."""
+    for row in rows:
+        print(" | ".join(row), flush=True)
+        yield row
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
     child = Child("TensorRT-RTX")
     try:
-        for row in PARTS[parser.parse_args().part](child):
-            print(" | ".join(row), flush=True)
+        rows = list(told(PARTS[given.part](child)))
     finally:
         child.close()
+    if given.write and given.part in WRITTEN:
+        heading, cells = WRITTEN[given.part]
+        page.PAGE.write_text(page.with_rows(page.PAGE.read_text(), heading, cells(rows)))
 
 
 if __name__ == "__main__":

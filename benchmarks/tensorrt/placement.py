@@ -34,6 +34,7 @@ def placements() -> Iterator[Placement]:
     yield from _attention()
     yield from _last_quantizer()
     yield from _scales()
+    yield from _merging()
 
 
 def _pair(source: str, name: str) -> str:
@@ -129,6 +130,21 @@ def _scales() -> Iterator[Placement]:
         yield Placement("scales of an fp8 product", f"{scales}{' (ours)' if element == 1 else ''}", _proto(body))
 
 
+def _merging() -> Iterator[Placement]:
+    """Do three products of one tensor become one? Their results are read by three operators that are alike."""
+    question = "products of one tensor, fp8"
+    ends = "".join(f"{n}r = Relu ({n}) " for n in "qkv") + "y = Concat <axis = 2> (qr, kr, vr)"
+    first = _pair("x", "d")
+    three = "".join(_layer("d", f"w{i + 1}", n) for i, n in enumerate("qkv"))
+    one = _layer("d", "w6", "m") + "q, k, v = Split <axis = 2, num_outputs = 3> (m) "
+    yield Placement(question, "one", _proto(first + _layer("d", "w1", "q") + "y = Relu (q)"))
+    yield Placement(question, "three", _proto(first + three + ends))
+    yield Placement(question, "merged in the graph, Split behind it", _proto(first + one + ends))
+    shifted = "".join(f"{n}x = Add (x, {n}1) " + _pair(f"{n}x", f"{n}d") for n in "qkv")
+    apart = "".join(_layer(f"{n}d", f"w{i + 1}", n) for i, n in enumerate("qkv"))
+    yield Placement("products of three tensors, fp8", "three", _proto(shifted + apart + ends))
+
+
 def _proto(body: str) -> onnx.ModelProto:
     """A graph from x [1, TOKENS, WIDTH] to y, with those of the constants that it reads."""
     x = f"float[1, {TOKENS}, {WIDTH}] x"
@@ -141,16 +157,17 @@ def _proto(body: str) -> onnx.ModelProto:
 
 def _constants() -> Iterator[onnx.TensorProto]:
     generator = np.random.default_rng(0)
-    for name, rows in (("w1", WIDTH), ("w2", WIDTH), ("w3", WIDTH), ("w4", WIDTH), ("w5", 2 * WIDTH)):
-        codes = generator.integers(0, 120, (rows, WIDTH)).astype(np.uint8).tobytes()
-        yield helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, (rows, WIDTH), codes, raw=True)
-        yield onnx.numpy_helper.from_array(np.full(WIDTH, 0.01, np.float32), f"{name}s")
-        yield onnx.numpy_helper.from_array(np.full(WIDTH, 0.01, np.float16), f"{name}s16")
+    square, tall, wide = (WIDTH, WIDTH), (2 * WIDTH, WIDTH), (WIDTH, 3 * WIDTH)
+    for name, shape in (("w1", square), ("w2", square), ("w3", square), ("w4", square), ("w5", tall), ("w6", wide)):
+        codes = generator.integers(0, 120, shape).astype(np.uint8).tobytes()
+        yield helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, shape, codes, raw=True)
+        yield onnx.numpy_helper.from_array(np.full(shape[1], 0.01, np.float32), f"{name}s")
+        yield onnx.numpy_helper.from_array(np.full(shape[1], 0.01, np.float16), f"{name}s16")
     yield helper.make_tensor("zf", TensorProto.FLOAT8E4M3FN, (), b"\0", raw=True)
     for name, values in {
         "s": np.float32(0.02), "s16": np.float16(0.02), "f": np.float32(0.125), "f16": np.float16(0.125),
         "g": np.ones(WIDTH, np.float32), "b": np.zeros(WIDTH, np.float32), "g16": np.ones(WIDTH, np.float16),
         "b16": np.zeros(WIDTH, np.float16), "heads": np.array([1, TOKENS, HEADS, WIDTH // HEADS]),
-        "flat": np.array([1, TOKENS, WIDTH]),
+        "flat": np.array([1, TOKENS, WIDTH]), **{f"{n}1": np.float32(i) for i, n in enumerate("qkv")},
     }.items():  # fmt: skip
         yield onnx.numpy_helper.from_array(np.asarray(values), name)

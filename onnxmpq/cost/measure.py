@@ -101,6 +101,9 @@ class Profiler:
     whose weights stay in their files; its time is only compared with itself.
     """
 
+    _per_reference = 1.0
+    """Time of the original over that of the session that runs beside plans."""
+
     def __init__(
         self,
         model: Model,
@@ -118,7 +121,7 @@ class Profiler:
         self.limit_s = patience_s(time.perf_counter() - start)
         self.reference_rounds_s = list(rounds)
         self.reference_s = float(min(self.reference_rounds_s))
-        self._reference, self._per_reference = original, 1.0
+        self._reference = original
         if model.store.spill is not None:
             del original  # or it would be in memory beside every plan
             self._reference = keep(_opened, runtime, model.store, replace(settings, mapped=True))

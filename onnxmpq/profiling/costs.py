@@ -134,10 +134,11 @@ def profile(
     uniform = len(list(uniform_plans(bench.model, menu, rules)))
     found: list[list[Profile]] = []
     crashing = {} if crashing is None else crashing
+    measure = partial(profiler.profile_of, bench) if isinstance(profiler, RememberingProfiler) else None
     start = time.perf_counter()
     with context.progress.stage("measuring kernels and transitions", len(plans)) as tick:
         for part in (plans[:uniform], plans[uniform:]):
-            found.append(profile_plans(profiler, part, bench.build, tick, context.progress.warn, crashing))
+            found.append(profile_plans(profiler, part, bench.build, tick, context.progress.warn, crashing, measure))
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")

@@ -28,6 +28,7 @@ from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import Model
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import Scheme
+from onnxmpq.workbench import Workbench
 
 KEPT_S = 3600.0
 _MACHINE_ID = Path("/etc/machine-id")
@@ -77,16 +78,37 @@ class RememberingProfiler:
         if self._cache.folder is None:
             return self._measured(assignment, proto)
         key = self._context(serialize(proto))
-        known = self._cache.get(key, lambda entry: _read(entry, assignment))
-        age_s = self._clock() - known[1] if known is not None else math.inf
-        if known is not None and 0.0 <= age_s <= KEPT_S:
-            if key not in self._own:
-                self._ages_s.setdefault(key, age_s)
-            return known[0].scaled(self.reference_s)
+        if (known := self._known(key, assignment)) is not None:
+            return known
         profile = self._measured(assignment, proto)
         self._own.add(key)
         self._cache.put(key, _entry(profile.scaled(1.0 / self.reference_s), self._clock()))
         return profile
+
+    def profile_of(self, bench: Workbench, assignment: Mapping[str, Scheme]) -> Profile:
+        """As `profile`, of the model that the bench builds; it is not built where its timing is known."""
+        if self._cache.folder is None or bench.model.store.spill is not None:  # whose weights are long to hash
+            return self.profile(assignment, bench.build(assignment))
+        plan = {region: scheme.name for region, scheme in assignment.items()}
+        alias = self._context("of a plan", _content(bench), plan)
+        key = self._cache.get(alias, _named)
+        known = None if key is None else self._known(key, assignment)
+        if known is not None:
+            return known
+        proto = bench.build(assignment)
+        found = self.profile(assignment, proto)
+        self._cache.put(alias, Archive({}, self._context(serialize(proto))))
+        return found
+
+    def _known(self, key: str, assignment: Mapping[str, Scheme]) -> Profile | None:
+        """The timing of this key, if it is no older than `KEPT_S`."""
+        known = self._cache.get(key, lambda entry: _read(entry, assignment))
+        age_s = self._clock() - known[1] if known is not None else math.inf
+        if known is None or not 0.0 <= age_s <= KEPT_S:
+            return None
+        if key not in self._own:
+            self._ages_s.setdefault(key, age_s)
+        return known[0].scaled(self.reference_s)
 
     def _measured(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> Profile:
         profile = self._profiler.profile(assignment, proto)
@@ -102,6 +124,19 @@ class RememberingProfiler:
     def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float:
         """Never from the cache: a second measurement is asked for because the first is in doubt."""
         return self._profiler.again_s(proto, limit_s)
+
+
+def _content(bench: Workbench) -> str:
+    """Hash of all that a model is built from, but for the assignment."""
+    parts = {f"{key} {name}": weight for (key, name), weight in bench.weights.items()}
+    return content_hash(model_hash(bench.model), bench.dialect.name, bench.activations, parts, bench.keep_io)
+
+
+def _named(entry: Archive) -> str:
+    """The key of a timing. Raises ValueError for something else."""
+    if not isinstance(entry.meta, str):
+        raise ValueError("not the key of a timing")
+    return entry.meta
 
 
 def _machine() -> str:

@@ -16,8 +16,9 @@ from onnxmpq.intervals import median_interval
 from onnxmpq.isolation import keep, patience_s
 from onnxmpq.measuring import movable, timed
 from onnxmpq.progress import Tick
-from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, open_session, run
+from onnxmpq.runtimes import Call, Session, SessionSettings, absolute, open_session, run, stays_in_files
 
+_DOING = "timing the converted model"
 MOST_PASSES = 5  # of a measurement that cannot tell on which side of a limit a model is, or that is unsteady
 Float = NDArray[np.float64]
 UNSTEADY = 0.1  # width of the confidence interval, as a share of the ratio: on a quiet machine it is 0.01 to 0.03
@@ -167,16 +168,25 @@ def time_on_typical(
 ) -> Timing:
     """Interleaved timing of two models on the typical sample, where time is taken. Raises ModelError, CrashError.
 
+    Two sessions of models that are never whole in memory would be too much for it: they take turns pass by pass.
+
     limit: of the ratio. Measured until the confidence interval is narrow and on one side of it, at most `passes` times
     as long. tick: gets passes done.
     """
     start, inputs = time.perf_counter(), feeds.batch([feeds.typical])
-    sessions = [keep(open_session, movable(absolute(model)), settings) for model in (original, result)]
+    models = [movable(absolute(model)) for model in (original, result)]
+    sessions = [keep(open_session, model, settings) for model in models]
     timed(run, sessions[0], inputs, doing="running the original")
     limit_s = patience_s(effort.seconds + effort.runs * (time.perf_counter() - start))
+    apart = stays_in_files(models[0])
+    if apart:
+        sessions.clear()
     rounds, timing = np.zeros((2, 0)), None
     for _ in range(passes):
-        more = timed(_side_by_side, *sessions, inputs, effort, doing="timing the converted model", limit_s=limit_s)
+        if apart:
+            more = np.array([timed(_alone, m, settings, inputs, effort, doing=_DOING, limit_s=limit_s) for m in models])
+        else:
+            more = timed(_side_by_side, *sessions, inputs, effort, doing=_DOING, limit_s=limit_s)
         rounds = np.concatenate([rounds, more], axis=1)
         timing = Timing.of(rounds[0], rounds[1], settings.threads)
         tick(1)
@@ -184,6 +194,11 @@ def time_on_typical(
             break
     assert timing is not None
     return timing
+
+
+def _alone(model: Any, settings: SessionSettings, inputs: dict[str, Array], effort: Effort) -> Float:
+    """Seconds of a model that is opened for it, float64 [rounds]."""
+    return np.array(interleaved_s([Call.of(open_session(model, settings), inputs)], effort)[0])
 
 
 def _side_by_side(before: Session, after: Session, inputs: dict[str, Array], effort: Effort) -> Float:

@@ -33,6 +33,7 @@ from onnxmpq.runtimes.onnxruntime.session import (
     run,
     runs_unfused,
     specs_of,
+    stays_in_files,
     widened,
 )
 from onnxmpq.runtimes.onnxruntime.window import warn_outside
@@ -89,6 +90,7 @@ __all__ = [
     "run",
     "runs_unfused",
     "specs_of",
+    "stays_in_files",
     "sums_neighbours",
     "warn_outside",
     "widened",

@@ -35,15 +35,21 @@ def finish(job: Job) -> Shipped:
 
 
 def require_quantized(job: Job, outcome: Outcome) -> None:
-    """Raises AlreadyMetError where a plan leaves everything in float32, BudgetError where that is beyond budgets."""
+    """Raises AlreadyMetError where a plan leaves everything in float32, BudgetError where that is beyond budgets,
+    NothingFasterError where the fastest plan was asked for."""
     if not outcome.assignment and not outcome.met:
         raise BudgetError(
             "no quantized plan keeps the quality floor, within the budgets or beyond them; keep the original, lower "
             "the floor, or give more samples"
         )
     smaller = SIZE in job.budgets.limits and outcome.met  # by preparing alone, which the original is not
-    if not outcome.assignment and not smaller:
-        raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
+    if outcome.assignment or smaller:
+        return
+    if job.budgets.fastest:
+        raise NothingFasterError(
+            "no plan that quantizes anything is faster than the original; keep it, or give --size to make it smaller"
+        )
+    raise AlreadyMetError("the budgets are met without quantizing anything; keep the original, or ask for less")
 
 
 class _Guard:

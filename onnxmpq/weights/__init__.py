@@ -3,14 +3,13 @@
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack, unpack_array
-from onnxmpq.weights.reuse import LONGEST_S, SECONDS_PER_VALUE, compensated, round_for_inputs, rounded, takes_too_long
+from onnxmpq.weights.reuse import LONGEST_S, compensated, round_for_inputs, rounded, rounding_seconds, takes_too_long
 from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
 
 __all__ = [
     "LONGEST_S",
-    "SECONDS_PER_VALUE",
     "TECHNIQUES",
     "Compensated",
     "PackedWeight",
@@ -26,6 +25,7 @@ __all__ = [
     "round_for_inputs",
     "round_weights",
     "rounded",
+    "rounding_seconds",
     "takes_too_long",
     "unpack",
     "unpack_array",

@@ -27,7 +27,7 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
             continue
         node, name = nodes[region.nodes[0]], weight_name(key)
         if node.domain != originals[node.name].domain:  # a kernel of the runtime that takes no float weights
-            node.CopyFrom(originals[node.name])
+            _plain_again(node, originals[node.name], region, in_half=weight.format.scale_type == "float16")
         node.input[place.slot] = name
         values = stored_as(node, region, place, weight.dequantize())
         tensor = onnx.numpy_helper.from_array(values, name)
@@ -47,6 +47,23 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
 
 
 _FLOAT16 = onnx.TensorProto.FLOAT16
+
+
+def _plain_again(node: onnx.NodeProto, original: onnx.NodeProto, region: Region, *, in_half: bool) -> None:
+    """Makes the original's operator of a kernel that takes weights as they are stored (MatMulNBits and others).
+
+    in_half: it computes in float16, so that what it reads and writes are the dialect's tensors: the data first, the
+    bias last.
+    """
+    data, bias = node.input[0], node.input[-1]
+    results = list(node.output)
+    node.CopyFrom(original)
+    if not in_half:
+        return
+    node.input[0] = data
+    if region.params.bias_slot is not None and region.params.bias is not None:
+        node.input[region.params.bias_slot] = bias
+    node.output[:] = results
 
 
 def weight_name(key: str) -> str:

@@ -14,10 +14,11 @@ import onnxmpq
 from onnxmpq.cache import Cache, content_hash
 from onnxmpq.cache.contents import Held, clear, contents
 from onnxmpq.files import Archive
+from tests.cli.conftest import run
+from tests.cli.folders import Run
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays
-from tests.test_cli import Run, run
 
 __all__ = ["run"]
 DOCS = (Path(__file__).parents[2] / "docs" / "cache.md").read_text(encoding="utf-8")

@@ -116,6 +116,13 @@ def test_weight_only_kernels_must_be_faster_than_float() -> None:
     assert {"w4", "w8"} <= kept["MatMul_9"]
 
 
+def test_slower_kernels_stay_where_nothing_else_stores_narrow_weights() -> None:
+    menu = candidates(prepared(token_model()), load_target("h200-cuda"), DIALECTS["onnxruntime-cuda"])
+    layer = next(n for n, row in menu.items() if "w4a16" in {s.name for s in row})
+    costs = {layer: {"fp32": 1.0, "fp16": 1.5, "w4a16": 2.0, "w8a16": 2.0}}
+    assert {s.name for s in worthwhile(menu, costs)[layer]} == {"fp32", "w4a16", "w8a16"}
+
+
 def test_activations_are_rounded_in_a_kernel_only_where_that_is_faster() -> None:
     menu = candidates(prepared(token_model()), CPU, ORT)
     costs = {

@@ -14,12 +14,14 @@ from onnxmpq.cache import Cache
 from onnxmpq.cost.measure import Effort, Profile
 from onnxmpq.cost.plan_costs import MeasuredCosts
 from onnxmpq.cost.table import CostTable
+from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import ModelError
 from onnxmpq.files import Archive
 from onnxmpq.model import Model
 from onnxmpq.profiling import KEPT_S, RememberingProfiler, timings
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import SCHEMES, Scheme
+from onnxmpq.workbench import Workbench
 from tests.graphs import conv_relu, prepared, residual_cnn, samples_for
 
 PLAN: Mapping[str, Scheme] = {"Conv_0": SCHEMES["int8"]}
@@ -89,6 +91,28 @@ def test_a_timing_comes_back_on_the_scale_of_the_run_that_finds_it(setting: Sett
     found = profiler.timings
     assert (found.reused, found.total, found.oldest_s) == (1, 1, 540.0)
     assert found.in_words() == "1 of 1 timings up to 9 minutes old, from this machine"
+
+
+def test_a_plan_whose_timing_is_known_is_not_built_again(setting: Setting) -> None:
+    """Of the same bench; of another one, and after the hour, it is."""
+    watch, built = Stopwatch(), []
+
+    @dataclass(frozen=True)
+    class Bench(Workbench):
+        def build(self, assignment: Mapping[str, Scheme]) -> onnx.ModelProto:
+            built.append(assignment)
+            return setting.model.proto
+
+    bench = Bench(setting.model, DIALECTS["onnxruntime"], {}, {})
+    first = setting.run(watch).profile_of(bench, PLAN)
+    profiler = setting.run(watch)
+    assert profiler.profile_of(bench, PLAN) == first
+    assert (len(built), watch.profiled, profiler.timings.reused) == (1, 1, 1)
+    setting.run(watch).profile_of(replace(bench, keep_io=False), PLAN)
+    assert (len(built), watch.profiled) == (2, 1)  # the same bytes
+    setting.now += KEPT_S + 1
+    setting.run(watch).profile_of(bench, PLAN)
+    assert (len(built), watch.profiled) == (3, 2)
 
 
 def test_what_a_run_has_timed_itself_is_not_reused(setting: Setting) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ import pytest
 
 import onnxmpq
 from onnxmpq import trials
-from onnxmpq.errors import AlreadyMetError, BudgetError, OnnxmpqError, QualityError
+from onnxmpq.allocate import parse_budgets
+from onnxmpq.errors import AlreadyMetError, BudgetError, NothingFasterError, OnnxmpqError, QualityError
 from onnxmpq.opening import Opened
 from onnxmpq.progress import Progress
 from onnxmpq.quality import Timing, verdict
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.shipping import ship
+from onnxmpq.shipping.guard import require_quantized
 from onnxmpq.workbench import Workbench
 from tests.conftest import QUICK, SAMPLES
 from tests.tables import int8_pays
@@ -160,6 +163,25 @@ def test_what_the_original_meets_takes_one_made_up_sample(monkeypatch: pytest.Mo
     for latency in ("60%", "1ns"):
         with pytest.raises(pytest.fail.Exception, match="made all samples"):
             onnxmpq.convert(MODEL, latency=latency)
+
+
+@pytest.mark.parametrize(
+    ("asked", "met", "error"),
+    [
+        ({"latency": "fastest"}, True, NothingFasterError),
+        ({"latency": "80%"}, True, AlreadyMetError),
+        ({"latency": "80%"}, False, BudgetError),
+        ({"latency": "fastest", "size": "90%"}, True, None),  # smaller, by preparing alone
+    ],
+)
+def test_a_plan_that_quantizes_nothing_is_said(asked: dict[str, str], met: bool, error: type[Exception] | None) -> None:
+    job: Any = SimpleNamespace(budgets=parse_budgets(**asked))
+    outcome: Any = SimpleNamespace(assignment={}, met=met)
+    if error is None:
+        require_quantized(job, outcome)
+        return
+    with pytest.raises(error):
+        require_quantized(job, outcome)
 
 
 def test_what_is_shown_beside_a_result(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:

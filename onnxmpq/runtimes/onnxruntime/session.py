@@ -125,7 +125,7 @@ def open_session(
     if isinstance(model, onnx.ModelProto) and any(map(is_reference, _constants(model.graph))):
         model = _from_root(model)
         _refer(options, settings, mapped=settings.mapped and not _in_blocks(model))
-    elif settings.mapped and isinstance(model, (str, Path)) and _stays_in_files(model) and not _in_blocks(model):
+    elif settings.mapped and isinstance(model, (str, Path)) and stays_in_files(model) and not _in_blocks(model):
         options.add_session_config_entry(_NO_COPIES, "1")
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
@@ -143,10 +143,13 @@ _ROOT = os.path.abspath(os.sep)
 _OPTIMIZED_DATA = "optimized.data"
 
 
-def _stays_in_files(path: str | Path) -> bool:
-    """True for the file of a model that is never whole in memory. What is no model is told when it is opened."""
+def stays_in_files(model: onnx.ModelProto | bytes | str | Path) -> bool:
+    """True for a graph with references, and for the file of a model that is never whole in memory. What is no model is
+    told when it is opened."""
+    if isinstance(model, onnx.ModelProto):
+        return any(map(is_reference, _constants(model.graph)))
     try:
-        return file_bytes(Path(path)) >= NEVER_WHOLE
+        return not isinstance(model, bytes) and file_bytes(Path(model)) >= NEVER_WHOLE
     except ModelError:
         return False
 
