@@ -206,7 +206,12 @@ class ExplicitWriter(Writer):
             for name in region.nodes:
                 node = self.nodes[name]
                 bias = region.layer.bias if region.layer else None
-                node.inputs = [self._half_constant(t, half, t.name == bias) for t in node.inputs]
+                cast = self.casts_bias(node)
+                node.inputs = [self._half_constant(t, half, cast and t.name == bias) for t in node.inputs]
+
+    def casts_bias(self, node: gs.Node) -> bool:
+        """True where a bias that this node reads in 16 bits is a float32 constant with a Cast behind it."""
+        return True
 
     def _half_result(self, tensor: gs.Tensor, half: HalfType, computed_so: bool) -> gs.Tensor:
         """The producer computes the type, or is cast to it; the tensor's own name is float32 again. What 16-bit
@@ -239,7 +244,7 @@ class ExplicitWriter(Writer):
     def _half_constant(self, tensor: gs.Tensor, half: HalfType, cast: bool) -> gs.Tensor:
         """A float32 initializer in 16 bits; any other tensor as it is.
 
-        cast: store it in float32 with a Cast behind it, as biases are, which may still be corrected.
+        cast: store it in float32 with a Cast behind it, as biases are.
         """
         if not isinstance(tensor, gs.Constant) or tensor.dtype != np.float32:
             return tensor

@@ -28,19 +28,20 @@ def simulated(shipped: onnx.ModelProto, model: Model, weights: Mapping[str, Quan
         node, name = nodes[region.nodes[0]], weight_name(key)
         if node.domain != originals[node.name].domain:  # a kernel of the runtime that takes no float weights
             _plain_again(node, originals[node.name], region, in_half=weight.format.scale_type == "float16")
-        node.input[place.slot] = name
         values = stored_as(node, region, place, weight.dequantize())
         tensor = onnx.numpy_helper.from_array(values, name)
         constants[name] = tensor if model.store.spill is None else model.store.spill.put(tensor)
-        if weight.format.scale_type == "float16":  # the layer computes in float16, weights that change are float32
-            narrow = f"{name}/float16"
-            cast = onnx.helper.make_node("Cast", [name], [narrow], f"{narrow}/cast", to=_FLOAT16)
-            node.input[place.slot] = narrow
-            proto.graph.node.insert(0, cast)
-        bias, slot = region.params.bias, region.params.bias_slot
-        if bias is not None and slot is not None and slot < len(node.input) and weight.format.scale_type != "float16":
-            node.input[slot] = bias
+        given = {place.slot: name}
+        bias, bias_slot = region.params.bias, region.params.bias_slot
+        if bias is not None and bias_slot is not None and bias_slot < len(node.input):
+            given[bias_slot] = bias
             constants.setdefault(bias, model.store[bias])
+        for slot, constant in given.items():
+            node.input[slot] = constant
+            if weight.format.scale_type == "float16":  # the layer computes in float16, what changes is float32
+                node.input[slot] = narrow = f"{name}/{slot}/float16"
+                cast = onnx.helper.make_node("Cast", [constant], [narrow], f"{narrow}/cast", to=_FLOAT16)
+                proto.graph.node.insert(0, cast)
     needed = _drop_unused(proto.graph)
     proto.graph.initializer.extend(t for name, t in constants.items() if name in needed)
     return proto
