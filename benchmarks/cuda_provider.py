@@ -18,6 +18,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -416,7 +417,7 @@ class Provider:
     def __init__(self) -> None:
         self.torch = importlib.import_module("torch")
         self.ort = importlib.import_module("onnxruntime")
-        self.scratch = "/tmp/optimized.onnx"
+        self.scratch = str(Path(tempfile.mkdtemp()) / "optimized.onnx")
 
     def exact(self, x: Array, w: Array) -> Array:
         device = self.torch.device("cuda")

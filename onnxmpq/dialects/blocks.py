@@ -16,7 +16,7 @@ from onnxmpq.model import Layer, Region, Spelling
 from onnxmpq.rounding import AffineBlock, PerBlock, QuantizedWeight
 from onnxmpq.schemes import BLOCK_SIZES, ROUNDS_TO_INT8, Scheme
 
-DOMAIN = "com.microsoft"
+OP_TYPE, DOMAIN = "MatMulNBits", "com.microsoft"
 CODES, SCALES, ZERO_POINTS = 1, 2, 3
 """Inputs of MatMulNBits."""
 _BIAS = 5
@@ -68,7 +68,7 @@ def multiplies(region: Region, scheme: Scheme, weights: Sequence[QuantizedWeight
     constants: dict[int, NDArray[np.generic]] = {CODES: codes(weight), SCALES: weight.scales}
     if (packed := zero_points(weight)) is not None:
         constants[ZERO_POINTS] = packed
-    return Spelling(constants, "MatMulNBits", DOMAIN, attributes, moved)
+    return Spelling(constants, OP_TYPE, DOMAIN, attributes, moved)
 
 
 def zero_points(weight: QuantizedWeight) -> NDArray[np.uint8] | None:

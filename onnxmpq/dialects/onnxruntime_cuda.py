@@ -46,4 +46,4 @@ class _Writer(ExplicitWriter):
 
     def casts_bias(self, node: gs.Node) -> bool:
         """False for MatMulNBits, of which onnxruntime 1.23's CPU provider reads no bias that is computed."""
-        return bool(node.op != "MatMulNBits")
+        return bool(node.op != blocks.OP_TYPE)
