@@ -210,7 +210,7 @@ def validate(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Judge CONVERTED against ORIGINAL by floors and limits. Exits with 15 if one is missed (docs/ci)."""
+    """Judge CONVERTED against ORIGINAL by floors and limits. Exits with 15 if one is missed, or bad without a floor."""
     asked = GateOptions(**given_options(GateOptions, context, options))
     judged = gate(original, converted, asked, listening(quiet=quiet, verbose=verbose))
     if as_json:
