@@ -19,7 +19,8 @@ from onnxmpq.shown import Shown
 class Judged(Shown):
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, and why the model
     is bad where no floor was given. warnings: all that were shown. sessions: of the original and of the converted
-    model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+    model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's.
+    doubts: of the warnings, those that make passing mean less: too few samples for a floor, labels that look wrong."""
 
     found: Validation
     verdict: Verdict
@@ -32,6 +33,7 @@ class Judged(Shown):
     warnings: tuple[str, ...]
     sessions: tuple[Footprint, Footprint] | None = None
     shape: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool | None:
@@ -74,7 +76,7 @@ class Judged(Shown):
             return f"not judged: {asked}; {quality}"
         if not self.passed:
             return f"FAILED: {'; '.join(self.missed)}"
-        return f"passed: {asked}; {quality}{self._although_bad()}"
+        return f"passed: {asked}; {quality}{self._although_bad()}" + "".join(f"; but {line}" for line in self.doubts)
 
     def _although_bad(self) -> str:
         if self.verdict.level != "bad":
@@ -101,6 +103,7 @@ def decided(
     missed = [*options.floors.unmet(found), *_beyond(options, found, sizes), *_beyond_memory(options, sessions)]
     if options.floors.empty and options.guard and verdict.level == "bad":
         missed.append(f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass")
+    few = _unresolved(options, found)
     return Judged(
         found,
         verdict,
@@ -109,9 +112,10 @@ def decided(
         feeds.synthetic,
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
-        _unresolved(options, found),
+        few,
         sessions,
         shape=in_words(options.shapes),
+        doubts=few,
     )
 
 

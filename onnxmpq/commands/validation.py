@@ -127,7 +127,8 @@ def _judged(
         settings = settings if options.provider is None else settings.on(options.provider)
     require_provider(settings.provider)
     labelled = Labelled.of(options.labels, options.metric)
-    if labelled is not None and (remark := labelled.remark(source, feeds, settings)):
+    remark = "" if labelled is None else labelled.remark(source, feeds, settings)
+    if remark:
         heard.warn(remark)
     found = _compared(original, converted, feeds, settings, options, labelled)
     sessions = None
@@ -138,7 +139,8 @@ def _judged(
     judged = decided(options, found, original, converted, feeds, sessions)
     for line in judged.warnings:
         heard.warn(line)
-    return replace(judged, warnings=tuple(heard.warnings))
+    doubts = (*judged.doubts, *([remark] if remark else []))
+    return replace(judged, warnings=tuple(heard.warnings), doubts=doubts)
 
 
 def _compared(

@@ -147,6 +147,23 @@ def test_few_samples_are_warned_of(files: tuple[Path, Path]) -> None:
     assert "20 samples cannot tell --min-agreement 99%" in line
 
 
+def test_the_last_line_says_that_the_samples_cannot_tell(files: tuple[Path, Path]) -> None:
+    few = replace(GOOD, outputs=(replace(GOOD.outputs[0], rows=20),), samples=20)
+    judged = decided(GateOptions(min_agreement="99%"), few, *files, feeds_for(residual_cnn(), 2))
+    assert judged.passed and "; but 20 samples cannot tell --min-agreement 99%" in judged.in_words()
+    enough = decided(GateOptions(min_agreement="99%"), GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert "but" not in enough.in_words()
+
+
+@pytest.mark.parametrize("spelling", ["30dB", "30 DB", "30db", "30Db", 30])
+def test_units_have_any_case(spelling: str | int) -> None:
+    assert GateOptions(min_sqnr=spelling).floors.min_sqnr_db == 30
+
+
+def test_threads_are_those_of_a_default_session_as_for_convert() -> None:
+    assert GateOptions(threads=0).threads == 0
+
+
 def test_bytes_of_external_data_count(files: tuple[Path, Path]) -> None:
     whole, split = files
     beside = split.with_name("w.bin").stat().st_size
@@ -184,7 +201,9 @@ def test_fp32_that_guesses_is_warned_of(tmp_path: Path, run: Run) -> None:
     np.save(folder / "labels.npy", own)
     assert "guessing" not in run(*base).err
     np.save(folder / "labels.npy", (own + 1) % outputs_of(residual_cnn(), inputs)["y"].shape[-1])
-    assert "0 of 40 labels right, as by guessing among" in run(*base).err
+    wrong = run(*base)
+    assert "0 of 40 labels right, as by guessing among" in wrong.err
+    assert "but " in wrong.out.splitlines()[-1] and "guessing" in wrong.out.splitlines()[-1]
 
 
 def test_memory_of_a_session_is_a_limit() -> None:
