@@ -11,7 +11,7 @@ from onnxmpq.commands.gate import Judged, decided
 from onnxmpq.cost import Effort
 from onnxmpq.decoding import cached_outputs, load_samples, structure_of
 from onnxmpq.errors import UsageError
-from onnxmpq.feeds import Feeds, Recipe, Step, at_step, timed_samples
+from onnxmpq.feeds import Feeds, Recipe, Step, Timed, at_step, timed_samples
 from onnxmpq.files import nearest
 from onnxmpq.isolation import call, isolated
 from onnxmpq.opening import as_given, say_timed
@@ -130,12 +130,17 @@ def _judged(
     remark = "" if labelled is None else labelled.remark(source, feeds, settings)
     if remark:
         heard.warn(remark)
-    found = _compared(original, converted, feeds, settings, options, labelled)
+    with heard.stage("comparing the converted model with the original", 0):
+        found = _compared(original, converted, feeds, settings, options, labelled)
     sessions = None
     if not found.emulated:
-        timed = timed_samples(at_step(feeds, options.step), options.shapes)
+        phase = at_step(feeds, options.step)
+        timed = timed_samples(phase, options.shapes)
         say_timed(timed, heard)
-        sessions = measured_sessions(source, result, timed, settings)
+        with heard.stage("timing the converted model beside the original", 0):
+            found = _with_timing(found, original, converted, phase, timed, settings, options)
+        with heard.stage("opening sessions of both models", 0):
+            sessions = measured_sessions(source, result, timed, settings)
     judged = decided(options, found, original, converted, feeds, sessions)
     for line in judged.warnings:
         heard.warn(line)
@@ -151,24 +156,33 @@ def _compared(
     options: GateOptions,
     labelled: Labelled | None,
 ) -> Validation:
-    """Quality on the samples, and latency side by side, long enough to tell on which side of a limit it is."""
-    source = as_given(original)
-    outputs, latency = options.outputs, options.limits.limits.get(LATENCY)
+    """Quality on all samples."""
+    source, outputs = as_given(original), options.outputs or {}
     caches = cached_outputs(structure_of(source), feeds)
     guessed = {**guessed_kinds(source, feeds, settings), **with_caches(caches, None)}
-    for name in set(outputs or ()) - set(guessed):
+    for name in set(outputs) - set(guessed):
         raise UsageError(f"outputs: {name!r} is no output of the model; {nearest(name, guessed, 'it has')}")
-    found = compare(original, converted, feeds, {**guessed, **(outputs or {})}, settings=settings, held_out=None)
-    if labelled is not None:
-        before, after = (labelled.score(as_given(m), feeds, settings) for m in (original, converted))
-        found = replace(found, metric=MetricScores(labelled.metric.name, before, after))
-    if found.emulated:
+    found = compare(original, converted, feeds, {**guessed, **outputs}, settings=settings, held_out=None)
+    if labelled is None:
         return found
+    before, after = (labelled.score(as_given(m), feeds, settings) for m in (original, converted))
+    return replace(found, metric=MetricScores(labelled.metric.name, before, after))
+
+
+def _with_timing(
+    found: Validation,
+    original: Source,
+    converted: Source,
+    feeds: Feeds,
+    timed: Timed,
+    settings: SessionSettings,
+    options: GateOptions,
+) -> Validation:
+    """With latency side by side, long enough to tell on which side of its limit it is. feeds: in the phase asked."""
+    latency = options.limits.limits.get(LATENCY)
     limit = None if latency is None else latency.of(1.0)
-    feeds = at_step(feeds, options.step)
-    timed = timed_samples(feeds, options.shapes)
     if latency is not None and not latency.relative:
-        limit = latency.value / quick_latency_s(source, timed, settings)
+        limit = latency.value / quick_latency_s(as_given(original), timed, settings)
     timing, *others = (
         time_side_by_side(original, converted, timed, way, Effort(seconds=2.0), limit if way is settings else None)
         for way in (settings, *other_threads(settings))

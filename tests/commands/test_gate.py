@@ -114,7 +114,9 @@ def test_floors_and_limits_of_python_refuse() -> None:
 def test_the_command_takes_a_limit_of_latency(spelling: str, tmp_path: Path, run: Run) -> None:
     folder = Folder(tmp_path)
     base = ("validate", folder.model, folder.model, "--calib", folder.calib, "--json", "--quiet")
-    passed = run(*base, "--latency", spelling)
+    passed = run(*(part for part in base if part != "--quiet"), "--latency", spelling)
+    for stage in ("comparing the converted model with the original", "timing the converted model beside the original"):
+        assert f"start: {stage}" in passed.err and f"done: {stage}" in passed.err
     assert passed.code == 0, passed.err
     assert "latency" in json.loads(passed.out)["asked"]
     missed = run(*base, "--latency", "1e-6ms")
