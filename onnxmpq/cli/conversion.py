@@ -191,11 +191,11 @@ def apply(
         answer({**files, **replay.as_dict(applied), "warnings": heard.warnings})
         return
     console = stdout()
+    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
     if applied.validation is not None:
         inspection.draw_validation(applied.validation, console)
     for line in replay.in_words(applied):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)

@@ -71,6 +71,7 @@ class Judged(Shown):
         """The last line: passed or not, and the quality."""
         asked = ", ".join(f"{name} {value}" for name, value in self.asked.items()) or "no floor or limit was given"
         why = "; ".join(self.verdict.reasons)
+        asked += f"; inputs timed: {self.shape}" if self.shape else ""
         quality = f"quality {self.verdict.level}" + (f" ({why})" if why else "")
         if self.passed is None:
             return f"not judged: {asked}; {quality}"

@@ -253,7 +253,7 @@ def _beside_int8(subject: Subject) -> str | None:
 def _advice(subject: Subject) -> Iterator[str]:
     """Steps to take: one thing for each question that is open; nothing where it can be used."""
     plan, timing, level = subject.plan, subject.validation.timing, subject.verdict.level
-    yield from _on_quality(subject)
+    yield from on_quality(subject.verdict.level, synthetic=subject.synthetic)
     yield from _on_floors(subject)
     if not plan.met:
         yield f"what can be had is {_what_fits(subject)}"
@@ -267,11 +267,12 @@ def _advice(subject: Subject) -> Iterator[str]:
         yield "quality is that of the calibration samples: give 4 or more with --calib"
 
 
-def _on_quality(subject: Subject) -> Iterator[str]:
-    if subject.synthetic:
+def on_quality(level: str, *, synthetic: bool) -> Iterator[str]:
+    """What to do about a verdict; nothing where it is good. synthetic: the samples were made up."""
+    if synthetic:
         yield "give real samples with --calib to know the quality: these were made up"
         return
-    match subject.verdict.level:
+    match level:
         case "bad":
             yield "do not use it: give a larger budget, or a floor such as --min-agreement 95% or --min-sqnr 20dB"
         case "noticeable":

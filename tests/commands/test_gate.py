@@ -157,6 +157,12 @@ def test_the_last_line_says_that_the_samples_cannot_tell(files: tuple[Path, Path
     assert "but" not in enough.in_words()
 
 
+def test_the_last_line_names_the_shapes_that_were_timed_with_their_shares(files: tuple[Path, Path]) -> None:
+    given = GateOptions(latency="90%", shape={"x": "1x3x8x8@0.5,1x3x16x16@1.5"})
+    judged = decided(given, GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert "inputs timed: x=1x3x8x8 (25%), x=1x3x16x16 (75%)" in judged.in_words()
+
+
 @pytest.mark.parametrize("spelling", ["30dB", "30 DB", "30db", "30Db", 30])
 def test_units_have_any_case(spelling: str | int) -> None:
     assert GateOptions(min_sqnr=spelling).floors.min_sqnr_db == 30
