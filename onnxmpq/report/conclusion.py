@@ -268,7 +268,7 @@ def _advice(subject: Subject) -> Iterator[str]:
 
 
 def on_quality(level: str, *, synthetic: bool) -> Iterator[str]:
-    """What to do about a verdict; nothing where it is good. synthetic: the samples were made up."""
+    """Steps that a verdict asks for; nothing where it is good. synthetic: the samples were made up."""
     if synthetic:
         yield "give real samples with --calib to know the quality: these were made up"
         return

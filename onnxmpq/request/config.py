@@ -16,6 +16,7 @@ from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request
 from onnxmpq.sensitivity import KINDS, OutputKind
 
+_UNITS = '"5ms", "3MB" or "60%"'
 _WANTED = {
     "text": "a text in quotes",
     "texts": "a text in quotes or a list of them",
@@ -105,6 +106,8 @@ def _value(declared: Declared, value: object, where: str) -> Any:
     def wrong() -> NoReturn:
         raise UsageError(f"{where} is {shown(value)}; it must be {_WANTED[kind]}")
 
+    if declared.option.group == "Budgets" and kind == "text" and is_number(value):
+        raise UsageError(f"{where} is {value}, a number without a unit; write it in quotes with one, such as {_UNITS}")
     match kind:
         case "text" | "file" if isinstance(value, str) or (kind == "text" and is_number(value)):
             return str(value)

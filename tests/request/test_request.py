@@ -169,6 +169,14 @@ def test_bad_config(text: str, message: str, tmp_path: Path) -> None:
     assert str(tmp_path / "c.toml") in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["latency", "size", "memory"])
+def test_a_budget_without_a_unit_names_the_file_and_the_option(name: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"{name} = 70\n")
+    said = rf"--config .*c.toml: option '{name}' is 70, a number without a unit; write it in quotes with one"
+    with pytest.raises(UsageError, match=said):
+        read_config(tmp_path / "c.toml")
+
+
 def test_no_config_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
