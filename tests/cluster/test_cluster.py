@@ -183,7 +183,9 @@ def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_local_workers_come_back_however_long_they_take(tmp_path: Path) -> None:
     """A LocalCluster closes the nanny of a worker that takes longer than this setting."""
-    dask = pytest.importorskip("dask", reason="the extra onnxmpq[cluster] is not installed")
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    import dask  # noqa: PLC0415
+
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):
         rows = [(str(tmp_path), n) for n in range(2)]
         assert run("local:1", tasks(dies_first, rows)) == {f"layer {n}": n for n in range(2)}
