@@ -6,7 +6,7 @@ it, and else use the processes and threads of this machine. No result depends on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,13 +19,16 @@ class Task(Generic[Result]):
     """`function(*arguments)`: a function of a module, and arguments that can be pickled. Those that `Elsewhere.shared`
     gave stand for their values.
 
-    key: hash of all that the result depends on. about: what it does and at which layer, for messages.
+    key: hash of all that the result depends on. about: what it does and at which layer, for messages. smaller: makes
+    tasks that do the same together, for workers that do not live long enough; None where it cannot be divided. Their
+    results may come in the place of this one's.
     """
 
     key: str
     about: str
     function: Callable[..., Result]
     arguments: tuple[Any, ...]
+    smaller: Callable[[], Sequence[Task[Result]]] | None = None
 
 
 class Elsewhere(Protocol):

@@ -28,8 +28,7 @@ FORKS = sys.platform == "linux"
 def local_cluster(workers: int) -> Iterator[Any]:
     """A `LocalCluster` with one thread a worker, that waits for its workers to come back as long as they take.
 
-    Workers are forked by a server that has imported what tasks need: it has no threads and no sessions. Dask reads how
-    to start a process and when to give it up from its configuration, which is of the whole program.
+    Dask reads how to start a process and when to give it up from its configuration, which is of the whole program.
     """
     import dask  # noqa: PLC0415
     import distributed  # noqa: PLC0415
@@ -39,8 +38,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
             with dask.config.set({_LOST_WORKER: "1 day"}):
                 super()._update_worker_status(*change)
 
-    forked = FORKS and _server_runs(dask.config.get("distributed.nanny.pre-spawn-environ", {}))
-    with dask.config.set({_METHOD: "forkserver"} if forked else {}):
+    with forked():
         with dask.config.set(_QUIET_SETTINGS):
             cluster = Patient(
                 n_workers=workers,
@@ -51,6 +49,18 @@ def local_cluster(workers: int) -> Iterator[Any]:
             )
         with cluster:
             yield cluster
+
+
+@contextmanager
+def forked() -> Iterator[None]:
+    """A block in which Dask's processes are forked by a server that has imported what tasks need. It has no threads and
+    no sessions, and stays until this program ends. Where there can be none they start as Dask has it."""
+    import dask  # noqa: PLC0415
+    import distributed  # noqa: F401, PLC0415 (brings the settings)
+
+    runs = FORKS and _server_runs(dask.config.get("distributed.nanny.pre-spawn-environ"))
+    with dask.config.set({_METHOD: "forkserver"} if runs else {}):
+        yield
 
 
 def restorer(cluster: Any) -> Callable[[], None]:

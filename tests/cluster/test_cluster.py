@@ -181,6 +181,28 @@ def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
             run(client, tasks(dies, [(1,)]))
 
 
+def sums(numbers: tuple[int, ...]) -> list[int]:
+    """Ends its worker where it is asked for more than one."""
+    if len(numbers) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return list(numbers)
+
+
+def halves(numbers: tuple[int, ...]) -> Task[list[int]]:
+    half = len(numbers) // 2
+    parts = [numbers[:half], numbers[half:]]
+    smaller = (lambda: [halves(part) for part in parts]) if half else None
+    return Task(f"sums {numbers}", f"layer {numbers[0]}", sums, (numbers,), smaller)
+
+
+def test_a_task_that_a_worker_was_lost_with_is_divided() -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    with connected("local:2", Silent()):
+        pool: Any = current()
+        found = [result for _, result in pool.run([halves((0, 1, 2, 3))])]
+    assert sorted(found) == [[0], [1], [2], [3]]
+
+
 def test_local_workers_come_back_however_long_they_take(tmp_path: Path) -> None:
     """A LocalCluster closes the nanny of a worker that takes longer than this setting."""
     pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
