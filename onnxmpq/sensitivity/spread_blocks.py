@@ -89,9 +89,8 @@ def _pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
 
 def carried(model: Model, way: Way, moving: Moving) -> list[Code]:
     """Changes of the outputs; one thread."""
-    moving = [
-        (block, Carried(change.change.copy(), dict(change.values))) for block, change in moving
-    ]  # walks use it up
+    # a walk uses up what it carries, and the task may be done once more
+    moving = [(block, Carried(change.change.copy(), dict(change.values))) for block, change in moving]
     walk = Walk(Cutter(model.store, way.frame.divergence.tensors), way, 1)
     for number in range(1, len(way.blocks)):
         walk.through(number, [change for block, change in moving if block < number])

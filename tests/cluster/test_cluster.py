@@ -67,12 +67,15 @@ def test_the_same_bytes_whoever_does_the_work(client: Any, tmp_path: Path, monke
     assert converted(tmp_path, cache=cache, cluster=client) == alone
     assert list(cache.rglob("*.npz"))
     assert converted(tmp_path, cache=False, cluster=client, cluster_folder=tmp_path) == alone
+    with local_cluster(1, processes=False) as one:
+        assert converted(tmp_path, cache=False, cluster=one) == alone
     assert not list(tmp_path.glob("*.pickle")) and current() is None
     with connected(client, heard):
         assert Context().elsewhere is current() is not None
     assert heard.lines == ["2 workers of the cluster, 2 tasks at a time"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("effects", ["full", "block"])
 def test_the_same_bytes_with_any_number_of_workers(
     effects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +172,7 @@ def test_a_slow_task_is_given_to_another_worker_too(client: Any, monkeypatch: py
     assert any(line.startswith("layer 1: slow on tcp://") and "also given to another" in line for line in heard.lines)
 
 
+@pytest.mark.long
 def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a cluster of its own, as its workers are started again."""
     import tempfile  # noqa: PLC0415
@@ -261,6 +265,7 @@ class Ends(Progress):
         yield tick
 
 
+@pytest.mark.long
 def test_after_the_scheduler_was_started_again_a_second_run_does_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +339,7 @@ def unseen(path: Path, content: str) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
     """A profile with its times taken on the device, and a conversion whose tasks stay away from it."""
     with local_cluster(1) as client:
