@@ -6,6 +6,7 @@ it, and else use the processes and threads of this machine. No result depends on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class Elsewhere(Protocol):
         """True if tasks may read files by this machine's paths."""
         ...
 
+    @property
+    def task_bytes(self) -> float:
+        """Memory that a task may take, with all that was shared; infinite where nobody knows."""
+        ...
+
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> AbstractContextManager[Any]:
         """A stand-in for a value that many tasks need: it travels once to each machine.
 
@@ -63,7 +69,7 @@ class Elsewhere(Protocol):
 class Here:
     """Does tasks in this process, one after the other, when they are asked for."""
 
-    width, sees_files = 1, True
+    width, sees_files, task_bytes = 1, True, math.inf
 
     @contextmanager
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:

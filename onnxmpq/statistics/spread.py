@@ -16,6 +16,10 @@ from onnxmpq.statistics.moments import Key, Moments, chunks, measure_moments, re
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
+SESSION_BYTES = 5
+"""Per byte of a model, while a session is opened that holds all of it: the model, its graph as text, what the runtime
+reads, and what it makes of that for its kernels (docs/cluster.md has measurements)."""
+
 
 def spread_moments(
     elsewhere: Elsewhere,
@@ -28,9 +32,11 @@ def spread_moments(
 ) -> Iterator[tuple[str, Moments]]:
     """As `measure_moments`, in the same order and with the same bits, done by `elsewhere`.
 
-    A model that is never whole in memory is measured here, on `threads`. Raises ClusterError.
+    A model that is never whole in memory is measured here, on `threads`, and so is one whose session is too large for
+    who does tasks. Raises ClusterError.
     """
-    if model.store.spill is not None:
+    held = SESSION_BYTES * sum(model.store.lengths()) + memory.sums + memory.shown
+    if model.store.spill is not None or held > elsewhere.task_bytes:
         yield from measure_moments(model, weights, feeds, threads=threads, memory=memory)
         return
     read, samples = readers(model), feeds_hash(feeds)

@@ -71,7 +71,8 @@ def test_the_same_bytes_whoever_does_the_work(client: Any, tmp_path: Path, monke
         assert converted(tmp_path, cache=False, cluster=one) == alone
     assert not list(tmp_path.glob("*.pickle")) and current() is None
     with connected(client, heard):
-        assert Context().elsewhere is current() is not None
+        assert Context().elsewhere is (elsewhere := current()) is not None
+        assert elsewhere.task_bytes > 0
     assert heard.lines == ["2 workers of the cluster, 2 tasks at a time"]
 
 

@@ -30,6 +30,16 @@ def test_tasks_give_the_same_moments(memory: MemoryBudget, width: int) -> None:
     assert executor.done >= min(width, len(here))
 
 
+def test_what_is_too_large_for_workers_is_measured_here() -> None:
+    proto = residual_cnn()
+    model, feeds = prepared(proto), feeds_for(proto, 3)
+    held = MEMORY.sums + MEMORY.shown
+    for task_bytes, here in ((held, True), (held + 2**20, False)):
+        executor = Shuffled(2, seed=0, task_bytes=task_bytes)
+        assert len(list(spread_moments(executor, model, model.weights, feeds))) == len(model.weights)
+        assert (executor.done == 0) is here
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 10))
 def test_pieces_are_the_keys_in_order(inputs: list[int], count: int) -> None:
     keys = [(f"t{n}", InputView(inputs=size)) for n, size in enumerate(inputs)]
