@@ -34,5 +34,6 @@ class LayerToRound:
 
     @property
     def products(self) -> int:
-        """Of the weight with a matrix of its inputs."""
-        return int(self.weight.size) * int(self.hessian.shape[-1])
+        """About the number for one format: a matrix of the inputs is factored, and the weight multiplied with it."""
+        channels, inputs = self.weight.shape
+        return int(inputs) ** 2 * int(inputs + channels)

@@ -19,8 +19,8 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
-ONE_FORMAT = 400_000_000
-"""Products [O, K] x [K, K] of a layer, about 0.3 s for each format, from which on each is a task."""
+ONE_FORMAT = 4_000_000_000
+"""Products of a layer, about 0.3 s for each format, from which on each is a task."""
 Rounded = tuple[str, list[QuantizedWeight]]
 
 

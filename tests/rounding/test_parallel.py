@@ -65,7 +65,7 @@ def test_processes_give_the_same(started: Sequence[subprocess.Popen[bytes]]) -> 
     assert len(started) == 2 and all(p.poll() is not None for p in started)
 
 
-@pytest.mark.parametrize("products", [0, 10**9], ids=["a format", "a layer"])
+@pytest.mark.parametrize("products", [0, 10**12], ids=["a format", "a layer"])
 def test_tasks_give_the_same(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmpq.rounding.parallel.ONE_FORMAT", products)
     found = list(rounded_layers(layers(), 1, executor := Shuffled(2, seed=0)))
