@@ -24,7 +24,7 @@ from onnxmpq.progress import ROUNDING, Progress, duration
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
-from onnxmpq.weights import LONGEST_S, rounding_seconds
+from onnxmpq.weights import quick_enough
 
 PROCESS_BYTES = 65e6
 """Of each process before it has a model: this one, the one that runs models, and those that round."""
@@ -81,7 +81,7 @@ def scratch_bytes(model: Model, menu: Menu) -> int:
     values = sum(places[key][1].parameters for key, _ in formats)
     packed = sum(places[key][1].parameters * f.storage_bits / 8 for (key, _), f in formats.items())
     layers = sum(place.parameters for _, place in places.values())
-    copies = 1 if rounding_seconds(model, [key for key, _ in formats]) > LONGEST_S else 2
+    copies = 1 if quick_enough(model, [key for key, _ in formats])[0] == "nearest" else 2
     return round(copies * SIDE * values + 2 * packed + 9 * layers)
 
 
@@ -129,12 +129,13 @@ def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: in
     rest = sum(seconds for stage, seconds in forecast(work).items() if stage != ROUNDING)
     plans = PLANS if any(s.kernel != FP32 for row in menu.values() for s in row) else 1
     before = NEAREST_S * values / threads + plans * (2 * effort.seconds + 20 * forward)
-    for_inputs = rounding_seconds(model, [key for key, _ in weight_formats(model, menu)])
+    keys = [key for key, _ in weight_formats(model, menu)]
     if model.store.spill is None:
+        for_inputs = quick_enough(model, keys, longest_s=math.inf)[1]
         return before + rest + for_inputs / threads
     size = model.prepared_bytes
     before += FILE_BYTE_S * size + OPEN_BYTE_S * size * (OPENINGS + plans) + VARIANT_S * values / threads
-    return before + rest + (for_inputs / threads if for_inputs <= LONGEST_S else 0.0)  # else rounded to nearest
+    return before + rest + quick_enough(model, keys)[1] / threads
 
 
 def _values(model: Model, menu: Menu) -> int:

@@ -227,7 +227,7 @@ def _plan(
 def _made_again(job: Job, shipped: Shipped) -> frozenset[str]:
     """Keys of weights that were rounded to nearest, which `apply` does again: of a model that is never whole in memory,
     whose weights would fill the plan."""
-    if job.bench.model.store.spill is None or "cross" in shipped.compensated.kept:
+    if job.bench.model.store.spill is None or {"cross", "gptq"} & set(shipped.compensated.kept):
         return frozenset()
     weights = shipped.compensated.weights.items()
     return frozenset(key for key, weight in weights if (key, weight.format.name) not in job.bench.by_samples)

@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from types import TracebackType
+from typing import NamedTuple
 
 from onnxmpq.cache import content_hash
 from onnxmpq.isolation import launch
@@ -19,30 +20,37 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
-Rounded = tuple[str, list[QuantizedWeight]]
+MOST_BYTES = 1.5e9
+"""Memory of all processes that round, as long as more than one does."""
+Rounded = tuple[str, int, list[QuantizedWeight]]
 
 
 def rounded_layers(
     layers: Iterable[LayerToRound], workers: int, elsewhere: Elsewhere | None = None
 ) -> Generator[Rounded]:
-    """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once.
+    """(name, first row, one result per format) of each layer or part, as they are done; few more than there are workers
+    are held at once, and fewer where they are large.
 
     elsewhere: rounds them in the place of processes of this machine. Raises ClusterError.
     """
     if elsewhere is not None:
         for task, weights in elsewhere.run(map(_task, layers)):
-            yield task.arguments[0].name, weights
+            layer = task.arguments[0]
+            yield layer.name, layer.first_row, weights
         return
     workers = min(workers, MOST_WORKERS)
     started = _started(workers) if workers > 1 and launch.can_start() else []
     if not started:
         for layer in layers:
-            yield layer.name, layer.rounded()
+            yield layer.name, layer.first_row, layer.rounded()
         return
     with Workers(started) as pool:
-        waiting: dict[Future[list[QuantizedWeight]], str] = {}
+        waiting: dict[Future[list[QuantizedWeight]], _Place] = {}
         for layer in layers:
-            waiting[pool.submit(layer)] = layer.name
+            place = _Place(layer.name, layer.first_row, layer.working_bytes)
+            while waiting and place.size + sum(p.size for p in waiting.values()) > MOST_BYTES:
+                yield from _finished(waiting)
+            waiting[pool.submit(layer)] = place
             while len(waiting) > workers:
                 yield from _finished(waiting)
         while waiting:
@@ -53,10 +61,19 @@ def _task(layer: LayerToRound) -> Task[list[QuantizedWeight]]:
     return Task(content_hash("round", layer), f"rounding layer {layer.name}", LayerToRound.rounded, (layer,))
 
 
-def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rounded]:
+class _Place(NamedTuple):
+    """Of what is being rounded, and the bytes that it takes."""
+
+    name: str
+    first_row: int
+    size: int
+
+
+def _finished(waiting: dict[Future[list[QuantizedWeight]], _Place]) -> Iterator[Rounded]:
     """Waits for at least one."""
     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-        yield waiting.pop(future), future.result()
+        place = waiting.pop(future)
+        yield place.name, place.first_row, future.result()
 
 
 class Workers:

@@ -3,7 +3,15 @@
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack, unpack_array
-from onnxmpq.weights.reuse import LONGEST_S, compensated, round_for_inputs, rounded, rounding_seconds, takes_too_long
+from onnxmpq.weights.reuse import (
+    LONGEST_S,
+    compensated,
+    in_sequence,
+    quick_enough,
+    round_for_inputs,
+    rounded,
+    within_time,
+)
 from onnxmpq.weights.sequence import Compensated, compensate
 from onnxmpq.weights.simulate import with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
@@ -17,18 +25,19 @@ __all__ = [
     "WeightKey",
     "compensate",
     "compensated",
+    "in_sequence",
     "pack",
     "pack_array",
     "pair_bound",
+    "quick_enough",
     "restore_biases",
     "restore_weight",
     "round_for_inputs",
     "round_weights",
     "rounded",
-    "rounding_seconds",
-    "takes_too_long",
     "unpack",
     "unpack_array",
     "with_biases",
+    "within_time",
     "without",
 ]

@@ -33,6 +33,7 @@ Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
 """(model, weight by key) -> the mixed-precision graph of the plan."""
 Loss = Callable[[onnx.ModelProto], float]
 Tick = Callable[[int], None]
+First = Callable[[], Mapping[str, QuantizedWeight]]
 
 CHECK_EVERY = 4
 """Every fourth sample judges the correction for quantized inputs that the others ask for."""
@@ -62,15 +63,21 @@ def compensate(
     *,
     threads: int = 1,
     tick: Tick = lambda _: None,
+    first: First | None = None,
 ) -> Compensated:
     """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
 
     A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
 
     weights: by key, as built into the plan so far. feeds: samples for the moments. loss: of a model, least wins;
-    measured on other samples.
+    measured on other samples. first: weights to be tried before all else, as those that are handed in were rounded to
+    nearest.
     """
     state = Compensated(dict(weights), {}, {"first": loss(build(model, weights))}, ())
+    if first is not None:
+        rounded = {**weights, **first()}
+        with model.store.passing():
+            state = _better(state, "gptq", replace(state, weights=rounded), loss(build(model, rounded)))
     with threadpool_limits(1, user_api="blas"):  # as in the first rounding
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
@@ -82,10 +89,15 @@ def compensate(
                     found = loss(build(with_biases(model, tried.biases), tried.weights))
             except CrashError:
                 continue
-            losses = {**state.losses, name: found}
-            better = found < min(state.losses[k] for k in ("first", *state.kept))
-            state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
+            state = _better(state, name, tried, found)
     return state
+
+
+def _better(state: Compensated, name: str, tried: Compensated, found: float) -> Compensated:
+    """`tried`, the work of a technique on the state, if its loss is less than that of all before; else the state."""
+    losses = {**state.losses, name: found}
+    better = found < min(state.losses[k] for k in ("first", *state.kept))
+    return replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
 
 
 class _Pass:
