@@ -80,8 +80,7 @@ def _lower_factor(matrix: FloatArray) -> DoubleArray:
     """Cholesky factor, float64 [K, K]. Raises LinAlgError."""
     size, lower = len(matrix), matrix.astype(np.float64)
     if size <= FACTORED_WHOLE:
-        whole: DoubleArray = np.linalg.cholesky(lower)
-        return whole
+        return np.asarray(np.linalg.cholesky(lower), np.float64)
     for start in range(0, size, FACTOR_PANEL):
         stop = min(start + FACTOR_PANEL, size)
         lower[start:stop, start:stop] = np.linalg.cholesky(lower[start:stop, start:stop])

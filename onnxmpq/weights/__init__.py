@@ -1,5 +1,6 @@
 """The weights that ship: rounded for the layer's inputs, then once more in sequence for the plan that was chosen."""
 
+from onnxmpq.weights.aside import content_of_aside, found_beside, written_beside
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biases, restore_weight, unpack, unpack_array
@@ -25,6 +26,8 @@ __all__ = [
     "WeightKey",
     "compensate",
     "compensated",
+    "content_of_aside",
+    "found_beside",
     "in_sequence",
     "pack",
     "pack_array",
@@ -40,4 +43,5 @@ __all__ = [
     "with_biases",
     "within_time",
     "without",
+    "written_beside",
 ]
