@@ -352,7 +352,7 @@ def _with_weights(model: Model, plan: Plan, feeds: Feeds | None, progress: Progr
                 found[place.key] = packed
     if missing and feeds is not None:
         context = Context(progress)
-        rounded = round_for_inputs(model, missing, feeds, Techniques(), context)
+        rounded = round_for_inputs(model, missing, feeds, Techniques(), context, alone=True)
         found |= {key: pack(weight, model.store.spill) for (key, _), weight in rounded.items()}
         missing = {key: spec for key, spec in missing.items() if key not in rounded}
     places = model.weights

@@ -192,7 +192,7 @@ class _QuickModels:
         if as_shipped:
             formats = weight_formats(model, menu)
             rounded = round_for_inputs(
-                model, formats, self.data.deciding, self.techniques, self.context, LONGEST_TRIAL_S
+                model, formats, self.data.deciding, self.techniques, self.context, longest_s=LONGEST_TRIAL_S
             )
             bench = bench.with_weights(rounded)
         return self.evaluator.loss(bench.build({name: row[0] for name, row in menu.items() if row}))

@@ -55,7 +55,7 @@ def compensate_plan(
 
     def first() -> dict[str, QuantizedWeight]:
         formats = {(key, weight.format.name): weight.format for key, weight in weights.items()}
-        found = round_for_inputs(bench.model, formats, data.rounding, asked, context)
+        found = round_for_inputs(bench.model, formats, data.rounding, asked, context, alone=True)
         return {key: weight for (key, _), weight in found.items()}
 
     by_samples = any((key, weight.format.name) in bench.by_samples for key, weight in weights.items())

@@ -7,14 +7,16 @@ from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biase
 from onnxmpq.weights.reuse import (
     LONGEST_S,
     compensated,
+    fits_in_sequence,
     in_sequence,
+    plan_within_time,
     quick_enough,
     round_for_inputs,
     rounded,
     within_time,
 )
 from onnxmpq.weights.sequence import Compensated, compensate
-from onnxmpq.weights.simulate import with_biases
+from onnxmpq.weights.simulate import correctable, with_biases
 from onnxmpq.weights.techniques import TECHNIQUES, Techniques, without
 
 __all__ = [
@@ -27,11 +29,14 @@ __all__ = [
     "compensate",
     "compensated",
     "content_of_aside",
+    "correctable",
+    "fits_in_sequence",
     "found_beside",
     "in_sequence",
     "pack",
     "pack_array",
     "pair_bound",
+    "plan_within_time",
     "quick_enough",
     "restore_biases",
     "restore_weight",

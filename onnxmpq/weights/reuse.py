@@ -43,14 +43,17 @@ def round_for_inputs(
     feeds: Feeds,
     techniques: Techniques,
     context: Context,
+    *,
     longest_s: float = LONGEST_S,
+    alone: bool = False,
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
 
-    Of a model that is never whole in memory by the best method that takes at most `longest_s` of CPU time; empty where
-    none does.
+    Of a model that is never whole in memory those that can be done in `longest_s` of CPU time, else none. alone: they
+    are those of one plan, which may do with less than the full technique.
     """
-    techniques = within_time(model, [key for key, _ in formats], techniques, context.progress, longest_s)
+    keys = [key for key, _ in formats]
+    techniques = (plan_within_time if alone else within_time)(model, keys, techniques, context.progress, longest_s)
     if techniques.method == "nearest":
         return {}
     with context.progress.stage(ROUNDING, len(formats)) as tick:
@@ -58,37 +61,54 @@ def round_for_inputs(
 
 
 def within_time(
-    model: Model,
-    keys: Iterable[str],
-    techniques: Techniques,
-    progress: Progress,
-    longest_s: float = LONGEST_S,
+    model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress, longest_s: float = LONGEST_S
 ) -> Techniques:
-    """The techniques by which a model that is never whole in memory can be rounded for its inputs in `longest_s` of CPU
-    time; says so. Of other models all of them.
+    """The techniques by which a model that is never whole in memory is rounded for its inputs before there is a plan:
+    those that are asked for, if they take at most `longest_s` of CPU time; says so. Of other models all of them.
 
     keys: of the weights, each once for every format.
     """
     asked = techniques.method
     if model.store.spill is None or asked == "nearest":
         return techniques
-    places = list(keys)
-    method, seconds = quick_enough(model, places, asked, longest_s)
-    full = duration(rounding_seconds(model, places, asked))
-    if method == asked:
+    seconds = rounding_seconds(model, keys, asked)
+    if seconds <= longest_s:
         progress.say(f"weights are rounded for their inputs: {duration(seconds)} of CPU time")
         return techniques
+    progress.say(
+        "plans are compared with weights rounded to nearest: rounding all that are offered for their inputs would take "
+        f"{duration(seconds)} of CPU time"
+    )
+    return replace(techniques, used=techniques.used - _FOR_INPUTS)
+
+
+def plan_within_time(
+    model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress, longest_s: float = LONGEST_S
+) -> Techniques:
+    """The same for the weights of one plan: by the best method that takes at most `longest_s`."""
+    asked = techniques.method
+    if model.store.spill is None or asked == "nearest":
+        return techniques
+    places = list(keys)
+    method, seconds = quick_enough(model, places, asked, longest_s)
+    takes = duration(seconds or rounding_seconds(model, places, "gptq"))
+    if method == asked:
+        progress.say(f"the plan's weights are rounded for their inputs: {takes} of CPU time")
+        return techniques
     if method == "gptq":
+        full = duration(rounding_seconds(model, places, asked))
         progress.say(
-            f"weights are rounded for their inputs by GPTQ alone: {duration(seconds)} of CPU time; with the descent "
-            f"behind it that would be {full}"
+            f"the plan's weights are rounded for their inputs by GPTQ alone: {takes} of CPU time; with the descent "
+            f"behind it {full}"
         )
         return replace(techniques, used=techniques.used - {"descent"})
     progress.warn(
-        "weights are rounded to nearest: rounding them for their inputs would take "
-        f"{duration(rounding_seconds(model, places, 'gptq'))} of CPU time; offer fewer schemes with --scheme"
+        f"weights are rounded to nearest: rounding the plan's for their inputs would take {takes} of CPU time"
     )
-    return replace(techniques, used=techniques.used - {"gptq", "descent", "cross"})
+    return replace(techniques, used=techniques.used - _FOR_INPUTS)
+
+
+_FOR_INPUTS = {"gptq", "descent", "cross"}
 
 
 def in_sequence(model: Model, keys: Collection[str], techniques: Techniques, progress: Progress) -> Techniques:
@@ -96,14 +116,24 @@ def in_sequence(model: Model, keys: Collection[str], techniques: Techniques, pro
     one core and within memory; of other models all of them."""
     if model.store.spill is None or "cross" not in techniques:
         return techniques
-    places = [model.weights[key][1] for key in keys]
-    largest = max((CROSSED_INPUT_BYTES * p.fan_in**2 + CROSSED_VALUE_BYTES * p.parameters for p in places), default=0)
+    largest = _crossed_bytes(model, keys)
     method, _ = quick_enough(model, list(keys), techniques.method, LONGEST_IN_SEQUENCE_S)
     if method == "nearest" or largest > MOST_IN_SEQUENCE_BYTES:
         takes = f"{largest / 1e9:.1f} GB of memory" if method != "nearest" else "too long on one core"
         progress.say(f"the plan's weights are not rounded once more in sequence, which takes {takes}")
         return replace(techniques, used=techniques.used - {"cross"})
     return techniques if method == techniques.method else replace(techniques, used=techniques.used - {"descent"})
+
+
+def fits_in_sequence(model: Model, keys: Iterable[str]) -> bool:
+    """True where some plan of these weights could be rounded in sequence: by their memory, not by their number."""
+    return _crossed_bytes(model, keys) <= MOST_IN_SEQUENCE_BYTES
+
+
+def _crossed_bytes(model: Model, keys: Iterable[str]) -> float:
+    """Memory for the one of these weights that takes the most in sequence."""
+    places = [model.weights[key][1] for key in keys]
+    return max((CROSSED_INPUT_BYTES * p.fan_in**2 + CROSSED_VALUE_BYTES * p.parameters for p in places), default=0)
 
 
 def quick_enough(

@@ -7,7 +7,7 @@ model is closer to the fp32 one on samples that took no part: with few samples b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +81,8 @@ def compensate(
     with threadpool_limits(1, user_api="blas"):  # as in the first rounding
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
+                continue
+            if name == "bias-correction" and not correctable(model, _regions_of(model, state.weights)):
                 continue
             try:
                 with model.store.passing():
@@ -200,7 +202,7 @@ def _round_again(walk: _Pass) -> Compensated:
 def _correct(walk: _Pass) -> Compensated:
     """Biases shifted by the mean error of their layer's outputs, layer by layer."""
     biases = dict(walk.state.biases)
-    ordered = list(dict.fromkeys(walk.weights[key][0].name for key in walk.ordered()))
+    ordered = _regions_of(walk.model, walk.ordered())
     correctable_ones = set(correctable(walk.model, ordered))
     for name in ordered:
         if name not in correctable_ones:
@@ -214,6 +216,12 @@ def _correct(walk: _Pass) -> Compensated:
         walk.quantized.set_constant(bias, biases[name].reshape(old.shape))
         walk.tick(1)
     return replace(walk.state, biases=biases)
+
+
+def _regions_of(model: Model, keys: Iterable[str]) -> list[str]:
+    """Names of the layers that have these weights."""
+    weights = model.weights
+    return list(dict.fromkeys(weights[key][0].name for key in keys))
 
 
 STEPS: Mapping[str, Callable[[_Pass], Compensated]] = {"cross": _round_again, "bias-correction": _correct}

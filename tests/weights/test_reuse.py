@@ -8,7 +8,7 @@ import pytest
 
 from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Silent
-from onnxmpq.weights import Techniques, in_sequence, quick_enough, within_time, without
+from onnxmpq.weights import Techniques, in_sequence, plan_within_time, quick_enough, within_time, without
 from onnxmpq.weights.reuse import VALUE_S, rounding_seconds
 from tests.graphs import prepared
 from tests.model.test_spill import LAYERS, split
@@ -34,18 +34,28 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "method", "said"),
+    ("allowed", "said"),
     [
-        ("best", "best", "weights are rounded for their inputs: "),
-        ("gptq", "gptq", "weights are rounded for their inputs by GPTQ alone: "),
-        ("nearest", "nearest", "warning: weights are rounded to nearest: "),
+        ("best", "the plan's weights are rounded for their inputs: "),
+        ("gptq", "the plan's weights are rounded for their inputs by GPTQ alone: "),
+        ("nearest", "warning: weights are rounded to nearest: "),
     ],
 )
-def test_the_best_method_that_time_allows_is_taken_and_said(allowed: str, method: str, said: str, model: Model) -> None:
+def test_a_plan_is_rounded_by_the_best_method_that_time_allows(allowed: str, said: str, model: Model) -> None:
+    heard, seconds = Heard(), rounding_seconds(model, model.weights, allowed)
+    found = plan_within_time(model, model.weights, Techniques(), heard, seconds)
+    assert found.method == allowed and len(heard.lines) == 1 and heard.lines[0].startswith(said)
+    assert ("cross" in found) == (allowed != "nearest")
+
+
+def test_before_any_plan_all_formats_are_rounded_as_asked_or_to_nearest(model: Model) -> None:
     keys, heard = [*model.weights, *model.weights], Heard()
-    found = within_time(model, keys, Techniques(), heard, rounding_seconds(model, keys, allowed))
-    assert found.method == method and len(heard.lines) == 1 and heard.lines[0].startswith(said)
-    assert ("cross" in found) == (method != "nearest")
+    seconds = rounding_seconds(model, keys)
+    assert within_time(model, keys, Techniques(), heard, seconds) == Techniques()
+    assert within_time(model, keys, Techniques(), heard, seconds / 2).method == "nearest"
+    rounded, compared = heard.lines
+    assert rounded.startswith("weights are rounded for their inputs: ")
+    assert compared.startswith("plans are compared with weights rounded to nearest: ")
 
 
 def test_a_better_method_takes_longer_than_the_next(model: Model) -> None:
