@@ -153,13 +153,16 @@ class Stages(Progress):
         print(f"  {message}", file=sys.stderr, flush=True)
 
 
-def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dict[str, Any]:
+def convert_one(folder: Path, options: dict[str, Any], longest_s: float | None, *, as_it_is: bool) -> dict[str, Any]:
     """In a process of its own."""
     import onnxmpq  # noqa: PLC0415 (after TMPDIR is set)
     from onnxmpq.model import spill  # noqa: PLC0415
+    from onnxmpq.weights import reuse  # noqa: PLC0415
 
     if not as_it_is:
         spill.NEVER_WHOLE = 0
+    if longest_s is not None:
+        reuse.LONGEST_S = longest_s
     start, output = time.perf_counter(), folder / "decoder.mpq.onnx"
     with Watcher(Path(tempfile.gettempdir())) as watcher:
         result = onnxmpq.convert(
@@ -187,7 +190,9 @@ def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dic
     }
 
 
-def measured(shape: Shape, options: dict[str, Any], samples: int, length: int, *, as_it_is: bool) -> dict[str, Any]:
+def measured(
+    shape: Shape, options: dict[str, Any], samples: int, length: int, longest_s: float | None, *, as_it_is: bool
+) -> dict[str, Any]:
     """A decoder written, converted and removed."""
     with tempfile.TemporaryDirectory(prefix="large-") as name:
         folder, scratch = Path(name) / "model", Path(name) / "tmp"
@@ -195,7 +200,7 @@ def measured(shape: Shape, options: dict[str, Any], samples: int, length: int, *
         scratch.mkdir()
         write_decoder(folder / "decoder.onnx", shape)
         write_samples(folder / "samples.npz", shape, samples, length=length)
-        asked = json.dumps({"folder": str(folder), "options": options, "as_it_is": as_it_is})
+        asked = json.dumps({"folder": str(folder), "options": options, "longest_s": longest_s, "as_it_is": as_it_is})
         path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
         environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": path}
         command = [sys.executable, "-m", "benchmarks.large_models", "--one", asked]
@@ -214,12 +219,13 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--effects", default="auto")
     parser.add_argument("--best-effort", action="store_true")
+    parser.add_argument("--rounding-seconds", type=float, help="in the place of the hour that rounding may take")
     parser.add_argument("--as-it-is", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         asked = json.loads(given.one)
-        found = convert_one(Path(asked["folder"]), asked["options"], as_it_is=asked["as_it_is"])
+        found = convert_one(Path(asked["folder"]), asked["options"], asked["longest_s"], as_it_is=asked["as_it_is"])
         print(json.dumps(found))
         return
     options = dict(budget.split("=", 1) for budget in given.budget)
@@ -232,7 +238,7 @@ def main() -> None:
     analysis = []
     for blocks in given.blocks:
         shape = Shape.of(blocks, given.width, given.vocabulary)
-        found = measured(shape, options, given.samples, given.length, as_it_is=given.as_it_is)
+        found = measured(shape, options, given.samples, given.length, given.rounding_seconds, as_it_is=given.as_it_is)
         stages = found["stages"]
         analysis.append([sum(stages[k][1] for k in ANALYSIS if k in stages), sum(row[1] for row in stages.values())])
         own, children = (max(row[n] for row in stages.values()) for n in (2, 3))

@@ -22,7 +22,7 @@ from onnxmpq.menu import Menu, activation_tensors, weight_formats
 from onnxmpq.model import LayerWeight, Model
 from onnxmpq.progress import ROUNDING, Progress, duration
 from onnxmpq.rescale import find_channels
-from onnxmpq.rounding import WeightFormat
+from onnxmpq.rounding import MOST_BYTES, WeightFormat, working_bytes
 from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
 from onnxmpq.threads import workers
@@ -167,18 +167,27 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress, techniq
 def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
     """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
 
-    Of a model that is never whole in memory one session does, and weights are rounded without the inputs of layers.
+    Of a model that is never whole in memory one session does.
     """
     values = _values(model, menu)
     processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
     largest = max((place.parameters for _, place in model.weights.values()), default=0)
-    sessions, rounding = 2.0 * model.prepared_bytes, 24 * largest * threads
+    sessions, rounding = 2.0 * model.prepared_bytes, 24.0 * largest * threads
     held = SIDE * values + 3 * model.prepared_bytes
     if model.store.spill is not None:
-        sessions, rounding, held = 1.0 * model.prepared_bytes, 10 * largest * threads, float(MEMORY.effects)
+        sessions, rounding, held = 1.0 * model.prepared_bytes, _rounding_memory(model, threads), float(MEMORY.effects)
     running = 4 * sum(math.prod(s) for s in (shapes or {}).values())
     kept = min(MEMORY.kept, samples * running) + min(MEMORY.shown, running) * threads
     return round(processes + max(sessions, rounding) + held + kept)
+
+
+def _rounding_memory(model: Model, threads: int) -> float:
+    """To nearest, or for the inputs of layers, beside the sums of their moments."""
+    places = [place for _, place in model.weights.values()]
+    nearest = 10 * max((p.parameters for p in places), default=0) * threads
+    one = max((working_bytes(p.out_channels, p.fan_in) for p in places), default=0)
+    moments = 12 * max((p.fan_in**2 for p in places), default=0)
+    return max(nearest, min(threads * one, max(one, MOST_BYTES)) + moments)
 
 
 def _seconds(model: Model, menu: Menu, shapes: Shapes, samples: int, threads: int, method: str) -> float:

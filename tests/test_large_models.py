@@ -19,8 +19,9 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import OutputError, PlanError
 from onnxmpq.model import LARGEST_KEPT, is_reference
-from tests.graphs import Array, graph, samples_for
+from tests.graphs import Array, graph, outputs_of, samples_for
 from tests.model.test_spill import split
+from tests.model.test_widen import stored_as
 from tests.tables import int8_pays
 from tests.weights.test_reuse import Heard
 
@@ -59,7 +60,7 @@ def run(path: Path) -> Array:
     import onnxruntime  # noqa: PLC0415 (as a user opens it, whatever this package does)
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: Array = session.run(None, {"x": samples_for(TOKENS, 3, seed=5)["x"]})[0]
+    found: Array = session.run(None, {"x": samples_for(TOKENS, 3, seed=5)["x"]})["y"]
     return found
 
 
@@ -109,6 +110,23 @@ def test_weights_rounded_for_inputs_are_in_a_file_beside_the_plan(
     found = files(folder)
     assert found["out.again.onnx.data"] == before["out.onnx.data"]
     assert found["out.again.plan.weights"] == before["out.plan.weights"]
+
+
+def test_a_model_of_16_bits_is_converted_and_keeps_the_types_of_its_ends(tmp_path: Path) -> None:
+    proto = stored_as(onnx.ModelProto.FromString(TOKENS.SerializeToString()), onnx.TensorProto.FLOAT16)
+    folder = tmp_path / "half"
+    folder.mkdir()
+    half = split(proto, folder)
+    converted(half, tmp_path / "first")
+    onnxmpq.apply(half, tmp_path / "first" / "out.plan.json", output=tmp_path / "first" / "out.again.onnx")
+    found = files(tmp_path / "first")
+    assert found["out.again.onnx.data"] == found["out.onnx.data"]
+    written = onnx.ModelProto.FromString(found["out.onnx"])
+    assert written.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    values = run(tmp_path / "first" / "out.onnx")
+    expected = outputs_of(proto, {"x": samples_for(TOKENS, 3, seed=5)["x"]})["y"]
+    assert values.dtype == np.float16
+    assert np.abs(values - expected).max() < 0.2 * np.abs(expected).max()
 
 
 def test_a_plan_without_its_weights_says_what_is_missing(source: Path, tmp_path: Path) -> None:

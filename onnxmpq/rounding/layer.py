@@ -39,9 +39,15 @@ class LayerToRound:
     @property
     def working_bytes(self) -> int:
         """Memory that rounding takes at most: two matrices of the inputs, one being factored, rows and results."""
-        inputs, values = int(self.weight.shape[1]), self.weight.size
-        rows = (4 + 2 * len(self.formats)) * values + 45 * min(values, ROWS_VALUES)
-        return 8 * self.hessian.size + 12 * inputs**2 + rows
+        channels, inputs = self.weight.shape
+        return working_bytes(channels, inputs, len(self.formats), len(self.hessian))
+
+
+def working_bytes(channels: int, inputs: int, formats: int = 1, groups: int = 1) -> int:
+    """`LayerToRound.working_bytes` for a weight [channels, inputs]."""
+    values = min(channels * inputs, PART_VALUES) if groups == 1 else channels * inputs
+    rows = (4 + 2 * formats) * values + 45 * min(values, ROWS_VALUES)
+    return (8 * groups + 12) * inputs**2 + rows
 
 
 def parts(channels: int, inputs: int, formats: Sequence[WeightFormat], groups: int = 1) -> list[slice]:

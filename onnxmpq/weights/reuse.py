@@ -44,16 +44,16 @@ def round_for_inputs(
     techniques: Techniques,
     context: Context,
     *,
-    longest_s: float = LONGEST_S,
+    longest_s: float | None = None,
     alone: bool = False,
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
 
-    Of a model that is never whole in memory those that can be done in `longest_s` of CPU time, else none. alone: they
-    are those of one plan, which may do with less than the full technique.
+    Of a model that is never whole in memory those that can be done in `longest_s` of CPU time (`LONGEST_S` unless one
+    is given), else none. alone: they are those of one plan, which may do with less than the full technique.
     """
-    keys = [key for key, _ in formats]
-    techniques = (plan_within_time if alone else within_time)(model, keys, techniques, context.progress, longest_s)
+    choose, keys = plan_within_time if alone else within_time, [key for key, _ in formats]
+    techniques = choose(model, keys, techniques, context.progress, longest_s or LONGEST_S)
     if techniques.method == "nearest":
         return {}
     with context.progress.stage(ROUNDING, len(formats)) as tick:
