@@ -156,6 +156,7 @@ def _walked(
             moments = sums.pop(key).result()
             for name in wanted[key]:
                 yield name, moments
+            del moments  # while others are summed
 
 
 def readers(model: Model) -> dict[Key, list[str]]:
