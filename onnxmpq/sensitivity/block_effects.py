@@ -12,6 +12,7 @@ exactly to the exit of a block, and across blocks as far as a stream carries cha
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,7 @@ from onnxmpq.sensitivity.streams import StreamDivergence, stream_frames
 
 CARRY = 2.0  # runs of the rest of the graph, relative to those within blocks
 FEWEST_CARRIED = 3  # perturbations of a block, and samples
-CARRIED_SAMPLES = 4
+CARRIED_SAMPLES = 8
 
 
 def model_blocks(model: Model, outputs: Sequence[str] | None = None) -> tuple[Block, ...]:
@@ -105,7 +106,7 @@ class _ByBlocks:
         *parts, exact = self._parts(carrier)
         exact.update(self._reaching_far())
         known = {t: exact.pooled.per_sample(self.frame.reference, c) for t, c in exact.by_try.items()}
-        level = _level(list(known.values()), len(carrier.way.feeds))
+        level = level_of(list(known.values()), len(carrier.way.feeds))
         best, gains = fit_gains([self._arrivals(p, carrier.arrived(i), exact, level) for i, p in enumerate(parts)])
         about = ByBlocks(
             exact.pooled,
@@ -195,13 +196,15 @@ class _ByBlocks:
         """(batches on which changes are carried on, number of changes of each block).
 
         Within blocks, P perturbations run half a block each on N samples; K changes of each of B blocks run half of the
-        graph on n samples. So K n = CARRY P N / B².
+        graph on n samples. So K n = CARRY P N / B², and K is no more than tensors at which several formats are tried,
+        which all take the gain of one of them: a change that stands for itself alone costs as much and gains less.
         """
         count = len(self.blocks)
         runs = int(CARRY * self.tries.count * len(self.feeds) / count**2)
         largest = max(self.worker.bytes.values(), default=1)
         runs = min(runs, self.memory.kept // max(largest * count, 1))
-        most = max(len({self.targets[t] for t in names}) for names in self.of_block)
+        counts = [Counter(self.targets[t] for t in names) for names in self.of_block]
+        most = max(FEWEST_CARRIED, *(sum(n > 1 for n in count.values()) for count in counts))
         samples = min(max(runs // most, FEWEST_CARRIED), CARRIED_SAMPLES, len(self.feeds))
         rows = [first_rows(r, samples) for r in self.worker.rows if r.start < samples]
         return rows, min(max(runs // samples, FEWEST_CARRIED), most)
@@ -273,7 +276,7 @@ class _ByBlocks:
         return np.stack([np.bincount(bucket, row, self.width) for row in signed]).astype(np.float32)
 
 
-def _level(divergences: Sequence[NDArray[np.float64]], few: int) -> float:
+def level_of(divergences: Sequence[NDArray[np.float64]], few: int) -> float:
     """Divergence on all samples relative to that on the first few: the median of changes that are known on all, each
     float64 [samples]; 1 without any. Samples of which the model is sure diverge less than others under any change."""
     found = [d.mean() / d[:few].mean() for d in divergences if d[:few].mean() > 0.0]
