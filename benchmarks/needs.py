@@ -2,8 +2,8 @@
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.needs [--samples 64] [MODEL ...]
 
-MODEL: names of samples/*.onnx and of the zoo, or decoder. Each is converted with `--size 30%`, without a cache, in a process of its
-own, and its memory is sampled as by benchmarks/large_models.py. Linux only.
+MODEL: names of samples/*.onnx and of the zoo, or decoder. Each is converted with `--size 30%`, without a cache, in a
+process of its own, and its memory is sampled as by benchmarks/large_models.py. Linux only.
 """
 
 from __future__ import annotations
