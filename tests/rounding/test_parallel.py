@@ -14,6 +14,7 @@ from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.rounding.layer import LayerToRound
 from onnxmpq.rounding.parallel import rounded_layers
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
+from tests.executors import Shuffled
 
 W4 = SCHEMES["w4"].weight
 assert W4 is not None
@@ -62,6 +63,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 def test_processes_give_the_same(started: Sequence[subprocess.Popen[bytes]]) -> None:
     assert_same(dict(rounded_layers(layers(), 2)), HERE)
     assert len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+@pytest.mark.parametrize("products", [0, 10**12], ids=["a format", "a layer"])
+def test_tasks_give_the_same(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.rounding.parallel.ONE_FORMAT", products)
+    found = list(rounded_layers(layers(), 1, executor := Shuffled(2, seed=0)))
+    assert len(found) == len(HERE) and executor.done == 2 * len(HERE) * (1 if products else len(FORMATS))
+    assert_same(dict(found), HERE)
 
 
 @pytest.mark.parametrize("program", ["pass", "import sys; print(sys.stdin.buffer.read(3))"], ids=["ends", "babbles"])
