@@ -23,7 +23,8 @@ from onnxmpq.trials import Inputs, both_ways, run_all, tried
 
 R = TypeVar("R")
 WARMUP_RUNS = 3
-PASSES = 3  # of a second look that cannot tell on which side of a limit a plan is
+LONGER = 2  # parts of a second look where there is no limit
+LOOKS = (1, 1, 2, 2)  # of one that is to tell on which side of a limit a plan is; it may end after each
 QUIET_SHARE = 0.1  # of fp32's rounds: so few are fast for reasons that do not last, the others meet other work
 
 
@@ -132,7 +133,7 @@ class Profiler:
 
     def profile(self, assignment: Assignment, proto: onnx.ModelProto) -> Profile:
         """Measure one rewritten model. Times are scaled to the speed of the machine at the first measurement."""
-        timed = self._timed(_profiled, proto, both_ways(proto, self.settings), self.effort)
+        timed = self._timed(_profiled, proto, self._inputs, both_ways(proto, self.settings), self.effort)
         reference, plain = timed.rounds[0] * self._per_reference, timed.rounds[1]
         self.reference_rounds_s += list(reference)
         drift = self.reference_s / float(min(reference))
@@ -150,28 +151,31 @@ class Profiler:
     def again_s(self, proto: onnx.ModelProto, limit_s: float | None = None) -> float:
         """A model's wall clock once more, with more patience: median over the rounds of its ratio to fp32.
 
-        limit_s: measured until the median's 95 % interval is on one side of it, at most `PASSES` times as long. A model
+        limit_s: measured until the median's 95 % interval is on one side of it, at most as long as all `LOOKS`. A model
         that stays undecided is not believed to hold the limit: its time is the upper end of the interval.
         """
-        effort, ratios = self.effort, np.zeros(0)
-        longer = replace(effort, seconds=2 * effort.seconds, rounds=3 * effort.rounds)
-        for _ in range(PASSES):
-            reference, plain = self._timed(_paired, proto, (self.settings,), longer)
+        plan, ratios = keep(_plan, self.runtime, proto, self._inputs, (self.settings,)), np.zeros(0)
+        for parts in (LONGER,) if limit_s is None else LOOKS:
+            reference, plain = self._beside(plan, parts)
             ratios = np.concatenate([ratios, plain / (reference * self._per_reference)])
             low, high = (end * self.reference_s for end in median_interval(ratios))
             if limit_s is None or not low <= limit_s <= high:
                 return float(np.median(ratios)) * self.reference_s
         return high
 
+    def _beside(self, plan: Kept[Any], parts: int) -> list[NDArray[np.float64]]:
+        """Rounds of fp32 and of an open session; a part is as long as a first measurement, of more rounds."""
+        effort = replace(self.effort, seconds=parts * self.effort.seconds, rounds=parts * 3 * self.effort.rounds // 2)
+        return self._timed(_side_by_side, plan, self._inputs, effort)
+
     def try_out(self, proto: onnx.ModelProto) -> None:
         """Run a model as it is before it is timed, without timing it."""
         tried(proto, self._inputs, self.settings, runtime=self.runtime, limit_s=self.limit_s, where=timed)
 
-    def _timed(
-        self, function: Callable[..., R], proto: onnx.ModelProto, ways: Sequence[SessionSettings], effort: Effort
-    ) -> R:
-        arguments = self.runtime, self._reference, proto, self._inputs, ways, effort
-        return timed(function, *arguments, doing="timing a plan", limit_s=self.limit_s)
+    def _timed(self, function: Callable[..., R], *arguments: Any) -> R:
+        """`function`, given the runtime, the session beside plans, and these, where time is taken."""
+        given = self.runtime, self._reference, *arguments
+        return timed(function, *given, doing="timing a plan", limit_s=self.limit_s)
 
 
 # ---- in the child ------------------------------------------------------------------------------
@@ -195,20 +199,19 @@ def _alone(runtime: Runtime, reference: Any, inputs: Inputs, effort: Effort) -> 
     return interleaved_s([runtime.prepared(reference, inputs[0])], effort)[0]
 
 
-def _paired(
-    runtime: Runtime,
-    reference: Any,
-    proto: onnx.ModelProto,
-    inputs: Inputs,
-    ways: Sequence[SessionSettings],
-    effort: Effort,
-) -> list[NDArray[np.float64]]:
-    """The plan is run on all inputs in every way, the last of which is then timed on the first input."""
+def _plan(runtime: Runtime, proto: onnx.ModelProto, inputs: Inputs, ways: Sequence[SessionSettings]) -> Any:
+    """A session of the plan in the last of these ways, after it was run on all inputs in each."""
     run_all(proto, inputs, ways[:-1], runtime)
     session = runtime.open(proto, ways[-1])
     for feeds in inputs:
         runtime.run(session, feeds)
-    return interleaved_s([runtime.prepared(s, inputs[0]) for s in (reference, session)], effort)
+    return session
+
+
+def _side_by_side(
+    runtime: Runtime, reference: Any, plan: Any, inputs: Inputs, effort: Effort
+) -> list[NDArray[np.float64]]:
+    return interleaved_s([runtime.prepared(s, inputs[0]) for s in (reference, plan)], effort)
 
 
 def _profiled(
@@ -219,5 +222,5 @@ def _profiled(
     ways: Sequence[SessionSettings],
     effort: Effort,
 ) -> _Timed:
-    rounds = _paired(runtime, reference, proto, inputs, ways, effort)
+    rounds = _side_by_side(runtime, reference, _plan(runtime, proto, inputs, ways), inputs, effort)
     return _Timed(rounds, runtime.trace(proto, inputs[0], ways[-1], effort.runs, effort.seconds / 2))
