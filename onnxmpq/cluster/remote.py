@@ -120,7 +120,7 @@ _arrived: weakref.WeakSet[Box | Spooled] = weakref.WeakSet()
 
 
 def _tidied(shared: Sequence[Box | Spooled]) -> None:
-    """Give back to the system the memory that unpacking a new value took."""
+    """Gives back to the system the memory that unpacking a new value has taken."""
     if any(value not in _arrived for value in shared):
         release_memory()
         _arrived.update(shared)

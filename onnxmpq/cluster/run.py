@@ -105,8 +105,8 @@ class Run(Generic[Result]):
         return bool(self.open)
 
     def _level(self) -> None:
-        """Tasks that wait at one worker go to another that has nothing to do, as one does that has just come back; those
-        of a worker that is gone are lost."""
+        """Moves a task that waits at one worker to another that has nothing to do, such as one that has just come back.
+        Tasks of workers that are gone are lost."""
         there: dict[str, list[Any]] = {address: [] for address in self.pool.look()}
         for future, tried in list(self.open.items()):
             if future.done():
