@@ -148,9 +148,12 @@ def quick_enough(
 
 
 def rounding_seconds(model: Model, keys: Iterable[str], method: str = "best") -> float:
-    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format."""
+    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format.
+
+    Tables that are looked up in have no moments of inputs and are left out of it.
+    """
     weights, (value_s, input_s) = model.weights, VALUE_S[method]
-    places = [weights[key][1] for key in keys]
+    places = [weights[key][1] for key in keys if not weights[key][0].operator.looks_up]
     return sum(place.parameters * (value_s + input_s * place.fan_in) for place in places)
 
 
