@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxmpq.rounding.pairs import PairBound
 from onnxmpq.rounding.quantize import quantize_weight
@@ -35,6 +35,16 @@ class LayerToRound:
             quantize_weight(self.weight, f, method=self.method, hessian=self.hessian, bound=bound)
             for f, bound in zip(self.formats, self.bounds, strict=True)
         ]
+
+    def only(self, numbers: Sequence[int]) -> LayerToRound:
+        """The same layer in some of its formats."""
+        return replace(self, formats=[self.formats[n] for n in numbers], bounds=[self.bounds[n] for n in numbers])
+
+    @property
+    def products(self) -> int:
+        """About the number for one format: a matrix of the inputs is factored, and the weight multiplied with it."""
+        channels, inputs = self.weight.shape
+        return int(inputs) ** 2 * int(inputs + channels)
 
     @property
     def working_bytes(self) -> int:

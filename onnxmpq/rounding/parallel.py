@@ -22,6 +22,8 @@ from onnxmpq.tasks import Elsewhere, Task
 MOST_WORKERS = 8
 MOST_BYTES = 1.5e9
 """Memory of all processes that round, as long as more than one does."""
+ONE_FORMAT = 4_000_000_000
+"""Products of a layer, about 0.3 s for each format, from which on each is a task."""
 Rounded = tuple[str, int, list[QuantizedWeight]]
 
 
@@ -34,9 +36,7 @@ def rounded_layers(
     elsewhere: rounds them in the place of processes of this machine. Raises ClusterError.
     """
     if elsewhere is not None:
-        for task, weights in elsewhere.run(map(_task, layers)):
-            layer = task.arguments[0]
-            yield layer.name, layer.first_row, weights
+        yield from _rounded_elsewhere(layers, elsewhere)
         return
     workers = min(workers, MOST_WORKERS)
     started = _started(workers) if workers > 1 and launch.can_start() else []
@@ -55,6 +55,37 @@ def rounded_layers(
                 yield from _finished(waiting)
         while waiting:
             yield from _finished(waiting)
+
+
+def _rounded_elsewhere(layers: Iterable[LayerToRound], elsewhere: Elsewhere) -> Iterator[Rounded]:
+    """A large layer is a task for each format, so that no single one takes longest by far."""
+    waiting: dict[tuple[str, int], dict[int, QuantizedWeight]] = {}
+    counts: dict[tuple[str, int], int] = {}
+    part_of: dict[str, tuple[int, ...]] = {}
+
+    def tasks() -> Iterator[Task[list[QuantizedWeight]]]:
+        for layer in layers:
+            counts[layer.name, layer.first_row] = len(layer.formats)
+            for numbers in _numbers(layer):
+                task = _task(layer if len(numbers) == len(layer.formats) else layer.only(numbers))
+                part_of[task.key] = numbers
+                yield task
+
+    for task, weights in elsewhere.run(tasks()):
+        place = task.arguments[0].name, task.arguments[0].first_row
+        if place not in counts:
+            continue
+        found = waiting.setdefault(place, {})
+        found.update(zip(part_of[task.key], weights, strict=True))
+        if len(found) == counts[place]:
+            del waiting[place], counts[place]
+            yield *place, [found[number] for number in sorted(found)]
+
+
+def _numbers(layer: LayerToRound) -> list[tuple[int, ...]]:
+    """Of the formats that a task rounds together."""
+    everything = tuple(range(len(layer.formats)))
+    return [(n,) for n in everything] if layer.products >= ONE_FORMAT else [everything]
 
 
 def _task(layer: LayerToRound) -> Task[list[QuantizedWeight]]:

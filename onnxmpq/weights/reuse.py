@@ -14,6 +14,7 @@ from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive, Array, is_number, is_whole
+from onnxmpq.isolation import release_memory
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import LayerWeight, Model, Region
 from onnxmpq.progress import ROUNDING, Progress, Tick, duration
@@ -56,6 +57,8 @@ def round_for_inputs(
     techniques = choose(model, keys, techniques, context.progress, longest_s or LONGEST_S)
     if techniques.method == "nearest":
         return {}
+    if model.store.spill is not None:
+        release_memory()  # of stages before: rounding takes a good part of what there may be
     with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
 

@@ -16,6 +16,7 @@ from onnxmpq.rounding.layer import LayerToRound, parts
 from onnxmpq.rounding.parallel import Workers, rounded_layers
 from onnxmpq.rounding.second_order import output_error
 from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES
+from tests.executors import Shuffled
 
 from .strategies import FORMATS as ALL_FORMATS
 from .strategies import correlated_hessian, gaussian
@@ -71,6 +72,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 def test_processes_give_the_same(started: Sequence[subprocess.Popen[bytes]]) -> None:
     assert_same(by_name(rounded_layers(layers(), 2)), HERE)
     assert len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+@pytest.mark.parametrize("products", [0, 10**12], ids=["a format", "a layer"])
+def test_tasks_give_the_same(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.rounding.parallel.ONE_FORMAT", products)
+    found = list(rounded_layers(layers(), 1, executor := Shuffled(2, seed=0)))
+    assert len(found) == len(HERE) and executor.done == 2 * len(HERE) * (1 if products else len(FORMATS))
+    assert_same(by_name(found), HERE)
 
 
 @pytest.mark.parametrize("program", ["pass", "import sys; print(sys.stdin.buffer.read(3))"], ids=["ends", "babbles"])
