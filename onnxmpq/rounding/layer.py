@@ -10,7 +10,7 @@ from onnxmpq.rounding.quantize import quantize_weight
 from onnxmpq.rounding.second_order import ROWS_VALUES
 from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
 
-PART_VALUES = 4 * ROWS_VALUES
+PART_VALUES = 8 * ROWS_VALUES
 """Values of a weight that a process gets at a time."""
 
 

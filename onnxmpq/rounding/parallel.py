@@ -20,10 +20,10 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
-ONE_FORMAT = 4_000_000_000
-"""Products of a layer, about 0.3 s for each format, from which on each is a task."""
 MOST_BYTES = 1.5e9
 """Memory of all processes that round, as long as more than one does."""
+ONE_FORMAT = 4_000_000_000
+"""Products of a layer, about 0.3 s for each format, from which on each is a task."""
 Rounded = tuple[str, int, list[QuantizedWeight]]
 
 
@@ -72,8 +72,7 @@ def _rounded_elsewhere(layers: Iterable[LayerToRound], elsewhere: Elsewhere) -> 
                 yield task
 
     for task, weights in elsewhere.run(tasks()):
-        layer = task.arguments[0]
-        place = layer.name, layer.first_row
+        place = task.arguments[0].name, task.arguments[0].first_row
         if place not in counts:
             continue
         found = waiting.setdefault(place, {})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxmpq.rounding.types import DoubleArray, FloatArray, QuantizedWeight
 
-ROWS_VALUES = 1 << 22
+ROWS_VALUES = 1 << 21
 """Values of the output channels that are rounded at a time, which bounds memory. They follow from a weight's shape
 alone: products of other shapes may have other last bits."""
 

@@ -53,7 +53,8 @@ def taken_aside(text: str, size: int, where: str) -> bytes:
     if not isinstance(text, Aside):
         raise PlanError(f"{where}: its values are in a file beside the plan; give the path of the plan's file")
     try:
-        compressed = b"".join(read_parts(text.file, text.offset, text.length))
+        longest = min(text.length, size + size // 1000 + 64)  # of what does not compress
+        compressed = b"".join(read_parts(text.file, text.offset, longest))
     except OSError as error:
         raise PlanError(
             f"{text.file}: cannot be read ({error.strerror}), and the plan's weights are there; keep it beside the plan"

@@ -14,6 +14,7 @@ from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive, Array, is_number, is_whole
+from onnxmpq.isolation import release_memory
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import LayerWeight, Model, Region
 from onnxmpq.progress import ROUNDING, Progress, Tick, duration
@@ -56,6 +57,8 @@ def round_for_inputs(
     techniques = choose(model, keys, techniques, context.progress, longest_s or LONGEST_S)
     if techniques.method == "nearest":
         return {}
+    if model.store.spill is not None:
+        release_memory()  # of stages before: rounding takes a good part of what there may be
     with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
 
@@ -148,9 +151,12 @@ def quick_enough(
 
 
 def rounding_seconds(model: Model, keys: Iterable[str], method: str = "best") -> float:
-    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format."""
+    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format.
+
+    Tables that are looked up in have no moments of inputs and are left out of it.
+    """
     weights, (value_s, input_s) = model.weights, VALUE_S[method]
-    places = [weights[key][1] for key in keys]
+    places = [weights[key][1] for key in keys if not weights[key][0].operator.looks_up]
     return sum(place.parameters * (value_s + input_s * place.fan_in) for place in places)
 
 

@@ -10,7 +10,7 @@ from onnxmpq.model import Model, prepare
 from onnxmpq.progress import Silent
 from onnxmpq.weights import Techniques, in_sequence, plan_within_time, quick_enough, within_time, without
 from onnxmpq.weights.reuse import VALUE_S, rounding_seconds
-from tests.graphs import prepared
+from tests.graphs import graph, prepared
 from tests.model.test_spill import LAYERS, split
 
 
@@ -63,6 +63,20 @@ def test_a_better_method_takes_longer_than_the_next(model: Model) -> None:
     seconds = [rounding_seconds(model, model.weights, method) for method in VALUE_S]
     assert seconds == sorted(seconds, reverse=True) and seconds[-1] == 0
     assert quick_enough(model, list(model.weights), "gptq", seconds[1] / 2) == ("nearest", 0)
+
+
+def test_tables_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", 0)
+    proto = graph(
+        "e = Gather (table, x) y = MatMul (e, w)",
+        "int64[N, 6] x",
+        "float[N, 6, 80] y",
+        "float[96, 64] table, float[64, 80] w",
+    )
+    model = prepare(split(proto, tmp_path))
+    (table,) = [key for key, (region, _) in model.weights.items() if region.operator.looks_up]
+    assert len(model.weights) == 2 and rounding_seconds(model, [table]) == 0
+    assert rounding_seconds(model, model.weights) > 0
 
 
 @pytest.mark.parametrize("asked", ["best", "gptq", "nearest"])
