@@ -21,6 +21,7 @@ of a core each (distributed 2026.8.0)."""
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**28, "MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TOP_PAD_": 2**24}
 """Bytes. Dask gives freed memory back to the system above 64 KB. Each array over 128 KB then comes from there page by
 page, which makes tasks a tenth slower; so it does, to a lesser degree, by what glibc begins with."""
+_PRELOADED = "onnxmpq.cluster.preloaded"
 FORKS = sys.platform == "linux"
 
 
@@ -46,6 +47,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
                 processes=True,
                 dashboard_address=":0",
                 config=_QUIET_SETTINGS,  # of the workers
+                preload=_PRELOADED,
             )
         with cluster:
             yield cluster
@@ -91,7 +93,7 @@ def _server_runs(environment: dict[str, Any]) -> bool:
     before = {name: os.environ.get(name) for name in given}
     try:
         os.environ.update(given)
-        multiprocessing.set_forkserver_preload(["onnxmpq.cluster.preloaded"])
+        multiprocessing.set_forkserver_preload([_PRELOADED])
         forkserver.ensure_running()
     except OSError:  # no process more, or this user may not run the interpreter
         return False

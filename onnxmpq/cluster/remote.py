@@ -120,7 +120,7 @@ _arrived: weakref.WeakSet[Box | Spooled] = weakref.WeakSet()
 
 
 def _tidied(shared: Sequence[Box | Spooled]) -> None:
-    """What was needed to unpack a value that is new here goes back to the system."""
+    """Gives back to the system the memory that unpacking a new value has taken."""
     if any(value not in _arrived for value in shared):
         release_memory()
         _arrived.update(shared)

@@ -105,8 +105,8 @@ class Run(Generic[Result]):
         return bool(self.open)
 
     def _level(self) -> None:
-        """What waits at one worker goes to another that has nothing to do, as one does that has just come back; what
-        was given to a worker that is gone is lost."""
+        """Moves a task that waits at one worker to another that has nothing to do, such as one that has just come back.
+        Tasks of workers that are gone are lost."""
         there: dict[str, list[Any]] = {address: [] for address in self.pool.look()}
         for future, tried in list(self.open.items()):
             if future.done():

@@ -169,6 +169,6 @@ def measured(model: Model, scene: Scene, number: int, tries: Perturbations) -> t
 
 
 def _catch(catcher: Catcher, caught: list[Caught], tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
-    value = catcher.caught(tried, rows, made)
-    if value is not None:
-        caught.append((tried, rows, value))
+    found = catcher.caught(tried, rows, made)
+    if found is not None:
+        caught.append((tried, *found))
