@@ -138,10 +138,10 @@ class AlreadyMetError(OnnxmpqError):
 
 
 class GateError(OnnxmpqError):
-    """A converted model that `validate` refuses: it misses a floor or a limit, or is bad where none was given."""
+    """A converted model that `validate` refuses: it misses a floor or a limit, or is bad and no floor is given."""
 
     exit_code = 15
-    meaning = "validate: the converted model misses a floor or a limit, or is bad"
+    meaning = "validate: the converted model misses a floor or a limit, or is bad and no floor is given"
 
 
 class CheckError(OnnxmpqError):

@@ -191,11 +191,11 @@ def apply(
         answer({**files, **replay.as_dict(applied), "warnings": heard.warnings})
         return
     console = stdout()
+    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
     if applied.validation is not None:
         inspection.draw_validation(applied.validation, console)
     for line in replay.in_words(applied):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"wrote {destination} and {plan_path(destination)}", highlight=False, markup=False)
 
 
 @app.command(cls=GroupedCommand)
@@ -210,7 +210,7 @@ def validate(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Judge CONVERTED against ORIGINAL by floors and limits. Exits with 15 if one is missed (docs/ci)."""
+    """Judge CONVERTED against ORIGINAL by floors and limits. Exits with 15 if one is missed, or bad without a floor."""
     asked = GateOptions(**given_options(GateOptions, context, options))
     judged = gate(original, converted, asked, listening(quiet=quiet, verbose=verbose))
     if as_json:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE
 from onnxmpq.errors import GateError, UsageError
 from onnxmpq.feeds import Feeds, in_words
-from onnxmpq.model import file_bytes
+from onnxmpq.model import source_bytes
 from onnxmpq.profiling import Footprint, memory_unmet
 from onnxmpq.quality import Validation, Verdict, judge, unresolved
-from onnxmpq.request import GateOptions
+from onnxmpq.request import GateOptions, Source
 from onnxmpq.shown import Shown
 
 
 @dataclass(frozen=True, repr=False)
 class Judged(Shown):
-    """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, or why the model is
-    bad where nothing was asked. warnings: all that were shown. sessions: of the original and of the converted model;
-    None where none was opened for that. shape: that latency is about, in words, "" for a sample's."""
+    """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, and why the model
+    is bad where no floor was given. warnings: all that were shown. sessions: of the original and of the converted
+    model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's.
+    doubts: of the warnings, those that make passing mean less: too few samples for a floor, labels that look wrong."""
 
     found: Validation
     verdict: Verdict
@@ -33,6 +33,7 @@ class Judged(Shown):
     warnings: tuple[str, ...]
     sessions: tuple[Footprint, Footprint] | None = None
     shape: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool | None:
@@ -70,30 +71,40 @@ class Judged(Shown):
         """The last line: passed or not, and the quality."""
         asked = ", ".join(f"{name} {value}" for name, value in self.asked.items()) or "no floor or limit was given"
         why = "; ".join(self.verdict.reasons)
+        asked += f"; inputs timed: {self.shape}" if self.shape else ""
         quality = f"quality {self.verdict.level}" + (f" ({why})" if why else "")
         if self.passed is None:
             return f"not judged: {asked}; {quality}"
-        return f"passed: {asked}; {quality}" if self.passed else f"FAILED: {'; '.join(self.missed)}"
+        if not self.passed:
+            return f"FAILED: {'; '.join(self.missed)}"
+        return f"passed: {asked}; {quality}{self._although_bad()}" + "".join(f"; but {line}" for line in self.doubts)
+
+    def _although_bad(self) -> str:
+        if self.verdict.level != "bad":
+            return ""
+        floors = {name for name in self.asked if name not in (LATENCY, SIZE, MEMORY)}
+        return "; passed although it is bad: " + ("the floors that were given decide" if floors else "--no-guard")
 
 
 def decided(
     options: GateOptions,
     found: Validation,
-    original: Path,
-    result: Path,
+    original: Source,
+    result: Source,
     feeds: Feeds,
     sessions: tuple[Footprint, Footprint] | None = None,
 ) -> Judged:
     """A validation against what was asked. Raises UsageError for a floor that the outputs do not have, or a limit that
     cannot be measured. sessions: of the original and of the converted model."""
     options.floors.require_classes(any(o.kl_nats is not None for o in found.outputs))
-    sizes = file_bytes(original), file_bytes(result)
+    sizes = source_bytes(original), source_bytes(result)
     verdict = judge(found, synthetic=feeds.synthetic)
     memory = {} if options.memory is None else {MEMORY: options.memory}
     asked = {**options.floors.asked(), **options.limits.spelled(), **memory}
     missed = [*options.floors.unmet(found), *_beyond(options, found, sizes), *_beyond_memory(options, sessions)]
-    if not asked and options.guard and verdict.level == "bad":
-        missed = [f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass"]
+    if options.floors.empty and options.guard and verdict.level == "bad":
+        missed.append(f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass")
+    few = _unresolved(options, found)
     return Judged(
         found,
         verdict,
@@ -102,9 +113,10 @@ def decided(
         feeds.synthetic,
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
-        _unresolved(options, found),
+        few,
         sessions,
         shape=in_words(options.shapes),
+        doubts=few,
     )
 
 

@@ -152,7 +152,7 @@ _STYLES = {True: "green", False: "bold red", None: "yellow"}
 
 def draw_validation(found: Validation, console: Console) -> None:
     """Draw quality per output, and latency."""
-    table = Table("output", "SQNR dB", "cosine", "relative error", "KL nats", "top-1 agreement", "SQNR unfused dB")
+    table = Table("output", "SQNR dB", "cosine", "relative error", "KL nats", "top-1 agreement", "unfused SQNR dB")
     for o in found.outputs:
         kl = "" if o.kl_nats is None else f"{o.kl_nats:.4g}"
         agreement = "" if o.top1_agreement is None else f"{o.top1_agreement:.1%}"

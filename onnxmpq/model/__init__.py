@@ -26,7 +26,7 @@ from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
-from onnxmpq.model.sizes import file_bytes
+from onnxmpq.model.sizes import file_bytes, source_bytes
 from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
 from onnxmpq.model.steps import Draft, Step, take_steps
 from onnxmpq.model.store import (
@@ -98,6 +98,7 @@ __all__ = [
     "set_place",
     "shell",
     "sink",
+    "source_bytes",
     "sources_of",
     "subgraphs",
     "table_rows",

@@ -18,3 +18,8 @@ def file_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in (path, *external_files(proto, path)))
     except (OSError, DecodeError) as error:
         raise ModelError(f"{path}: cannot be read ({type(error).__name__}); give the path of an .onnx file") from None
+
+
+def source_bytes(source: str | Path | onnx.ModelProto) -> int:
+    """Bytes of a model's files, or of the model itself as one file. Raises ModelError as `file_bytes` does."""
+    return source.ByteSize() if isinstance(source, onnx.ModelProto) else file_bytes(Path(source))

@@ -240,7 +240,7 @@ class Plan(Shown):
         except ValueError as error:
             raise PlanError(f"{where}: no plan ({error}); write the plan again") from None
         if not isinstance(data, dict):
-            raise PlanError(f"{where}: no plan, which is a table; write the plan again")
+            raise PlanError(f"{where}: no plan: it is JSON, but no object of fields; write the plan again")
         try:
             require_schema(data.pop("schema", None), SCHEMA)
         except SchemaMismatch as error:

@@ -10,7 +10,16 @@ from onnxmpq.quality.comparison import (
     fusion_sqnr_db,
     guessed_kinds,
 )
-from onnxmpq.quality.floors import Floors, Metric, MetricFunction, implausible_scores, outputs_for, parse_floors, top1
+from onnxmpq.quality.floors import (
+    TOP1,
+    Floors,
+    Metric,
+    MetricFunction,
+    implausible_scores,
+    outputs_for,
+    parse_floors,
+    top1,
+)
 from onnxmpq.quality.resolution import declared_rows, unresolved
 from onnxmpq.quality.timing import MOST_PASSES, StepTiming, Timing, time_side_by_side, time_steps
 from onnxmpq.quality.verdict import Level, Verdict, judge
@@ -18,6 +27,7 @@ from onnxmpq.quality.verdict import Level, Verdict, judge
 __all__ = [
     "EMULATED",
     "MOST_PASSES",
+    "TOP1",
     "Floors",
     "Level",
     "Metric",

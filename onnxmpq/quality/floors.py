@@ -25,8 +25,10 @@ from onnxmpq.runtimes import SessionSettings, absolute, open_session, widened
 
 _ROUNDING = 1e-9
 CHANCE = 0.05
+TOP1 = "top-1"
+"""Name of the metric where the user gives none."""
 MetricFunction = Callable[[Mapping[str, Array | list[Array]], Array | None], float]
-_NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(dB|db|%)?\s*$")
+_NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(dB|%)?\s*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Metric:
     def named(cls, reference: str | MetricFunction | None) -> Metric:
         """`module:function`, a function, or None for top-1 accuracy. Raises UsageError."""
         if reference is None:
-            return cls("top-1", top1)
+            return cls(TOP1, top1)
         found: Any = import_source(reference) if isinstance(reference, str) else reference
         if not callable(found):
             raise UsageError(f"--metric {reference}: is a {type(found).__name__}, not a function (outputs, labels)")

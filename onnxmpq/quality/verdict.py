@@ -153,7 +153,7 @@ def _scaled_fall(metric: MetricScores) -> tuple[float, float]:
 
 def _by_output(output: OutputQuality, quality: Validation) -> Iterator[Found]:
     """Each figure of one output that is beyond a limit."""
-    where, kl, agreement = f"of output {output.name} on {_samples(quality)}", output.kl_nats, output.top1_agreement
+    where, kl, agreement = f"of {_named(output)} on {_samples(quality)}", output.kl_nats, output.top1_agreement
     if output.kind == LABELS and agreement is not None:
         yield from _by_labels(agreement, where, quality)
         return
@@ -168,6 +168,11 @@ def _by_output(output: OutputQuality, quality: Validation) -> Iterator[Found]:
     for level, limit in AGREEMENT.worst(lambda least: agreement < least - _error(least, quality)):
         error = f"sampling error {_error(limit, quality):.0%}"
         yield level, f"top-1 agreement {agreement:.0%} {where} ({level} below {limit:.0%}, {error})"
+
+
+def _named(output: OutputQuality) -> str:
+    """An output in a sentence; models often call it just that."""
+    return "the output" if output.name == "output" else f"output {output.name}"
 
 
 def _by_labels(agreement: float, where: str, quality: Validation) -> Iterator[Found]:
@@ -190,5 +195,5 @@ def _by_int8(output: OutputQuality, base: OutputQuality, quality: Validation) ->
     least = WORTH_COMPARING * (DIVERGENCE_NATS if classes else RELATIVE_ERROR).noticeable
     limit = max(WORSE_THAN_INT8 * other, least)
     if mine > limit:
-        text = f"divergence {mine:.3g} of output {output.name} on {_samples(quality)}, int8 everywhere {other:.3g}"
+        text = f"divergence {mine:.3g} of {_named(output)} on {_samples(quality)}, int8 everywhere {other:.3g}"
         yield "noticeable", f"{text} (noticeable above {limit:.3g})"

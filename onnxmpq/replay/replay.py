@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -28,6 +28,7 @@ from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import MetricFunction, Validation
 from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
 from onnxmpq.replay.remeasure import Judging, Sessions, feeds_for, remeasured
+from onnxmpq.report import USE_IT, on_quality
 from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, parse_step, require_source
 from onnxmpq.rescale import restore_factors, restore_order
 from onnxmpq.rounding import QuantizedWeight, WeightFormat
@@ -250,7 +251,17 @@ def in_words(applied: Applied) -> list[str]:
         lines.append(f"budget of the plan: {asked}; {words}")
         reasons = "; ".join(plan.quality.get("reasons", ()))
         lines.append(f"quality: {plan.quality['level']}{f' ({reasons})' if reasons else ''}")
+        lines.append(f"next: {'; '.join(_advice(plan)) or USE_IT}")
     return lines
+
+
+def _advice(plan: Plan) -> Iterator[str]:
+    """Steps to take after a plan was measured again, in the words of `convert`."""
+    yield from on_quality(plan.quality["level"], synthetic=False)
+    if plan.met is False:
+        yield "the budget of the plan is not met here: convert again on this machine"
+    elif plan.met is None:
+        yield "measure on the target of the plan, with the labels of its floor, to know that its budget is met"
 
 
 def as_dict(applied: Applied) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The report of a conversion: accounts of the plan, the data behind it, and its conclusion in words."""
 
 from onnxmpq.report.account import account_regions, account_transitions, account_uniform, effects_of_activations
-from onnxmpq.report.conclusion import threads_in_words
+from onnxmpq.report.conclusion import USE_IT, on_quality, threads_in_words
 from onnxmpq.report.planned import (
     blocks_note,
     build_plan,
@@ -20,6 +20,7 @@ from onnxmpq.report.report import Report, build_report
 from onnxmpq.report.tables import cost_rows, curve_rows, left_out, sensitivity_rows
 
 __all__ = [
+    "USE_IT",
     "Prediction",
     "Report",
     "account_regions",
@@ -36,6 +37,7 @@ __all__ = [
     "idle_note",
     "left_out",
     "narrow_ends_note",
+    "on_quality",
     "predict_job",
     "sensitivity_rows",
     "simulated_note",

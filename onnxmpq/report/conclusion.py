@@ -17,7 +17,7 @@ from rich.text import Text
 from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE
 from onnxmpq.plan import Plan
 from onnxmpq.profiling import Footprint
-from onnxmpq.quality import Level, OutputQuality, Timing, Validation, Verdict, judge
+from onnxmpq.quality import TOP1, Level, OutputQuality, Timing, Validation, Verdict, judge, parse_floors, unresolved
 from onnxmpq.trials import OWN_THREADS
 
 Tone = Literal["good", "doubtful", "bad"]
@@ -253,7 +253,8 @@ def _beside_int8(subject: Subject) -> str | None:
 def _advice(subject: Subject) -> Iterator[str]:
     """Steps to take: one thing for each question that is open; nothing where it can be used."""
     plan, timing, level = subject.plan, subject.validation.timing, subject.verdict.level
-    yield from _on_quality(subject)
+    yield from on_quality(subject.verdict.level, synthetic=subject.synthetic)
+    yield from _on_floors(subject)
     if not plan.met:
         yield f"what can be had is {_what_fits(subject)}"
     if not subject.proven:
@@ -266,17 +267,26 @@ def _advice(subject: Subject) -> Iterator[str]:
         yield "quality is that of the calibration samples: give 4 or more with --calib"
 
 
-def _on_quality(subject: Subject) -> Iterator[str]:
-    if subject.synthetic:
-        yield "no gate for quality: its samples are made up"
+def on_quality(level: str, *, synthetic: bool) -> Iterator[str]:
+    """What to do about a verdict; nothing where it is good. synthetic: the samples were made up."""
+    if synthetic:
+        yield "give real samples with --calib to know the quality: these were made up"
         return
-    match subject.verdict.level:
+    match level:
         case "bad":
             yield "do not use it: give a larger budget, or a floor such as --min-agreement 95% or --min-sqnr 20dB"
         case "noticeable":
             yield "try it on your own metric (--labels, --metric); a larger budget or a floor loses less"
         case "unknown":
             yield "check it on your own metric (--labels, --metric)"
+
+
+def _on_floors(subject: Subject) -> Iterator[str]:
+    """Floors that were kept on too few samples to tell."""
+    found = subject.validation
+    rows = min((o.rows for o in found.deciding if o.rows), default=None)
+    shares = found.metric is not None and found.metric.name == TOP1
+    yield from unresolved(parse_floors(**subject.floors), found.samples, rows, shares=shares)
 
 
 def _on_threads(subject: Subject) -> Iterator[str]:

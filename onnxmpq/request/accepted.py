@@ -17,6 +17,7 @@ from onnxmpq.allocate import QUANTITIES
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Recipe
 from onnxmpq.files import shown
+from onnxmpq.progress import Progress
 from onnxmpq.ranges import Calibration
 from onnxmpq.request.options import Declared, options_of
 
@@ -96,10 +97,11 @@ def accepted(declared: Declared, value: Any) -> Any:
         case "python":
             [kind_of] = (option for option in get_args(declared.annotation) if option is not NoneType)
             if not isinstance(value, kind_of):
-                wrong(f"must be of class {kind_of.__name__}")
+                wrong(f"must be of class {kind_of.__name__}" + _SUBCLASS * (kind_of is Progress))
     return value
 
 
+_SUBCLASS = ": subclass onnxmpq.Progress, and give an object of it"
 _EXAMPLES = {"kinds": "logits", "patterns": "int8", "fields": "letterbox"}
 
 
@@ -131,6 +133,9 @@ def _budget(name: str, value: Any) -> str:
         raise UsageError(f"{name}={shown(value)}: write a number with a unit, such as {name}={_example(name)}")
     unit = quantity.unit
     spelled = f'{name}="{value / unit.value:g}{unit.symbol}"'
+    if quantity.whole and value < 1:  # no file has a part of a byte
+        wanted = f'write {name}="{value * 100:g}%" for a share of the original'
+        raise UsageError(f"{name}={value!r}: a number without a unit; {wanted}")
     share = f', or {name}="{value * 100:g}%" for a share of the original' if value < 1 else ""
     raise UsageError(f"{name}={value!r}: a number without a unit; write {spelled} for {value:g} {_own(name)}{share}")
 

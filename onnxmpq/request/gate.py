@@ -25,7 +25,14 @@ class GateOptions(QualityOptions):
     ] = None
     memory: Memory = None
     threads: Annotated[
-        int, Option("threads of the runtime while measuring", "whole", least=1, group="Target", metavar="N")
+        int,
+        Option(
+            "of the runtime while measuring; 0: as a default session, one per core",
+            "whole",
+            least=0,
+            group="Target",
+            metavar="N",
+        ),
     ] = 1
     provider: Annotated[str | None, Option("onnxruntime execution provider", group="Target", metavar="PROVIDER")] = None
 

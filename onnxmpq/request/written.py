@@ -13,7 +13,7 @@ from onnxmpq.request.options import GROUPS, options_of
 from onnxmpq.request.request import Request
 
 _HEAD = (
-    "# Options of `onnxmpq {command}`: those in effect, and behind # the others with their defaults.\n"
+    "# Options of `onnxmpq {command}`: those in effect; the others are commented out, with their defaults.\n"
     "# Words in capitals stand for values."
 )
 

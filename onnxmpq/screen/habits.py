@@ -41,7 +41,19 @@ class Commands(TyperGroup):
         if first not in self.commands and (first.endswith(".onnx") or Path(first).is_file()):
             rest = " ".join(args[1:])
             said = f"onnxmpq convert {first} {rest}".strip() if rest else f"onnxmpq convert {first} --latency 60%"
-            raise UsageError(f"{first}: is a file and no command; write `{said}`")
+            what = "a file, not a command" if Path(first).is_file() else "no command, and there is no such file"
+            raise UsageError(f"{first}: is {what}; write `{said}`")
         if first not in self.commands and not first.startswith("-"):
             raise UsageError(f"no such command: {first}; {nearest(first, self.commands, 'the commands are')}")
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        _require_dashes(first, found[1], args[1:])
+        return found
+
+
+def _require_dashes(name: str, command: Any, rest: Sequence[str]) -> None:
+    """Raises UsageError for an option without its dashes, such as `cache clear`, of a command without arguments."""
+    if not rest or command is None or any(p.param_type_name == "argument" for p in command.params):
+        return
+    option = f"--{rest[0]}"
+    if any(option in p.opts for p in command.params):
+        raise UsageError(f"{name} {rest[0]}: {name} takes options only; write `onnxmpq {name} {option}`")

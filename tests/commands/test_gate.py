@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxmpq
 from onnxmpq.allocate import Limit
 from onnxmpq.commands import decided
-from onnxmpq.errors import CalibrationError, UsageError
+from onnxmpq.errors import CalibrationError, GateError, UsageError
 from onnxmpq.model import file_bytes
 from onnxmpq.profiling import Footprint, memory_unmet
 from onnxmpq.quality import OutputQuality, Timing, Validation
@@ -30,6 +31,7 @@ GOOD = Validation(
     False,
     timing=Timing(1e-3, 0.5e-3, 0.5, 1, 0.49, 0.51, 20),
 )
+BY_FLOORS = "; passed although it is bad: the floors that were given decide"
 BAD = replace(GOOD, outputs=(OutputQuality("y", "logits", 1.0, 0.5, 1.0, 2.0, 0.3, rows=1000),))
 
 
@@ -68,7 +70,57 @@ def test_a_bad_model_fails_where_nothing_was_asked(files: tuple[Path, Path]) -> 
     feeds = feeds_for(residual_cnn(), 2)
     assert "the model is bad" in decided(GateOptions(), BAD, *files, feeds).missed[0]
     assert decided(GateOptions(guard=False), BAD, *files, feeds).passed
-    assert decided(GateOptions(size="110%"), BAD, *files, feeds).passed  # the user's own limits instead
+    limited = decided(GateOptions(size="110%"), BAD, *files, feeds)  # a size says nothing of quality
+    assert "the model is bad" in limited.missed[0] and limited.passed is False
+    both = decided(GateOptions(size="1kB"), BAD, *files, feeds)
+    assert "at most 0.001 MB asked" in both.missed[0] and "the model is bad" in both.missed[1]
+
+
+def test_a_floor_that_is_kept_decides_and_the_last_line_says_that_the_model_is_bad(files: tuple[Path, Path]) -> None:
+    kept = decided(GateOptions(min_agreement="20%"), BAD, *files, feeds_for(residual_cnn(), 2))
+    assert kept.passed and "quality bad" in kept.in_words() and kept.in_words().endswith(BY_FLOORS)
+    good = decided(GateOptions(min_agreement="20%"), GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert "bad" not in good.in_words()
+    unguarded = decided(GateOptions(guard=False), BAD, *files, feeds_for(residual_cnn(), 2))
+    assert unguarded.passed and unguarded.in_words().endswith("; passed although it is bad: --no-guard")
+
+
+@pytest.mark.parametrize("spelling", ["100000%", "9000s", "9000 S", "0.000001ms"])
+def test_python_is_a_gate_with_the_spellings_of_the_command_line(spelling: str, files: tuple[Path, Path]) -> None:
+    data = samples_for(residual_cnn(), 8)
+    if spelling == "0.000001ms":
+        with pytest.raises(GateError, match=r"latency .* asked"):
+            onnxmpq.validate(*files, data, latency=spelling)
+    else:
+        assert onnxmpq.validate(*files, data, latency=spelling, size="200%", min_sqnr="30dB").timing is not None
+
+
+def test_floors_and_limits_of_python_refuse() -> None:
+    """Models that are no files too; what is bad passes only where nothing at all was asked."""
+    good, data = residual_cnn(), samples_for(residual_cnn(), 8)
+    broken = noisy(good, 3.0)
+    assert onnxmpq.validate(good, broken, data).divergence > 0
+    with pytest.raises(GateError, match=r"SQNR .* at least 200 asked"):
+        onnxmpq.validate(good, noisy(good, 0.02), data, min_sqnr=200)
+    with pytest.raises(GateError, match=r"size .* at most .* asked"):
+        onnxmpq.validate(good, good, data, size="1%")
+    with pytest.raises(UsageError, match=r'latency=0.5: a number without a unit.*latency="50%"'):
+        onnxmpq.validate(good, good, data, latency=0.5)  # type: ignore[arg-type]
+    with pytest.raises(CalibrationError, match="made-up samples"):
+        onnxmpq.validate(good, good, min_sqnr="30dB")
+
+
+@pytest.mark.parametrize("spelling", ["100000%", "9000s"])
+def test_the_command_takes_a_limit_of_latency(spelling: str, tmp_path: Path, run: Run) -> None:
+    folder = Folder(tmp_path)
+    base = ("validate", folder.model, folder.model, "--calib", folder.calib, "--json", "--quiet")
+    passed = run(*(part for part in base if part != "--quiet"), "--latency", spelling)
+    for stage in ("comparing the converted model with the original", "timing the converted model beside the original"):
+        assert f"start: {stage}" in passed.err and f"done: {stage}" in passed.err
+    assert passed.code == 0, passed.err
+    assert "latency" in json.loads(passed.out)["asked"]
+    missed = run(*base, "--latency", "1e-6ms")
+    assert missed.code == 15, missed.err
 
 
 def test_made_up_samples_judge_no_quality(files: tuple[Path, Path]) -> None:
@@ -95,6 +147,29 @@ def test_few_samples_are_warned_of(files: tuple[Path, Path]) -> None:
     few = replace(GOOD, outputs=(replace(GOOD.outputs[0], rows=20),), samples=20)
     [line] = decided(GateOptions(min_agreement="99%"), few, *files, feeds_for(residual_cnn(), 2)).warnings
     assert "20 samples cannot tell --min-agreement 99%" in line
+
+
+def test_the_last_line_says_that_the_samples_cannot_tell(files: tuple[Path, Path]) -> None:
+    few = replace(GOOD, outputs=(replace(GOOD.outputs[0], rows=20),), samples=20)
+    judged = decided(GateOptions(min_agreement="99%"), few, *files, feeds_for(residual_cnn(), 2))
+    assert judged.passed and "; but 20 samples cannot tell --min-agreement 99%" in judged.in_words()
+    enough = decided(GateOptions(min_agreement="99%"), GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert "but" not in enough.in_words()
+
+
+def test_the_last_line_names_the_shapes_that_were_timed_with_their_shares(files: tuple[Path, Path]) -> None:
+    given = GateOptions(latency="90%", shape={"x": "1x3x8x8@0.5,1x3x16x16@1.5"})
+    judged = decided(given, GOOD, *files, feeds_for(residual_cnn(), 2))
+    assert "inputs timed: x=1x3x8x8 (25%), x=1x3x16x16 (75%)" in judged.in_words()
+
+
+@pytest.mark.parametrize("spelling", ["30dB", "30 DB", "30db", "30Db", 30])
+def test_units_have_any_case(spelling: str | int) -> None:
+    assert GateOptions(min_sqnr=spelling).floors.min_sqnr_db == 30
+
+
+def test_threads_are_those_of_a_default_session_as_for_convert() -> None:
+    assert GateOptions(threads=0).threads == 0
 
 
 def test_bytes_of_external_data_count(files: tuple[Path, Path]) -> None:
@@ -134,7 +209,9 @@ def test_fp32_that_guesses_is_warned_of(tmp_path: Path, run: Run) -> None:
     np.save(folder / "labels.npy", own)
     assert "guessing" not in run(*base).err
     np.save(folder / "labels.npy", (own + 1) % outputs_of(residual_cnn(), inputs)["y"].shape[-1])
-    assert "0 of 40 labels right, as by guessing among" in run(*base).err
+    wrong = run(*base)
+    assert "0 of 40 labels right, as by guessing among" in wrong.err
+    assert "but " in wrong.out.splitlines()[-1] and "guessing" in wrong.out.splitlines()[-1]
 
 
 def test_memory_of_a_session_is_a_limit() -> None:

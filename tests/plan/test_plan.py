@@ -303,3 +303,8 @@ def test_never_over_the_input(result: Result, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="is the input model"):
             onnxmpq.apply(path, result.plan, output=output)
     assert path.read_bytes() == serialize(PROTO)
+
+
+def test_json_that_is_no_object_is_no_plan() -> None:
+    with pytest.raises(PlanError, match="here: no plan: it is JSON, but no object of fields; write the plan again"):
+        Plan.from_json("[]", "here")

@@ -170,3 +170,9 @@ def test_far_worse_than_int8_everywhere_is_noticeable() -> None:
     assert judge(quality).level == "good"
     verdict = judge(quality, int8=int8)
     assert verdict.level == "noticeable" and "int8 everywhere 0.003" in verdict.reasons[0]
+
+
+def test_an_output_called_output_is_not_named_twice() -> None:
+    named = replace(GOOD, name="output", kl_nats=0.21, top1_agreement=0.9)
+    [reason] = judge(Validation((named,), 21, True)).reasons[:1]
+    assert "nats of the output on 21" in reason

@@ -111,7 +111,7 @@ CASES = {
     "made up, next": Case(
         replace(GOOD, synthetic=True, verdict=Verdict("unknown", ("r",))),
         2,
-        "next: no gate for quality: its samples are made up",
+        "next: give real samples with --calib to know the quality: these were made up",
         "doubtful",
     ),
     "not held out": Case(with_quality(held_out=False), 2, "give 4 or more with --calib", "doubtful"),
@@ -182,3 +182,13 @@ def test_phases_of_a_decoder() -> None:
     assert "slower in prefill of 128 tokens: convert with --step prefill" in advice
     rows = Conclusion.of(with_quality(steps=steps)).fields["budget"]["steps"]
     assert [(row["step"], row["tokens"], row["before"]) for row in rows] == [("decode", 1, 96), ("prefill", 128, 0)]
+
+
+def test_a_floor_that_the_samples_cannot_tell_is_the_next_thing_to_do() -> None:
+    """21 rows that all agree leave an agreement below 99 % possible; 1000 do not."""
+    few, many = (replace(GOOD.validation, outputs=(replace(SCORES, rows=rows),)) for rows in (21, 1000))
+    asked = with_plan(budgets={"size": "30%", "min_agreement": "99%"})
+    assert "cannot tell" not in Conclusion.of(replace(asked, validation=many)).advice.in_one()
+    subject = replace(asked, validation=few)
+    advice = Conclusion.of(subject).advice.in_one()
+    assert "cannot tell --min-agreement 99%" in advice and USE_IT not in advice

@@ -12,7 +12,11 @@ import pytest
 
 import onnxmpq
 from onnxmpq.errors import UsageError
-from onnxmpq.request import GROUPS, Request, options_of
+from onnxmpq.feeds import parse_fields, parse_shapes
+from onnxmpq.request import GROUPS, GateOptions, Request, SampleOptions, options_of
+from onnxmpq.request.accepted import accepted
+from onnxmpq.request.config import parse_kinds
+from onnxmpq.request.patterns import parse_patterns
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"latency": 5}, r'latency=5: a number without a unit; write latency="5000ms" for 5 s$'),
     ({"size": 3e6}, r'size=3000000.0: a number without a unit; write size="3MB" for 3e\+06 bytes$'),
+    ({"size": 0.3}, r'size=0.3: a number without a unit; write size="30%" for a share of the original$'),
+    ({"progress": print}, "must be of class Progress: subclass onnxmpq.Progress, and give an object of it"),
     ({"size": [1]}, r'size=\[1\]: write a number with a unit, such as size="3MB"'),
     ({"latency": -1}, 'latency=-1: write a number with a unit, such as latency="5ms"'),
     ({"schemes": [8]}, r"schemes: 8 is no text; give names in a list, such as schemes=\['first'\]"),
@@ -99,3 +105,37 @@ def test_help_lists_every_argument_in_its_group(function: Any) -> None:
         section = text[places[GROUPS.index(option.option.group)] :]
         assert f"\n{name} : " in section, name
     assert max(map(len, text.splitlines())) <= 120
+
+
+TYPED: dict[str, Any] = {
+    "kinds": parse_kinds(["y=logits"]),
+    "patterns": parse_patterns(["head*=int8|w8"]),
+    "fields": parse_fields(["resize=exact"]),
+    "shapes": parse_shapes(["x=1x16@0.7,1x128@0.3"]),
+    "texts": ["w8"],
+    "whole": 1,
+    "switch": True,
+    "numbers": "0.5,0.25,0.5",
+    "file": Path("a.json"),
+    "cache": Path("folder"),
+    "text": "a",
+}
+"""A value of each kind as the command line hands it to the request."""
+
+
+@pytest.mark.parametrize("request_type", [Request, GateOptions, SampleOptions])
+def test_a_value_that_was_accepted_is_accepted_again(request_type: type[Any]) -> None:
+    """Commands hand values of their request on to functions that check their arguments by the same rules."""
+    for name, declared in options_of(request_type).items():
+        if declared.option.kind == "python":
+            continue
+        once = accepted(declared, TYPED[declared.option.kind])
+        assert accepted(declared, once) == once, name
+        assert accepted(options_of(Request)[name], once) == once, name
+
+
+def test_a_recipe_with_overrides_is_accepted_by_the_functions_that_take_it() -> None:
+    asked = SampleOptions(calibration="a.npz", mean="0.5,0.5,0.5", scale=255)
+    recipe = asked.effective_recipe
+    assert not isinstance(recipe, str) and recipe is not None
+    assert accepted(options_of(Request)["recipe"], recipe) is recipe
