@@ -1,4 +1,4 @@
-"""Seconds of each stage of a conversion on 1 to 16 workers of `local:N` and without (0), for a machine with as many cores.
+"""Seconds of each stage of a conversion with 1 to 16 workers of `local:N`, and without a cluster (0).
 
     python -m benchmarks.cluster_scaling MODEL CALIB [--recipe R] [--samples 16] [--workers 0 1 2 4 8 16]
 
