@@ -1,6 +1,7 @@
 """Write a synthetic fp32 decoder of any size with external data, and token ids to calibrate it with.
 
     python -m benchmarks.big_decoder FOLDER [--blocks 16] [--width 2048] [--vocabulary 32000] [--seed 0]
+        [--samples 16] [--length 12]
 
 FOLDER gets decoder.onnx, decoder.onnx.data and samples.npz. The graph is what exporters write in plain ONNX operators:
 token embedding, then per block RMSNorm, grouped-query attention with rotary positions and a cache, RMSNorm and a gated
@@ -270,13 +271,20 @@ def write_samples(path: Path, shape: Shape, count: int = 16, past: int = 4, leng
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    for name, value in (("blocks", 16), ("width", 2048), ("vocabulary", 32000), ("seed", 0), ("samples", 16)):
+    for name, value in (
+        ("blocks", 16),
+        ("width", 2048),
+        ("vocabulary", 32000),
+        ("seed", 0),
+        ("samples", 16),
+        ("length", 12),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     shape = Shape.of(given.blocks, given.width, given.vocabulary)
     given.folder.mkdir(parents=True, exist_ok=True)
     write_decoder(given.folder / "decoder.onnx", shape, given.seed)
-    write_samples(given.folder / "samples.npz", shape, given.samples, seed=given.seed)
+    write_samples(given.folder / "samples.npz", shape, given.samples, length=given.length, seed=given.seed)
     print(f"{shape}: {shape.parameters / 1e6:.1f} million parameters, {4 * shape.parameters / 1e9:.2f} GB")
 
 

@@ -1,9 +1,10 @@
 """Effects block by block against effects at the outputs: predictions, plans and cost; and their cost by depth.
 
-    ONNXMPQ_ZOO=... python -m benchmarks.block_effects [MODEL ...] [--samples 64] [--test 100] [--plans 30]
+    ONNXMPQ_ZOO=... python -m benchmarks.block_effects [MODEL] [--samples 64] [--effort 40] [--test 100] [--plans 30]
     python -m benchmarks.block_effects --depth [--blocks 4,8,16,32]
 
-Per model both methods measure the same perturbations on the same samples (as many as the full method can afford).
+Per model both methods measure the same perturbations on the same samples: as many as the full method can afford in
+`--effort` seconds by estimate, of those that weights are rounded for.
 Prints Kendall's tau between predicted and true divergence of random plans on test samples (as `benchmarks.predictor`
 does), the median of predicted / true there, true divergence on test samples of the plans of least effect at three
 sizes (as `benchmarks.superposed_plans`), and CPU seconds on one thread of the measurement alone, also in forward
@@ -37,6 +38,7 @@ from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import SessionSettings, input_specs, open_session, run
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import Effects, Frame, Perturbations, fit_frame, measure_effects
+from onnxmpq.sensitivity import method as choice
 from onnxmpq.sensitivity import reuse as effects_reuse
 from onnxmpq.sensitivity.block_effects import measure_by_blocks
 from onnxmpq.sensitivity.method import BLOCK
@@ -224,9 +226,11 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--plans", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--effort", type=float, default=choice.EFFECT_SECONDS)
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--blocks", default="4,8,16,32")
     given = parser.parse_args()
+    choice.EFFECT_SECONDS = given.effort
     print(machine())
     if given.depth:
         by_depth([int(d) for d in given.blocks.split(",")])

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import pickle
 import tempfile
 import time
@@ -67,7 +68,7 @@ class Recorder:
     walks: CPU seconds of one run of the fp32 model over the samples, by the number of the call. shared_bytes: by stage.
     """
 
-    sees_files = True
+    sees_files, task_bytes = True, math.inf
 
     def __init__(self, width: int, stop_at: str = "") -> None:
         """stop_at: a stage, before which recording ends."""

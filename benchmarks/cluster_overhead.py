@@ -1,6 +1,7 @@
 """Cost of `local:1` and `local:2` beside no cluster: seconds and CPU seconds of conversions with a made-up cost table.
 
-    python -m benchmarks.cluster_overhead MODEL CALIB [--recipe R] [--samples 48] [--rounds 3] [--clusters local:1 ...]
+    python -m benchmarks.cluster_overhead MODEL CALIB [--recipe R] [--latency 60%] [--samples 48] [--rounds 3]
+        [--clusters local:1 ...]
 
 Each conversion is a process of its own, in turn without a cluster and with each of them. CPU seconds are those of the
 process and of all that it started and waited for (workers, processes that round), which other work on the machine
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from statistics import median
 
@@ -34,13 +36,14 @@ def convert(asked: argparse.Namespace, cluster: str, costs: Path) -> None:
         recipe=asked.recipe,
         samples=asked.samples,
         cost_table=costs,
-        latency="60%",
+        latency=asked.latency,
         guard=False,
         best_effort=True,
         cache=False,
         cluster=None if cluster == NONE else cluster,
         progress=Silent(),
     )
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # waits for it, so that its workers are counted
     print(hashlib.sha256(serialize(made.model)).hexdigest())
 
 
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("calibration")
     parser.add_argument("--recipe")
+    parser.add_argument("--latency", default="60%")
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clusters", nargs="+", default=["local:1", "local:2"])

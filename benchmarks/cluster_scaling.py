@@ -1,6 +1,6 @@
-"""Seconds of each stage of a conversion on 1 to 16 workers of `local:N`, for a machine with as many cores.
+"""Seconds of each stage of a conversion with 1 to 16 workers of `local:N`, and without a cluster (0).
 
-    python -m benchmarks.cluster_scaling MODEL CALIB [--recipe R] [--samples 16] [--workers 1 2 4 8 16]
+    python -m benchmarks.cluster_scaling MODEL CALIB [--recipe R] [--samples 16] [--workers 0 1 2 4 8 16]
 
 A made-up cost table, so that all conversions give the same bytes; exit code 1 if they do not. Prints the seconds of the
 whole conversion and of the stages that have tasks, and their efficiency: worker seconds of the first number of workers
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("calibration")
     parser.add_argument("--recipe")
     parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
     asked = parser.parse_args()
     print(f"{machine()}, {os.cpu_count()} cores", flush=True)
     rows: list[list[object]] = []
@@ -80,7 +80,7 @@ def main() -> None:
     hashes = set()
     with tempfile.TemporaryDirectory() as folder:
         costs = int8_pays(asked.model, Path(folder))
-        for workers in (0, *asked.workers):
+        for workers in asked.workers:
             seconds, found = converted(asked, workers, costs)
             hashes.add(found)
             if workers and not alone:

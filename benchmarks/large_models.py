@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,30 @@ class Watcher:
             last = now
             if now - looked > 1.0:
                 looked = now
-                self.files = max(self.files, float(_taken(self.scratch)))
+                mapped = _unlinked(self.scratch, (os.getpid(), *children))
+                self.files = max(self.files, float(_taken(self.scratch) + mapped))
 
 
 def _taken(folder: Path) -> int:
     """Bytes of the files below a folder, of which some go at any moment."""
     return sum(_size(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+
+
+def _unlinked(folder: Path, processes: Iterable[int]) -> int:
+    """Bytes of files that were in a folder and that processes still have mapped: they take room without a name."""
+    found: dict[str, int] = {}
+    for pid in processes:
+        try:
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if not line.endswith("(deleted)") or f" {folder}/" not in line:
+                continue
+            span, _, offset, _, inode = line.split()[:5]
+            first, last = (int(end, 16) for end in span.split("-"))
+            found[inode] = max(found.get(inode, 0), int(offset, 16) + last - first)
+    return sum(found.values())
 
 
 def _size(path: str) -> int:
@@ -135,13 +153,16 @@ class Stages(Progress):
         print(f"  {message}", file=sys.stderr, flush=True)
 
 
-def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dict[str, Any]:
+def convert_one(folder: Path, options: dict[str, Any], longest_s: float | None, *, as_it_is: bool) -> dict[str, Any]:
     """In a process of its own."""
     import onnxmpq  # noqa: PLC0415 (after TMPDIR is set)
     from onnxmpq.model import spill  # noqa: PLC0415
+    from onnxmpq.weights import reuse  # noqa: PLC0415
 
     if not as_it_is:
         spill.NEVER_WHOLE = 0
+    if longest_s is not None:
+        reuse.LONGEST_S = longest_s
     start, output = time.perf_counter(), folder / "decoder.mpq.onnx"
     with Watcher(Path(tempfile.gettempdir())) as watcher:
         result = onnxmpq.convert(
@@ -164,19 +185,22 @@ def convert_one(folder: Path, options: dict[str, Any], *, as_it_is: bool) -> dic
         "schemes": schemes,
         "measured": dict(result.plan.measured),
         "quality": dict(result.plan.quality),
+        "compensation": dict(result.plan.compensation),
         "steps": [step.figures() for step in result.report.validation.steps],
     }
 
 
-def measured(shape: Shape, options: dict[str, Any], samples: int, *, as_it_is: bool) -> dict[str, Any]:
+def measured(
+    shape: Shape, options: dict[str, Any], samples: int, length: int, longest_s: float | None, *, as_it_is: bool
+) -> dict[str, Any]:
     """A decoder written, converted and removed."""
     with tempfile.TemporaryDirectory(prefix="large-") as name:
         folder, scratch = Path(name) / "model", Path(name) / "tmp"
         folder.mkdir()
         scratch.mkdir()
         write_decoder(folder / "decoder.onnx", shape)
-        write_samples(folder / "samples.npz", shape, samples)
-        asked = json.dumps({"folder": str(folder), "options": options, "as_it_is": as_it_is})
+        write_samples(folder / "samples.npz", shape, samples, length=length)
+        asked = json.dumps({"folder": str(folder), "options": options, "longest_s": longest_s, "as_it_is": as_it_is})
         path = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
         environment = {**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": path}
         command = [sys.executable, "-m", "benchmarks.large_models", "--one", asked]
@@ -188,19 +212,20 @@ def measured(shape: Shape, options: dict[str, Any], samples: int, *, as_it_is: b
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, nargs="+", default=[4, 8, 16, 32])
-    for name, value in (("width", 128), ("vocabulary", 2048), ("samples", 16)):
+    for name, value in (("width", 128), ("vocabulary", 2048), ("samples", 16), ("length", 12)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--budget", nargs="+", default=["size=20%"])
     parser.add_argument("--schemes", nargs="+", default=[])
     parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--effects", default="auto")
     parser.add_argument("--best-effort", action="store_true")
+    parser.add_argument("--rounding-seconds", type=float, help="in the place of the hour that rounding may take")
     parser.add_argument("--as-it-is", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         asked = json.loads(given.one)
-        found = convert_one(Path(asked["folder"]), asked["options"], as_it_is=asked["as_it_is"])
+        found = convert_one(Path(asked["folder"]), asked["options"], asked["longest_s"], as_it_is=asked["as_it_is"])
         print(json.dumps(found))
         return
     options = dict(budget.split("=", 1) for budget in given.budget)
@@ -213,7 +238,7 @@ def main() -> None:
     analysis = []
     for blocks in given.blocks:
         shape = Shape.of(blocks, given.width, given.vocabulary)
-        found = measured(shape, options, given.samples, as_it_is=given.as_it_is)
+        found = measured(shape, options, given.samples, given.length, given.rounding_seconds, as_it_is=given.as_it_is)
         stages = found["stages"]
         analysis.append([sum(stages[k][1] for k in ANALYSIS if k in stages), sum(row[1] for row in stages.values())])
         own, children = (max(row[n] for row in stages.values()) for n in (2, 3))
@@ -221,7 +246,8 @@ def main() -> None:
             f"\n{blocks} blocks, {4 * shape.parameters / MB:.0f} MB: {found['seconds']:.0f} s, anonymous memory "
             f"{own / MB:.0f} MB here, {children / MB:.0f} MB in children, {found['together'] / MB:.0f} MB together, "
             f"{found['scratch'] / MB:.0f} MB of temporary files, {found['written'] / MB:.0f} MB written, "
-            f"{dict(found['schemes'])}, {found['measured']}"
+            f"{dict(found['schemes'])}, {found['measured']}, {found['quality']}, "
+            f"second rounding {found['compensation']}"
         )
         for what, (seconds, cpu, mine, theirs) in stages.items():
             print(

@@ -2,8 +2,8 @@
 
     ONNXMPQ_ZOO=path/to/zoo python -m benchmarks.needs [--samples 64] [MODEL ...]
 
-MODEL: names of samples/*.onnx and of the zoo. Each is converted with `--size 30%`, without a cache, in a process of its
-own, and its memory is sampled as by benchmarks/large_models.py. Linux only.
+MODEL: names of samples/*.onnx and of the zoo, or decoder. Each is converted with `--size 30%`, without a cache, in a
+process of its own, and its memory is sampled as by benchmarks/large_models.py. Linux only.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from onnxmpq.progress import Silent
 from onnxmpq.request import Request
 
 SIZE = "30%"
+DECODER = "decoder"  # of samples/, a folder of its own
 
 
 def take(model: str, samples: str, count: int) -> dict[str, float]:
@@ -59,7 +60,11 @@ def main() -> None:
         print(json.dumps(take(**json.loads(given.one))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        show(subjects(Path(folder), None, given.models), given.samples)
+        found = subjects(Path(folder), None, given.models)
+        if DECODER in given.models:
+            home = ROOT / "samples" / DECODER
+            found.append(Subject(DECODER, str(home / "decoder.onnx"), str(home / "calib.txt")))
+        show(found, given.samples)
 
 
 def show(models: Sequence[Subject], samples: int) -> None:

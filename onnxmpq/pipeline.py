@@ -124,7 +124,7 @@ def _begun(model: Source, request: Request, context: Context) -> _Begun:
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         context.progress.say(note)
-    announce(opened.model, offered, data.calibration, context.progress)
+    announce(opened.model, offered, data.calibration, context.progress, request.techniques)
     return _Begun(asked, labelled, opened, data, known, offered)
 
 

@@ -201,7 +201,10 @@ def _plan(
     )
     return replace(
         with_points(
-            with_factors(with_stored_weights(made, shipped.compensated, _made_again(job, shipped)), rescaling),
+            with_factors(
+                with_stored_weights(made, shipped.compensated, _made_again(job, shipped), prepared.store.spill),
+                rescaling,
+            ),
             points,
             job.bench,
         ),
@@ -227,7 +230,7 @@ def _plan(
 def _made_again(job: Job, shipped: Shipped) -> frozenset[str]:
     """Keys of weights that were rounded to nearest, which `apply` does again: of a model that is never whole in memory,
     whose weights would fill the plan."""
-    if job.bench.model.store.spill is None or "cross" in shipped.compensated.kept:
+    if job.bench.model.store.spill is None or {"cross", "gptq"} & set(shipped.compensated.kept):
         return frozenset()
     weights = shipped.compensated.weights.items()
     return frozenset(key for key, weight in weights if (key, weight.format.name) not in job.bench.by_samples)
@@ -286,7 +289,7 @@ def _timed_note(request: Request, data: Samples, made: Plan) -> list[str]:
 def write(result: Result, request: Request) -> None:
     """The files that were asked for."""
     if request.output is not None:
-        write_result(Path(request.output), result.model, result.plan.to_json())
+        write_result(Path(request.output), result.model, result.plan.to_json(), result.plan.beside())
     if request.curve is not None:
         write_text(Path(request.curve), to_csv(result.report.curve))
     if request.report is not None:

@@ -6,7 +6,8 @@ it, and else use the processes and threads of this machine. No result depends on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,13 +20,16 @@ class Task(Generic[Result]):
     """`function(*arguments)`: a function of a module, and arguments that can be pickled. Those that `Elsewhere.shared`
     gave stand for their values.
 
-    key: hash of all that the result depends on. about: what it does and at which layer, for messages.
+    key: hash of all that the result depends on. about: what it does and at which layer, for messages. smaller: makes
+    tasks that do the same together, for workers that do not live long enough; None where it cannot be divided. Their
+    results may come in the place of this one's.
     """
 
     key: str
     about: str
     function: Callable[..., Result]
     arguments: tuple[Any, ...]
+    smaller: Callable[[], Sequence[Task[Result]]] | None = None
 
 
 class Elsewhere(Protocol):
@@ -39,6 +43,11 @@ class Elsewhere(Protocol):
     @property
     def sees_files(self) -> bool:
         """True if tasks may read files by this machine's paths."""
+        ...
+
+    @property
+    def task_bytes(self) -> float:
+        """Memory that a task may take, with all that was shared; infinite where nobody knows."""
         ...
 
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> AbstractContextManager[Any]:
@@ -60,7 +69,7 @@ class Elsewhere(Protocol):
 class Here:
     """Does tasks in this process, one after the other, when they are asked for."""
 
-    width, sees_files = 1, True
+    width, sees_files, task_bytes = 1, True, math.inf
 
     @contextmanager
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:

@@ -23,6 +23,12 @@ QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden/ anew; read the diff")
+    parser.addoption("--long", action="store_true", help="also what takes many seconds (tests/cluster)")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long") and not item.config.getoption("--long"):
+        pytest.skip("takes many seconds; runs with --long")
 
 
 @pytest.fixture(scope="session", autouse=True)

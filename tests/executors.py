@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 from collections.abc import Iterable, Iterator
@@ -12,11 +13,12 @@ from onnxmpq.tasks import Task
 
 
 class Shuffled:
-    """Does tasks in any order, some of them twice, each on copies as another process would have them."""
+    """Does tasks in any order, some of them twice or divided, each on copies as another process would have them."""
 
     sees_files = False
 
-    def __init__(self, width: int, seed: int) -> None:
+    def __init__(self, width: int, seed: int, task_bytes: float = math.inf) -> None:
+        self.task_bytes = task_bytes
         self.width, self.random, self.done = width, random.Random(seed), 0
 
     @contextmanager
@@ -24,9 +26,14 @@ class Shuffled:
         yield pickle.loads(pickle.dumps(value))
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
-        listed = list(tasks)
+        listed = [part for task in tasks for part in self._divided(task)]
         assert len({t.key for t in listed}) == len(listed)
         for task in self.random.sample(listed * 2, 2 * len(listed)):
             there, *rest = task.arguments
             self.done += 1
             yield task, pickle.loads(pickle.dumps(task.function(there, *pickle.loads(pickle.dumps(rest)))))
+
+    def _divided(self, task: Task[Any]) -> list[Task[Any]]:
+        if task.smaller is None or self.random.random() < 0.5:
+            return [task]
+        return [part for smaller in task.smaller() for part in self._divided(smaller)]

@@ -17,11 +17,13 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.errors import OutputError
+from onnxmpq.errors import OutputError, PlanError
 from onnxmpq.model import LARGEST_KEPT, is_reference
-from tests.graphs import Array, graph, samples_for
+from tests.graphs import Array, graph, outputs_of, samples_for
 from tests.model.test_spill import split
+from tests.model.test_widen import stored_as
 from tests.tables import int8_pays
+from tests.weights.test_reuse import Heard
 
 TOKENS = graph(
     "e = Gather (table, x) a = MatMul (e, w0) r = Relu (a) b = MatMul (r, w1) s = Add (b, e) y = MatMul (s, w2)",
@@ -90,6 +92,76 @@ def test_a_plan_is_applied_to_the_same_files(source: Path, tmp_path: Path) -> No
     assert model == again
     plan = json.loads(found["out.plan.json"])
     assert plan["output_sha256"] == json.loads(found["out.again.plan.json"])["output_sha256"]
+
+
+@pytest.mark.parametrize("options", [{}, {"curve": True}], ids=["plan", "with_a_curve"])
+def test_weights_rounded_for_inputs_are_in_a_file_beside_the_plan(
+    options: dict[str, bool], source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "first"
+    curve = {"curve": tmp_path / "curve.csv"} if options else {}
+    made = converted(source, folder, **curve).plan
+    before, text = files(folder), (folder / "out.plan.json").read_text()
+    assert made.weights and all(p.codes.startswith("sha256:") for p in made.weights.values())
+    assert len(text) < len(before["out.plan.weights"]) + 20_000
+    read = onnxmpq.read_plan(folder / "out.plan.json")
+    assert read == made and not read.changed
+    onnxmpq.apply(source, folder / "out.plan.json", output=folder / "out.again.onnx")
+    found = files(folder)
+    assert found["out.again.onnx.data"] == before["out.onnx.data"]
+    assert found["out.again.plan.weights"] == before["out.plan.weights"]
+
+
+def test_a_model_of_16_bits_is_converted_and_keeps_the_types_of_its_ends(tmp_path: Path) -> None:
+    proto = stored_as(onnx.ModelProto.FromString(TOKENS.SerializeToString()), onnx.TensorProto.FLOAT16)
+    folder = tmp_path / "half"
+    folder.mkdir()
+    half = split(proto, folder)
+    converted(half, tmp_path / "first")
+    onnxmpq.apply(half, tmp_path / "first" / "out.plan.json", output=tmp_path / "first" / "out.again.onnx")
+    found = files(tmp_path / "first")
+    assert found["out.again.onnx.data"] == found["out.onnx.data"]
+    written = onnx.ModelProto.FromString(found["out.onnx"])
+    assert written.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    values = run(tmp_path / "first" / "out.onnx")
+    expected = outputs_of(proto, {"x": samples_for(TOKENS, 3, seed=5)["x"]})["y"]
+    assert values.dtype == np.float16
+    assert np.abs(values - expected).max() < 0.2 * np.abs(expected).max()
+
+
+def test_a_plan_without_its_weights_says_what_is_missing(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    converted(source, folder)
+    plan, beside = folder / "out.plan.json", folder / "out.plan.weights"
+    content = beside.read_bytes()
+    beside.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
+    with pytest.raises(PlanError, match=r"weights: .*: damaged in .*out.plan.weights"):
+        onnxmpq.apply(source, plan)
+    beside.write_bytes(content[:-40])
+    with pytest.raises(PlanError, match="damaged in"):
+        onnxmpq.apply(source, plan)
+    beside.unlink()
+    with pytest.raises(PlanError, match=r"out.plan.weights: cannot be read .* keep it beside the plan"):
+        onnxmpq.apply(source, plan)
+    with pytest.raises(PlanError, match="give the path of the plan's file"):
+        onnxmpq.apply(source, json.loads(plan.read_text()))
+
+
+def test_where_all_formats_take_too_long_the_plans_own_are_rounded_for_inputs(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as one format fits and all that are offered do not."""
+    weights = 96 * 64 + 2 * 64 * 160 + 64 * 96
+    monkeypatch.setattr(
+        "onnxmpq.weights.reuse.VALUE_S", {"best": (1e9, 0.0), "gptq": (3600 / weights, 0.0), "nearest": (0.0, 0.0)}
+    )
+    heard = Heard()
+    plan = converted(source, tmp_path / "first", progress=heard).plan
+    assert any(line.startswith("plans are compared with weights rounded to nearest") for line in heard.lines)
+    assert any("by GPTQ alone" in line for line in heard.lines)
+    assert set(plan.compensation) >= {"first", "gptq"}
+    kept = plan.compensation["gptq"] < plan.compensation["first"]
+    assert bool(plan.weights) == kept
 
 
 def test_what_is_written_can_be_converted_and_compared(source: Path, tmp_path: Path) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import namedtuple
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
+import onnxmpq
+from onnxmpq.cost import Effort
 from onnxmpq.errors import OutputError
 from onnxmpq.execution import float_shapes
+from onnxmpq.feeds import Feeds
+from onnxmpq.menu import Menu
+from onnxmpq.model import Model, Spill
 from onnxmpq.needs import announce, needs, scratch_bytes
 from onnxmpq.opening import open_model, open_target
-from onnxmpq.progress import Silent
-from tests.graphs import feeds_for
+from onnxmpq.progress import Progress, Silent
+from onnxmpq.weights import Techniques
+from tests.graphs import feeds_for, graph, samples_for
 from tests.model.test_spill import LAYERS, split
 
 Usage = namedtuple("Usage", "total used free")
@@ -61,3 +72,77 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(wanted, 1, wanted - 1))
     with pytest.raises(OutputError, match=r"are needed and .* are free; set TMPDIR to a folder with more room"):
         announce(opened.model, opened.menu(), feeds_for(LAYERS), heard)
+
+
+class Taken:
+    """The most bytes that temporary files had at the same time, those without a name included."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.named: dict[Path, int] = {}
+        self.lock = Lock()
+        self.unnamed = self.most = 0
+        write, array = Spill._write, Spill.array
+
+        def written(spill: Spill, file: Path, content: Any) -> None:
+            write(spill, file, content)
+            self.look({file: len(content)})
+
+        def mapped(spill: Spill, values: Any) -> Any:
+            found = array(spill, values)
+            if isinstance(found, np.memmap):
+                self.unnamed += found.nbytes
+                weakref.finalize(found._mmap, self.forget, found.nbytes)  # type: ignore[attr-defined]
+            self.look({})
+            return found
+
+        monkeypatch.setattr(Spill, "_write", written)
+        monkeypatch.setattr(Spill, "array", mapped)
+
+    def forget(self, size: int) -> None:
+        self.unnamed -= size
+
+    def look(self, more: dict[Path, int]) -> None:
+        with self.lock:
+            self.named = {file: size for file, size in (self.named | more).items() if file.exists()}
+        self.most = max(self.most, self.unnamed + sum(self.named.values()))
+
+
+def tokens(width: int, layers: int) -> onnx.ModelProto:
+    """Products behind an embedding, of weights that are worth a file."""
+    steps = " ".join(f"a{n} = MatMul (r{n}, w{n}) r{n + 1} = Relu (a{n})" for n in range(layers))
+    weights = ", ".join(f"float[{width}, {width}] w{n}" for n in range(layers))
+    return graph(
+        f"r0 = Gather (table, x) {steps} y = MatMul (r{layers}, head)",
+        "int64[N, 6] x",
+        f"float[N, 6, {2 * width}] y",
+        f"float[{2 * width}, {width}] table, float[{width}, {2 * width}] head, {weights}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("schemes", "options"),
+    [
+        (("w8b128", "w4b32"), {}),
+        (("w8b128", "w4b32"), {"without": ("gptq", "smoothquant", "equalisation")}),
+        (("w8b128",), {}),
+        (("w4b32", "w4b32-level0"), {}),
+        ((), {}),
+    ],
+    ids=["two", "to_nearest", "one", "levels", "every"],
+)
+def test_temporary_files_take_what_was_announced(
+    schemes: tuple[str, ...], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", 0)
+    proto = tokens(256, 4)
+    path = split(proto, tmp_path)
+    taken, announced = Taken(monkeypatch), list[int]()
+
+    def said(model: Model, menu: Menu, _: Feeds, __: Progress, techniques: Techniques) -> None:
+        announced.append(scratch_bytes(model, menu, techniques))
+
+    monkeypatch.setattr("onnxmpq.pipeline.announce", said)
+    given = {"calibration": samples_for(proto, 16), "cache": False, "effort": Effort(0.02, 2, 2), "best_effort": True}
+    onnxmpq.convert(path, size="40%", schemes=schemes, **given, **options)
+    assert taken.most <= announced[0]
+    assert announced[0] <= 1.7 * taken.most

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from onnxmpq.cluster.local import local_cluster, restorer
 from onnxmpq.errors import ClusterError, UsageError
 from onnxmpq.files import shown
 from onnxmpq.measuring import measured_on
@@ -18,12 +19,6 @@ from onnxmpq.tasks import done_by
 
 CONNECT_S = 15
 """Seconds that a scheduler has to answer, and to be found again when the connection was lost."""
-_LOST_WORKER = "distributed.deploy.lost-worker-timeout"
-"""Dask's setting after which a LocalCluster closes the nanny of a worker that ended and has not come back, by default
-15 s: a busy machine may take longer to start one."""
-_QUIET_SETTINGS = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s"}
-"""By default a worker looks at its stack 100 times a second, and each process at its clock 50 times, which takes 3 %
-of a core each (distributed 2026.8.0)."""
 _LOCAL = re.compile(r"local:(\d+)")
 _URL = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")
 Model = TypeVar("Model")
@@ -132,8 +127,8 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         restore = None
         try:
             if local:
-                address = stack.enter_context(_local_cluster(int(local[1])))
-                restore = _restorer(address)
+                address = stack.enter_context(local_cluster(int(local[1])))
+                restore = restorer(address)
             else:
                 address = cluster
             client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -143,45 +138,6 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
         with _forwarded(client):
             progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
             yield client, restore
-
-
-def _local_cluster(workers: int) -> Any:
-    """A `LocalCluster` with little work of its own, that waits for its workers to come back as long as they take.
-
-    Dask reads the limit from its configuration when a worker has ended; that is of the whole process, so it is set for
-    that moment alone, and so are the settings with which scheduler and workers begin.
-    """
-    import dask  # noqa: PLC0415
-    import distributed  # noqa: PLC0415
-
-    class Patient(distributed.LocalCluster):  # type: ignore[misc]  # mypy does not read Dask
-        def _update_worker_status(self, *change: Any) -> None:
-            with dask.config.set({_LOST_WORKER: "1 day"}):
-                super()._update_worker_status(*change)
-
-    with dask.config.set(_QUIET_SETTINGS):
-        return Patient(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",
-            config=_QUIET_SETTINGS,  # of the workers
-        )
-
-
-def _restorer(cluster: Any) -> Callable[[], None]:
-    """Starts the workers of a LocalCluster whose nanny has closed. Dask's `adapt` does so only where the nanny is gone
-    from `workers`; one that closed by itself stays there."""
-    from distributed.core import Status  # noqa: PLC0415
-
-    def restored() -> None:  # in the loop of the cluster, which owns these dicts
-        for name, nanny in list(cluster.workers.items()):
-            if nanny.status in (Status.closed, Status.failed):
-                del cluster.workers[name]
-        if cluster.worker_spec.keys() - cluster.workers.keys():
-            cluster.scale(len(cluster.worker_spec))
-
-    return lambda: cluster.loop.add_callback(restored)
 
 
 def _unreachable(cluster: str, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import secrets
 import time
@@ -56,6 +57,12 @@ class Pool:
     @property
     def sees_files(self) -> bool:
         return self.local
+
+    @property
+    def task_bytes(self) -> float:
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        limits = [w["memory_limit"] / w["nthreads"] for a, w in workers.items() if a in self.threads]
+        return min((limit for limit in limits if limit), default=math.inf)
 
     def look(self, *, now: bool = False) -> dict[str, int]:
         """Threads of each worker that may be given tasks, by address. At most every `LOOK_S` the scheduler is asked."""

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import pickle
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnxmpq.isolation import Kept, portable
+from onnxmpq.isolation import Kept, portable, release_memory
 from onnxmpq.isolation import call as in_child
 from onnxmpq.keys import source
 from onnxmpq.profiling import machine_id
@@ -108,10 +109,21 @@ def perform(function: Callable[..., Any], places: Sequence[int], parcel: Box, *s
         arguments = list(parcel.value)
         for place, value in zip(places, shared, strict=True):
             arguments.insert(place, value.opened())
+        _tidied(shared)
         with threadpool_limits(1, user_api="blas"):
             return Outcome(worker, function(*arguments))
     except Exception as error:
         return Outcome(worker, None, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+_arrived: weakref.WeakSet[Box | Spooled] = weakref.WeakSet()
+
+
+def _tidied(shared: Sequence[Box | Spooled]) -> None:
+    """Gives back to the system the memory that unpacking a new value has taken."""
+    if any(value not in _arrived for value in shared):
+        release_memory()
+        _arrived.update(shared)
 
 
 def sees(path: Path, content: str) -> bool:

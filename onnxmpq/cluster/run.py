@@ -37,13 +37,18 @@ class Shared:
 
 
 class _Tried(Generic[Result]):
-    """A task, its futures with the worker that each was meant for, and what has become of others."""
+    """A task, its futures with the worker of each, and what has become of others.
 
-    def __init__(self, task: Task[Result]) -> None:
+    part_of: the one that it was a part of. root: key of the task that was handed out first.
+    """
+
+    def __init__(self, task: Task[Result], part_of: _Tried[Result] | None = None) -> None:
         self.task = task
+        self.root: str = part_of.root if part_of else task.key
         self.futures: dict[Any, str] = {}
-        self.errors: list[Outcome] = []
-        self.losses = self.tries = 0
+        self.errors: list[Outcome] = list(part_of.errors) if part_of else []
+        self.losses: int = part_of.losses if part_of else 0
+        self.tries = 0
         self.since = time.monotonic()
 
 
@@ -86,6 +91,7 @@ class Run(Generic[Result]):
 
     def _hand_out(self) -> bool:
         """Fill the workers; False when all is done."""
+        self._level()
         while not self.all_out:
             self._workers()
             running = len({id(t) for t in self.open.values()})
@@ -97,6 +103,29 @@ class Run(Generic[Result]):
             else:
                 self._submit(_Tried(task))
         return bool(self.open)
+
+    def _level(self) -> None:
+        """Moves a task that waits at one worker to another that has nothing to do, such as one that has just come back.
+        Tasks of workers that are gone are lost."""
+        there: dict[str, list[Any]] = {address: [] for address in self.pool.look()}
+        for future, tried in list(self.open.items()):
+            if future.done():
+                continue
+            if (address := tried.futures[future]) in there:
+                there[address].append(future)
+            else:
+                self.client.cancel([future])
+                self.done.put(future)
+        idle = [address for address, has in there.items() if not has]
+        for address in idle:
+            busiest = max(there, key=lambda a: len(there[a]) - self.pool.threads[a])
+            if len(there[busiest]) <= self.pool.threads[busiest]:
+                break
+            future = there[busiest].pop()  # the last one that it was given
+            tried = self.open.pop(future)
+            del tried.futures[future]
+            self.client.cancel([future])
+            there[address].append(self._submit(tried, avoid=there.keys() - {address}))
 
     def _workers(self, avoid: Iterable[str] = ()) -> list[str]:
         """Addresses, that with the fewest tasks for its threads first. Raises ClusterError where nobody is left."""
@@ -113,7 +142,7 @@ class Run(Generic[Result]):
         shunned = set(avoid)
         return sorted((a for a in load if a not in shunned), key=load.__getitem__) or sorted(load, key=load.__getitem__)
 
-    def _submit(self, tried: _Tried[Result], avoid: Iterable[str] = ()) -> None:
+    def _submit(self, tried: _Tried[Result], avoid: Iterable[str] = ()) -> Any:
         task = tried.task
         self.pool.look(now=True)  # to send something to a worker that has gone takes Dask `CONNECT_S` to refuse
         try:
@@ -131,15 +160,15 @@ class Run(Generic[Result]):
             parcel = self.client.scatter(own, workers=workers[:1], hash=False, direct=self.pool.local or None)
         except Exception as error:  # the worker has gone since it was looked for
             self._lost(tried, f"{type(error).__name__}: {error}")
-            self._submit(tried, avoid)
-            return
+            return self._submit(tried, avoid)
         key = f"onnxmpq-{task.key[:40]}-{self.pool.token}-{tried.tries}"
         future = self.client.submit(
-            perform, task.function, places, parcel, *shared, key=key, workers=workers, pure=False, retries=0
+            perform, task.function, places, parcel, *shared, key=key, workers=workers[:1], pure=False, retries=0
         )
         tried.futures[future], self.open[future] = workers[0], tried
         tried.since = time.monotonic()
         future.add_done_callback(self.done.put)
+        return future
 
     def _placed(self, shared: Shared, worker: str) -> Any:
         """A shared value on some worker; others fetch it from there. Sent anew where the last copy is lost."""
@@ -179,12 +208,15 @@ class Run(Generic[Result]):
                 self.pool.progress.detail(outcome.trace)
                 raise ClusterError(f"{tried.task.about}: failed {ERRORS} times ({outcome.error}; on {where})")
             self.pool.progress.say(f"{tried.task.about}: {outcome.error} on {outcome.worker}; trying again")
-        if not tried.futures:
-            self._submit(tried)
+        if tried.futures:
+            return
+        parts = tried.task.smaller() if outcome is None and tried.task.smaller else []
+        for part in [_Tried(task, tried) for task in parts] or [tried]:
+            self._submit(part)
 
     def _lost(self, tried: _Tried[Result], why: str) -> None:
         tried.losses += 1
-        self.pool.lost.add(tried.task.key)
+        self.pool.lost.add(tried.root)
         if tried.losses >= (LOSSES if len(self.pool.lost) == 1 else MOST_LOSSES):
             raise ClusterError(f"{tried.task.about}: {tried.losses} workers were lost with it ({why}); see their logs")
         self.pool.progress.detail(f"{tried.task.about}: {why}; another one does it")

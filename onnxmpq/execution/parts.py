@@ -97,14 +97,24 @@ class Cutter:
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
+        nodes = self._reached(tensors, checkpoint)
+        made = {t for n in nodes for t in n.output}
+        return self._part(nodes, [t for t in self.outputs if t in made], ())
+
+    def fed(self, tensors: Iterable[str], checkpoint: int) -> set[str]:
+        """The inputs of what `behind` cuts, which is not cut for it."""
+        nodes = self._reached(tensors, checkpoint)
+        made = {t for n in nodes for t in n.output}
+        return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
+
+    def _reached(self, tensors: Iterable[str], checkpoint: int) -> list[onnx.NodeProto]:
         affected, nodes = set(tensors), []
         for place, node in enumerate(self.index.nodes[self._range], self._range.start):
             if any(t in affected for t in read_by(node)):
                 affected.update(node.output)
                 if place >= checkpoint:
                     nodes.append(node)
-        made = {t for n in nodes for t in n.output}
-        return self._part(nodes, [t for t in self.outputs if t in made], ())
+        return nodes
 
     def between(self, tensors: Sequence[str], checkpoint: int, live: Iterable[str]) -> Part:
         """The nodes before `checkpoint` that these tensors reach, up to the live tensors and outputs they make."""

@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -112,11 +113,23 @@ def _require_room(path: Path, size: int) -> None:
         )
 
 
-def write_result(path: Path, proto: onnx.ModelProto, plan: str) -> None:
-    """A model and its plan beside it: both, or where one cannot be written neither. Raises OutputError."""
-    beside = plan_path(path)
-    with _ready(beside, plan.encode("utf-8")) as planned:
+def weights_path(plan: Path) -> Path:
+    """Of arrays that a plan has in a file of their own: model.mpq.plan.json -> model.mpq.plan.weights"""
+    return plan.with_name(plan.name.removesuffix(".json") + ".weights")
+
+
+def write_result(path: Path, proto: onnx.ModelProto, plan: str, weights: Iterable[bytes] = ()) -> None:
+    """A model and its plan beside it: both, or where one cannot be written neither. Raises OutputError.
+
+    weights: of the file that goes with the plan, piece by piece; without any there is none.
+    """
+    beside, parts = plan_path(path), iter(weights)
+    first = next(parts, None)
+    aside = nullcontext() if first is None else _filled(weights_path(beside), chain((first,), parts))
+    with _ready(beside, plan.encode("utf-8")) as planned, aside as filled:
         write_model(path, proto)
+        if filled is not None:
+            os.replace(filled, weights_path(beside))
         os.replace(planned, beside)
 
 

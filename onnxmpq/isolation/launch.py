@@ -28,5 +28,6 @@ def start(module: str, environment: Mapping[str, str] | None = None) -> subproce
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **(environment or {}), "PYTHONPATH": path},
+        # safe: a folder of this package's name in the current one is no other copy of it
+        env={**os.environ, **(environment or {}), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
     )

@@ -65,6 +65,13 @@ class LayerWeight:
         turned = np.ascontiguousarray(weight.swapaxes(-1, -2)) if self.swapped else weight
         return turned.reshape(self.out_channels, self.fan_in)
 
+    def rows(self, weight: NDArray[np.generic], rows: slice) -> NDArray[np.generic]:
+        """Some rows of `matrix`; of most weights the others are not read."""
+        if self.channel_axes != 1:
+            return self.matrix(weight)[rows]
+        turned = weight.swapaxes(-1, -2) if self.swapped else weight
+        return np.ascontiguousarray(turned[rows]).reshape(-1, self.fan_in)
+
     def stored(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
         """[out_channels, fan_in] -> the stored weight's shape."""
         turned = matrix.reshape(self.view_shape)

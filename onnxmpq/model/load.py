@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def hands_on_quantized(op_type: str) -> bool:
 
 
 def load(source: str | Path | onnx.ModelProto) -> Loaded:
-    """Read a model from a path or take a proto. One of `spill.NEVER_WHOLE` bytes or more is never whole in memory.
+    """Read a model from a path or take a proto. One of `spill.NEVER_WHOLE` bytes or more in float32 is never whole in
+    memory.
 
     Raises ModelError: no such file, not ONNX, truncated, external data missing, a proto of 2 GB or more, made for a
     newer onnx, values read that nothing makes. Raises OutputError where there is no temporary folder.
@@ -80,7 +82,7 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
     else:
         where, folder = str(source), Path(source).parent
         proto, digest, size = _described(Path(source))
-        spill = Spill.of(size)
+        spill = Spill.of(size + _widening_bytes(proto))
     _require_graph(proto, where)
     _require_known(proto, where)
     require_plausible(proto, where, in_files=folder is not None)
@@ -88,6 +90,12 @@ def load(source: str | Path | onnx.ModelProto) -> Loaded:
     tidy(store.structure.graph)
     require_no_cycle(store.structure, where)
     return Loaded(store, digest, size, where, _doubt(store.structure, where))
+
+
+def _widening_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes that constants of 16 bits take in addition as float32, in which such models are converted."""
+    halves = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return sum(2 * math.prod(t.dims) for t in proto.graph.initializer if t.data_type in halves)
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, str, int]:

@@ -78,6 +78,10 @@ class Spill:
             file.unlink()
         return mapped
 
+    def content(self, content: bytes) -> Path:
+        """A file of these bytes. Raises OutputError."""
+        return self._kept(content)
+
     def temporary(self, name: str, values: NDArray[np.generic]) -> onnx.TensorProto:
         """A reference to values in a file of their own, which whoever asked removes. Raises OutputError."""
         element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)

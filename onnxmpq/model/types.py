@@ -178,9 +178,11 @@ class Model:
             known[stored] = found
         return found
 
-    def matrix(self, weight: LayerWeight) -> Float32:
-        """A layer's fp32 weight as a matrix [out_channels, fan_in]."""
-        return np.asarray(weight.matrix(self.store.array(weight.tensor)), dtype=np.float32)
+    def matrix(self, weight: LayerWeight, rows: slice | None = None) -> Float32:
+        """A layer's fp32 weight as a matrix [out_channels, fan_in], or some rows of it."""
+        stored = self.store.array(weight.tensor)
+        found = weight.matrix(stored) if rows is None else weight.rows(stored, rows)
+        return np.asarray(found, dtype=np.float32)
 
     def weight(self, region: Region) -> Float32:
         """The matrix of the first weight, which most layers have alone."""

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, get_args
 
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.errors import PlanError
-from onnxmpq.files import as_path, dump_json, is_number, nearest, parse_json, read_text, shown
+from onnxmpq.files import as_path, dump_json, is_number, nearest, parse_json, read_text, shown, weights_path
 from onnxmpq.model import Step
 from onnxmpq.plan.forecast import Forecast
 from onnxmpq.plan.words import in_units
@@ -31,7 +31,7 @@ from onnxmpq.provenance import SchemaMismatch, require_schema
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.schemes import FP32, ActivationType
 from onnxmpq.shown import Shown
-from onnxmpq.weights import PackedWeight
+from onnxmpq.weights import PackedWeight, content_of_aside, found_beside, written_beside
 
 SCHEMA = "onnxmpq.plan/2"
 _SMALLEST_SCALE, _LARGEST_SCALE = 1e-37, 1e38  # within float32
@@ -223,6 +223,10 @@ class Plan(Shown):
             figures_sha256="",
         )
 
+    def beside(self) -> Iterator[bytes]:
+        """The file that goes with the plan's, piece by piece; nothing where the plan holds all of its arrays."""
+        return written_beside(_arrays(self))
+
     def to_json(self) -> str:
         return dump_json({"schema": SCHEMA, **asdict(self)}) + "\n"
 
@@ -359,9 +363,11 @@ def _decisions(plan: Plan) -> Iterator[bytes | hashlib._Hash]:
         yield _content(plan.biases[region])
 
 
-def _content(text: str) -> hashlib._Hash:
+def _content(text: str) -> hashlib._Hash | bytes:
     """Hash of the bytes that were packed into a text, whatever library compressed them; of a damaged text, or one that
-    unpacks to more than `_LARGEST_ARRAY`, that of the text itself."""
+    unpacks to more than `_LARGEST_ARRAY`, that of the text itself. Of an array in another file, what says its hash."""
+    if content := content_of_aside(text):
+        return content.encode()
     hasher, engine, length = hashlib.sha256(), zlib.decompressobj(), 0
     try:
         pending = base64.b64decode(text, validate=True)
@@ -416,4 +422,29 @@ def read_plan(path: str | Path) -> Plan:
         text = read_text(as_path(path, "a .plan.json file"))
     except (OSError, ValueError) as error:
         raise PlanError(f"{path}: cannot be read ({error}); give the path of a .plan.json file") from None
-    return Plan.from_json(text, str(path))
+    return _with_arrays(Plan.from_json(text, str(path)), weights_path(Path(path)))
+
+
+def _arrays(plan: Plan) -> Iterator[str]:
+    """Packed arrays of weights, by name: the order of the file beside the plan."""
+    rows = [(name, "", packed) for name, packed in plan.weights.items()]
+    rows += [(name, f, packed) for name, row in plan.point_weights.items() for f, packed in row.items()]
+    for _, _, packed in sorted(rows, key=lambda row: row[:2]):
+        yield from (packed.codes, packed.scales, packed.multipliers)
+
+
+def _with_arrays(plan: Plan, file: Path) -> Plan:
+    """The plan with its arrays that are in a file of their own."""
+    found = found_beside(_arrays(plan), file)
+    if not found:
+        return plan
+
+    def whole(packed: PackedWeight) -> PackedWeight:
+        codes, scales, multipliers = (found.get(t, t) for t in (packed.codes, packed.scales, packed.multipliers))
+        return replace(packed, codes=codes, scales=scales, multipliers=multipliers)
+
+    return replace(
+        plan,
+        weights={r: whole(p) for r, p in plan.weights.items()},
+        point_weights={r: {f: whole(p) for f, p in row.items()} for r, row in plan.point_weights.items()},
+    )

@@ -30,8 +30,9 @@ def with_points(plan: Plan, curve: Sequence[Point], bench: Workbench) -> Plan:
                 continue
             for place in layer.weights:
                 row = weights.setdefault(place.key, {})
+                weight = bench.weights[place.key, scheme.weight.name]
                 if scheme.weight.name not in row:
-                    row[scheme.weight.name] = pack(bench.weights[place.key, scheme.weight.name])
+                    row[scheme.weight.name] = pack(weight, bench.model.store.spill)
     return replace(plan, points=points, point_weights=weights)
 
 

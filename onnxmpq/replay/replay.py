@@ -182,7 +182,7 @@ class _Destination:
         if self.path is None:
             return
         if plan_too or not self.same:
-            write_result(self.path, applied.model, applied.plan.to_json())
+            write_result(self.path, applied.model, applied.plan.to_json(), applied.plan.beside())
         else:
             write_model(self.path, applied.model)
 
@@ -363,8 +363,8 @@ def _with_weights(model: Model, plan: Plan, feeds: Feeds | None, progress: Progr
                 found[place.key] = packed
     if missing and feeds is not None:
         context = Context(progress)
-        rounded = round_for_inputs(model, missing, feeds, Techniques(), context)
-        found |= {key: pack(weight) for (key, _), weight in rounded.items()}
+        rounded = round_for_inputs(model, missing, feeds, Techniques(), context, alone=True)
+        found |= {key: pack(weight, model.store.spill) for (key, _), weight in rounded.items()}
         missing = {key: spec for key, spec in missing.items() if key not in rounded}
     places = model.weights
     regions = dict.fromkeys(places[key][0].name for key, _ in missing)

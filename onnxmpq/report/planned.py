@@ -14,7 +14,7 @@ import onnx
 from onnxmpq.allocate import QUANTITIES, Budgets, Option, Problem, Stored
 from onnxmpq.closed_loop import Outcome
 from onnxmpq.deployment import DeployCpu
-from onnxmpq.model import Model, Region, RegionKind
+from onnxmpq.model import Model, Region, RegionKind, Spill
 from onnxmpq.plan import Plan, PlannedRegion
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import Floors, Timing, Validation
@@ -88,11 +88,13 @@ def _predicted(
     }
 
 
-def with_stored_weights(plan: Plan, compensated: Compensated, left_out: Collection[str] = ()) -> Plan:
+def with_stored_weights(
+    plan: Plan, compensated: Compensated, left_out: Collection[str] = (), spill: Spill | None = None
+) -> Plan:
     """The plan with all weights and biases that `apply` could not make again without the samples. left_out: keys of
-    weights that it can."""
+    weights that it can. spill: of a model that is never whole in memory."""
     biases = {name: pack_array(values.astype("<f4")) for name, values in compensated.biases.items()}
-    weights = {name: pack(weight) for name, weight in compensated.weights.items() if name not in left_out}
+    weights = {name: pack(weight, spill) for name, weight in compensated.weights.items() if name not in left_out}
     return replace(plan, compensation=dict(compensated.losses), weights=weights, biases=biases)
 
 

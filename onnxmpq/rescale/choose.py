@@ -26,7 +26,7 @@ from onnxmpq.rounding import FloatArray
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import Evaluator, OutputKind, make_divergence
-from onnxmpq.weights import Techniques, round_for_inputs
+from onnxmpq.weights import LONGEST_S, Techniques, round_for_inputs
 from onnxmpq.workbench import prepare_bench
 
 AS_IT_IS = "as it is"
@@ -151,6 +151,10 @@ def _clearly_less(loss: float, before: float) -> bool:
     return loss < (1 - LEAST_GAIN) * before
 
 
+LONGEST_TRIAL_S = LONGEST_S / 10
+"""CPU seconds for weights of a model that is never whole in memory, rounded for one trial of factors."""
+
+
 class _QuickModels:
     """Quick quantized forms of rescaled models, against the fp32 one."""
 
@@ -187,7 +191,9 @@ class _QuickModels:
         bench = prepare_bench(model, menu, observation, self.dialect, self.context)
         if as_shipped:
             formats = weight_formats(model, menu)
-            rounded = round_for_inputs(model, formats, self.data.deciding, self.techniques, self.context)
+            rounded = round_for_inputs(
+                model, formats, self.data.deciding, self.techniques, self.context, longest_s=LONGEST_TRIAL_S
+            )
             bench = bench.with_weights(rounded)
         return self.evaluator.loss(bench.build({name: row[0] for name, row in menu.items() if row}))
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnxmpq.rounding.gptq import quantize_gptq
 from onnxmpq.rounding.pairs import ALONE, PairBound, code_limits, multipliers_per_input
 from onnxmpq.rounding.refit import refit_scales
-from onnxmpq.rounding.second_order import best_per_channel
+from onnxmpq.rounding.second_order import best_per_channel, by_rows
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
 
 Limits = Callable[[int], tuple[FloatArray, FloatArray] | tuple[np.float32, np.float32]]
@@ -37,7 +37,12 @@ def quantize_descent(
     assert hessian is not None  # or GPTQ would have refused
     if not weight_format.linear:
         return start
-    return refit_scales(w, descend(w, refit_scales(w, start, hessian), hessian, bound=bound), hessian)
+
+    def some(rows: slice) -> QuantizedWeight:
+        fitted = refit_scales(w[rows], start.of(rows), hessian)
+        return refit_scales(w[rows], descend(w[rows], fitted, hessian, bound=bound), hessian)
+
+    return some(slice(None)) if len(hessian) > 1 else by_rows(w, some)
 
 
 def descend(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, VisitedPairs
-from onnxmpq.rounding.second_order import best_per_channel, coupling, per_group
+from onnxmpq.rounding.second_order import best_per_channel, by_rows, coupling, per_group
 from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat
 
 STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
@@ -49,7 +49,7 @@ def input_order(diagonal: FloatArray, block: int) -> list[NDArray[np.intp]]:
 
 @dataclass(frozen=True)
 class _Group:
-    """Inputs of all runs over one group; K in visiting order. transposed: float32 [K, O]."""
+    """Inputs of all runs over some output channels of a group; K in visiting order. transposed: float32 [K, O]."""
 
     transposed: FloatArray
     blocks: list[NDArray[np.intp]]
@@ -79,9 +79,18 @@ def _round_group(
     importance = np.sqrt(diagonal[order] * pivots)
     in_place = np.empty_like(importance)
     in_place[order] = importance
-    transposed = np.ascontiguousarray(w.T[order])
-    start = weight_format.fit(w, in_place, tensor_scale)
-    group = _Group(transposed, blocks, factors, importance, start, bound)
+
+    def some(rows: slice) -> QuantizedWeight:
+        start = weight_format.fit(w[rows], in_place, tensor_scale)
+        transposed = np.ascontiguousarray(w[rows].T[order])
+        return _round_rows(w[rows], hessian, _Group(transposed, blocks, factors, importance, start, bound))
+
+    return by_rows(w, some)
+
+
+def _round_rows(w: FloatArray, hessian: FloatArray, group: _Group) -> QuantizedWeight:
+    """Output channels w float32 [O, K] of the group, each from its best run."""
+    start, bound = group.start, group.bound
     runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
     best = best_per_channel(w, hessian[None], runs)
     if bound is None:

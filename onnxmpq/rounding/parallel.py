@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from types import TracebackType
+from typing import NamedTuple
 
 from onnxmpq.cache import content_hash
 from onnxmpq.isolation import launch
@@ -19,44 +20,91 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
-Rounded = tuple[str, list[QuantizedWeight]]
+MOST_BYTES = 1.5e9
+"""Memory of all processes that round, as long as more than one does."""
+ONE_FORMAT = 4_000_000_000
+"""Products of a layer, about 0.3 s for each format, from which on each is a task."""
+Rounded = tuple[str, int, list[QuantizedWeight]]
 
 
 def rounded_layers(
     layers: Iterable[LayerToRound], workers: int, elsewhere: Elsewhere | None = None
 ) -> Generator[Rounded]:
-    """(name, one result per format) of each layer, as they are done; few more layers than workers are held at once.
+    """(name, first row, one result per format) of each layer or part, as they are done; few more than there are workers
+    are held at once, and fewer where they are large.
 
     elsewhere: rounds them in the place of processes of this machine. Raises ClusterError.
     """
     if elsewhere is not None:
-        for task, weights in elsewhere.run(map(_task, layers)):
-            yield task.arguments[0].name, weights
+        yield from _rounded_elsewhere(layers, elsewhere)
         return
     workers = min(workers, MOST_WORKERS)
     started = _started(workers) if workers > 1 and launch.can_start() else []
     if not started:
         for layer in layers:
-            yield layer.name, layer.rounded()
+            yield layer.name, layer.first_row, layer.rounded()
         return
     with Workers(started) as pool:
-        waiting: dict[Future[list[QuantizedWeight]], str] = {}
+        waiting: dict[Future[list[QuantizedWeight]], _Place] = {}
         for layer in layers:
-            waiting[pool.submit(layer)] = layer.name
+            place = _Place(layer.name, layer.first_row, layer.working_bytes)
+            while waiting and place.size + sum(p.size for p in waiting.values()) > MOST_BYTES:
+                yield from _finished(waiting)
+            waiting[pool.submit(layer)] = place
             while len(waiting) > workers:
                 yield from _finished(waiting)
         while waiting:
             yield from _finished(waiting)
 
 
+def _rounded_elsewhere(layers: Iterable[LayerToRound], elsewhere: Elsewhere) -> Iterator[Rounded]:
+    """A large layer is a task for each format, so that no single one takes longest by far."""
+    waiting: dict[tuple[str, int], dict[int, QuantizedWeight]] = {}
+    counts: dict[tuple[str, int], int] = {}
+    part_of: dict[str, tuple[int, ...]] = {}
+
+    def tasks() -> Iterator[Task[list[QuantizedWeight]]]:
+        for layer in layers:
+            counts[layer.name, layer.first_row] = len(layer.formats)
+            for numbers in _numbers(layer):
+                task = _task(layer if len(numbers) == len(layer.formats) else layer.only(numbers))
+                part_of[task.key] = numbers
+                yield task
+
+    for task, weights in elsewhere.run(tasks()):
+        place = task.arguments[0].name, task.arguments[0].first_row
+        if place not in counts:
+            continue
+        found = waiting.setdefault(place, {})
+        found.update(zip(part_of[task.key], weights, strict=True))
+        if len(found) == counts[place]:
+            del waiting[place], counts[place]
+            yield *place, [found[number] for number in sorted(found)]
+
+
+def _numbers(layer: LayerToRound) -> list[tuple[int, ...]]:
+    """Of the formats that a task rounds together."""
+    everything = tuple(range(len(layer.formats)))
+    return [(n,) for n in everything] if layer.products >= ONE_FORMAT else [everything]
+
+
 def _task(layer: LayerToRound) -> Task[list[QuantizedWeight]]:
     return Task(content_hash("round", layer), f"rounding layer {layer.name}", LayerToRound.rounded, (layer,))
 
 
-def _finished(waiting: dict[Future[list[QuantizedWeight]], str]) -> Iterator[Rounded]:
+class _Place(NamedTuple):
+    """Of what is being rounded, and the bytes that it takes."""
+
+    name: str
+    first_row: int
+    size: int
+
+
+def _finished(waiting: dict[Future[list[QuantizedWeight]], _Place]) -> Iterator[Rounded]:
     """Waits for at least one."""
     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-        yield waiting.pop(future), future.result()
+        place = waiting.pop(future)
+        yield place.name, place.first_row, future.result()
 
 
 class Workers:

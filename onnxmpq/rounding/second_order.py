@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 
 from onnxmpq.rounding.types import DoubleArray, FloatArray, QuantizedWeight
 
+ROWS_VALUES = 1 << 21
+"""Values of the output channels that are rounded at a time, which bounds memory. They follow from a weight's shape
+alone: products of other shapes may have other last bits."""
+
+FACTORED_WHOLE, FACTOR_PANEL = 4096, 512
+"""Inputs from which on a matrix is factored in panels, in place: LAPACK takes three copies of it."""
+
 DAMPING = 0.01
 """Added to the diagonal of H, as a fraction of its mean (GPTQ section 3.3): keeps H positive definite, keeps what the
 samples did not excite close to its fp32 value."""
@@ -60,7 +67,7 @@ def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
     each can make up for what the inputs before it did, and p_j is the price of what remains.
     """
     try:
-        lower = np.linalg.cholesky(hessian[::-1, ::-1].astype(np.float64))
+        lower = _lower_factor(hessian[::-1, ::-1])
     except np.linalg.LinAlgError:
         raise ValueError("the input statistics are not positive definite") from None
     upper = lower[::-1, ::-1]
@@ -69,12 +76,42 @@ def coupling(hessian: FloatArray) -> tuple[FloatArray, FloatArray]:
     return upper.astype(np.float32), np.square(root).astype(np.float32)
 
 
+def _lower_factor(matrix: FloatArray) -> DoubleArray:
+    """Cholesky factor, float64 [K, K]. Raises LinAlgError."""
+    size, lower = len(matrix), matrix.astype(np.float64)
+    if size <= FACTORED_WHOLE:
+        return np.asarray(np.linalg.cholesky(lower), np.float64)
+    for start in range(0, size, FACTOR_PANEL):
+        stop = min(start + FACTOR_PANEL, size)
+        lower[start:stop, start:stop] = np.linalg.cholesky(lower[start:stop, start:stop])
+        if stop < size:
+            solved = np.linalg.solve(lower[start:stop, start:stop], lower[stop:, start:stop].T)
+            lower[stop:, start:stop] = solved.T
+        for row in range(stop, size, FACTOR_PANEL):
+            end = min(row + FACTOR_PANEL, size)
+            lower[row:end, stop:end] -= lower[row:end, start:stop] @ lower[stop:end, start:stop].T
+        lower[start:stop, stop:] = 0
+    return lower
+
+
+def by_rows(w: FloatArray, quantize: Callable[[slice], QuantizedWeight]) -> QuantizedWeight:
+    """`quantize` of the output channels of w [O, K], as many at a time as `ROWS_VALUES` says, put together again."""
+    size = max(ROWS_VALUES // max(w.shape[1], 1), 1)
+    parts = [quantize(slice(start, start + size)) for start in range(0, max(len(w), 1), size)]
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def joined(parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
+    """Output channels of one weight, put together."""
+    return _joined(parts, np.concatenate)
+
+
 def per_group(
     w: FloatArray, hessian: FloatArray, quantize: Callable[[FloatArray, FloatArray], QuantizedWeight]
 ) -> QuantizedWeight:
     """`quantize(channels [O/G, K], hessian [K, K])` for each group of a grouped Conv, put together again."""
     parts = [quantize(rows, h) for rows, h in zip(np.split(w, len(hessian)), hessian, strict=True)]
-    return _joined(parts, np.concatenate)
+    return joined(parts)
 
 
 def best_per_channel(w: FloatArray, hessian: FloatArray, candidates: Sequence[QuantizedWeight]) -> QuantizedWeight:

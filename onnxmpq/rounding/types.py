@@ -328,7 +328,7 @@ class QuantizedWeight:
         zero_points = self.format.zero_points(self.codes, self.block)
         return Grid(self.format, self.scales, self.multipliers, self.block, self.tensor_scale, zero_points)
 
-    def of(self, channels: NDArray[np.intp]) -> QuantizedWeight:
+    def of(self, channels: NDArray[np.intp] | slice) -> QuantizedWeight:
         """The weights of some output channels."""
         return self.grid.of(channels).with_codes(self.codes[channels])
 

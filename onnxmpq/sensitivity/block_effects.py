@@ -12,19 +12,21 @@ exactly to the exit of a block, and across blocks as far as a stream carries cha
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, Cutter, MemoryBudget
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block, find_blocks
-from onnxmpq.sensitivity.carry import Carrier, Way
+from onnxmpq.sensitivity.carry import Carrier, Way, first_rows
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, sketch_width
 from onnxmpq.sensitivity.gains import Arrival, Gain, fit_gains
@@ -103,7 +105,9 @@ class _ByBlocks:
         carrier = self._carrier()
         *parts, exact = self._parts(carrier)
         exact.update(self._reaching_far())
-        best, gains = fit_gains([self._arrivals(part, carrier.arrived(i), exact) for i, part in enumerate(parts)])
+        known = {t: exact.pooled.per_sample(self.frame.reference, c) for t, c in exact.by_try.items()}
+        level = level_of(list(known.values()), len(carrier.way.feeds))
+        best, gains = fit_gains([self._arrivals(p, carrier.arrived(i), exact, level) for i, p in enumerate(parts)])
         about = ByBlocks(
             exact.pooled,
             frozenset[str]().union(*(part.idle for part in (*parts, exact))),
@@ -114,7 +118,7 @@ class _ByBlocks:
         effects = Effects(self.frame.divergence, nothing, {}, {}, {}, by_blocks=about)
         for part, gain in zip(parts, gains, strict=True):
             effects.update(self._scaled(part, partial(self._of_stream, part, best, gain, exact)))
-        effects.update(self._scaled(exact, lambda _, change: self._of_outputs(exact, change)))
+        effects.update(self._scaled(exact, lambda tried, change: self._of_outputs(known[tried], change)))
         return effects
 
     def _parts(self, carrier: Carrier) -> list[Effects]:
@@ -156,6 +160,8 @@ class _ByBlocks:
 
     def _reaching_far(self) -> Effects:
         """Effects of what changes other tensors behind its block than the exit, at the outputs."""
+        if not self.far.count:
+            return self.worker.none()
         if self.spread is None:
             return measure_effects(
                 self.model,
@@ -190,19 +196,21 @@ class _ByBlocks:
         """(batches on which changes are carried on, number of changes of each block).
 
         Within blocks, P perturbations run half a block each on N samples; K changes of each of B blocks run half of the
-        graph on n samples. So K n = CARRY P N / B².
+        graph on n samples. So K n = CARRY P N / B², and K is no more than tensors at which several formats are tried,
+        which all take the gain of one of them: a change that stands for itself alone costs as much and gains less.
         """
         count = len(self.blocks)
         runs = int(CARRY * self.tries.count * len(self.feeds) / count**2)
         largest = max(self.worker.bytes.values(), default=1)
         runs = min(runs, self.memory.kept // max(largest * count, 1))
-        most = max(len({self.targets[t] for t in names}) for names in self.of_block)
+        counts = [Counter(self.targets[t] for t in names) for names in self.of_block]
+        most = max(FEWEST_CARRIED, *(sum(n > 1 for n in count.values()) for count in counts))
         samples = min(max(runs // most, FEWEST_CARRIED), CARRIED_SAMPLES, len(self.feeds))
-        rows = self.worker.rows
-        used = next((i + 1 for i, r in enumerate(rows) if r.stop >= samples), len(rows))
-        return rows[:used], min(max(runs // rows[used - 1].stop, FEWEST_CARRIED), most)
+        rows = [first_rows(r, samples) for r in self.worker.rows if r.start < samples]
+        return rows, min(max(runs // samples, FEWEST_CARRIED), most)
 
-    def _arrivals(self, part: Effects, arrived: Mapping[Try, Code], exact: Effects) -> list[Arrival]:
+    def _arrivals(self, part: Effects, arrived: Mapping[Try, Code], exact: Effects, level: float) -> list[Arrival]:
+        """Of what was carried on from a block. level: of divergence on all samples, relative to these."""
         divergence, changes = part.divergence, part.by_try
         assert isinstance(divergence, StreamDivergence)
         found = []
@@ -212,7 +220,7 @@ class _ByBlocks:
                 divergence.of_view(m, part.reference[rows], code[rows])
                 for m, code in enumerate(divergence.parts(changes[tried])[: divergence.measures])
             ]
-            reached = exact.pooled.per_sample(self.frame.reference[rows], change)
+            reached = level * exact.pooled.per_sample(self.frame.reference[rows], change)
             found.append(Arrival(self.targets[tried], np.array(sizes), reached))
         return found
 
@@ -235,7 +243,8 @@ class _ByBlocks:
         factor = np.float32(np.sqrt(gain.of(self.targets[tried]) / divergence.views[measure].elements))
         code = self._laid_out(factor * codes[measure])
         if len(codes) > divergence.measures:
-            code += self._of_outputs(exact, self._columns(divergence, codes))
+            outputs = self._columns(divergence, codes)
+            code += self._of_outputs(exact.pooled.per_sample(self.frame.reference, outputs), outputs)
         return code
 
     def _columns(self, divergence: StreamDivergence, codes: Sequence[Code]) -> Code:
@@ -248,9 +257,8 @@ class _ByBlocks:
             [own.get(v.name, np.zeros((len(empty), v.width), np.float32)) for v in self.frame.divergence.views], axis=1
         )
 
-    def _of_outputs(self, exact: Effects, change: Code) -> Code:
-        """The code of a change of the outputs: its square is the divergence."""
-        divergence = exact.pooled.per_sample(self.frame.reference, change)
+    def _of_outputs(self, divergence: NDArray[np.float64], change: Code) -> Code:
+        """The code of a change of the outputs: its square is the divergence, float64 [samples]."""
         square = np.square(change.astype(np.float64)).sum(axis=1)
         factor = np.sqrt(np.maximum(divergence, 0.0) / np.maximum(square, np.finfo(np.float64).tiny))
         return self._laid_out(np.asarray(change * factor[:, None], np.float32))
@@ -259,11 +267,20 @@ class _ByBlocks:
         """In `width` columns: as it is where it fits, else several entries a column, with random signs."""
         count = code.shape[1]
         if count <= self.width:
-            return np.pad(code, ((0, 0), (0, self.width - count)))
+            wide = np.zeros((len(code), self.width), np.float32)
+            wide[:, :count] = code
+            return wide
         generator = np.random.default_rng(0)
         bucket = generator.integers(0, self.width, count)
         signed = code * generator.choice(np.array([-1.0, 1.0], np.float32), count)
         return np.stack([np.bincount(bucket, row, self.width) for row in signed]).astype(np.float32)
+
+
+def level_of(divergences: Sequence[NDArray[np.float64]], few: int) -> float:
+    """Divergence on all samples relative to that on the first few: the median of changes that are known on all, each
+    float64 [samples]; 1 without any. Samples of which the model is sure diverge less than others under any change."""
+    found = [d.mean() / d[:few].mean() for d in divergences if d[:few].mean() > 0.0]
+    return float(np.median(found)) if found else 1.0
 
 
 def _mixed(tries: Sequence[Try], targets: Mapping[Try, str], most: int) -> list[Try]:

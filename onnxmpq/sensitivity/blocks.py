@@ -3,8 +3,9 @@
 A cut is a place in the node order. Of what layers behind the last cut change, exactly one tensor is read behind this
 one: the stream of a residual network, a transformer, or either half of an encoder-decoder (what a decoder reads of its
 encoder does not change inside the decoder). Results that reach further by themselves, such as a mask that every block
-reads, are few; they are named, for their effects are measured on the outputs. A graph with long skip connections
-(U-Net) has few cuts, or none: then it is one block.
+reads, are few; they are named, for their effects are measured on the outputs. A block is made longer where that costs
+less: an embedding that is added behind the first attention reaches no further than that sum. A graph with long skip
+connections (U-Net) has few cuts, or none: then it is one block.
 """
 
 from __future__ import annotations
@@ -41,6 +42,22 @@ def find_blocks(cutter: Cutter, targets: Iterable[str]) -> tuple[Block, ...]:
     return _Search(cutter, list(targets)).run()
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A block, the number of targets made in it, and of those of them that reach further than its exit."""
+
+    block: Block
+    own: int
+    reaching: int
+
+    def longer_pays(self, stop: int, count: int) -> bool:
+        """True as long as it costs less to run all its targets to a cut at `stop` than those that reach further to the
+        end of the graph, of `count` nodes."""
+        if stop >= count:
+            return False
+        return self.own * (stop - self.block.stop) < self.reaching * (count - self.block.stop)
+
+
 class _Search:
     def __init__(self, cutter: Cutter, targets: Sequence[str]) -> None:
         self.nodes = cutter.index.nodes
@@ -55,17 +72,25 @@ class _Search:
         self.reached: dict[str, int] = {}  # tensors behind targets of the block at hand: a bit for each
 
     def run(self) -> tuple[Block, ...]:
-        start, given = 0, self._inputs()
+        start, given, place = 0, self._inputs(), 0
+        shorter: _Candidate | None = None
         for tensor in given:
             self._perturb(tensor)
-        for place, node in enumerate(self.nodes):
-            self._pass(place, node)
-            block = self._cut(start, place + 1, len(given))
-            if block is not None:
-                self.blocks.append(block)
-                start, given = block.stop, [str(block.exit)]
-                self.names, self.reached = [], {}
-                self._perturb(given[0])
+        while place < len(self.nodes) or shorter is not None:
+            block = None
+            if place < len(self.nodes):
+                self._pass(place, self.nodes[place])
+                place += 1
+                block = self._cut(start, place, len(given))
+            if block is not None and not block.reaching:
+                shorter = block
+            elif (shorter := shorter or block) is None or shorter.longer_pays(place, len(self.nodes)):
+                continue
+            self.blocks.append(shorter.block)
+            start = place = shorter.block.stop
+            given, shorter = [str(shorter.block.exit)], None
+            self.names, self.reached = [], {}
+            self._perturb(given[0])
         self.blocks.append(Block(start, len(self.nodes), None))
         return tuple(self.blocks)
 
@@ -89,8 +114,8 @@ class _Search:
                 self._perturb(tensor)
         self.reached = {t: m for t, m in self.reached.items() if self.last_read.get(t, -1) > place}
 
-    def _cut(self, start: int, stop: int, given: int) -> Block | None:
-        """The block that ends here; None where it does not.
+    def _cut(self, start: int, stop: int, given: int) -> _Candidate | None:
+        """The block that may end here; None where none can.
 
         given: the first of `names` that are made outside: of the first block the inputs, of others the exit of the
         block before. They must not be read on both sides of the place. The exit before must not reach behind it in any
@@ -108,4 +133,5 @@ class _Search:
         outside = (1 << given) - 1
         if (far & ~outside).bit_count() > FAR_SHARE * own or (self.blocks and far & outside):
             return None
-        return Block(start, stop, leaving, frozenset(n for i, n in enumerate(self.names) if far >> i & 1))
+        block = Block(start, stop, leaving, frozenset(n for i, n in enumerate(self.names) if far >> i & 1))
+        return _Candidate(block, own, (far & ~outside).bit_count())

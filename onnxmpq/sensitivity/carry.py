@@ -17,25 +17,33 @@ from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.blocks import Block
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Frame, Try
-from onnxmpq.statistics import numbers
 
 Batch = tuple[int, int]  # samples
 
 
 @dataclass(frozen=True)
 class Catcher:
-    """Picks what is carried on of the changes in a block: at its exit, those by the perturbations `chosen`, of batches
-    within the first `count` samples."""
+    """Picks what is carried on of the changes in a block: at its exit, those by the perturbations `chosen`, of the
+    first `count` samples."""
 
     chosen: frozenset[Try]
     count: int
     exit: str
 
-    def caught(self, tried: Try, rows: slice, made: Mapping[str, Array]) -> Array | None:
-        """A copy of the changed exit. made: tensors that the perturbation changed."""
-        if tried in self.chosen and rows.stop <= self.count and self.exit in made:
-            return np.copy(made[self.exit])
-        return None
+    def caught(self, tried: Try, rows: slice, made: Mapping[str, Array]) -> tuple[slice, Array] | None:
+        """Samples, and a copy of their changed exit. made: tensors that the perturbation changed in a run of `rows`."""
+        if tried not in self.chosen or rows.start >= self.count or self.exit not in made:
+            return None
+        first = first_rows(rows, self.count)
+        value = made[self.exit]
+        if first != rows:  # several samples run together only where each has its stretch of the first axis
+            value = value[: len(value) // (rows.stop - rows.start) * (first.stop - first.start)]
+        return first, np.copy(value)
+
+
+def first_rows(rows: slice, count: int) -> slice:
+    """Those of a batch that are among the first `count` samples."""
+    return slice(rows.start, min(rows.stop, count))
 
 
 @dataclass(eq=False)
@@ -69,6 +77,9 @@ class Walk:
         self.cutter, self.way, self.threads = cutter, way, threads
         self.settings = SessionSettings(lean=True)
         self.forward = ForwardPass(cutter, way.feeds, self.settings, rows=way.rows)
+        streams = [str(block.exit) for block in way.blocks[:-1]]
+        behind = zip(way.blocks[1:], streams, strict=True)
+        self.others = [cutter.within(b.start, b.stop, ()).fed([t], b.start) - {t} for b, t in behind]
 
     def through(self, number: int, moving: Sequence[Carried]) -> None:
         """Take changes at the exit of the block before this one to its own exit. Blocks behind the first one are passed
@@ -77,7 +88,9 @@ class Walk:
         assert before is not None
         wanted = tuple(dict.fromkeys((*((block.exit,) if block.exit else ()), *self.way.made[number])))
         behind = self.cutter.within(block.start, block.stop, wanted).behind([before], block.start)
-        others, later = [t for t in behind.inputs if t != before], self.cutter.live(block.stop)
+        others = [t for t in behind.inputs if t != before]
+        further = sorted(frozenset[str]().union(*self.others[number:]))
+        later = [t for t in further if self.cutter.position(t) < block.stop]
         if not moving:
             self.forward.skip(block.stop, others, later)
             return
@@ -97,13 +110,7 @@ class Walk:
         made = part.run({**given, before: value})
         if exit_ is not None and exit_ in made:
             carried.values[rows.start, rows.stop] = np.copy(made[exit_])
-        start, frame = 0, self.way.frame
-        for view in frame.divergence.views:
-            columns = slice(start, start + view.width)
-            if view.width and view.name in made:
-                code = view.encode(numbers(made[view.name]), rows.stop - rows.start)
-                carried.change[rows, columns] = code - frame.reference[rows, columns]
-            start = columns.stop
+        self.way.frame.divergence.fill(carried.change, self.way.frame.reference, rows, made)
 
 
 class Carrier:
@@ -121,9 +128,9 @@ class Carrier:
     def catch(self, number: int, tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
         """Changes by a perturbation in block `number`; kept if it is to be carried on. Batches may come side by
         side."""
-        value = self.catchers[number].caught(tried, rows, made)
-        if value is not None:
-            self.hold(number, tried, rows, value)
+        found = self.catchers[number].caught(tried, rows, made)
+        if found is not None:
+            self.hold(number, tried, *found)
 
     def hold(self, number: int, tried: Try, rows: slice, value: Array) -> None:
         """Keep what a catcher has picked."""

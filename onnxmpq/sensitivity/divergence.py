@@ -8,7 +8,7 @@ count-sketch form of Charikar et al., 2002). Every code is linear in the (log-)o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -178,6 +178,22 @@ class Divergence:
     def encode(self, outputs: Sequence[NDArray[np.generic]], samples: int) -> Code:
         """Values of `tensors` in a run of `samples` samples -> float32 [samples, width]."""
         return np.concatenate([v.encode(numbers(o), samples) for v, o in zip(self.views, outputs, strict=True)], axis=1)
+
+    def fill(self, change: Code, reference: Code, rows: slice, made: Mapping[str, NDArray[np.generic]]) -> None:
+        """Write what a run of the samples `rows` changed into `change` (float32 [samples, width], as `reference`).
+
+        made: values of the tensors that changed; views of others stay as they are.
+        """
+        known: dict[str, NDArray[np.float32]] = {}
+        start = 0
+        for view in self.views:
+            columns = slice(start, start + view.width)
+            if view.width and view.name in made:
+                if view.name not in known:
+                    known[view.name] = numbers(made[view.name])
+                code = view.encode(known[view.name], rows.stop - rows.start)
+                np.subtract(code, reference[rows, columns], out=change[rows, columns])
+            start = columns.stop
 
     def parts(self, code: Code) -> list[Code]:
         """A code cut into those of the views."""

@@ -7,7 +7,7 @@ many tasks it does. Groups, and what each session shows, are those of `measure.p
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -26,6 +26,8 @@ from onnxmpq.travelling import shared_model
 TASKS_PER_WORKER = 6  # at least, where there are so many targets: they take different times
 Changes = Mapping[str, dict[Any, Any]]
 """The dicts of `Effects`, by field; divergence and reference are known to who asks."""
+Place = tuple[int, int]
+"""Number of a group, and of the first of its targets."""
 Caught = tuple[Try, slice, Array]
 """A perturbation, its samples, and what it makes of the exit of its block."""
 _FIELDS = ("weights", "activations", "params", "inputs", "kernels")
@@ -75,8 +77,8 @@ def spread_effects(
     """As `measure_effects`, done by `elsewhere`. key: hash of model, samples and frame. Raises ClusterError."""
     scene = Scene(content_hash(key, batch, memory), feeds, frame, batch, memory)
     worker = scene.worker(model, tries, [])
-    effects, parts = worker.none(), dict[int, Effects]()
-    for place, _, changes, _ in spread_tasks(elsewhere, scene, model, worker, tick):
+    effects, parts = worker.none(), dict[Place, Effects]()
+    for place, changes, _ in spread_tasks(elsewhere, scene, model, worker, tick):
         parts[place] = effects_of(frame, changes)
         keep(parts[place])
     for place in sorted(parts):  # sums over them follow their order
@@ -86,23 +88,32 @@ def spread_effects(
 
 def spread_tasks(
     elsewhere: Elsewhere, scene: Scene, model: Model, worker: EffectsWorker, tick: Tick
-) -> Iterator[tuple[int, int, Changes, list[Caught]]]:
-    """Per task, as they are done: its place among them, its group, and what it found.
+) -> Iterator[tuple[Place, Changes, list[Caught]]]:
+    """Per task, as they are done: its place in the graph, and what it found.
 
     worker: of the scene, with all that is to be tried. tick: counts perturbations done. Raises ClusterError.
     """
     travelling = replace(scene, layout=worker.layout)
     with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, travelling) as there:
-        places: dict[str, int] = {}
+        places: dict[str, Place] = {}
 
-        def tasks() -> Iterator[Task[tuple[Changes, list[Caught]]]]:
-            for task in _tasks(scene.key, model_there, there, worker, elsewhere.width):
-                places[task.key] = len(places)
-                yield task
+        def made(number: int, targets: Sequence[str], start: int) -> Task[tuple[Changes, list[Caught]]]:
+            layers = {r.name for t in targets if (r := worker.targets[t]) is not None}
+            tried = worker.tries.only(layers, targets)
+            others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+            about = f"measuring sensitivity at {next(iter(sorted(layers)), targets[0])}{others}"
+            key = content_hash("effects of", scene.key, number, tried)
+            places[key] = number, start
+            arguments = model_there, there, number, tried
+            return Task(key, about, measured, arguments, halves(number, targets, start) if len(targets) > 1 else None)
 
-        for task, (changes, caught) in elsewhere.run(tasks()):
+        def halves(number: int, targets: Sequence[str], start: int) -> Callable[[], list[Task[Any]]]:
+            half = len(targets) // 2
+            return lambda: [made(number, targets[:half], start), made(number, targets[half:], start + half)]
+
+        for task, (changes, caught) in elsewhere.run(made(*piece) for piece in _pieces(worker, elsewhere.width)):
             tick(task.arguments[3].count)
-            yield places[task.key], task.arguments[2], changes, caught
+            yield places[task.key], changes, caught
 
 
 def effects_of(frame: Frame, changes: Changes) -> Effects:
@@ -111,21 +122,15 @@ def effects_of(frame: Frame, changes: Changes) -> Effects:
     return Effects(frame.divergence, frame.reference, weights, activations, params, inputs, kernels)
 
 
-def _tasks(
-    key: str, model: Any, there: Any, worker: EffectsWorker, width: int
-) -> Iterator[Task[tuple[Changes, list[Caught]]]]:
-    """In the order of the graph: what comes first has most of it behind it, and takes longest."""
-    used, tries = worker.used(), worker.tries
+def _pieces(worker: EffectsWorker, width: int) -> Iterator[tuple[int, list[str], int]]:
+    """Groups, some of the targets in them, and the number of the first, in the order of the graph: what comes first has
+    most of it behind it, and takes longest."""
+    used = worker.used()
     pieces = 1 if width == 1 else -(-TASKS_PER_WORKER * width // max(len(used), 1))
     for number, targets in used.items():
         step = -(-len(targets) // pieces)
         for start in range(0, len(targets), step):
-            some = targets[start : start + step]
-            layers = {r.name for t in some if (r := worker.targets[t]) is not None}
-            tried = tries.only(layers, some)
-            others = f" and {len(some) - 1} more" if len(some) > 1 else ""
-            about = f"measuring sensitivity at {next(iter(sorted(layers)), some[0])}{others}"
-            yield Task(content_hash("effects of", key, number, tried), about, measured, (model, there, number, tried))
+            yield number, targets[start : start + step], start
 
 
 class _Walk(threading.local):
@@ -164,6 +169,6 @@ def measured(model: Model, scene: Scene, number: int, tries: Perturbations) -> t
 
 
 def _catch(catcher: Catcher, caught: list[Caught], tried: Try, rows: slice, made: Mapping[str, Array]) -> None:
-    value = catcher.caught(tried, rows, made)
-    if value is not None:
-        caught.append((tried, rows, value))
+    found = catcher.caught(tried, rows, made)
+    if found is not None:
+        caught.append((tried, *found))

@@ -13,7 +13,7 @@ from onnxmpq.sensitivity.carry import Carried, Carrier, Walk, Way
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame
 from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick
-from onnxmpq.sensitivity.spread import Changes, Scene, effects_of, spread_tasks
+from onnxmpq.sensitivity.spread import Changes, Place, Scene, effects_of, spread_tasks
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
@@ -45,9 +45,9 @@ def spread_parts(
     takes on. Raises ClusterError."""
     scene = Scene(content_hash(spread.key, "blocks"), feeds, frame, None, memory, tuple(goals), carrier.catchers)
     number = {id(goal): place for place, goal in enumerate(worker.goals)}
-    results: dict[int, tuple[int, Changes]] = {}
-    for place, group, changes, caught in spread_tasks(spread.elsewhere, scene, model, worker, tick):
-        block = number[id(worker.goal_of(group))]
+    results: dict[Place, tuple[int, Changes]] = {}
+    for place, changes, caught in spread_tasks(spread.elsewhere, scene, model, worker, tick):
+        block = number[id(worker.goal_of(place[0]))]
         results[place] = block, changes
         for tried, rows, value in caught:
             carrier.hold(block, tried, rows, value)
@@ -89,6 +89,8 @@ def _pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
 
 def carried(model: Model, way: Way, moving: Moving) -> list[Code]:
     """Changes of the outputs; one thread."""
+    # a walk uses up what it carries, and the task may be done once more
+    moving = [(block, Carried(change.change.copy(), dict(change.values))) for block, change in moving]
     walk = Walk(Cutter(model.store, way.frame.divergence.tensors), way, 1)
     for number in range(1, len(way.blocks)):
         walk.through(number, [change for block, change in moving if block < number])

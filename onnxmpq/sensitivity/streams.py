@@ -6,8 +6,9 @@ variance 1, as the LayerNormalization does that reads the stream of most transfo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block
 from onnxmpq.sensitivity.divergence import Code, Divergence, OutputView, make_view
 from onnxmpq.sensitivity.effects import Frame
-from onnxmpq.statistics import finite, numbers
+from onnxmpq.statistics import numbers
 
 FIT_SAMPLES = 8  # that spreads are taken from
 SMALLEST_SPREAD = 1e-6  # of a row, relative to the largest value of the sample
@@ -36,12 +37,18 @@ class StreamView(OutputView):
     signed: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def encode(self, output: NDArray[np.float32], samples: int) -> Code:
-        """Values of a run of `samples` samples -> float32 [samples, width]. Where samples have several shapes, values
-        count by their mean square, as many as the longest had that the view was made of."""
-        values = _normalised(output) if self.relative else finite(output)
+        """Finite values of a run of `samples` samples -> float32 [samples, width].
+
+        Where samples have several shapes, values count by their mean square, as many as the longest had that the view
+        was made of.
+        """
+        values = _normalised(output) if self.relative else output
         flat = values.reshape(samples, -1)
         size, kept = flat.shape[1], min(flat.shape[1], self.elements)
         rows = -(-self.elements // self.width)
+        if size == rows * self.width:
+            shape = rows, self.width
+            return np.asarray(np.einsum("nrw,rw->nw", flat.reshape(samples, *shape), self.signed.reshape(shape)))
         signed = np.zeros((samples, rows * self.width), np.float32)
         np.multiply(flat[:, :kept], self.signed[:kept], out=signed[:, :kept])
         if size != self.elements:
@@ -74,22 +81,30 @@ def stream_frames(
     """Of each block but the last one, in one pass. frame: of the outputs. made: per block the numbers of those of its
     views whose tensors are made there. width: most numbers per sample and measure."""
     exits = [b.exit for b in blocks if b.exit is not None]
-    fitted = feeds.take(sorted({*range(min(FIT_SAMPLES, len(feeds))), feeds.largest}))
-    singles = [[numbers(t) for t in values] for values in run_samples(model.store, fitted, exits, threads=threads)]
+    fitted = dict.fromkeys([*range(min(FIT_SAMPLES, len(feeds))), feeds.largest])
+    order = [*fitted, *(i for i in range(len(feeds)) if i not in fitted)]
+    runs = run_samples(model.store, feeds.take(order), exits, threads=threads)
+    singles = [[numbers(t) for t in values] for values in islice(runs, len(fitted))]
     measures = [_measures(name, [s[i] for s in singles], width, bool(feeds.ragged)) for i, name in enumerate(exits)]
-    del singles
-    rows: list[list[Code]] = [[] for _ in exits]
-    for values in run_samples(model.store, feeds, exits, threads=threads):
-        for code, views, value in zip(rows, measures, values, strict=True):
-            code.append(np.concatenate([v.encode(numbers(value), 1) for v in views], axis=1))
+    codes = [np.zeros((len(feeds), sum(v.width for v in views)), np.float32) for views in measures]
+    for number, values in zip(order, chain(_emptied(singles), runs), strict=True):
+        for code, views, value in zip(codes, measures, values, strict=True):
+            code[number] = np.concatenate([v.encode(numbers(value), 1) for v in views], axis=1)
     known = frame.divergence.parts(frame.reference)
     return [
         Frame(
             StreamDivergence((*views, *(frame.divergence.views[i] for i in own)), measures=len(views)),
-            np.concatenate([np.concatenate(code), *(known[i] for i in own)], axis=1),
+            np.concatenate([code, *(known[i] for i in own)], axis=1),
         )
-        for views, code, own in zip(measures, rows, made, strict=False)
+        for views, code, own in zip(measures, codes, made, strict=False)
     ]
+
+
+def _emptied(values: list[list[NDArray[np.float32]]]) -> Iterator[Sequence[Array]]:
+    """In order; what has been taken is not held any longer."""
+    values.reverse()
+    while values:
+        yield values.pop()
 
 
 def _measures(name: str, samples: Sequence[Array], width: int, ragged: bool) -> tuple[StreamView, ...]:
@@ -115,8 +130,9 @@ def _view(name: str, scale: NDArray[np.float32], width: int, *, relative: bool) 
 
 def _normalised(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows along the last axis with mean 0 and variance 1; those that are all the same with 0."""
-    values = finite(values)
-    centred = values - values.mean(axis=-1, keepdims=True)
-    spread = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True))
-    least = max(SMALLEST_SPREAD * float(np.abs(values).max(initial=0.0)), float(np.finfo(np.float32).tiny))
-    return np.asarray(centred / np.maximum(spread, least), np.float32)
+    width = np.float32(max(values.shape[-1], 1))
+    centred = values - np.einsum("...i->...", values)[..., None] / width
+    spread = np.sqrt(np.einsum("...i,...i->...", centred, centred)[..., None] / width)
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+    least = max(SMALLEST_SPREAD * largest, float(np.finfo(np.float32).tiny))
+    return np.asarray(np.divide(centred, np.maximum(spread, least), out=centred))

@@ -13,7 +13,6 @@ from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame, InputKey, KernelKey, Perturbations, Try, WeightKey
 from onnxmpq.sensitivity.elimination import Elimination
-from onnxmpq.statistics import numbers
 
 Catch = Callable[[Try, slice, Mapping[str, Array]], None]
 """Gets a perturbation, its samples, and the tensors that it changed; of several candidates those of the first."""
@@ -113,13 +112,7 @@ class Trial:
         made = dict(instead)
         for part in self.route:
             made |= part.run({**given, **made})
-        start = 0
-        for view in self.frame.divergence.views:
-            columns = slice(start, start + view.width)
-            if view.name in made:
-                code = view.encode(numbers(made[view.name]), rows.stop - rows.start)
-                change[rows, columns] = code - self.frame.reference[rows, columns]
-            start = columns.stop
+        self.frame.divergence.fill(change, self.frame.reference, rows, made)
         return made
 
 

@@ -1,4 +1,8 @@
-"""The second rounding: a plan's weights rounded again in sequence, and its biases corrected."""
+"""The second rounding: a plan's weights rounded again in sequence, and its biases corrected.
+
+Where rounding every format on the menu for its inputs takes too long, as for a model that is never whole in memory, the
+plan's own weights are rounded so first.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,15 @@ from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.sensitivity import Effects, Evaluator
-from onnxmpq.weights import Compensated, Techniques, compensate, compensated, takes_too_long, with_biases
+from onnxmpq.weights import (
+    Compensated,
+    Techniques,
+    compensate,
+    compensated,
+    in_sequence,
+    round_for_inputs,
+    with_biases,
+)
 from onnxmpq.workbench import Workbench
 
 
@@ -33,14 +45,21 @@ def compensate_plan(
     if len(deciding) < FEWEST_DECIDING or not weights:
         return Compensated(weights, {}, {}, ())
 
-    if takes_too_long(bench.model, weights, techniques, context.progress):
-        techniques = replace(techniques, used=techniques.used - {"cross"})
+    asked, techniques = techniques, in_sequence(bench.model, weights, techniques, context.progress)
     if data.calibration.synthetic:  # their means are not those of real inputs, and they cannot tell
         techniques = replace(techniques, used=techniques.used - {"bias-correction"})
 
     def build(model: Model, changed: Mapping[str, QuantizedWeight]) -> onnx.ModelProto:
         stored = {(name, weight.format.name): weight for name, weight in changed.items()}
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
+
+    def first() -> dict[str, QuantizedWeight]:
+        formats = {(key, weight.format.name): weight.format for key, weight in weights.items()}
+        found = round_for_inputs(bench.model, formats, data.rounding, asked, context, alone=True)
+        return {key: weight for (key, _), weight in found.items()}
+
+    by_samples = any((key, weight.format.name) in bench.by_samples for key, weight in weights.items())
+    alone = bench.model.store.spill is not None and asked.method != "nearest" and not by_samples
 
     def compute() -> Compensated:
         settings = context.quality_settings(exact_integers=bench.exact_integers)
@@ -55,12 +74,13 @@ def compensate_plan(
                 techniques,
                 threads=context.threads,
                 tick=tick,
+                first=first if alone else None,
             )
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
     built_of = model_hash(bench.model), plan, bench.activations, bench.keep_io, bench.exact_integers
-    depends_on = (*built_of, samples, effects.pooled, techniques)
+    depends_on = (*built_of, samples, effects.pooled, techniques, alone and asked)
     try:
         found = compensated(context, bench.model, weights, depends_on, compute)
     except CrashError as error:

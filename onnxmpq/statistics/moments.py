@@ -16,6 +16,8 @@ from onnxmpq.statistics.not_finite import squarable
 
 ROWS_IN_ALL = 32768
 FEWEST_ROWS_PER_SAMPLE = 1024
+SUMMED_WHOLE, PANEL = 4096, 512
+"""Inputs up to which their products are added at once, and how many at a time beyond."""
 FloatArray = NDArray[np.float32]
 Tick = Callable[[int], None]
 Key = tuple[str, InputView]  # the tensor that a layer reads, and how
@@ -77,11 +79,12 @@ class MomentSum:
         self._sums += other._sums
         self._total += other._total
 
-    def result(self) -> Moments:
+    def result(self, *, last: bool = False) -> Moments:
+        """last: nothing is added afterwards, so that the sums become the result and take no more memory."""
         self._flush()
         count = max(self._total, 1)
         mean, mean_fp = (self._sums / count).astype(np.float32)
-        hessian = self._products / np.float32(count)
+        hessian = np.divide(self._products, np.float32(count), out=self._products if last else None)
         if not self.crossed:
             return Moments(hessian, mean)
         return Moments(hessian, mean, self._cross / np.float32(count), mean_fp)
@@ -91,7 +94,8 @@ class MomentSum:
             return
         rows = np.concatenate([r for r, _ in self._held], axis=1)
         turned = rows.transpose(0, 2, 1)
-        self._products += turned @ rows
+        for part in _panels(self.view.inputs):
+            self._products[:, part] += turned[:, part] @ rows
         self._sums[0] += rows.sum(axis=1, dtype=np.float64)
         if self.crossed:
             other = np.concatenate([o for _, o in self._held], axis=1)
@@ -99,6 +103,12 @@ class MomentSum:
             self._sums[1] += other.sum(axis=1, dtype=np.float64)
         self._total += self._rows
         self._held, self._rows = [], 0
+
+
+def _panels(inputs: int) -> list[slice]:
+    """Inputs whose products are added at a time: all, unless these alone would take much memory."""
+    size = inputs if inputs <= SUMMED_WHOLE else PANEL
+    return [slice(start, start + size) for start in range(0, max(inputs, 1), max(size, 1))]
 
 
 def measure_moments(
@@ -153,9 +163,10 @@ def _walked(
                 sums[key].add(values[key[0]])
             tick(1)
         for key in chunk:
-            moments = sums.pop(key).result()
+            moments = sums.pop(key).result(last=True)
             for name in wanted[key]:
                 yield name, moments
+            del moments  # while others are summed
 
 
 def readers(model: Model) -> dict[Key, list[str]]:

@@ -16,6 +16,10 @@ from onnxmpq.statistics.moments import Key, Moments, chunks, measure_moments, re
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
+SESSION_BYTES = 5
+"""Per byte of a model, while a session is opened that holds all of it: the model, its graph as text, what the runtime
+reads, and what it makes of that for its kernels (docs/cluster.md has measurements)."""
+
 
 def spread_moments(
     elsewhere: Elsewhere,
@@ -26,18 +30,31 @@ def spread_moments(
     threads: int = 1,
     memory: MemoryBudget = MEMORY,
 ) -> Iterator[tuple[str, Moments]]:
-    """As `measure_moments`, in the same order and with the same bits, done by `elsewhere`.
+    """As `measure_moments`, with the same bits, done by `elsewhere`.
 
-    A model that is never whole in memory is measured here, on `threads`. Raises ClusterError.
+    What takes longest to round comes first, as far as it is there, so that no worker begins with it when the others
+    have ended. Where several layers share a weight the order is that of `measure_moments`: who adds theirs up gets the
+    same sums.
+
+    A model that is never whole in memory is measured here, on `threads`, and so is one whose session is too large for
+    who does tasks. Raises ClusterError.
     """
-    if model.store.spill is not None:
+    held = SESSION_BYTES * sum(model.store.lengths()) + memory.sums + memory.shown
+    if model.store.spill is not None or held > elsewhere.task_bytes:
         yield from measure_moments(model, weights, feeds, threads=threads, memory=memory)
         return
     read, samples = readers(model), feeds_hash(feeds)
     wanted = {key: found for key, names in read.items() if (found := [n for n in names if n in weights])}
+    in_order = any(name in model.shared_weights for name in weights)
+
+    def work(key: Key) -> int:
+        places = [model.weights[name][1] for name in wanted[key]]
+        return key[1].inputs ** 2 * (key[1].inputs + max(place.out_channels for place in places))
+
     common = content_hash("moments", model_hash(model), samples)
     with shared_model(elsewhere, model) as model_there, elsewhere.shared(samples, feeds) as feeds_there:
         for chunk in chunks(model, feeds, list(read), memory):
+            parts = pieces([key for key in chunk if key in wanted], elsewhere.width)
             tasks = [
                 Task(
                     content_hash(common, chunk, piece),
@@ -45,16 +62,27 @@ def spread_moments(
                     measured_sums,
                     (model_there, feeds_there, piece, [tensor for tensor, _ in chunk]),
                 )
-                for piece in pieces([key for key in chunk if key in wanted], elsewhere.width)
+                for piece in (parts if in_order else sorted(parts, key=lambda piece: -max(map(work, piece))))
             ]
-            for key, moments in _in_order(elsewhere, tasks):
-                for name in wanted[key]:
-                    yield name, moments
+            for measured in (_in_order if in_order else _as_done)(elsewhere, tasks):
+                for key, moments in measured if in_order else sorted(measured, key=lambda row: -work(row[0])):
+                    for name in wanted[key]:
+                        yield name, moments
 
 
-def _in_order(elsewhere: Elsewhere, tasks: Sequence[Task[list[Moments]]]) -> Iterator[tuple[Key, Moments]]:
-    """Results in the order of the tasks, as soon as those of all before are there: who adds them up gets the same
-    sums."""
+Measured = list[tuple[Key, Moments]]
+
+
+def _as_done(elsewhere: Elsewhere, tasks: Sequence[Task[list[Moments]]]) -> Iterator[Measured]:
+    seen = set[str]()
+    for task, moments in elsewhere.run(tasks):
+        if task.key not in seen:
+            seen.add(task.key)
+            yield list(zip(task.arguments[2], moments, strict=True))
+
+
+def _in_order(elsewhere: Elsewhere, tasks: Sequence[Task[list[Moments]]]) -> Iterator[Measured]:
+    """In the order of the tasks, as soon as those of all before are there."""
     place = {task.key: number for number, task in enumerate(tasks)}
     found: dict[int, list[Moments]] = {}
     due = 0
@@ -62,7 +90,7 @@ def _in_order(elsewhere: Elsewhere, tasks: Sequence[Task[list[Moments]]]) -> Ite
         if place[task.key] >= due:
             found[place[task.key]] = moments
         while due in found:
-            yield from zip(tasks[due].arguments[2], found.pop(due), strict=True)
+            yield list(zip(tasks[due].arguments[2], found.pop(due), strict=True))
             due += 1
 
 

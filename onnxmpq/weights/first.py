@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds import Feeds
-from onnxmpq.model import Model
-from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, rounded_layers
+from onnxmpq.model import LayerWeight, Model, Region
+from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, joined, parts, rounded_layers
 from onnxmpq.statistics import Moments, measure_moments, spread_moments
 from onnxmpq.tasks import Elsewhere
 from onnxmpq.weights.bound import pair_bound
@@ -61,20 +61,23 @@ def round_weights(
             if key in shared.first:
                 shared.add(key, moments.hessian)
             else:
-                yield layer(key, by_key[key], moments.hessian)
+                yield from pieces(key, by_key[key], moments.hessian)
+            del moments  # while the next are measured
         for first, hessian in shared.hessians.items():
-            yield layer(first, shared.formats[first], hessian)
+            yield from pieces(first, shared.formats[first], hessian)
 
-    def layer(key: str, wanted: list[WeightFormat], hessian: FloatArray) -> LayerToRound:
-        users = [places[k] for k in shared.members(key)]
+    def pieces(key: str, wanted: list[WeightFormat], hessian: FloatArray) -> Iterator[LayerToRound]:
+        users, place = [places[k] for k in shared.members(key)], places[key][1]
         bounds = [next((b for user in users if (b := pair_bound(*user, f)) is not None), None) for f in wanted]
-        return LayerToRound(key, model.matrix(places[key][1]), wanted, techniques.method, hessian, bounds)
+        for rows in parts(place.out_channels, place.fan_in, wanted, len(hessian)):
+            weight = model.matrix(place, rows)
+            yield LayerToRound(key, weight, wanted, techniques.method, hessian, bounds, rows.start)
 
     rounded: dict[WeightKey, QuantizedWeight] = {}
     results = rounded_layers(layers(), threads if worth_it else 1, elsewhere)
     # beside the runtime's own threads BLAS is 6 times slower with two
     with threadpool_limits(1, user_api="blas"), closing(results):
-        for name, found in results:
+        for name, found in _whole(results, places):
             wanted = shared.formats.get(name) or by_key[name]
             for weight_format, rounded_weight in zip(wanted, found, strict=True):
                 weight = rounded_weight.kept_by(model.store.kept)
@@ -83,6 +86,20 @@ def round_weights(
                         rounded[key, weight_format.name] = weight
                         done((key, weight_format.name), weight)
     return {key: rounded[key] for key in formats if key in rounded}
+
+
+def _whole(
+    results: Iterator[tuple[str, int, list[QuantizedWeight]]], places: Mapping[str, tuple[Region, LayerWeight]]
+) -> Iterator[tuple[str, list[QuantizedWeight]]]:
+    """Weights with one result per format, from parts in any order."""
+    waiting: dict[str, dict[int, list[QuantizedWeight]]] = {}
+    for name, first_row, found in results:
+        rows = waiting.setdefault(name, {})
+        rows[first_row] = found
+        if sum(len(made[0].codes) for made in rows.values()) == places[name][1].out_channels:
+            del waiting[name]
+            ordered = [rows[start] for start in sorted(rows)]
+            yield name, [joined(of_format) for of_format in zip(*ordered, strict=True)]
 
 
 @dataclass(frozen=True)

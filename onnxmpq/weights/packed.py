@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from onnxmpq.errors import PlanError
-from onnxmpq.model import LayerWeight, Model, Region
+from onnxmpq.model import LayerWeight, Model, Region, Spill
 from onnxmpq.rounding import MultiplierArray, QuantizedWeight, WeightFormat, quantize_weight
+from onnxmpq.weights.aside import content_of_aside, put_aside, taken_aside
 from onnxmpq.weights.bound import pair_bound
 from onnxmpq.weights.simulate import correctable, with_biases
 
@@ -34,13 +35,18 @@ class PackedWeight:
     tensor_scale: float = 1.0
 
 
-def pack(weight: QuantizedWeight) -> PackedWeight:
+def pack(weight: QuantizedWeight, spill: Spill | None = None) -> PackedWeight:
+    """spill: of a model that is never whole in memory, whose arrays are files (`onnxmpq.weights.aside`)."""
+
+    def packed(values: NDArray[np.generic]) -> str:
+        return pack_array(values) if spill is None else put_aside(values, spill)
+
     return PackedWeight(
         weight.format.name,
         weight.block,
-        pack_array(weight.codes.astype(np.int8)),
-        pack_array(weight.scales.astype("<f4")),
-        "" if weight.multipliers is None else pack_array(weight.multipliers.astype(np.uint8)),
+        packed(weight.codes.astype(np.int8)),
+        packed(weight.scales.astype("<f4")),
+        "" if weight.multipliers is None else packed(weight.multipliers.astype(np.uint8)),
         float(weight.tensor_scale),
     )
 
@@ -72,12 +78,19 @@ def pack_array(values: NDArray[np.generic]) -> str:
 def unpack_array(text: str, dtype: DTypeLike, count: int, where: str) -> NDArray[np.generic]:
     """Inverse of `pack_array`, flat. Raises PlanError where the text is damaged or has another number of values."""
     size = count * np.dtype(dtype).itemsize
+    if content_of_aside(text):
+        return _array(taken_aside(text, size, where), dtype, count, where)
     try:
         engine = zlib.decompressobj()
         data = engine.decompress(base64.b64decode(text, validate=True), size + 1)
     except (binascii.Error, ValueError, zlib.error, TypeError) as error:
         raise PlanError(f"{where}: damaged ({error}); convert again") from None
-    if len(data) != size:
+    return _array(data, dtype, count, where)
+
+
+def _array(data: bytes, dtype: DTypeLike, count: int, where: str) -> NDArray[np.generic]:
+    """Raises PlanError for another number of values."""
+    if len(data) != count * np.dtype(dtype).itemsize:
         raise PlanError(f"{where}: not the {count} values that this layer has; convert again")
     return np.frombuffer(data, dtype=dtype)
 

@@ -5,7 +5,8 @@ Entries are single weights: what is rounded for one does not depend on the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from onnxmpq.cache import content_hash
 from onnxmpq.context import Context
 from onnxmpq.feeds import Feeds
 from onnxmpq.files import Archive, Array, is_number, is_whole
+from onnxmpq.isolation import release_memory
 from onnxmpq.keys import feeds_hash, model_hash, programs
 from onnxmpq.model import LayerWeight, Model, Region
 from onnxmpq.progress import ROUNDING, Progress, Tick, duration
@@ -22,48 +24,140 @@ from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.sequence import Compensated
 from onnxmpq.weights.techniques import Techniques
 
-VALUE_S, VALUE_INPUT_S = 6e-7, 1e-9
-"""CPU seconds for a weight's value in one format, GPTQ and descent, and for each input of its row: means of int8 per
-channel, dual 4 and 6 bits and 4 bits in blocks of 32, of which dual formats take 1.3 times as long, int8 0.6 times. For
-192, 768 and 1024 inputs 0.85, 1.34 and 1.57 µs (AMD EPYC with AVX512-VNNI, 2026-11-26)."""
-LONGEST_S = 3600.0
+VALUE_S: Mapping[str, tuple[float, float]] = {"best": (6e-7, 1e-9), "gptq": (3.6e-7, 1.5e-10), "nearest": (0.0, 0.0)}
+"""By method, best first: CPU seconds for a weight's value in one format, and for each input of its row.
+
+GPTQ and descent: means of int8 per channel, dual 4 and 6 bits and 4 bits in blocks of 32, of which dual formats take
+1.3 times as long, int8 0.6 times; for 192, 768 and 1024 inputs 0.85, 1.34 and 1.57 µs. GPTQ alone: means of 8 bits in
+blocks of 128 and 4 bits in blocks of 32; for 512, 2304 and 6400 inputs 0.45, 0.67 and 1.33 µs (AMD EPYC with
+AVX512-VNNI, 2026-11-26). To nearest takes no more than it did before any plan."""
+LONGEST_S, LONGEST_IN_SEQUENCE_S = 3600.0, 900.0
+"""CPU seconds for weights that are rounded side by side, and for those that are in sequence."""
+CROSSED_INPUT_BYTES, CROSSED_VALUE_BYTES, MOST_IN_SEQUENCE_BYTES = 48, 24, 1e9
+"""Of rounding in sequence: memory for each pair of a weight's inputs (two sums of crossed moments, their results, and a
+system that is solved in float64), for each of its values, and the most for one weight."""
 
 
 def round_for_inputs(
-    model: Model, formats: Mapping[WeightKey, WeightFormat], feeds: Feeds, techniques: Techniques, context: Context
+    model: Model,
+    formats: Mapping[WeightKey, WeightFormat],
+    feeds: Feeds,
+    techniques: Techniques,
+    context: Context,
+    *,
+    longest_s: float | None = None,
+    alone: bool = False,
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
 
-    None where that takes too long for a model that is never whole in memory.
+    Of a model that is never whole in memory those that can be done in `longest_s` of CPU time (`LONGEST_S` unless one
+    is given), else none. alone: they are those of one plan, which may do with less than the full technique.
     """
-    if takes_too_long(model, [key for key, _ in formats], techniques, context.progress):
+    choose, keys = plan_within_time if alone else within_time, [key for key, _ in formats]
+    techniques = choose(model, keys, techniques, context.progress, longest_s or LONGEST_S)
+    if techniques.method == "nearest":
         return {}
+    if model.store.spill is not None:
+        release_memory()  # of stages before: rounding takes a good part of what there may be
     with context.progress.stage(ROUNDING, len(formats)) as tick:
         return rounded(context, model, formats, feeds, techniques, tick)
 
 
-def takes_too_long(model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress) -> bool:
-    """True for a model that is never whole in memory where rounding for inputs would take over `LONGEST_S`; says so.
+def within_time(
+    model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress, longest_s: float = LONGEST_S
+) -> Techniques:
+    """The techniques by which a model that is never whole in memory is rounded for its inputs before there is a plan:
+    those that are asked for, if they take at most `longest_s` of CPU time; says so. Of other models all of them.
 
     keys: of the weights, each once for every format.
     """
-    if model.store.spill is None or techniques.method == "nearest":
-        return False
-    seconds = rounding_seconds(model, keys)
-    if seconds <= LONGEST_S:
-        return False
-    progress.warn(
-        f"weights are rounded to nearest: rounding them for their inputs would take {duration(seconds)} of CPU time; "
-        "offer fewer schemes with --scheme"
+    asked = techniques.method
+    if model.store.spill is None or asked == "nearest":
+        return techniques
+    seconds = rounding_seconds(model, keys, asked)
+    if seconds <= longest_s:
+        progress.say(f"weights are rounded for their inputs: {duration(seconds)} of CPU time")
+        return techniques
+    progress.say(
+        "plans are compared with weights rounded to nearest: rounding all that are offered for their inputs would take "
+        f"{duration(seconds)} of CPU time"
     )
-    return True
+    return replace(techniques, used=techniques.used - _FOR_INPUTS)
 
 
-def rounding_seconds(model: Model, keys: Iterable[str]) -> float:
-    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format."""
-    weights = model.weights
-    places = [weights[key][1] for key in keys]
-    return sum(place.parameters * (VALUE_S + VALUE_INPUT_S * place.fan_in) for place in places)
+def plan_within_time(
+    model: Model, keys: Iterable[str], techniques: Techniques, progress: Progress, longest_s: float = LONGEST_S
+) -> Techniques:
+    """The same for the weights of one plan: by the best method that takes at most `longest_s`."""
+    asked = techniques.method
+    if model.store.spill is None or asked == "nearest":
+        return techniques
+    places = list(keys)
+    method, seconds = quick_enough(model, places, asked, longest_s)
+    takes = duration(seconds or rounding_seconds(model, places, "gptq"))
+    if method == asked:
+        progress.say(f"the plan's weights are rounded for their inputs: {takes} of CPU time")
+        return techniques
+    if method == "gptq":
+        full = duration(rounding_seconds(model, places, asked))
+        progress.say(
+            f"the plan's weights are rounded for their inputs by GPTQ alone: {takes} of CPU time; with the descent "
+            f"behind it {full}"
+        )
+        return replace(techniques, used=techniques.used - {"descent"})
+    progress.warn(
+        f"weights are rounded to nearest: rounding the plan's for their inputs would take {takes} of CPU time"
+    )
+    return replace(techniques, used=techniques.used - _FOR_INPUTS)
+
+
+_FOR_INPUTS = {"gptq", "descent", "cross"}
+
+
+def in_sequence(model: Model, keys: Collection[str], techniques: Techniques, progress: Progress) -> Techniques:
+    """The techniques by which a plan of a model that is never whole in memory can be rounded once more, in sequence, on
+    one core and within memory; of other models all of them."""
+    if model.store.spill is None or "cross" not in techniques:
+        return techniques
+    largest = _crossed_bytes(model, keys)
+    method, _ = quick_enough(model, list(keys), techniques.method, LONGEST_IN_SEQUENCE_S)
+    if method == "nearest" or largest > MOST_IN_SEQUENCE_BYTES:
+        takes = f"{largest / 1e9:.1f} GB of memory" if method != "nearest" else "too long on one core"
+        progress.say(f"the plan's weights are not rounded once more in sequence, which takes {takes}")
+        return replace(techniques, used=techniques.used - {"cross"})
+    return techniques if method == techniques.method else replace(techniques, used=techniques.used - {"descent"})
+
+
+def fits_in_sequence(model: Model, keys: Iterable[str]) -> bool:
+    """True where some plan of these weights could be rounded in sequence: by their memory, not by their number."""
+    return _crossed_bytes(model, keys) <= MOST_IN_SEQUENCE_BYTES
+
+
+def _crossed_bytes(model: Model, keys: Iterable[str]) -> float:
+    """Memory for the one of these weights that takes the most in sequence."""
+    places = [model.weights[key][1] for key in keys]
+    return max((CROSSED_INPUT_BYTES * p.fan_in**2 + CROSSED_VALUE_BYTES * p.parameters for p in places), default=0)
+
+
+def quick_enough(
+    model: Model, keys: Sequence[str], asked: str = "best", longest_s: float = LONGEST_S
+) -> tuple[str, float]:
+    """The best method, from the one that is asked for on, that takes at most `longest_s`; and its CPU seconds.
+
+    keys: of the weights, each once for every format.
+    """
+    methods = list(VALUE_S)[list(VALUE_S).index(asked) :]
+    return next((m, s) for m in methods if (s := rounding_seconds(model, keys, m)) <= longest_s)
+
+
+def rounding_seconds(model: Model, keys: Iterable[str], method: str = "best") -> float:
+    """CPU seconds that rounding these weights for their inputs will take. keys: each once for every format.
+
+    Tables that are looked up in have no moments of inputs and are left out of it.
+    """
+    weights, (value_s, input_s) = model.weights, VALUE_S[method]
+    places = [weights[key][1] for key in keys if not weights[key][0].operator.looks_up]
+    return sum(place.parameters * (value_s + input_s * place.fan_in) for place in places)
 
 
 def rounded(

@@ -7,7 +7,7 @@ model is closer to the fp32 one on samples that took no part: with few samples b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ Build = Callable[[Model, Mapping[str, QuantizedWeight]], onnx.ModelProto]
 """(model, weight by key) -> the mixed-precision graph of the plan."""
 Loss = Callable[[onnx.ModelProto], float]
 Tick = Callable[[int], None]
+First = Callable[[], Mapping[str, QuantizedWeight]]
 
 CHECK_EVERY = 4
 """Every fourth sample judges the correction for quantized inputs that the others ask for."""
@@ -62,18 +63,26 @@ def compensate(
     *,
     threads: int = 1,
     tick: Tick = lambda _: None,
+    first: First | None = None,
 ) -> Compensated:
     """The weights of a plan rounded again and its biases corrected, where that helps. `tick` counts layers.
 
     A step whose model crashes is left out. Raises CrashError where the model as it was handed in does.
 
     weights: by key, as built into the plan so far. feeds: samples for the moments. loss: of a model, least wins;
-    measured on other samples.
+    measured on other samples. first: weights to be tried before all else, as those that are handed in were rounded to
+    nearest.
     """
     state = Compensated(dict(weights), {}, {"first": loss(build(model, weights))}, ())
+    if first is not None:
+        rounded = {**weights, **first()}
+        with model.store.passing():
+            state = _better(state, "gptq", replace(state, weights=rounded), loss(build(model, rounded)))
     with threadpool_limits(1, user_api="blas"):  # as in the first rounding
         for name, step in STEPS.items():
             if name not in techniques or not state.weights:
+                continue
+            if name == "bias-correction" and not correctable(model, _regions_of(model, state.weights)):
                 continue
             try:
                 with model.store.passing():
@@ -82,10 +91,15 @@ def compensate(
                     found = loss(build(with_biases(model, tried.biases), tried.weights))
             except CrashError:
                 continue
-            losses = {**state.losses, name: found}
-            better = found < min(state.losses[k] for k in ("first", *state.kept))
-            state = replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
+            state = _better(state, name, tried, found)
     return state
+
+
+def _better(state: Compensated, name: str, tried: Compensated, found: float) -> Compensated:
+    """`tried`, the work of a technique on the state, if its loss is less than that of all before; else the state."""
+    losses = {**state.losses, name: found}
+    better = found < min(state.losses[k] for k in ("first", *state.kept))
+    return replace(tried, losses=losses, kept=(*state.kept, name)) if better else replace(state, losses=losses)
 
 
 class _Pass:
@@ -188,7 +202,7 @@ def _round_again(walk: _Pass) -> Compensated:
 def _correct(walk: _Pass) -> Compensated:
     """Biases shifted by the mean error of their layer's outputs, layer by layer."""
     biases = dict(walk.state.biases)
-    ordered = list(dict.fromkeys(walk.weights[key][0].name for key in walk.ordered()))
+    ordered = _regions_of(walk.model, walk.ordered())
     correctable_ones = set(correctable(walk.model, ordered))
     for name in ordered:
         if name not in correctable_ones:
@@ -202,6 +216,12 @@ def _correct(walk: _Pass) -> Compensated:
         walk.quantized.set_constant(bias, biases[name].reshape(old.shape))
         walk.tick(1)
     return replace(walk.state, biases=biases)
+
+
+def _regions_of(model: Model, keys: Iterable[str]) -> list[str]:
+    """Names of the layers that have these weights."""
+    weights = model.weights
+    return list(dict.fromkeys(weights[key][0].name for key in keys))
 
 
 STEPS: Mapping[str, Callable[[_Pass], Compensated]] = {"cross": _round_again, "bias-correction": _correct}

@@ -23,7 +23,10 @@ ROOT = Path(onnxmpq.__file__).parents[1]
 def local_cluster(workers: int, *, processes: bool = True) -> Iterator[Any]:
     """A client of a cluster of processes, or threads, with one thread each."""
     distributed = pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    from onnxmpq.cluster.local import forked  # noqa: PLC0415
+
     with (
+        forked(),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

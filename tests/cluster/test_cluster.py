@@ -67,12 +67,16 @@ def test_the_same_bytes_whoever_does_the_work(client: Any, tmp_path: Path, monke
     assert converted(tmp_path, cache=cache, cluster=client) == alone
     assert list(cache.rglob("*.npz"))
     assert converted(tmp_path, cache=False, cluster=client, cluster_folder=tmp_path) == alone
+    with local_cluster(1, processes=False) as one:
+        assert converted(tmp_path, cache=False, cluster=one) == alone
     assert not list(tmp_path.glob("*.pickle")) and current() is None
     with connected(client, heard):
-        assert Context().elsewhere is current() is not None
+        assert Context().elsewhere is (elsewhere := current()) is not None
+        assert elsewhere.task_bytes > 0
     assert heard.lines == ["2 workers of the cluster, 2 tasks at a time"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("effects", ["full", "block"])
 def test_the_same_bytes_with_any_number_of_workers(
     effects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +173,7 @@ def test_a_slow_task_is_given_to_another_worker_too(client: Any, monkeypatch: py
     assert any(line.startswith("layer 1: slow on tcp://") and "also given to another" in line for line in heard.lines)
 
 
+@pytest.mark.long
 def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a cluster of its own, as its workers are started again."""
     import tempfile  # noqa: PLC0415
@@ -181,9 +186,33 @@ def test_workers_that_die(monkeypatch: pytest.MonkeyPatch) -> None:
             run(client, tasks(dies, [(1,)]))
 
 
+def sums(numbers: tuple[int, ...]) -> list[int]:
+    """Ends its worker where it is asked for more than one."""
+    if len(numbers) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return list(numbers)
+
+
+def halves(numbers: tuple[int, ...]) -> Task[list[int]]:
+    half = len(numbers) // 2
+    parts = [numbers[:half], numbers[half:]]
+    smaller = (lambda: [halves(part) for part in parts]) if half else None
+    return Task(f"sums {numbers}", f"layer {numbers[0]}", sums, (numbers,), smaller)
+
+
+def test_a_task_that_a_worker_was_lost_with_is_divided() -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    with connected("local:2", Silent()):
+        pool: Any = current()
+        found = [result for _, result in pool.run([halves((0, 1, 2, 3))])]
+    assert sorted(found) == [[0], [1], [2], [3]]
+
+
 def test_local_workers_come_back_however_long_they_take(tmp_path: Path) -> None:
     """A LocalCluster closes the nanny of a worker that takes longer than this setting."""
-    dask = pytest.importorskip("dask", reason="the extra onnxmpq[cluster] is not installed")
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    import dask  # noqa: PLC0415
+
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):
         rows = [(str(tmp_path), n) for n in range(2)]
         assert run("local:1", tasks(dies_first, rows)) == {f"layer {n}": n for n in range(2)}
@@ -237,6 +266,7 @@ class Ends(Progress):
         yield tick
 
 
+@pytest.mark.long
 def test_after_the_scheduler_was_started_again_a_second_run_does_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +340,7 @@ def unseen(path: Path, content: str) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
     """A profile with its times taken on the device, and a conversion whose tasks stay away from it."""
     with local_cluster(1) as client:

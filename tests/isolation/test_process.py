@@ -218,6 +218,16 @@ def test_a_system_that_starts_no_process_computes_here(child: Child, monkeypatch
     assert child.call(functions.pid) == os.getpid() and child.pid is None
 
 
+def test_a_folder_of_the_package_s_name_is_not_imported(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxmpq").mkdir()
+    (tmp_path / "onnxmpq" / "__init__.py").write_text("raise SystemExit('another package')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    child.start()
+    assert child.call(functions.pid) == child.pid != os.getpid()
+
+
 def test_a_frozen_application_computes_here(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     constant = kept(40)

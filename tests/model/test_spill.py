@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from onnxmpq.errors import ModelError, OutputError
 from onnxmpq.model import (
@@ -23,6 +24,7 @@ from onnxmpq.model import (
     serialized_bytes,
 )
 from tests.graphs import graph, outputs_of, samples_for
+from tests.model.test_widen import stored_as
 
 LAYERS = graph(
     "h = MatMul (x, w0)\n h1 = Add (h, b0)\n r = Relu (h1)\n y = Gemm <transB = 1> (r, w1, b1)",
@@ -68,6 +70,17 @@ def test_the_size_of_the_files_decides(tmp_path: Path, monkeypatch: pytest.Monke
     assert prepare(path).store.spill is None
     monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", size)
     assert prepare(path).store.spill is not None
+
+
+def test_a_model_of_16_bits_is_as_large_as_it_is_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "half.onnx"
+    onnx.save_model(stored_as(onnx.ModelProto.FromString(LAYERS.SerializeToString()), TensorProto.FLOAT16), path)
+    size, values = path.stat().st_size, sum(np.prod(t.dims) for t in LAYERS.graph.initializer)
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", size + 2 * values + 1)
+    assert prepare(path).store.spill is None
+    monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", size + 2 * values)
+    store = prepare(path).store
+    assert store.spill is not None and store.array("w0").dtype == np.float32
 
 
 def test_a_graph_by_reference_is_small_and_computes_the_same(model: Model) -> None:

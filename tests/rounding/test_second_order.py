@@ -19,6 +19,17 @@ def test_coupling_rebuilds_the_hessian() -> None:
     np.testing.assert_allclose(pivots[0], 1 / np.linalg.inv(hessian.astype(np.float64))[0, 0], rtol=1e-3)
 
 
+def test_a_matrix_factored_in_panels_has_the_same_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    hessian = damped(correlated_hessian(45)[None])[0]
+    whole = coupling(hessian)
+    monkeypatch.setattr("onnxmpq.rounding.second_order.FACTORED_WHOLE", 10)
+    monkeypatch.setattr("onnxmpq.rounding.second_order.FACTOR_PANEL", 8)
+    for expected, found in zip(whole, coupling(hessian), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="positive definite"):
+        coupling(np.diag(np.r_[np.ones(39), -1.0]).astype(np.float32))
+
+
 def test_coupling_refuses_what_is_not_positive_definite() -> None:
     with pytest.raises(ValueError, match="positive definite"):
         coupling(-np.eye(3, dtype=np.float32))

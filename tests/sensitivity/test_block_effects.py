@@ -20,7 +20,7 @@ from onnxmpq.rounding import quantize_weight
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import AUTO, Effects, Perturbations, extent, fit_frame, measure_effects
 from onnxmpq.sensitivity import reuse as effects_reuse
-from onnxmpq.sensitivity.block_effects import measure_by_blocks
+from onnxmpq.sensitivity.block_effects import level_of, measure_by_blocks
 from onnxmpq.sensitivity.method import BLOCK, EFFECT_SECONDS, FULL, FULL_SECONDS
 from onnxmpq.sensitivity.reuse import reused_effects, reused_effects_by_blocks
 from tests.graphs import feeds_for, graph, prepared
@@ -145,3 +145,10 @@ def test_the_method_follows_from_the_estimated_time(forward_s: float, tries: int
 
 def test_a_graph_of_one_block_is_measured_at_its_outputs() -> None:
     assert not extent(prepared(SHORT), BLOCK, 1.0, 1000, 100).by_blocks
+
+
+def test_divergence_on_few_samples_is_brought_to_the_level_of_all() -> None:
+    """By what most changes show; one that changes nothing there says nothing."""
+    shapes = [np.array([1.0, 1.0, 3.0, 3.0]), np.array([2.0, 2.0, 6.0, 6.0]), np.array([0.0, 0.0, 1.0, 1.0])]
+    assert level_of([*shapes, np.array([1.0, 1.0, 1.0, 1.0])], 2) == 2.0
+    assert level_of([shapes[2]], 2) == level_of([], 2) == 1.0

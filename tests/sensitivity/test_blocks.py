@@ -106,6 +106,23 @@ def test_a_mask_that_every_block_reads_is_far() -> None:
     assert blocks[0].far == {"mask", "x"}
 
 
+def test_an_embedding_that_is_added_later_makes_the_first_block_longer() -> None:
+    """It passes by the first attention, where one tensor carries what the layers before change."""
+    first = (
+        "e = MatMul (x, ew)  n = LayerNormalization (e, g)  q = MatMul (n, qw)  k = MatMul (n, kw)  m = Mul (q, k) "
+        "t = Tanh (m)  s = Softmax (t)  a = MatMul (s, aw)  o = MatMul (a, ow)  r = Add (e, o) "
+    )
+    rest = "".join(residual(n, f"r{n - 1}" if n else "r") for n in range(4))
+    own = "float[8] g, " + ", ".join(f"float[8, 8] {t}w" for t in "eqkao")
+    proto = graph(f"{first} {rest} y = MatMul (r3, head)", "float[N, 4, 8] x", "float[N, 4, 8] y",
+                  f"{own}, {weights(4)}, float[8, 8] head")  # fmt: skip
+    model = prepared(proto)
+    blocks = blocks_of(model)
+    check(model, blocks)
+    assert blocks[0].exit == "r"
+    assert not any(b.far for b in blocks)
+
+
 def test_what_a_decoder_reads_of_its_encoder_does_not_change_in_it() -> None:
     """The decoder's first layer does not depend on the encoder and stands among its first nodes, so it is far."""
     encoder = "".join(residual(n, f"r{n - 1}" if n else "x") for n in range(6))

@@ -183,3 +183,26 @@ def test_empty_and_infinite_inputs_have_no_part(values: np.ndarray) -> None:
     assert found.cross is not None and found.mean_fp is not None
     for part in (found.hessian, found.mean, found.cross, found.mean_fp):
         assert not part.any()
+
+
+def test_products_added_in_panels_are_the_same_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = graph("y = MatMul (x, w)", "float[N, 7, 20] x", "float[N, 7, 8] y", "float[20, 8] w")
+    model, feeds = prepared(proto), feeds_for(proto, 6)
+    ((_, whole),) = measure_moments(model, list(model.weights), feeds)
+    monkeypatch.setattr("onnxmpq.statistics.moments.SUMMED_WHOLE", 10)
+    monkeypatch.setattr("onnxmpq.statistics.moments.PANEL", 6)
+    ((_, found),) = measure_moments(model, list(model.weights), feeds)
+    np.testing.assert_allclose(found.hessian, whole.hessian, rtol=1e-5, atol=1e-6)
+
+
+def test_the_last_result_is_the_result() -> None:
+    proto = graph("y = MatMul (x, w)", "float[N, 7, 20] x", "float[N, 7, 8] y", "float[20, 8] w")
+    model = prepared(proto)
+    region, place = next(iter(model.weights.values()))
+    view = region.operator.input_view(proto.graph.node[0], region.params, place)
+    assert view is not None
+    sums = MomentSum(view, 100)
+    for values in np.random.default_rng(0).standard_normal((3, 2, 7, 20)).astype(np.float32):
+        sums.add(values)
+    before = sums.result()
+    np.testing.assert_array_equal(sums.result(last=True).hessian, before.hessian)

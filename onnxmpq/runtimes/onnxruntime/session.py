@@ -130,7 +130,9 @@ def open_session(
     providers = [settings.provider] if settings.provider == CPU else [settings.provider, CPU]
     try:
         if isinstance(model, onnx.ModelProto):
-            return _open_proto(model, options, providers, disabled)
+            if model.ByteSize() >= _PROTOBUF_LIMIT:
+                return _open_through_file(model, options, providers, disabled)
+            model = model.SerializeToString()  # the graph need not stay in memory while the runtime reads that
         source = model if isinstance(model, bytes) else str(model)
         return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # onnxruntime raises its own classes, all derived from Exception
@@ -235,12 +237,9 @@ def _structure(model: onnx.ModelProto | bytes | str | Path) -> onnx.ModelProto |
     return model
 
 
-def _open_proto(
+def _open_through_file(
     model: onnx.ModelProto, options: ort.SessionOptions, providers: list[str], disabled: list[str]
 ) -> ort.InferenceSession:
-    if model.ByteSize() < _PROTOBUF_LIMIT:
-        raw = model.SerializeToString()
-        return ort.InferenceSession(raw, options, providers=providers, disabled_optimizers=disabled)
     with scratch_folder("a model of 2 GB or more") as folder:
         path = folder / "model.onnx"
         copy = onnx.ModelProto()

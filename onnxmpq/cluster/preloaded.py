@@ -1,0 +1,22 @@
+"""All that workers of `local:N` need for tasks, imported once by the server that forks them."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import distributed
+import distributed.nanny
+import distributed.worker
+
+import onnxmpq.pipeline
+from onnxmpq.cluster import remote, run
+
+remote.identity()  # most of it is remembered
+
+__all__ = ["dask_setup", "distributed", "onnxmpq", "remote", "run"]
+
+
+def dask_setup(_worker: Any) -> None:
+    """Called by Dask in a worker that starts. Ctrl-C is the client's: it ends its workers, without their tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
