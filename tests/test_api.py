@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 import onnxmpq
-from onnxmpq.errors import CalibrationError, ModelError, UsageError
+from onnxmpq.errors import BudgetError, CalibrationError, ModelError, UsageError
 from onnxmpq.files import Rows, serialize
 from onnxmpq.plan import Plan
 from onnxmpq.quality import Validation
@@ -88,6 +88,14 @@ def test_reprs_of_other_results(result: Result, tmp_path: Path) -> None:
     layers = inspection.layers
     assert f"{len(layers)}, " in repr(inspection) and layers[0]["name"] in inspection._repr_html_()
     assert "size " in repr(prediction) and "60%" in repr(prediction)
+
+
+def test_a_prediction_out_of_reach_says_that_its_latency_is_predicted(tmp_path: Path) -> None:
+    """The costs were measured, the plan was not: it is neither measured nor modelled."""
+    table = int8_pays(PROTO, tmp_path)
+    with pytest.raises(BudgetError, match="the fastest plan is predicted at") as caught:
+        onnxmpq.predict(PROTO, calibration=DATA, latency="0.1%", cost_table=table, effort=QUICK)
+    assert "modelled" not in str(caught.value)
 
 
 def test_names_of_files_are_text_in_html(result: Result) -> None:

@@ -107,7 +107,7 @@ class Loop:
         if not math.isfinite(latency_s):
             self._learn_from(self.failures[-1], solution.assignment)
             return turn
-        what = "measured" if self.costs.measured else "modelled"
+        what = "measured" if self.costs.measured else "by the costs"
         self.progress.say(
             f"round {len(self.rounds)}: predicted {predicted_s * 1e3:.3f} ms, {what} {latency_s * 1e3:.3f} ms "
             f"(fp32 {self.original_s * 1e3:.3f} ms), {turn.size_bytes / 1e6:.3f} MB"

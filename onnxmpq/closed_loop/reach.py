@@ -37,7 +37,7 @@ def _missed(loop: Loop, name: str, limit: float, turn: Round) -> str:
     show = quantity.unit.show
     verb, remark = "takes", ", modelled" if quantity.modelled else ""
     if name == LATENCY:
-        verb = "measures" if loop.costs.measured else "is modelled at"
+        verb = "measures" if loop.costs.measured else "is predicted at"
     costs = {r: loop.problem.option(r, turn.assignment.get(r)).cost(name) for r in loop.problem.options}
     most = [item for item in sorted(costs.items(), key=lambda item: -item[1])[:3] if item[1] > 0]
     kept = loop.problem.model.already_quantized if name == SIZE else ()
