@@ -34,7 +34,7 @@ from onnxmpq.menu import (
 from onnxmpq.model import Model, table_rows
 from onnxmpq.needs import announce
 from onnxmpq.opening import Asked, Opened, as_given, in_step, open_model, say_timed
-from onnxmpq.plan import stamp_bytes
+from onnxmpq.plan import narrowing, stamp_bytes
 from onnxmpq.profiling import CLEARLY, plan_costs, quick_latency_s
 from onnxmpq.progress import Progress, Remembering
 from onnxmpq.quality import declared_rows, unresolved
@@ -184,6 +184,7 @@ def _posed(model: Source, request: Request) -> _Posed:
         left_out(
             [*asked.stages(opened), *zip(_WHY, (bounded, representable, writable, fused, worth_it, menu), strict=True)]
         ),
+        narrowing(asked_for(request)),
     )
     return _Posed(job, asked, opened, rescaling, menu)
 

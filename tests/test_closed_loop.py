@@ -17,7 +17,7 @@ from onnxmpq.errors import BudgetError, ModelError, NothingFasterError
 from onnxmpq.files import serialize
 from onnxmpq.menu import candidates
 from onnxmpq.progress import Progress
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.schemes import Format, Scheme, scheme_named
 from onnxmpq.target.load import load_target
 from onnxmpq.workbench import Workbench
 from tests.allocate.test_quantities import MEMORY, with_memory
@@ -250,6 +250,16 @@ def test_budgets_that_can_only_be_met_apart_are_said_to_be() -> None:
         "cannot be met together, though each alone can: the fastest plan takes 1.000 ms at 3.000 MB, "
         "the smallest 3.000 ms at 1.000 MB. --latency "
     ) in out_of_reach(turns)
+
+
+def test_a_size_that_only_slower_plans_have_is_said_to_be() -> None:
+    bench, machine = Workbench(CASE.model, ORT, CASE.activations, WEIGHTS), Machine(table(), 2e-3)
+    turns = Loop(problem(table()), Budgets({"size": Limit(2e6)}), bench, machine, Progress())
+    int8 = {CASE.model.regions[0].name: scheme_named("int8")}
+    turns.rounds = [Round({}, 1e-3, 2e-3, 3_000_000, 0.0), Round(int8, 3e-3, 3e-3, 1_000_000, 0.0)]
+    said = out_of_reach(turns)
+    assert said.startswith("no plan within --size 2MB is as fast as the original (2.000 ms): the fastest of them takes")
+    assert "3.000 ms at 1.000 MB. --size 3" in said and "each alone" not in said
 
 
 def test_a_row_that_is_added_is_held_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

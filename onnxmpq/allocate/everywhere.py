@@ -11,9 +11,11 @@ from onnxmpq.schemes import Format, Scheme
 
 
 def int8_everywhere(model: Model, menu: Menu, rules: Rules) -> dict[str, Scheme]:
-    """The plan of int8 in every region that offers it; nothing where none does. Of several int8 kernels, the first on a
-    region's menu."""
+    """The plan of int8 in every region that offers it; nothing where no layer does, as where the user set others for
+    all of them. Of several int8 kernels, the first on a region's menu."""
     wanted = {r: s for r, row in menu.items() for s in row[::-1] if _is_static_int8(s)}
+    if not any(layer.name in wanted for layer in model.layers):
+        return {}
     return legalize(model, rules, wanted, menu)
 
 

@@ -176,7 +176,11 @@ class Loop:
         """Within every limit; where no latency was asked for, no slower than the original either."""
         if self.targets.asked_for_latency or on_original_kernels(turn.assignment):
             return self.meets(turn)  # those kernels are the original's: as fast by construction
-        return self.meets(turn) and turn.measured_s <= self.targets.latency_s * (1.0 + NOISE)
+        return self.meets(turn) and self.fits_in_time(turn)
+
+    def fits_in_time(self, turn: Round) -> bool:
+        """True if a round is no slower than the limit of the latency or, without one, than the original."""
+        return turn.measured_s <= self.targets.latency_s * (1.0 + NOISE)
 
     def limits(self, latency_s: float | None = None) -> Limits:
         """Those that the solver is given: of the size with room for what files take beyond its prediction, of the

@@ -20,6 +20,8 @@ def out_of_reach(loop: Loop) -> str:
         for name, limit in loop.targets.limits.items()
         if best[name].taken[name] > limit
     ]
+    if not missed and LATENCY not in loop.targets.limits:
+        return _slower(loop, ran, names)
     if not missed:
         plans = ", the ".join(
             f"{QUANTITIES[name].best}{' plan takes' if name == names[0] else ''} {_figures(best[name], names)}"
@@ -28,6 +30,20 @@ def out_of_reach(loop: Loop) -> str:
         missed = [f"the budgets cannot be met together, though each alone can: the {plans}"]
     return (
         f"{'; '.join(missed)}. {spell(loop, min(ran, key=loop.shortfall))} can be met; --best-effort writes that plan"
+    )
+
+
+def _slower(loop: Loop, ran: Sequence[Round], names: Sequence[str]) -> str:
+    """Limits that plans hold, but only plans that are slower than the original."""
+    asked = " ".join(f"--{name} {text}" for name, text in loop.budgets.spelled().items())
+    best = min((r for r in ran if loop.meets(r)), key=lambda r: r.measured_s, default=min(ran, key=loop.shortfall))
+    as_fast = [r for r in ran if loop.fits_in_time(r)]
+    rest = (
+        f"{spell(loop, min(as_fast, key=loop.shortfall))} can be met by one that is" if as_fast else "no plan here is"
+    )
+    return (
+        f"no plan within {asked} is as fast as the original ({QUANTITIES[LATENCY].unit.show(loop.original_s)}): the "
+        f"fastest of them takes {_figures(best, names)}. {rest}; --best-effort writes the slower one"
     )
 
 

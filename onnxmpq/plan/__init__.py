@@ -5,7 +5,7 @@ from onnxmpq.plan.forecast import Forecast
 from onnxmpq.plan.plan import RETOUCHED, SCHEMA, Plan, PlannedRegion, read_plan
 from onnxmpq.plan.points import at_point, with_points
 from onnxmpq.plan.stamp import stamp, stamp_bytes
-from onnxmpq.plan.words import in_units
+from onnxmpq.plan.words import in_units, narrowing
 
 __all__ = [
     "RETOUCHED",
@@ -18,6 +18,7 @@ __all__ = [
     "at_point",
     "draw",
     "in_units",
+    "narrowing",
     "read_plan",
     "stamp",
     "stamp_bytes",

@@ -7,6 +7,14 @@ from collections.abc import Mapping
 from onnxmpq.allocate import EFFECT, QUANTITIES
 from onnxmpq.files import is_number
 
+_NARROWING = {"set": "--set", "schemes": "--scheme", "without": "--without"}
+
+
+def narrowing(options: Mapping[str, object]) -> tuple[str, ...]:
+    """Options that take schemes or techniques from the choice, as the command line spells them. options: as those of
+    a plan."""
+    return tuple(flag for name, flag in _NARROWING.items() if options.get(name))
+
 
 def in_units(figures: Mapping[str, object]) -> str:
     """Such as "latency 0.281 ms (fp32 0.402 ms), size 0.223 MB, divergence 6.3e-08"; what is not known is left out."""

@@ -6,7 +6,7 @@ A pure function of plan, measurements and verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE
-from onnxmpq.plan import Plan
+from onnxmpq.allocate import LATENCY, MEMORY, QUANTITIES, SIZE, parse_budgets, parse_memory
+from onnxmpq.plan import Plan, narrowing
 from onnxmpq.profiling import Footprint
 from onnxmpq.quality import TOP1, Level, OutputQuality, Timing, Validation, Verdict, judge, parse_floors, unresolved
 from onnxmpq.trials import OWN_THREADS
@@ -62,6 +62,11 @@ class Subject:
     synthetic: bool
     proven: bool
     sessions: tuple[Footprint, Footprint] | None = None
+
+    @property
+    def missed(self) -> frozenset[str]:
+        """Limits that were asked for and are not held, by what was measured."""
+        return _missed(self) if not self.plan.met else frozenset()
 
     @property
     def floors(self) -> dict[str, str]:
@@ -124,7 +129,7 @@ def _budget(subject: Subject) -> Iterator[str]:
     if not plan.met:
         yield "this is the closest plan"
     rows = {LATENCY: _latency(subject), SIZE: _size(subject)}
-    rows |= {name: _modelled(plan, name) for name, q in QUANTITIES.items() if q.modelled and name in plan.budgets}
+    rows |= {name: _modelled(subject, name) for name, q in QUANTITIES.items() if q.modelled and name in plan.budgets}
     for name in sorted(rows, key=lambda n: n not in plan.budgets):
         if rows[name]:
             yield rows[name]
@@ -146,17 +151,18 @@ def _latency(subject: Subject) -> str:
     plan, timing = subject.plan, subject.validation.timing
     if timing is not None and "latency_ms" in plan.measured:
         with_threads = threads_in_words(timing.threads)
-        return f"latency {_share(timing.ratio)}{_asked(plan, LATENCY)}, {_milliseconds(timing)}, {with_threads}"
+        return f"latency {_share(timing.ratio)}{_asked(subject, LATENCY)}, {_milliseconds(timing)}, {with_threads}"
     if LATENCY not in plan.budgets:
         return ""
     before, after = (plan.prediction[f"{whose}latency_ms"] for whose in ("original_", ""))
-    return f"latency {_share(after / before)}{_asked(plan, LATENCY)}, {before:.3g} to {after:.3g} ms by the cost table"
+    asked = _asked(subject, LATENCY)
+    return f"latency {_share(after / before)}{asked}, {before:.3g} to {after:.3g} ms by the cost table"
 
 
 def _size(subject: Subject) -> str:
     before, after = subject.original_bytes, subject.result_bytes
     sizes = f"{before / 1e6:.3f} to {after / 1e6:.3f} MB"
-    return f"size {_share(after / before)}{_asked(subject.plan, SIZE)}, {sizes}"
+    return f"size {_share(after / before)}{_asked(subject, SIZE)}, {sizes}"
 
 
 def _memory(subject: Subject) -> str:
@@ -164,18 +170,18 @@ def _memory(subject: Subject) -> str:
     before, after = (None, None) if subject.sessions is None else (s.peak_bytes for s in subject.sessions)
     if not before or after is None:
         return ""
-    asked = _asked(subject.plan, MEMORY)
+    asked = _asked(subject, MEMORY)
     return (
         f"memory {_share(after / before)}{asked}, {before / 1e6:.1f} to {after / 1e6:.1f} MB in a session with one run"
     )
 
 
-def _modelled(plan: Plan, name: str) -> str:
-    quantity = QUANTITIES[name]
+def _modelled(subject: Subject, name: str) -> str:
+    plan, quantity = subject.plan, QUANTITIES[name]
     taken = plan.prediction.get(quantity.figure)
     if taken is None:
         return ""
-    return f"{name} {quantity.unit.show(taken / quantity.per_unit)}, modelled{_asked(plan, name)}"
+    return f"{name} {quantity.unit.show(taken / quantity.per_unit)}, modelled{_asked(subject, name)}"
 
 
 def _share(ratio: float) -> str:
@@ -186,8 +192,34 @@ def _milliseconds(timing: Timing) -> str:
     return f"{timing.original_s * 1e3:.3f} to {timing.result_s * 1e3:.3f} ms"
 
 
-def _asked(plan: Plan, name: str) -> str:
-    return f" ({plan.budgets[name]} asked)" if name in plan.budgets else ""
+def _asked(subject: Subject, name: str) -> str:
+    asked = subject.plan.budgets
+    return f" ({asked[name]} asked{', missed' if name in subject.missed else ''})" if name in asked else ""
+
+
+def _missed(subject: Subject) -> frozenset[str]:
+    asked = subject.plan.budgets
+    limits = dict(parse_budgets(**{name: asked.get(name) for name in QUANTITIES}).limits)
+    if (memory := parse_memory(asked.get(MEMORY))) is not None:
+        limits[MEMORY] = memory
+    taken = _taken(subject)
+    return frozenset(n for n, limit in limits.items() if n in taken and taken[n][1] > limit.of(taken[n][0]))
+
+
+def _taken(subject: Subject) -> dict[str, tuple[float, float]]:
+    """Taken by the original and by the result, by quantity, in the unit of limits; without what is not known."""
+    found: dict[str, tuple[float, float]] = {SIZE: (subject.original_bytes, subject.result_bytes)}
+    if (timing := subject.validation.timing) is not None:
+        found[LATENCY] = timing.original_s, timing.result_s
+    before, after = (None, None) if subject.sessions is None else (s.peak_bytes for s in subject.sessions)
+    if before and after is not None:
+        found[MEMORY] = before, after
+    figures = subject.plan.prediction
+    for name, quantity in QUANTITIES.items():
+        if quantity.modelled and f"original_{quantity.figure}" in figures:
+            one, two = (figures[f"{whose}{quantity.figure}"] / quantity.per_unit for whose in ("original_", ""))
+            found[name] = one, two
+    return found
 
 
 # ---- quality --------------------------------------------------------------------------------------
@@ -253,10 +285,12 @@ def _beside_int8(subject: Subject) -> str | None:
 def _advice(subject: Subject) -> Iterator[str]:
     """Steps to take: one thing for each question that is open; nothing where it can be used."""
     plan, timing, level = subject.plan, subject.validation.timing, subject.verdict.level
-    yield from on_quality(subject.verdict.level, synthetic=subject.synthetic)
+    yield from on_quality(level, synthetic=subject.synthetic, narrowed=narrowing(plan.options))
     yield from _on_floors(subject)
     if not plan.met:
         yield f"what can be had is {_what_fits(subject)}"
+    elif LATENCY not in plan.budgets and timing is not None and timing.ratio_low > 1.0:
+        yield "slower than the original: give --latency 100% as well, or a larger budget"
     if not subject.proven:
         yield "int8 may be wrong on the deployment CPU: convert with --deploy-cpu any"
     yield from _on_threads(subject)
@@ -267,14 +301,17 @@ def _advice(subject: Subject) -> Iterator[str]:
         yield "quality is that of the calibration samples: give 4 or more with --calib"
 
 
-def on_quality(level: str, *, synthetic: bool) -> Iterator[str]:
-    """Steps that a verdict asks for; nothing where it is good. synthetic: the samples were made up."""
+def on_quality(level: str, *, synthetic: bool, narrowed: Sequence[str] = ()) -> Iterator[str]:
+    """Steps that a verdict asks for; nothing where it is good. synthetic: the samples were made up. narrowed: options
+    that took schemes or techniques from the choice."""
     if synthetic:
         yield "give real samples with --calib to know the quality: these were made up"
         return
     match level:
         case "bad":
-            yield "do not use it: give a larger budget, or a floor such as --min-agreement 95% or --min-sqnr 20dB"
+            without = f"leave out {' and '.join(narrowed)}, " if narrowed else ""
+            floor = "or a floor such as --min-agreement 95% or --min-sqnr 20dB"
+            yield f"do not use it: {without}give a larger budget, {floor}"
         case "noticeable":
             yield "try it on your own metric (--labels, --metric); a larger budget or a floor loses less"
         case "unknown":
@@ -309,15 +346,13 @@ def _on_steps(subject: Subject) -> Iterator[str]:
 
 
 def _what_fits(subject: Subject) -> str:
-    """The options that were asked for, raised to what was measured."""
-    plan, timing, asked = subject.plan, subject.validation.timing, []
-    shares = {SIZE: subject.result_bytes / subject.original_bytes}
-    if timing is not None:
-        shares[LATENCY] = timing.ratio
-    for name in plan.budgets:
-        if name in shares:
-            asked.append(f"--{name} {shares[name] * ROOM * 100:.0f}%")
-    return " ".join(asked) or "this plan"
+    """The limits that were asked for, those that were missed raised to what was measured."""
+    asked = {n: text for n, text in subject.plan.budgets.items() if n in (*QUANTITIES, MEMORY)}
+    taken = _taken(subject)
+    for name in subject.missed:
+        before, after = taken[name]
+        asked[name] = f"{after / before * ROOM * 100:.0f}%"
+    return " ".join(f"--{name} {text}" for name, text in asked.items()) if subject.missed else "this plan"
 
 
 # ---- fields ---------------------------------------------------------------------------------------
@@ -331,6 +366,7 @@ def _fields(subject: Subject, lines: tuple[Line, ...]) -> dict[str, Any]:
         "budget": {
             "met": plan.met,
             "asked": {name: text for name, text in plan.budgets.items() if name in (*QUANTITIES, MEMORY)},
+            "missed": sorted(subject.missed),
             "floors": subject.floors,
             "size": {"original_bytes": subject.original_bytes, "result_bytes": subject.result_bytes},
             "latency": [{**t.figures(), "budget": t is validation.timing} for t in timings],

@@ -28,6 +28,7 @@ from onnxmpq.target import Target
 from onnxmpq.weights import Compensated, pack, pack_array
 
 MOST_NAMED = 5  # layers in a note
+FASTEST = "float32 is the fastest here"
 
 
 def build_plan(
@@ -229,7 +230,9 @@ def _why_float(chosen: Option, options: tuple[Option, ...], known: str) -> str:
         return known or "no other scheme fuses here"
     faster = [o for o in others if o.latency_s < chosen.latency_s]
     if not faster:
-        return "float32 is the fastest here" + _what_bytes_cost(chosen, others)
+        as_fast = any(o.latency_s == chosen.latency_s for o in others)
+        first = "no other scheme is faster here, and the budgets are met without" if as_fast else FASTEST
+        return first + _what_bytes_cost(chosen, others)
     best = min(faster, key=lambda o: o.latency_s)
     saved_us = (chosen.latency_s - best.latency_s) * 1e6
     return (

@@ -81,7 +81,9 @@ class _Guard:
             except (BudgetError, NothingFasterError) as error:
                 self.progress.say(f"there is none: {error}")
         if verdict.level == "bad":
-            raise QualityError(f"the result would be bad: {'; '.join(verdict.reasons)}; {self._way_out()}")
+            ways = [f"leave out {' and '.join(self.job.narrowed)}"] if self.job.narrowed else []
+            ways.append(self._way_out())
+            raise QualityError("; ".join([f"the result would be bad: {'; '.join(verdict.reasons)}", *ways]))
         return shipped
 
     def _above(self, unmet: Callable[[Validation], list[str]], what: str) -> Shipped:

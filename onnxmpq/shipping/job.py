@@ -117,7 +117,8 @@ class Job:
 
     guard: refuse a bad result where the user gave no floor. best_effort: hand out the closest plan
     where a budget cannot be met. int8: the plan of int8 wherever it is offered, with which results are compared.
-    left_out: schemes of regions that were not offered, with the reason in words.
+    left_out: schemes of regions that were not offered, with the reason in words. narrowed: options that took schemes or
+    techniques from the choice.
     """
 
     problem: Problem
@@ -135,6 +136,7 @@ class Job:
     best_effort: bool = False
     int8: Mapping[str, Scheme] = field(default_factory=dict)
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    narrowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from onnxmpq.plan import Plan
+from onnxmpq.profiling import Footprint
 from onnxmpq.quality import OutputQuality, StepTiming, Timing, Validation, Verdict
 from onnxmpq.report import threads_in_words
 from onnxmpq.report.conclusion import USE_IT, Conclusion, Subject
@@ -77,10 +78,38 @@ class Case:
 
 
 SLOW = replace(ALL, ratio=1.2, ratio_low=1.1, ratio_high=1.3)
+MEMORY_MISSED = replace(
+    with_plan(met=False, budgets={"latency": "60%", "memory": "50%"}),
+    sessions=(Footprint(0.1, 10_000_000, 9_000_000), Footprint(0.1, 8_000_000, 7_000_000)),
+)
 CASES = {
     "missed": Case(with_plan(met=False), 0, "budget NOT met: this is the closest plan; latency 41.8%", "bad"),
     "missed, next": Case(
         with_plan(met=False, budgets={"latency": "30%", "size": "20%"}), 2, "--latency 43% --size 27%", "doubtful"
+    ),
+    "only memory missed": Case(MEMORY_MISSED, 0, "(60% asked), 3.041 to 1.272 ms, 1 thread; size", "bad"),
+    "only memory missed, which": Case(MEMORY_MISSED, 0, "(50% asked, missed), 10.0 to 8.0 MB", "bad"),
+    "only memory missed, next": Case(MEMORY_MISSED, 2, "can be had is --latency 60% --memory 82%", "doubtful"),
+    "energy missed": Case(
+        with_plan(met=False, budgets={"energy": "2mJ"}, prediction=PLAN.prediction | {"original_energy_mj": 5.0}),
+        2,
+        "can be had is --energy 51%",
+        "doubtful",
+    ),
+    "nothing faster": Case(
+        with_plan(met=False, budgets={"latency": "fastest"}), 2, "what can be had is this plan", "doubtful"
+    ),
+    "slower": Case(
+        replace(with_quality(timing=SLOW), plan=replace(PLAN, budgets={"size": "30%"})),
+        2,
+        "slower than the original: give --latency 100% as well",
+        "doubtful",
+    ),
+    "bad by what was set": Case(
+        replace(with_plan(options={"set": {"*": ["w4"]}, "schemes": ["w4"]}), verdict=Verdict("bad", ("NaN",))),
+        2,
+        "do not use it: leave out --set and --scheme, give a larger budget",
+        "doubtful",
     ),
     "size first": Case(with_plan(budgets={"size": "30%"}), 0, "budget met: size 26.5% of fp32's (30% asked)", "good"),
     "fastest": Case(with_plan(budgets={"latency": "fastest"}), 0, "(fastest asked)", "good"),
@@ -160,7 +189,11 @@ def test_without_a_terminal_there_are_three_lines_that_end_it(case: Case) -> Non
 
 def test_as_data() -> None:
     fields = json.loads(json.dumps(Conclusion.of(GOOD).fields, allow_nan=False))
-    assert fields["budget"]["met"] is True and fields["budget"]["asked"] == {"latency": "60%"}
+    assert (
+        fields["budget"]["missed"] == []
+        and fields["budget"]["met"] is True
+        and fields["budget"]["asked"] == {"latency": "60%"}
+    )
     assert [(t["threads"], t["budget"]) for t in fields["budget"]["latency"]] == [(1, True), (0, False)]
     assert fields["budget"]["size"] == {"original_bytes": 4_952_000, "result_bytes": 1_312_000}
     quality = fields["quality"]
