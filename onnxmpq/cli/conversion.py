@@ -88,7 +88,9 @@ def convert(
         print(result.report.to_json(), end="")
         return
     console, written = stdout(), Path(asked["output"])
-    console.print(f"wrote {written} and {plan_path(written)}", highlight=False, markup=False, soft_wrap=True)
+    beside = [plan_path(written), *(Path(asked[name]) for name in ("report", "curve") if asked.get(name) is not None)]
+    *others, last = map(str, (written, *beside))
+    console.print(f"wrote {', '.join(others)} and {last}", highlight=False, markup=False, soft_wrap=True)
     result.report.render(console, verbose=verbose)
 
 

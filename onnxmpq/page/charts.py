@@ -17,6 +17,7 @@ HEIGHT = 320  # pixels of the scatter chart
 LABEL_LINE = 15  # pixels between two labels
 THIN = 2e-3  # of the width: two pixels
 _TOP = 9.0  # percent of the height, for labels
+LEAST_SPAN = 0.05  # of the largest value: plans that are as fast as each other look so
 CLOSE = 34.0  # percent of the width within which labels may touch
 
 
@@ -102,7 +103,8 @@ class _Scale:
     @classmethod
     def of(cls, marks: Sequence[Mark]) -> _Scale:
         xs, ys = [m.x for m in marks], [m.y for m in marks if m.y > 0]
-        room = (max(xs) - min(xs) or abs(max(xs)) or 1.0) * 0.06
+        widest = max(abs(x) for x in xs)
+        room = max((max(xs) - min(xs)) * 0.06, widest * LEAST_SPAN / 2) or 1.0
         least, most = (min(ys), max(ys)) if ys else (0.1, 1.0)
         least, most = 10 ** math.floor(math.log10(least) - 0.2), 10 ** math.ceil(math.log10(most) + 1e-9)
         return cls(min(xs) - room, max(xs) + room, least, most if most > least else 10 * least)

@@ -11,11 +11,12 @@ from onnxmpq.errors import OnnxmpqError
 from onnxmpq.files import dump_json
 
 SCHEMA = "onnxmpq.error/1"
-WIDTH = 120  # of tables where there is no terminal
+WIDTH = 10_000  # where there is no terminal: rows of tables are lines as well
 
 
 class _Lines(Console):
-    """Where there is no terminal: a text is one line however long it is, so that `grep` finds all of it."""
+    """Where there is no terminal: a text or a table's row is one line however long it is, so that `grep` finds all of
+    it."""
 
     def print(self, *objects: Any, **how: Any) -> None:
         if all(isinstance(found, str) for found in objects):

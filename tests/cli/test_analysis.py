@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import onnx
+
 import onnxmpq
 from onnxmpq.cost.table import CostTable
 from onnxmpq.files import serialize
@@ -20,6 +22,14 @@ def test_inspect(tmp_path: Path, run: Run) -> None:
         assert words in text
     document = json.loads(run("inspect", folder.model, "--json").out)
     assert [r["name"] for r in document["regions"]][:2] == ["Conv_0", "MaxPool_2"]
+
+
+def test_inspect_keeps_names_on_one_line_in_a_pipe(tmp_path: Path, run: Run) -> None:
+    name = "/" + "/".join(f"stage.{n}/block" for n in range(9)) + "/Conv"
+    model = onnx.load(Folder(tmp_path).model)
+    model.graph.node[0].name = name
+    onnx.save(model, tmp_path / "long.onnx")
+    assert len(name) > 100 and name in run("inspect", tmp_path / "long.onnx").out
 
 
 def test_profile_here_plan_there(tmp_path: Path, run: Run) -> None:

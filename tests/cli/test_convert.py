@@ -21,6 +21,7 @@ def test_convert_validate_apply(tmp_path: Path, run: Run) -> None:
     assert (found.code, found.err) == (0, "")
     for words in ("weight bytes quantized", "SQNR", "top-1 agreement", "latency", "wrote"):
         assert words in found.out
+    assert "wrote " in found.out and f" and {report}\n" in found.out
     assert folder.model.read_bytes() == source
     result, plan = tmp_path / "model.mpq.onnx", tmp_path / "model.mpq.plan.json"
     document = json.loads(report.read_text())

@@ -57,10 +57,13 @@ def test_figures_side_by_side() -> None:
 
 
 def test_other_models_are_pointed_out() -> None:
-    other = made_report(NAMES)
+    other = made_report(("/c/Conv", "/a/Add", "/c/MatMul"))
     other["plan"]["model"]["sha256"] = "ef" * 32
-    rows = {f.name: f for f in compared(as_document(made_report(NAMES)), as_document(other))}
+    a, b = as_document(made_report(NAMES)), as_document(other)
+    rows = {f.name: f for f in compared(a, b)}
     assert rows["source model"].difference == "not the same file"
+    page = Parsed(render_comparison(a, b, ("a.json", "b.json")))
+    assert "of 6 regions" in page.text and "plans of different models" in page.text
 
 
 def test_page() -> None:

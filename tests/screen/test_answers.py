@@ -6,10 +6,9 @@ import pytest
 from rich.table import Table
 
 from onnxmpq.screen import stdout
-from onnxmpq.screen.answers import WIDTH
 
 
-def test_a_text_is_one_line_and_a_table_as_wide_as_it_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_is_one_line_and_so_is_a_row_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     text = "not judged: " + " ".join(["no floor or limit was given;"] * 9)
     table = Table("what")
     table.add_row(text)
@@ -17,4 +16,4 @@ def test_a_text_is_one_line_and_a_table_as_wide_as_it_may_be(capsys: pytest.Capt
     assert capsys.readouterr().out == text + "\n"
     stdout().print(table)
     rows = capsys.readouterr().out.splitlines()
-    assert max(map(len, rows)) == WIDTH and len(rows) > 5
+    assert any(text in row for row in rows) and len(rows) == 5

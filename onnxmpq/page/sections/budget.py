@@ -161,9 +161,13 @@ def _rounds(document: Document) -> Markup | None:
         [Cell(str(number), number), *(Cell(show(r.number(field)), r.number(field)) for _, field, show in shown)]
         for number, r in enumerate(rounds, 1)
     ]
-    said = "In each round the plan was built and measured; the cost table learned from it." if timed else _BUILT
+    said = _MEASURED if timed else _BUILT
     return join([element("h3", "Rounds"), element("p", said, class_="note"), table("Rounds", columns, rows)])
 
 
+_MEASURED = (
+    "In each round the plan was predicted, built and measured, and the costs learned from it. The prediction in the "
+    "table above is by the costs that were learned in all rounds."
+)
 _BUILT = "In each round the plan was built, and its size taken from the file."
 SECTION = Section("budget", "Budget, prediction, measurement", build)
