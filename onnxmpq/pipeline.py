@@ -120,7 +120,7 @@ def _begun(model: Source, request: Request, context: Context) -> _Begun:
     probes.keep_in(context.cache)
     known = known_ranges(request.ranges, read.model, source_name(model), context)
     labelled = Labelled.of(request.labels, request.metric)
-    opened, data = _samples(read, asked, labelled, context)
+    opened, data, labelled = _samples(read, asked, labelled, context)
     offered = asked.menu(opened)
     for note in offered.asked.notes:
         context.progress.say(note)
@@ -200,7 +200,9 @@ _WHY = (
 """Why a menu is shorter than the one before it, from what `Asked.menu` gives on."""
 
 
-def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: Context) -> tuple[Opened, Samples]:
+def _samples(
+    opened: Opened, asked: Asked, labelled: Labelled | None, context: Context
+) -> tuple[Opened, Samples, Labelled | None]:
     """The samples, and the model as it computes what its source does on them, after the checks that need little time:
     outputs, labels, and whether there is anything to do."""
     request, names, source = asked.request, opened.model.output_names, as_given(opened.source)
@@ -211,13 +213,14 @@ def _samples(opened: Opened, asked: Asked, labelled: Labelled | None, context: C
     data, model = replace(data.at_step(request.step), shapes=request.shapes), opened.model
     remember(samples=data.calibration.examples)
     _warn_of_floors(request, model, data, labelled, context)
-    if labelled is not None and (remark := labelled.try_out(source, data)):
-        context.progress.warn(remark)
+    labelled = None if labelled is None else labelled.tried(source, data)
+    if labelled is not None and labelled.doubt:
+        context.progress.warn(labelled.doubt)
     if asked.device.measured and request.cost_table is None:
         say_timed(data.timed, context.progress)
         first_s = quick_latency_s(source, data.timed, asked.settings)
         require_unmet(asked.budgets, model, first_s, latency_share=CLEARLY)
-    return opened, data
+    return opened, data, labelled
 
 
 def _require_unmet_soon(opened: Opened, asked: Asked, context: Context) -> None:

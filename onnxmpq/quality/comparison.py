@@ -70,11 +70,15 @@ class OutputQuality:
 
 @dataclass(frozen=True)
 class MetricScores:
-    """A metric on labelled samples, higher is better: of the original and of the result."""
+    """A metric on labelled samples, higher is better: of the original and of the result.
+
+    doubt: why the original's own is implausible, in words, or "".
+    """
 
     name: str
     original: float
     result: float
+    doubt: str = ""
 
 
 @dataclass(frozen=True, repr=False)

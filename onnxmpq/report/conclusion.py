@@ -319,8 +319,10 @@ def on_quality(level: str, *, synthetic: bool, narrowed: Sequence[str] = ()) -> 
 
 
 def _on_floors(subject: Subject) -> Iterator[str]:
-    """Floors that were kept on too few samples to tell."""
+    """Floors that were kept on too few samples to tell, or by labels that the original itself does not fit."""
     found = subject.validation
+    if found.metric is not None and found.metric.doubt:
+        yield f"look at the labels: {found.metric.doubt}"
     rows = min((o.rows for o in found.deciding if o.rows), default=None)
     shares = found.metric is not None and found.metric.name == TOP1
     yield from unresolved(parse_floors(**subject.floors), found.samples, rows, shares=shares)

@@ -38,11 +38,13 @@ class Labelled:
     """A metric and its labels. labels: as for `read_labels`, or None for a metric that needs none.
 
     ranks: True where the user chose the metric; it then decides between plans, before their divergence does.
+    doubt: that `tried` found, in words.
     """
 
     metric: Metric
     labels: Any
     ranks: bool
+    doubt: str = ""
 
     @classmethod
     def of(cls, labels: Any, metric: str | MetricFunction | None) -> Labelled | None:
@@ -51,13 +53,11 @@ class Labelled:
             return None
         return cls(Metric.named(metric), labels, metric is not None)
 
-    def try_out(self, source: Any, data: Samples) -> str:
-        """Take the metric of the original once, so that wrong labels or a metric that fails show before the work.
-
-        Returns a warning where top-1 is implausible, else nothing.
-        """
+    def tried(self, source: Any, data: Samples) -> Labelled:
+        """The same, with its doubt. The metric of the original is taken once, so that wrong labels or a metric that
+        fails show before the work."""
         remarks = [self.remark(source, feeds, SessionSettings()) for feeds in (data.calibration, data.validation)]
-        return remarks[0]
+        return replace(self, doubt=remarks[0])
 
     def remark(self, source: Any, feeds: Feeds, settings: SessionSettings) -> str:
         """A warning where the original's top-1 is implausible. Raises CalibrationError where the metric fails."""
@@ -108,7 +108,7 @@ class QualityCheck:
     def _metric(self, proto: onnx.ModelProto, feeds: Feeds) -> MetricScores:
         assert self.labelled is not None
         before, after = (self.labelled.score(m, feeds, self.judging) for m in (self.source, proto))
-        return MetricScores(self.labelled.metric.name, before, after)
+        return MetricScores(self.labelled.metric.name, before, after, self.labelled.doubt)
 
 
 @dataclass(frozen=True)

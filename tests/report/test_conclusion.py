@@ -12,7 +12,7 @@ from rich.console import Console
 
 from onnxmpq.plan import Plan
 from onnxmpq.profiling import Footprint
-from onnxmpq.quality import OutputQuality, StepTiming, Timing, Validation, Verdict
+from onnxmpq.quality import MetricScores, OutputQuality, StepTiming, Timing, Validation, Verdict
 from onnxmpq.report import threads_in_words
 from onnxmpq.report.conclusion import USE_IT, Conclusion, Subject
 
@@ -103,6 +103,12 @@ CASES = {
         replace(with_quality(timing=SLOW), plan=replace(PLAN, budgets={"size": "30%"})),
         2,
         "slower than the original: give --latency 100% as well",
+        "doubtful",
+    ),
+    "labels in doubt": Case(
+        with_quality(metric=MetricScores("top-1", 0.1, 0.1, "fp32 itself has 2 of 20 labels right, as by guessing")),
+        2,
+        "look at the labels: fp32 itself has 2 of 20",
         "doubtful",
     ),
     "bad by what was set": Case(
