@@ -18,7 +18,15 @@ from onnxmpq.errors import TargetError
 from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds, Recipe, Timed
 from onnxmpq.files import check_writable, plan_path
-from onnxmpq.menu import Menu, candidates, for_goal, one_activation_format, require_candidates, require_half
+from onnxmpq.menu import (
+    Menu,
+    blocks_alone,
+    candidates,
+    for_goal,
+    one_activation_format,
+    require_candidates,
+    require_half,
+)
 from onnxmpq.model import Model, Step, coupled_layers, prepare
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.request import Request, Source
@@ -176,16 +184,20 @@ class Asked:
             "excluded, or not among the schemes that were asked for",
             "another format of activations reaches more of the model",
             f"{saves}, and no {'size' if not self.small else 'latency'} was asked for",
+            "of a large model, weights in blocks are as small, and computed with as they are",
         )
         return [("", opened.menu(cpu=self.cpu)), *zip(why, self._offered(opened), strict=True)]
 
-    def _offered(self, opened: Opened) -> tuple[Menu, Menu, Menu]:
-        """Schemes that were asked for, those with one format of activations, and of these what serves the budgets."""
+    def _offered(self, opened: Opened) -> tuple[Menu, Menu, Menu, Menu]:
+        """Schemes that were asked for, those with one format of activations, of these what serves the budgets, and what
+        a model of this size has time for."""
         request = self.request
         listed = opened.menu(request.exclude, request.schemes, self.cpu, request.patterns)
         consistent = one_activation_format(opened.model, listed)
         measured = self.device.measured
-        return listed, consistent, for_goal(consistent, small=self.small, fast=self.fast) if measured else consistent
+        serving = for_goal(consistent, small=self.small, fast=self.fast) if measured else consistent
+        large = opened.model.store.spill is not None and measured and not request.schemes
+        return listed, consistent, serving, blocks_alone(serving) if large else serving
 
     def menu(self, opened: Opened) -> Menu:
         """Schemes per region, before anything is observed or timed. Raises NothingToQuantizeError and UsageError."""

@@ -3,6 +3,7 @@
 from onnxmpq.menu.candidates import candidates, check_requested
 from onnxmpq.menu.filters import (
     BOUND_LOSS_DB,
+    blocks_alone,
     bound_loss_db,
     bounded_activations,
     cautious_where_idle,
@@ -34,6 +35,7 @@ __all__ = [
     "ProfiledPlan",
     "activation_tensors",
     "activation_type",
+    "blocks_alone",
     "bound_loss_db",
     "bounded_activations",
     "candidates",

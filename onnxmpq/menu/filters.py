@@ -13,7 +13,7 @@ from onnxmpq.model import Model, Region
 from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.runtimes import Runtime
-from onnxmpq.schemes import Format, Scheme
+from onnxmpq.schemes import FP32, Format, Scheme
 
 PREFERRED = (Format.FP8, Format.SYMMETRIC_INT8, Format.INT8)  # fp8 bears outliers better
 ABOUT_AS_MANY = 0.9
@@ -60,6 +60,21 @@ def for_goal(menu: Menu, *, small: bool, fast: bool) -> Menu:
     if not small:
         return widest_weights(menu)
     return menu if fast or _format_asked_for(menu) else storage_only(menu)
+
+
+def blocks_alone(menu: Menu) -> Menu:
+    """The menu without weights that are unfolded to float32, where weights in blocks are offered that have no more bits
+    and others that have no fewer: those are computed with as they are stored, and lose less. For large models, each of
+    whose formats takes minutes."""
+    blocks = {n: [s.weight.bits for s in row if s.weight and s.accuracy_level is not None] for n, row in menu.items()}
+
+    def stays(name: str, scheme: Scheme) -> bool:
+        bits = blocks[name]
+        if scheme.kernel != FP32 or scheme.weight is None or not bits:
+            return True
+        return not min(bits) <= scheme.weight.bits <= max(bits)
+
+    return menu.preferring(stays)
 
 
 def storage_only(menu: Menu) -> Menu:

@@ -14,6 +14,7 @@ from onnxmpq.dialects import DIALECTS
 from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.menu import (
     Menu,
+    blocks_alone,
     bounded_activations,
     candidates,
     cautious_where_idle,
@@ -28,7 +29,7 @@ from onnxmpq.ranges import Histogram
 from onnxmpq.rounding import QuantizedWeight, quantize_weight
 from onnxmpq.runtimes import REFERENCE, KernelTimes, probes
 from onnxmpq.runtimes.onnxruntime.probe_graphs import DYNAMIC_LSTM
-from onnxmpq.schemes import INT8_WEIGHTS, SCHEMES, scheme_named
+from onnxmpq.schemes import FP32, INT8_WEIGHTS, SCHEMES, scheme_named
 from onnxmpq.target.load import load_target
 from onnxmpq.weights import pair_bound
 from tests.graphs import graph, prepared, residual_cnn, token_model
@@ -158,6 +159,23 @@ def test_other_blocks_are_offered_where_they_are_asked_for() -> None:
     assert "w4b16" not in {s.name for s in set_there["MatMul_9"]}
     with pytest.raises(TargetError, match="no layer of the model can have 'w8b128-level0'"):
         candidates(model, CPU, ORT, requested=["w8b128-level0"])
+
+
+def test_large_models_have_blocks_alone_where_those_have_no_more_and_no_fewer_bits() -> None:
+    model = prepared(
+        graph(
+            "t = MatMul (x, w)\n            u = MatMul (t, v)\n            y = Conv (z, k)",
+            "float[N, 256] x, float[N, 8, 9, 9] z",
+            "float[N, 64] u, float[N, 8, 7, 7] y",
+            "float[256, 64] w, float[64, 64] v, float[8, 8, 3, 3] k",
+        )
+    )
+    rows = blocks_alone(candidates(model, CPU, ORT, patterns={"MatMul_0": ["w6", "w4b32"]}))
+    assert {s.name for s in rows["MatMul_0"]} == {"fp32", "w6", "w4b32"}, "the user set it"
+    rows = blocks_alone(candidates(model, CPU, ORT))
+    kept = {r.name: [s.name for s in rows[r.name] if s.weight and s.kernel == FP32] for r in model.layers}
+    assert kept == {"MatMul_0": [], "MatMul_1": ["w8", "w6", "w5"], "Conv_2": ["w8", "w6", "w5", "w4"]}
+    assert {"w4b32", "w8b128", "int8"} <= {s.name for s in rows["MatMul_0"]}
 
 
 @dataclass(frozen=True)
