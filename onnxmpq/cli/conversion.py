@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,11 +88,17 @@ def convert(
     if as_json:
         print(result.report.to_json(), end="")
         return
-    console, written = stdout(), Path(asked["output"])
-    beside = [plan_path(written), *(Path(asked[name]) for name in ("report", "curve") if asked.get(name) is not None)]
-    *others, last = map(str, (written, *beside))
-    console.print(f"wrote {', '.join(others)} and {last}", highlight=False, markup=False, soft_wrap=True)
+    console = stdout()
+    console.print(_wrote(asked), highlight=False, markup=False, soft_wrap=True)
     result.report.render(console, verbose=verbose)
+
+
+def _wrote(asked: Mapping[str, Any]) -> str:
+    """The files of a conversion, in words."""
+    model = Path(asked["output"])
+    beside = [plan_path(model), *(Path(asked[name]) for name in ("report", "curve") if asked.get(name) is not None)]
+    *others, last = map(str, (model, *beside))
+    return f"wrote {', '.join(others)} and {last}"
 
 
 @app.command("convert-many", cls=GroupedCommand)

@@ -89,11 +89,13 @@ def compensate_plan(
     limit = outcome.size_limit_bytes
     if limit is not None and rebuilt(bench, outcome, found).kept.size_bytes > limit:
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
-    losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
-    context.progress.detail(
-        f"second rounding, pooled divergence on {len(deciding)} samples that it has not seen: {losses}"
-    )
+    context.progress.detail(_in_words(found, len(deciding)))
     return found
+
+
+def _in_words(found: Compensated, deciding: int) -> str:
+    losses = ", ".join(f"{step} {loss:.4g}" for step, loss in found.losses.items())
+    return f"second rounding, pooled divergence on {deciding} samples that it has not seen: {losses}"
 
 
 def plain_weights(bench: Workbench, outcome: Outcome) -> dict[str, QuantizedWeight]:

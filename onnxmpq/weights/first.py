@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import LayerWeight, Model, Region
-from onnxmpq.rounding import LayerToRound, QuantizedWeight, WeightFormat, joined, parts, rounded_layers
+from onnxmpq.rounding import LayerToRound, PairBound, QuantizedWeight, WeightFormat, joined, parts, rounded_layers
 from onnxmpq.statistics import Moments, measure_moments, spread_moments
 from onnxmpq.tasks import Elsewhere
 from onnxmpq.weights.bound import pair_bound
@@ -67,8 +67,7 @@ def round_weights(
             yield from pieces(first, shared.formats[first], hessian)
 
     def pieces(key: str, wanted: list[WeightFormat], hessian: FloatArray) -> Iterator[LayerToRound]:
-        users, place = [places[k] for k in shared.members(key)], places[key][1]
-        bounds = [next((b for user in users if (b := pair_bound(*user, f)) is not None), None) for f in wanted]
+        place, bounds = places[key][1], _bounds([places[k] for k in shared.members(key)], wanted)
         for rows in parts(place.out_channels, place.fan_in, wanted, len(hessian)):
             weight = model.matrix(place, rows)
             yield LayerToRound(key, weight, wanted, techniques.method, hessian, bounds, rows.start)
@@ -86,6 +85,11 @@ def round_weights(
                         rounded[key, weight_format.name] = weight
                         done((key, weight_format.name), weight)
     return {key: rounded[key] for key in formats if key in rounded}
+
+
+def _bounds(users: Sequence[tuple[Region, LayerWeight]], wanted: Sequence[WeightFormat]) -> list[PairBound | None]:
+    """For each format, the bound of the first layer that has one."""
+    return [next((b for user in users if (b := pair_bound(*user, f)) is not None), None) for f in wanted]
 
 
 def _whole(
