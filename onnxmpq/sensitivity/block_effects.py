@@ -201,7 +201,7 @@ class _ByBlocks:
         """
         count = len(self.blocks)
         runs = int(CARRY * self.tries.count * len(self.feeds) / count**2)
-        largest = max(self.worker.bytes.values(), default=1)
+        largest = max(self.worker.layout.inner.values(), default=1)  # exits are what is kept
         runs = min(runs, self.memory.kept // max(largest * count, 1))
         counts = [Counter(self.targets[t] for t in names) for names in self.of_block]
         most = max(FEWEST_CARRIED, *(sum(n > 1 for n in count.values()) for count in counts))

@@ -108,9 +108,11 @@ class _Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """Found out by running the model. bytes: of each target in a run of the largest sample. rows: of batches."""
+    """Found out by running the model. bytes: of each target in a run of the largest sample, inner: of the tensors of
+    other goals. rows: of batches."""
 
     bytes: Mapping[str, int]
+    inner: Mapping[str, int]
     rows: list[slice]
 
 
@@ -201,17 +203,17 @@ class EffectsWorker:
         return tensor in self.tries.activations or self._layer(tensor) is not None
 
     def _layout(self, batch: int | None) -> Layout:
-        sizes = self._bytes(self.feeds.batch([self.feeds.largest]))
+        sizes, inner = self._bytes(self.feeds.batch([self.feeds.largest]))
         growing = [size for tensor, size in sizes.items() if self._grows(tensor)]
         batch = batch or min(max(RUN_BYTES // max(growing, default=1), 1), MOST_AT_A_TIME)
         step = batch if self._stacks(self.feeds) and not self.frame.divergence.one_at_a_time else 1
-        return Layout(sizes, self.feeds.stretches(step))
+        return Layout(sizes, inner, self.feeds.stretches(step))
 
-    def _bytes(self, one: Mapping[str, Array]) -> dict[str, int]:
-        """Bytes of each target in a run of the largest sample."""
-        inner = [t for t in self.targets if t not in one]
-        values = {**one, **values_once(self.model.store, one, inner)}
-        return {t: v.nbytes for t, v in values.items() if t in self.targets}
+    def _bytes(self, one: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes of each target, and of each inner tensor, in a run of the largest sample."""
+        made = [t for t in dict.fromkeys((*self.targets, *self.inner)) if t not in one]
+        sizes = {t: v.nbytes for t, v in {**one, **values_once(self.model.store, one, made)}.items()}
+        return {t: sizes[t] for t in self.targets if t in sizes}, {t: sizes[t] for t in self.inner if t in sizes}
 
     def _grows(self, tensor: str) -> bool:
         """False for a weight that is handed to bodies, which is as large for many samples as for one."""
