@@ -27,7 +27,7 @@ class Figure:
 
 def compared(a: Document, b: Document) -> list[Figure]:
     """Figures and quality of both; rows that neither document has are left out."""
-    rows = [Figure("source model", (a.model, b.model), "" if same_model(a, b) else "not the same file")]
+    rows = [Figure("source model", (a.model, b.model), "" if _same_model(a, b) else "not the same file")]
     rows.append(Figure("budgets and floors", (_budgets(a), _budgets(b))))
     rows.append(Figure("verdict", (verdict(a).words, verdict(b).words)))
     rows += _taken(a, b)
@@ -42,7 +42,7 @@ def compared(a: Document, b: Document) -> list[Figure]:
     return rows
 
 
-def same_model(a: Document, b: Document) -> bool:
+def _same_model(a: Document, b: Document) -> bool:
     """True if both were made from the same file."""
     hashes = [d.plan.text("model", "sha256") for d in (a, b)]
     return hashes[0] == hashes[1]
@@ -112,7 +112,7 @@ def render_comparison(a: Document, b: Document, names: tuple[str, str]) -> str:
     )
     rows, number = differing(a, b), len({r.name for d in (a, b) for r in d.regions})
     said = f"Scheme differs in {len(rows)} of {figures.count(number, 'region')}. A is {labels[0]}, B is {labels[1]}."
-    if not same_model(a, b):
+    if not _same_model(a, b):
         said += " They are plans of different models: regions are the same only where their names are."
     sections = [("regions", "Regions that differ", join([element("p", said, class_="lead"), _regions(a, b, rows)]))]
     return layout.page(f"{title} – onnxmpq", header, sections, first=both)
