@@ -84,7 +84,8 @@ def scratch_bytes(model: Model, menu: Menu, techniques: Techniques = ALL) -> int
     Before any plan: rescaled float weights, twice, or once with a quick quantized form of the model. Afterwards:
     rescaled float weights, weights rounded to nearest and as they are written, in every format, and the largest of
     those rounded for their inputs, those that kernels read while effects are measured, and the plan's own: in float32
-    and rounded again in sequence, or as they go beside the plan.
+    and rounded again in sequence, or as they go beside the plan; and those of the plan before, which is held until
+    another one has been measured to its end.
     """
     if model.store.spill is None:
         return 0
@@ -99,6 +100,7 @@ def scratch_bytes(model: Model, menu: Menu, techniques: Techniques = ALL) -> int
     again = (in_float if crossed or biases else 0) + (largest + largest_written if crossed else 0)
     alone = quick_enough(model, keys, techniques.method, math.inf)[1] > LONGEST_S  # the plan's own weights, later
     for_inputs, again = (largest, again + largest + largest_written) if alone else (rounded, again)
+    again += largest if crossed or alone else 0
     halves = [r for r in model.layers for s in menu[r.name] if s.weight is None and s.half]
     in_half = sum(place.parameters for r in halves for place in r.params.weights)
     plans = rounded + written + 2 * in_half + max(for_inputs, _effect_bytes(model, menu) + 4 * in_half, again, largest)

@@ -130,10 +130,14 @@ def tokens(width: int, layers: int) -> onnx.ModelProto:
     ],
     ids=["two", "to_nearest", "one", "levels", "every"],
 )
+@pytest.mark.parametrize("plans", [1, 3])
 def test_temporary_files_take_what_was_announced(
-    schemes: tuple[str, ...], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plans: int, schemes: tuple[str, ...], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """plans: that are measured to their end before one is held to be within the budgets, whatever the clock says."""
     monkeypatch.setattr("onnxmpq.model.spill.NEVER_WHOLE", 0)
+    answers = iter([*[False] * (plans - 1), *[True] * 9])
+    monkeypatch.setattr("onnxmpq.shipping.budgets.WithinBudgets._confirmed", lambda *_: next(answers))
     proto = tokens(256, 4)
     path = split(proto, tmp_path)
     taken, announced = Taken(monkeypatch), list[int]()
