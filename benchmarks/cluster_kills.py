@@ -10,7 +10,6 @@ alone); prints seconds, kills, and the hash of the model of each. Exit code 1 if
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import math
 import os
@@ -24,8 +23,7 @@ from pathlib import Path
 
 import distributed
 
-import onnxmpq
-from onnxmpq.files import serialize
+from benchmarks.cluster_runs import converted
 from onnxmpq.progress import Progress
 from tests.tables import int8_pays
 
@@ -56,25 +54,13 @@ class Killer(Progress):
                     print(f"    killed one of {len(found)}", flush=True)
 
 
-def converted(asked: argparse.Namespace, costs: Path, every_s: float = math.inf, workers: int = 0) -> Row:
+def run(asked: argparse.Namespace, costs: Path, every_s: float = math.inf, workers: int = 0) -> Row:
     killer = Killer(every_s, asked.seed)
     start = time.perf_counter()
-    made = onnxmpq.convert(
-        asked.model,
-        calibration=asked.calibration,
-        recipe=asked.recipe,
-        samples=asked.samples,
-        cost_table=costs,
-        latency=asked.latency,
-        guard=False,
-        best_effort=True,
-        cache=False,
-        cluster=f"local:{workers}" if workers else None,
-        progress=killer,
-    )
+    found = converted(asked, costs, f"local:{workers}" if workers else None, killer)
     killer.stopped.set()
     seconds = time.perf_counter() - start
-    return workers, killer.killed, round(seconds, 1), hashlib.sha256(serialize(made.model)).hexdigest()
+    return workers, killer.killed, round(seconds, 1), found
 
 
 def main() -> None:
@@ -95,7 +81,7 @@ def main() -> None:
         rows = []
         runs = [(math.inf, 0), (math.inf, asked.workers), (asked.every, asked.workers)]
         for every_s, workers in runs[-1:] if asked.only else runs:
-            rows.append(converted(asked, costs, every_s, workers))
+            rows.append(run(asked, costs, every_s, workers))
             print("workers {}, kills {}, {} s, {}".format(*rows[-1]), flush=True)
     raise SystemExit(len({found for *_, found in rows}) > 1)
 

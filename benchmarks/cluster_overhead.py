@@ -11,7 +11,6 @@ changes little; seconds are what the whole took. Start and end of the cluster ar
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import subprocess
 import sys
@@ -21,8 +20,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from statistics import median
 
-import onnxmpq
-from onnxmpq.files import serialize
+from benchmarks.cluster_runs import converted
 from onnxmpq.progress import Silent
 from tests.tables import int8_pays
 
@@ -30,21 +28,9 @@ NONE = "none"
 
 
 def convert(asked: argparse.Namespace, cluster: str, costs: Path) -> None:
-    made = onnxmpq.convert(
-        asked.model,
-        calibration=asked.calibration,
-        recipe=asked.recipe,
-        samples=asked.samples,
-        cost_table=costs,
-        latency=asked.latency,
-        guard=False,
-        best_effort=True,
-        cache=False,
-        cluster=None if cluster == NONE else cluster,
-        progress=Silent(),
-    )
+    found = converted(asked, costs, None if cluster == NONE else cluster, Silent())
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # waits for it, so that its workers are counted
-    print(hashlib.sha256(serialize(made.model)).hexdigest())
+    print(found)
 
 
 def measured(arguments: list[str], cluster: str, costs: Path) -> tuple[float, float, str]:

@@ -10,7 +10,6 @@ over those of this one. Without a cluster rounding has processes on all cores.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import tempfile
 import time
@@ -19,9 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnxmpq
+from benchmarks.cluster_runs import converted
 from benchmarks.stages import machine, table_of
-from onnxmpq.files import serialize
 from onnxmpq.progress import ROUNDING, SENSITIVITY, Progress, Tick
 from tests.tables import int8_pays
 
@@ -46,24 +44,11 @@ class Clock(Progress):
         print(f"    {message}", flush=True)
 
 
-def converted(asked: argparse.Namespace, workers: int, costs: Path) -> tuple[dict[str, float], str]:
+def timed(asked: argparse.Namespace, workers: int, costs: Path) -> tuple[dict[str, float], str]:
     """Seconds by stage, with "" for all, and the hash of the model."""
     clock, start = Clock(), time.perf_counter()
-    made = onnxmpq.convert(
-        asked.model,
-        calibration=asked.calibration,
-        recipe=asked.recipe,
-        samples=asked.samples,
-        cost_table=costs,
-        latency="60%",
-        guard=False,
-        best_effort=True,
-        cache=False,
-        cluster=f"local:{workers}" if workers else None,
-        progress=clock,
-    )
-    seconds = clock.seconds | {"": time.perf_counter() - start}
-    return seconds, hashlib.sha256(serialize(made.model)).hexdigest()
+    found = converted(asked, costs, f"local:{workers}" if workers else None, clock)
+    return clock.seconds | {"": time.perf_counter() - start}, found
 
 
 def main() -> None:
@@ -71,6 +56,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("calibration")
     parser.add_argument("--recipe")
+    parser.add_argument("--latency", default="60%")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16])
     asked = parser.parse_args()
@@ -81,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         costs = int8_pays(asked.model, Path(folder))
         for workers in asked.workers:
-            seconds, found = converted(asked, workers, costs)
+            seconds, found = timed(asked, workers, costs)
             hashes.add(found)
             if workers and not alone:
                 alone = {stage: workers * s for stage, s in seconds.items()}
