@@ -114,12 +114,14 @@ def open_model(
     opset: int | None = None,
     progress: Progress | None = None,
     *,
+    provider: str | None = None,
     replan_blocks: bool = False,
 ) -> Opened:
-    """The model, folded and cut into regions. replan_blocks: weights that are in blocks become float32 first. Raises
-    ModelError."""
+    """The model, folded and cut into regions. provider: of the runtime, None for the target's. replan_blocks: weights
+    that are in blocks become float32 first. Raises ModelError."""
     with (progress or Silent()).stage("preparing the model", 0):
-        model = prepare(source, opset, () if replan_blocks else (Step.UNPACK_BLOCKS,))
+        steps = device.steps(provider or device.provider)
+        model = prepare(source, opset, () if replan_blocks else (Step.UNPACK_BLOCKS,), steps)
         return Opened(source, model, device, opset)
 
 

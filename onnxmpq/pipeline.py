@@ -114,7 +114,14 @@ def _begun(model: Source, request: Request, context: Context) -> _Begun:
     asked = Asked.of(model, request, context)
     if request.verify:
         require_verifiable(asked.device)
-    read = open_model(model, asked.device, request.opset, context.progress, replan_blocks=request.replan_blocks)
+    read = open_model(
+        model,
+        asked.device,
+        request.opset,
+        context.progress,
+        provider=asked.settings.provider,
+        replan_blocks=request.replan_blocks,
+    )
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
     probes.keep_in(context.cache)

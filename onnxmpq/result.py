@@ -214,6 +214,7 @@ def _plan(
         forecast=Forecast.of(outcome.problem),
         opset=request.opset,
         steps_left_out=prepared.left_out,
+        steps_added=prepared.added,
         keep_io=request.keep_io,
         deploy_cpu=asked.cpu.value,
         patterns=request.recorded_patterns,

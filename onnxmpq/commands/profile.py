@@ -80,7 +80,7 @@ def _profiled(
     warn_outside(context.progress.warn)
     if not device.measured:
         raise TargetError(f"target {device.name} is modelled, there is nothing to measure; profile a measured target")
-    read = open_model(model, device, progress=context.progress)
+    read = open_model(model, device, progress=context.progress, provider=provider)
     opened, data = read.with_samples(calibration, recipe, PROFILE_SAMPLES, context)
     prepared, feeds = opened.model, at_step(data.calibration, step)
     menu = opened.menu()

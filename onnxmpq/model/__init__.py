@@ -114,14 +114,19 @@ __all__ = [
 WORTH_COLLECTING = 4 * 2**20  # bytes; collecting takes 20 to 200 ms
 
 
-def prepare(source: str | Path | onnx.ModelProto, opset: int | None = None, left_out: Collection[str] = ()) -> Model:
+def prepare(
+    source: str | Path | onnx.ModelProto,
+    opset: int | None = None,
+    left_out: Collection[str] = (),
+    added: Collection[str] = (),
+) -> Model:
     """Read a model and prepare it for planning. Raises ModelError; the source is never modified.
 
     opset: convert the graph to this version of ONNX, not only up to the first that has int4. left_out: steps that are
-    not taken, such as a model's `left_out`.
+    not taken, such as a model's `left_out`. added: optional steps that are, such as a model's `added`.
     """
     loaded, steps = load(source), tuple(Step(s) for s in left_out)
-    unfolded, draft = take_steps(loaded, opset, steps)
+    unfolded, draft = take_steps(loaded, opset, steps, tuple(Step(s) for s in added))
     if loaded.size_bytes > WORTH_COLLECTING:
         gc.collect()  # copies that folding made refer to themselves and to all constants, as read and as folded
     try:
@@ -163,6 +168,7 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         batchnorm={t: s for t, s in batchnorm_statistics(unfolded.store).items() if t in computed},
         left_out=left_out if blocked else others,
         from_halves=draft.from_halves,
+        added=draft.added,
     )
 
 

@@ -13,8 +13,10 @@ from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.model.descriptions import keep_descriptions
 from onnxmpq.model.fold import Folds, Origin, fold
 from onnxmpq.model.functions import with_defaults
+from onnxmpq.model.fuse import ATTENTION_OPSET, attentions, fuse
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
+from onnxmpq.model.norms import fuse_norms
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy, with_constants_alone
@@ -36,6 +38,9 @@ class Step(StrEnum):
     SIMPLIFY_GEMMS = "moving alpha, beta and transA out of Gemm"
     SIMPLIFY_EINSUMS = "writing Einsum with a constant as MatMul"
     HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
+    FUSE_ATTENTION = "writing attention with a cache as one operator"
+    FUSE_GROUPS = "the same with fewer heads of keys and values than of queries"
+    FUSE_NORMS = "writing a sum and its normalization as one operator"
 
 
 _FOLDING = (
@@ -43,19 +48,22 @@ _FOLDING = (
     *(Step.SIMPLIFY_GEMMS, Step.SIMPLIFY_EINSUMS),
 )
 """In the order of the fields of `Folds`."""
+OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS, Step.FUSE_NORMS)
+"""Steps that are taken only where they are asked for: not every runtime computes what they write."""
 
 
 @dataclass(frozen=True)
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
     from_halves: what was computed in 16 bits, or from activations rounded to 8, is computed in float32. writable: False
-    where no dialect can change it."""
+    where no dialect can change it. added: optional steps that were taken."""
 
     store: WeightStore
     origin: Origin
     notes: tuple[str, ...] = ()
     from_halves: bool = False
     writable: bool = True
+    added: tuple[Step, ...] = ()
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -70,8 +78,10 @@ class Draft:
         return replace(self, notes=(*self.notes, note))
 
 
-def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) -> tuple[Draft, Draft]:
-    """All steps but those left out: the graph before anything was folded, and after.
+def take_steps(
+    loaded: Loaded, opset: int | None, left_out: Collection[Step], added: Collection[Step] = ()
+) -> tuple[Draft, Draft]:
+    """All steps but those left out, and optional ones that are added: the graph before anything was folded, and after.
 
     A step that cannot be taken is left out too, with a note. Raises UsageError and ModelError for an `opset` that the
     model cannot have.
@@ -94,6 +104,12 @@ def take_steps(loaded: Loaded, opset: int | None, left_out: Collection[Step]) ->
         folded = replace(folded, writable=_writable(draft))
     if Step.HOIST_WEIGHTS not in left_out and folded.writable:
         folded = _try(folded, Step.HOIST_WEIGHTS, _hoist)
+    wanted = [step for step in OPTIONAL if step in added and step not in left_out]
+    if Step.FUSE_ATTENTION in wanted and folded.writable:
+        grouped, highest = Step.FUSE_GROUPS in wanted, ATTENTION_OPSET if opset is None else opset
+        folded = _try(folded, Step.FUSE_ATTENTION, lambda draft: _fuse_attention(draft, grouped, highest))
+    if Step.FUSE_NORMS in wanted and folded.added:  # a step of a decoder is many nodes that do little
+        folded = _try(folded, Step.FUSE_NORMS, _fuse_norms)
     return draft, folded
 
 
@@ -136,6 +152,38 @@ def _hoist(draft: Draft) -> Draft:
         return draft
     hoisted = replace(draft.with_proto(proto), origin={**draft.origin, **readers})
     return hoisted.noted(f"weights of layers inside If, Loop and Scan, each with a scheme of its own: {len(readers)}")
+
+
+def _fuse_attention(draft: Draft, grouped: bool, highest: int) -> Draft:
+    """grouped: attention with fewer heads of keys and values too. highest: opset that the graph may be raised to."""
+    version = opset_of(draft.proto)
+    if not attentions(draft.proto) or max(version, highest) < ATTENTION_OPSET:
+        return draft
+    raised = draft if version >= ATTENTION_OPSET else draft.with_proto(converted(draft.proto, ATTENTION_OPSET))
+    found = [a for a in attentions(raised.proto) if grouped or not a.grouped]
+    if not found:
+        return draft
+    fused = _merged(raised, *fuse(raised.proto, found))
+    steps = OPTIONAL[:2] if any(a.grouped for a in found) else OPTIONAL[:1]
+    note = f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}"
+    return replace(fused, added=steps).noted(note)
+
+
+def _fuse_norms(draft: Draft) -> Draft:
+    proto, made_for = fuse_norms(draft.proto)
+    if not made_for:
+        return draft
+    fused = replace(_merged(draft, proto, made_for), added=(*draft.added, Step.FUSE_NORMS))
+    return fused.noted(f"sums written as one operator with their normalization: {len(made_for)}")
+
+
+def _merged(draft: Draft, proto: onnx.ModelProto, made_for: Origin) -> Draft:
+    """The draft with a graph some of whose nodes stand for several of its own."""
+    left = {n.name for n in proto.graph.node}
+    origin = {name: names for name, names in draft.origin.items() if name in left}
+    for name, parts in made_for.items():
+        origin[name] = tuple(dict.fromkeys(o for part in parts for o in draft.origin.get(part, (part,))))
+    return replace(draft.with_proto(proto), origin=origin)
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:

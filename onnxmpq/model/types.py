@@ -76,8 +76,8 @@ class Model:
     origin: prepared node name -> names of the original nodes it stands for.
     notes: what was done or left alone on the way, a line each.
     batchnorm: tensor -> what a BatchNorm, now folded, remembers of it. left_out: steps of preparing that were left out
-    on purpose, since they changed an output. from_halves: True where the original computes in 16 bits, or from
-    activations rounded to 8, what this graph computes in float32.
+    on purpose, since they changed an output. added: optional ones that were taken. from_halves: True where the original
+    computes in 16 bits, or from activations rounded to 8, what this graph computes in float32.
     """
 
     store: WeightStore
@@ -92,6 +92,7 @@ class Model:
     batchnorm: dict[str, ChannelStatistics] = field(default_factory=dict, repr=False, compare=False)
     left_out: tuple[str, ...] = ()
     from_halves: bool = False
+    added: tuple[str, ...] = ()
 
     @property
     def structure(self) -> onnx.ModelProto:

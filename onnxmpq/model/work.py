@@ -21,6 +21,9 @@ def multiply_accumulates(region: Region, shape_of: Callable[[str], Sequence[int]
         return region.operator.macs(region.layer, given, made)
     if region.op_type == "MatMul":
         return math.prod(shape_of(region.outputs[0])) * int(shape_of(region.inputs[0])[-1])
+    if region.op_type == "Attention" and len(region.outputs) > 1:  # with a cache: [batch, heads, tokens, size]
+        ends = math.prod(shape_of(region.inputs[0])) + math.prod(shape_of(region.outputs[0]))
+        return ends * int(shape_of(region.outputs[1])[2])
     return 0
 
 

@@ -82,7 +82,7 @@ class Plan(Shown):
     met: False where a budget is missed and the closest plan was asked for (--best-effort), None where nobody knows.
     quality: level of the verdict, and its reasons. rounding: the method for weights that are not in `weights`.
     notes: what the file cannot say by itself. opset: that the model was converted to, where one was asked for.
-    steps_left_out: steps of preparing that changed an output.
+    steps_left_out: steps of preparing that changed an output. steps_added: optional ones that were taken.
     keep_io: False where inputs and outputs may be 16 bits wide.
     deploy_cpu: a `deployment.DeployCpu`. A file without the field is of a version that always used the full range of
     int8, which is what "vnni" means, so that it is applied to the same bytes as before. exactness: on which CPUs the
@@ -123,6 +123,7 @@ class Plan(Shown):
     order: str = ""
     opset: int | None = None
     steps_left_out: tuple[str, ...] = ()
+    steps_added: tuple[str, ...] = ()
     keep_io: bool = True
     deploy_cpu: str = DeployCpu.ANY.value
     exactness: str = ""
@@ -259,7 +260,8 @@ class Plan(Shown):
 def _plan(data: dict[str, Any]) -> Plan:
     """Raises PlanError for an unknown field; KeyError, TypeError, AttributeError or ValueError for a wrong one."""
     data["layers"] = _regions(data["layers"])
-    data["steps_left_out"] = tuple(Step(s) for s in data.get("steps_left_out", ()))
+    for steps in ("steps_left_out", "steps_added"):
+        data[steps] = tuple(Step(s) for s in data.get(steps, ()))
     for name in ("notes", "edits"):
         data[name] = tuple(_text(line) for line in data.get(name, ()))
     data["activations"] = {t: _params(t, p) for t, p in data["activations"].items()}
@@ -349,7 +351,7 @@ def _decisions(plan: Plan) -> Iterator[bytes | hashlib._Hash]:
     """All that decides on the written model, in parts."""
     decided = (
         *(plan.model.get("sha256"), plan.target, plan.dialect, sorted(plan.schemes.items()), plan.rounding),
-        *(plan.opset, list(plan.steps_left_out), plan.keep_io, plan.deploy_cpu),
+        *(plan.opset, list(plan.steps_left_out), list(plan.steps_added), plan.keep_io, plan.deploy_cpu),
         {t: asdict(p) for t, p in plan.activations.items()},
     )
     yield dump_json(decided, indent=None, sort_keys=True).encode()

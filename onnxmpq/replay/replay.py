@@ -197,7 +197,7 @@ def _require_together(unread: bool, recipe: object, by: Mapping[str, Any], measu
 
 def _prepared(model: Source, plan: Plan, cpu: DeployCpu | None) -> Model:
     """The plan's model, prepared as it was. Raises PlanError where it is another one or the plan does not fit it."""
-    prepared = prepare(model, plan.opset, plan.steps_left_out)
+    prepared = prepare(model, plan.opset, plan.steps_left_out, plan.steps_added)
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     if cpu is not None and plan.deploy_cpu == DeployCpu.NONE:

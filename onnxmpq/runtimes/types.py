@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxmpq.model import Model, Region
+from onnxmpq.model import Model, Region, Step
 from onnxmpq.runtimes.onnxruntime.session import SessionSettings
 from onnxmpq.runtimes.rules import Rules
 from onnxmpq.schemes import Scheme
@@ -93,6 +93,10 @@ class Runtime(Protocol):
 
     def fuses(self, region: Region, scheme: Scheme, operators: frozenset[str]) -> bool:
         """True if the operators that ran for a region show that it was computed in the scheme."""
+        ...
+
+    def steps(self, provider: str | None) -> tuple[Step, ...]:
+        """Optional steps of preparing whose operators it computes right, and faster than what they stand for."""
         ...
 
     def miscomputes(self, scheme: Scheme) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxmpq.errors import TargetError, UsageError
-from onnxmpq.model import Model
+from onnxmpq.model import Model, Step
 from onnxmpq.runtimes import Rules, Runtime, plain_rules
 
 CostSource = Literal["measured", "roofline", "lookup"]
@@ -186,6 +186,12 @@ class Target:
         if self.measured and self.runtime is not None:
             return self.runtime.rules(model, ranks)
         return plain_rules(model)
+
+    def steps(self, provider: str | None) -> tuple[Step, ...]:
+        """Optional steps of preparing, of a target that is measured on the runtime that its dialect is for."""
+        if self.measured and self.runtime is not None and self.dialect == self.runtime.name:
+            return self.runtime.steps(provider)
+        return ()
 
     @property
     def has_energy(self) -> bool:

@@ -42,6 +42,7 @@ def _rows(document: Document) -> Iterator[tuple[str, str]]:
     yield "edited", ", ".join(plan.texts("edits"))
     yield "rounding", plan.text("rounding")
     yield "steps of preparing left out", ", ".join(plan.texts("steps_left_out"))
+    yield "optional steps of preparing", ", ".join(plan.texts("steps_added"))
     for name, value in plan.items("runtime"):
         yield _TITLES.get(name, name), _scalar(value)
     yield "timings", _timings(tree.at("timings"))

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-Kind = Literal["loads", "fuses", "folds", "keeps", "saturates", "exact", "layout"]
+Kind = Literal["loads", "fuses", "folds", "keeps", "saturates", "exact", "layout", "agrees"]
 ROWS, IMAGE = "float[4, 64]", "float[1, 16, 8, 8]"
 CONV = "Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
 _F8_IN = "q = QuantizeLinear (x, s, zf) d = DequantizeLinear (q, s, zf) "
@@ -40,10 +40,11 @@ class Probe:
       keeps      the default session computes what the graph does without optimisation
       saturates  the default session differs from exact integer arithmetic
       exact      the default session computes what exact integer arithmetic does
+      agrees     the default session computes what the graph says: y, a difference of two spellings, is 0
       layout     the optimised graph holds `becomes`, an operator or an attribute of one
     body: ONNX text from x to y. weights: declarations of its initializers; a scale (s...) is 0.02, a zero point
     (z...) 0, codes and floats are 1 or as `values` says. x: type of the input. exact: of saturates and exact, every
-    element of the exact result.
+    element of the exact result. opset: with its IR version.
     """
 
     name: str
@@ -54,13 +55,14 @@ class Probe:
     becomes: str = ""
     values: tuple[tuple[str, float], ...] = ()
     exact: int = 0
+    opset: tuple[int, int] = (21, 10)  # what the oldest supported onnxruntime reads
 
     def graph(self) -> onnx.ModelProto:
-        """Opset 21, IR version 10: what the oldest supported onnxruntime reads."""
         declared = ", ".join(part for part in (self.weights, _PARAMETERS) if part)
         own = "com.microsoft." in self.body
-        imports = '"" : 21, "com.microsoft" : 1' if own else '"" : 21'
-        head = f"<ir_version: 10, opset_import: [{imports}]>"
+        opset, ir_version = self.opset
+        imports = f'"" : {opset}, "com.microsoft" : 1' if own else f'"" : {opset}'
+        head = f"<ir_version: {ir_version}, opset_import: [{imports}]>"
         proto = onnx.parser.parse_model(f"{head} g ({self.x} x) => (float[N] y) <{declared}> {{ {self.body} }}")
         if not own:
             proto.graph.output[0].type.tensor_type.ClearField("shape")  # inferred below
@@ -337,6 +339,57 @@ _EXACT = (
     ),
 )
 
+# ---- attention as one operator ------------------------------------------------------------------
+
+ATTENTION, GROUPED_ATTENTION = "Attention with a cache", "Attention with a cache and fewer heads of keys and values"
+
+
+def _attention(name: str, heads: int) -> Probe:
+    """Attention by tokens and by heads against its parts: 6 heads of 8 numbers for queries and so many for keys and
+    values, 5 tokens behind 5 others, 2 samples, and a mask of any numbers that both samples share."""
+    size, times = 8 * heads, 6 // heads
+    body = f"""
+        k = Slice (x, zero, until, axis) v = Slice (x, from, end, axis)
+        kc = Reshape (k, cut) vc = Reshape (v, cut) qc = Reshape (x, cut6)
+        kh = Transpose <perm = [0, 2, 1, 3]> (kc) vh = Transpose <perm = [0, 2, 1, 3]> (vc)
+        qh = Transpose <perm = [0, 2, 1, 3]> (qc)
+        pk = Mul (vh, half) pv = Mul (kh, half)
+        row = Slice (x, zero, one, zero) short = Slice (row, zero, ten, axis) m = Unsqueeze (short, zero)
+        a, ak, av = Attention <q_num_heads = 6, kv_num_heads = {heads}, scale = 0.3> (x, k, v, m, pk, pv)
+        b, bk, bv = Attention <scale = 0.3> (qh, kh, vh, m, pk, pv)
+        ck = Concat <axis = 2> (pk, kh) cv = Concat <axis = 2> (pv, vh)
+        uk = Unsqueeze (ck, axis) uv = Unsqueeze (cv, axis)
+        ek = Expand (uk, wide) ev = Expand (uv, wide) rk = Reshape (ek, all) rv = Reshape (ev, all)
+        tk = Transpose <perm = [0, 1, 3, 2]> (rk) h = MatMul (qh, tk) t = Mul (h, scale) w = Add (t, m)
+        p = Softmax (w) o = MatMul (p, rv)
+        ac = Reshape (a, cut6) ah = Transpose <perm = [0, 2, 1, 3]> (ac)
+        d0 = Sub (ah, o) d1 = Sub (b, o) d2 = Sub (ak, ck) d3 = Sub (av, cv) d4 = Sub (bk, ck) d5 = Sub (bv, cv)
+        f0 = Reshape (d0, flat) f1 = Reshape (d1, flat) f2 = Reshape (d2, flat)
+        f3 = Reshape (d3, flat) f4 = Reshape (d4, flat) f5 = Reshape (d5, flat)
+        y = Concat <axis = 0> (f0, f1, f2, f3, f4, f5)"""
+    weights = f"""int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] ten = {{10}}, int64[1] axis = {{2}},
+        int64[1] until = {{{size}}}, int64[1] from = {{{48 - size}}}, int64[1] end = {{48}}, int64[1] flat = {{-1}},
+        int64[4] cut = {{0, 0, {heads}, 8}}, int64[4] cut6 = {{0, 0, 6, 8}}, int64[4] all = {{0, 6, 10, 8}},
+        int64[5] wide = {{1, 1, {times}, 1, 1}}, float half = {{0.5}}, float scale = {{0.3}}"""
+    return Probe(name, "agrees", " ".join(body.split()), " ".join(weights.split()), "float[2, 5, 48]", opset=(23, 11))
+
+
+SKIP_NORM = "SkipLayerNormalization that hands out its sum"
+_ATTENTION = (
+    _attention(ATTENTION, 6),
+    _attention(GROUPED_ATTENTION, 2),
+    Probe(
+        SKIP_NORM,
+        "agrees",
+        "a = Mul (x, x) n, m, d, t = com.microsoft.SkipLayerNormalization <epsilon = 0.01> (x, a, g, x0) "
+        "u = Add (x, a) w = LayerNormalization <epsilon = 0.01> (u, g, x0) "
+        "d0 = Sub (n, w) d1 = Sub (t, u) y = Concat <axis = 0> (d0, d1)",
+        "float[48] g, float[48] x0",
+        "float[2, 5, 48]",
+        values=(("g", 0.7), ("x0", 0.1)),
+    ),
+)
+
 # ---- memory layouts -----------------------------------------------------------------------------
 
 INT8_NHWC = "uint8 Conv in NHWC"
@@ -346,4 +399,4 @@ _LAYOUTS = (
     Probe(FLOAT_BLOCKED, "layout", f"y = {CONV} (x, w)", "float[16, 16, 3, 3] w", IMAGE, "ReorderInput"),
 )
 
-PROBES: dict[str, Probe] = {p.name: p for p in (*_FLOAT8, *_FUSES, *_SATURATES, *_EXACT, *_LAYOUTS)}
+PROBES: dict[str, Probe] = {p.name: p for p in (*_FLOAT8, *_FUSES, *_SATURATES, *_EXACT, *_ATTENTION, *_LAYOUTS)}

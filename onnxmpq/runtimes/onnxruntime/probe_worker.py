@@ -22,6 +22,7 @@ from onnxmpq.runtimes.onnxruntime.probe_graphs import PROBES, Probe
 from onnxmpq.runtimes.onnxruntime.session import SessionSettings, open_session, run
 
 STEP = 0.02  # scale of every quantizer of a probe, and so the least difference that is one
+ROUNDING = 1e-4  # of float32, in numbers of about 1
 UNFOLDED = frozenset({"Cast", "Mul", "DequantizeLinear"})
 
 
@@ -47,6 +48,9 @@ def answer(probe: Probe) -> Answer:
             case "exact":
                 found = _differs(probe)
                 return Answer(not found.holds, found.note)
+            case "agrees":
+                worst = float(np.abs(_computed(probe, optimize=True)).max())
+                return Answer(worst < ROUNDING, f"differs by {worst:.2g}")
             case _:
                 return _becomes(probe)
     except ModelError as error:  # what does not load does not fuse

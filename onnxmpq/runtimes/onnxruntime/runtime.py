@@ -9,17 +9,24 @@ from typing import Any
 
 import onnx
 
-from onnxmpq.model import Model, Region
+from onnxmpq.model import Model, Region, Step
 from onnxmpq.runtimes.onnxruntime import probes
 from onnxmpq.runtimes.onnxruntime import rules as own_rules
 from onnxmpq.runtimes.onnxruntime.attribute import attribute
 from onnxmpq.runtimes.onnxruntime.fusions import fusions
 from onnxmpq.runtimes.onnxruntime.kernels import Trace, trace
-from onnxmpq.runtimes.onnxruntime.probe_graphs import DYNAMIC_LSTM
+from onnxmpq.runtimes.onnxruntime.probe_graphs import ATTENTION, DYNAMIC_LSTM, GROUPED_ATTENTION, SKIP_NORM
 from onnxmpq.runtimes.onnxruntime.session import CPU, Call, Session, SessionSettings, open_session, run
 from onnxmpq.runtimes.rules import Rules
 from onnxmpq.runtimes.types import Inputs, KernelTimes
 from onnxmpq.schemes import Scheme
+
+_STEPS: Mapping[Step, str] = {
+    Step.FUSE_ATTENTION: ATTENTION,
+    Step.FUSE_GROUPS: GROUPED_ATTENTION,
+    Step.FUSE_NORMS: SKIP_NORM,
+}
+"""Optional steps of preparing, with the probe that must hold."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,9 @@ class OnnxRuntime:
     def fuses(self, region: Region, scheme: Scheme, operators: frozenset[str]) -> bool:
         wanted = fusions(region, scheme)
         return not wanted or not operators.isdisjoint(wanted)
+
+    def steps(self, provider: str | None) -> tuple[Step, ...]:
+        return tuple(step for step, probe in _STEPS.items() if provider in (None, CPU) and probes.holds(probe))
 
     def miscomputes(self, scheme: Scheme) -> bool:
         return scheme.dynamic and any(probes.holds(name) is False for name in DYNAMIC_LSTM)
