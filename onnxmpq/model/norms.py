@@ -1,50 +1,57 @@
 """A sum and its normalization written as onnxruntime's SkipLayerNormalization, which hands out both.
 
+The prepared graph keeps both, since between them one tensor holds all that was computed before, at which a graph can be
+cut into blocks. They are written as one when a rewritten graph is finished.
+
 Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx
 from onnx import helper
 
 from onnxmpq.model.attention import dims_of
-from onnxmpq.model.index import GraphIndex
+from onnxmpq.model.index import GraphIndex, read_by
 from onnxmpq.model.operators.types import attributes_of
-from onnxmpq.model.store import without_initializers
-from onnxmpq.model.tidy import refill
 from onnxmpq.model.unpack import DOMAIN
 
+Sums = tuple[tuple[str, str], ...]
 _STANDARD = ("", "ai.onnx")
 _BY_ELEMENT = frozenset(
     {"Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh", "Sqrt", "Neg", "Pow", "Exp", "Identity"}
 )
+_ALONG_AN_AXIS = {"Split": 0, "LayerNormalization": -1, "Softmax": -1}  # and the axis where none is given
 _RANK = 3  # [batch, tokens, size]: of fewer or more, not every version of the kernel knows
 
 
-def fuse_norms(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, tuple[str, ...]]]:
-    """A tidy graph with each LayerNormalization of a sum of two tensors of one shape as one node, which keeps its name,
-    and for each such node the names of the nodes that it stands for.
-
-    It stands where the sum was made. A new graph, or `proto` itself where there
-    is none. Of two normalizations of one sum the first one makes it.
-    """
-    index = GraphIndex(proto)
-    found = {add.name: (add, norm) for add, norm in reversed(list(_pairs(index)))}
-    if not found:
-        return proto, {}
-    gone, made_of = {norm.name for _, norm in found.values()}, {n: _fused(index, *pair) for n, pair in found.items()}
-    made = without_initializers(proto)
-    made.graph.initializer.extend(proto.graph.initializer)
-    refill(made.graph.node, [made_of.get(n.name, n) for n in proto.graph.node if n.name not in gone])
-    if DOMAIN not in {o.domain for o in made.opset_import}:
-        made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return made, {norm.name: (add.name, norm.name) for add, norm in found.values()}
+def normalized_sums(proto: onnx.ModelProto) -> Sums:
+    """(Add, LayerNormalization) of each sum of two tensors of one shape that is normalized, by names, of a tidy graph.
+    Of two normalizations of one sum the first."""
+    return tuple({add: (add, norm) for add, norm in reversed(list(_pairs(GraphIndex(proto))))}.values())
 
 
-def _pairs(index: GraphIndex) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
+def fuse_norms(proto: onnx.ModelProto, sums: Sums) -> None:
+    """Write these pairs as one node each, in the place of the Add and with the name of the normalization, where it
+    reads the sum as it is. Changes the graph, which may be one that was rewritten since they were found."""
+    nodes = {n.name: n for n in proto.graph.node}
+    readers = Counter(t for n in proto.graph.node for t in read_by(n))
+    outputs = {o.name for o in proto.graph.output}
+    for names in sums:
+        add, norm = (nodes.get(name) for name in names)
+        if add is None or norm is None or add.op_type != "Add" or norm.input[0] != add.output[0]:
+            continue
+        shared = add.output[0] in outputs or readers[add.output[0]] > 1
+        add.CopyFrom(_fused(add, norm, shared))
+        proto.graph.node.remove(norm)
+        if DOMAIN not in {o.domain for o in proto.opset_import}:
+            proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def _pairs(index: GraphIndex) -> Iterator[tuple[str, str]]:
     rows = _rows(index)
     for norm in index.nodes:
         add = index.producer.get(norm.input[0]) if _is(norm, "LayerNormalization") else None
@@ -55,7 +62,7 @@ def _pairs(index: GraphIndex) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]
             continue
         together = rows[add.input[0]] == rows[add.input[1]] and isinstance(first[-1], int) and first[-1] == second[-1]
         if together and index.is_float(add.output[0]) and all(t in index.constants for t in norm.input[1:]):
-            yield add, norm
+            yield add.name, norm.name
 
 
 def _rows(index: GraphIndex) -> dict[str, str]:
@@ -63,31 +70,27 @@ def _rows(index: GraphIndex) -> dict[str, str]:
     work on each row by itself."""
     found = {t: t for node in index.nodes for t in (*node.input, *node.output)}
     for node in index.nodes:
-        computed = [t for t in node.input if t and t not in index.constants]
-        others = [dims_of(index, t) for t in node.input if t in index.constants]
-        if not computed or node.domain not in _STANDARD:
-            continue
-        by_row = (
-            node.op_type in _BY_ELEMENT
-            and len({found[t] for t in computed}) == 1
-            and all(o is not None and len(o) <= 1 for o in others)
-        )
-        last = [t for t in node.input[1:] if t not in index.constants]
-        product = node.op_type == "MatMul" and not last and len(others) == 1 and len(others[0] or ()) == 2
-        if by_row or product or _keeps_rows(index, node):
-            found.update((t, found[computed[0]]) for t in node.output if t)
+        rows = {found[t] for t in node.input if t and t not in index.constants}
+        if node.domain in _STANDARD and (source := _row_source(index, node, len(rows) == 1)):
+            found.update((t, found[source]) for t in node.output if t)
     return found
 
 
-def _keeps_rows(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """True for what splits or normalizes the last axis, and for attention by tokens, whose first input has its rows."""
-    dims, attributes = dims_of(index, node.input[0]), attributes_of(node)
-    if dims is None or len(dims) != _RANK:
-        return False
-    if node.op_type in ("Split", "LayerNormalization", "Softmax"):
-        default = 0 if node.op_type == "Split" else -1
-        return attributes.get("axis", default) in (-1, _RANK - 1)
-    return node.op_type == "Attention"
+def _row_source(index: GraphIndex, node: onnx.NodeProto, alike: bool) -> str:
+    """The input whose rows the outputs of a node have, "" for unknown. alike: all that it computes with has one."""
+    constants = [index.constants[t].dims for t in node.input if t in index.constants]
+    computed = [t for t in node.input if t and t not in index.constants]
+    if not computed or len(dims_of(index, computed[0]) or ()) != _RANK:
+        return ""
+    if node.op_type in _BY_ELEMENT:
+        fits = alike and all(len(dims) <= 1 for dims in constants)
+    elif node.op_type == "MatMul":
+        fits = len(computed) == 1 and computed[0] == node.input[0] and len(constants[0]) == 2
+    elif node.op_type in _ALONG_AN_AXIS:
+        fits = attributes_of(node).get("axis", _ALONG_AN_AXIS[node.op_type]) in (-1, _RANK - 1)
+    else:
+        fits = node.op_type == "Attention"  # by tokens
+    return computed[0] if fits else ""
 
 
 def _is(node: onnx.NodeProto, operator: str) -> bool:
@@ -99,10 +102,9 @@ def _over_last_axis(norm: onnx.NodeProto) -> bool:
     return attributes.get("axis", -1) in (-1, _RANK - 1) and attributes.get("stash_type", 1) == 1
 
 
-def _fused(index: GraphIndex, add: onnx.NodeProto, norm: onnx.NodeProto) -> onnx.NodeProto:
-    total = add.output[0]
-    shared = total in index.outputs or any(n is not norm for n in index.readers.get(total, []))
-    outputs = [norm.output[0], "", "", total] if shared else [norm.output[0]]
+def _fused(add: onnx.NodeProto, norm: onnx.NodeProto, shared: bool) -> onnx.NodeProto:
+    """shared: something else reads the sum, too."""
+    outputs = [norm.output[0], "", "", add.output[0]] if shared else [norm.output[0]]
     epsilon = attributes_of(norm).get("epsilon", 1e-5)
     inputs = [*add.input, *norm.input[1:]]
     return helper.make_node("SkipLayerNormalization", inputs, outputs, norm.name, domain=DOMAIN, epsilon=epsilon)

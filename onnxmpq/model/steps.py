@@ -16,7 +16,7 @@ from onnxmpq.model.functions import with_defaults
 from onnxmpq.model.fuse import ATTENTION_OPSET, attentions, fuse
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
-from onnxmpq.model.norms import fuse_norms
+from onnxmpq.model.norms import Sums, normalized_sums
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy, with_constants_alone
@@ -56,7 +56,8 @@ OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS, Step.FUSE_NORMS)
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
     from_halves: what was computed in 16 bits, or from activations rounded to 8, is computed in float32. writable: False
-    where no dialect can change it. added: optional steps that were taken."""
+    where no dialect can change it. added: optional steps that were taken. sums: to be written with their
+    normalization."""
 
     store: WeightStore
     origin: Origin
@@ -64,6 +65,7 @@ class Draft:
     from_halves: bool = False
     writable: bool = True
     added: tuple[Step, ...] = ()
+    sums: Sums = ()
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -163,27 +165,22 @@ def _fuse_attention(draft: Draft, grouped: bool, highest: int) -> Draft:
     found = [a for a in attentions(raised.proto) if grouped or not a.grouped]
     if not found:
         return draft
-    fused = _merged(raised, *fuse(raised.proto, found))
-    steps = OPTIONAL[:2] if any(a.grouped for a in found) else OPTIONAL[:1]
-    note = f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}"
-    return replace(fused, added=steps).noted(note)
-
-
-def _fuse_norms(draft: Draft) -> Draft:
-    proto, made_for = fuse_norms(draft.proto)
-    if not made_for:
-        return draft
-    fused = replace(_merged(draft, proto, made_for), added=(*draft.added, Step.FUSE_NORMS))
-    return fused.noted(f"sums written as one operator with their normalization: {len(made_for)}")
-
-
-def _merged(draft: Draft, proto: onnx.ModelProto, made_for: Origin) -> Draft:
-    """The draft with a graph some of whose nodes stand for several of its own."""
+    proto, made_for = fuse(raised.proto, found)
     left = {n.name for n in proto.graph.node}
     origin = {name: names for name, names in draft.origin.items() if name in left}
     for name, parts in made_for.items():
         origin[name] = tuple(dict.fromkeys(o for part in parts for o in draft.origin.get(part, (part,))))
-    return replace(draft.with_proto(proto), origin=origin)
+    steps = OPTIONAL[:2] if any(a.grouped for a in found) else OPTIONAL[:1]
+    fused = replace(raised.with_proto(proto), origin=origin, added=steps)
+    return fused.noted(f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}")
+
+
+def _fuse_norms(draft: Draft) -> Draft:
+    sums = normalized_sums(draft.proto)
+    if not sums:
+        return draft
+    noted = draft.noted(f"sums written as one operator with their normalization: {len(sums)}")
+    return replace(noted, sums=sums, added=(*draft.added, Step.FUSE_NORMS))
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:
