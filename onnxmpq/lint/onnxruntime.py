@@ -21,6 +21,7 @@ from onnxmpq.runtimes import (
     CONV_BIAS_SCALE,
     GEMM_FLOAT_BIAS,
     GEMM_WITHOUT_ZERO_POINT,
+    GROUPED_ATTENTION,
     OPERATORS,
     PROBES,
     RELU_TO_FLOAT8,
@@ -333,3 +334,24 @@ def _once(graph: Graph, elements: frozenset[int], message: str) -> Iterator[Hit]
     found = [q for q in graph.quantizers if q.quantizes and q.element in elements and not graph.is_constant(q.data)]
     if found and UNDEFINED not in elements:
         yield found[0].name, f"{message} ({len(found)} of them)" if len(found) > 1 else message
+
+
+def grouped_attention(graph: Graph) -> Iterator[Hit]:
+    """Attention has as many heads of keys and values as of queries where onnxruntime pairs them wrongly: 1.23.0 did,
+    1.23.2 to 1.32 do not.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Attention.html
+    """
+    for node in graph.nodes:
+        standard = node.op_type == "Attention" and node.domain in ("", "ai.onnx")
+        if standard and _grouped(graph, node) and probes.holds(GROUPED_ATTENTION) is False:
+            yield label(node), f"{_VERSION} gives the heads of queries other keys and values; use a newer one"
+
+
+def _grouped(graph: Graph, node: onnx.NodeProto) -> bool:
+    counts = {a.name: a.i for a in node.attribute}
+    if "q_num_heads" in counts:
+        return bool(counts["q_num_heads"] != counts.get("kv_num_heads"))
+    shapes = [graph.shape(t) for t in node.input[:2]]
+    heads = [shape[1] if shape is not None and len(shape) == 4 else None for shape in shapes]
+    return None not in heads and heads[0] != heads[1]

@@ -57,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     Rule("gemm-fusion", ort.gemm_fusion, {"onnxruntime": _WARNING}),
     Rule("matmul-weight", ort.matmul_weight, {"onnxruntime": _WARNING}),
     Rule("weight-only-layout", ort.weight_only_layout, {"onnxruntime": _WARNING}),
+    Rule("grouped-attention", ort.grouped_attention, {"onnxruntime": _ERROR}),
     Rule("overflow", overflow, {"onnxruntime": _WARNING}),
     Rule("executed-pairs", onnxruntime_cuda.executed_pairs, {"onnxruntime-cuda": _WARNING}),
 )

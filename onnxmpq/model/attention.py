@@ -90,7 +90,7 @@ def dims_of(index: GraphIndex, tensor: str) -> tuple[Dim, ...] | None:
 
 @dataclass(frozen=True)
 class _Product:
-    """What is multiplied with scalars. nodes: that do it."""
+    """A tensor that is multiplied with scalars. nodes: that do it."""
 
     tensor: str
     nodes: tuple[onnx.NodeProto, ...] = ()
@@ -120,7 +120,7 @@ class _Finder:
         return None
 
     def _scores(self, softmax: onnx.NodeProto) -> Iterator[tuple[_Product, str, list[onnx.NodeProto]]]:
-        """What a softmax may be of: scaled results of a product, the mask added to them, and the node that adds it."""
+        """Readings of a softmax: scaled results of a product, the mask added to them, and the node that adds it."""
         added = self._only(softmax.input[0], softmax, "Add")
         if added is None:
             yield self._scaled(softmax.input[0], softmax), "", []
@@ -272,7 +272,7 @@ class _Finder:
         return {axis for axis, length in enumerate(array_of(shape).tolist()) if length == 0}
 
     def _scaled(self, tensor: str, reader: onnx.NodeProto) -> _Product:
-        """What is multiplied with scalars to make a tensor, by nodes whose results nothing else reads."""
+        """The tensor from which scalars make a tensor, by nodes whose results nothing else reads."""
         found = _Product(tensor)
         while (node := self._only(found.tensor, reader, "Mul", "Div")) is not None:
             slot = next((s for s, t in enumerate(node.input) if self._is_scalar(t)), None)

@@ -27,8 +27,14 @@ def attentions(proto: onnx.ModelProto) -> list[Attention]:
     In a step of a decoder an attention is many nodes that do little. Without a cache it is few nodes that do much, and
     one takes as long (docs/decoders.md).
     """
-    found = find_attentions(GraphIndex(proto))
-    return [a for a in found if a.keys.past and (_all_by_tokens(a) or _all_by_heads(a))]
+    found, grown = [], set[str]()
+    for attention in find_attentions(GraphIndex(proto)):
+        caches = {attention.keys.present, attention.values.present}
+        whole = _all_by_tokens(attention) or _all_by_heads(attention)
+        if attention.keys.past and whole and len(caches) == 2 and grown.isdisjoint(caches):
+            grown |= caches  # a second attention on the same cache keeps its nodes, and reads what this one makes
+            found.append(attention)
+    return found
 
 
 def fuse(proto: onnx.ModelProto, found: Iterable[Attention]) -> tuple[onnx.ModelProto, dict[str, tuple[str, ...]]]:

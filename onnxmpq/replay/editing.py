@@ -49,7 +49,7 @@ def require_offered(model: Model, plan: Plan) -> None:
     A target from a file that is not here cannot be asked; the dialect still can.
     """
     changed = {r.node: r.scheme for r in plan.layers if plan.chosen and plan.chosen.get(r.node) != r.scheme}
-    target = _target(plan)
+    target = target_of(plan)
     if not changed or target is None:
         return
     menu = candidates(model, target, DIALECTS[plan.dialect], cpu=DeployCpu(plan.deploy_cpu))
@@ -64,11 +64,12 @@ def require_offered(model: Model, plan: Plan) -> None:
 
 def measured_target(plan: Plan) -> bool:
     """True if latencies of the plan's target are those of this machine."""
-    target = _target(plan)
+    target = target_of(plan)
     return target is not None and target.measured
 
 
-def _target(plan: Plan) -> Target | None:
+def target_of(plan: Plan) -> Target | None:
+    """The plan's target, None where it is not there any more."""
     try:
         return load_target(plan.target)
     except TargetError:

@@ -26,7 +26,7 @@ from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
 from onnxmpq.provenance import describe_runtime, other_features, other_versions
 from onnxmpq.quality import MetricFunction, Validation
-from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits
+from onnxmpq.replay.editing import SHOWN, as_edited, require_offered, require_whole_plan, shown_edits, target_of
 from onnxmpq.replay.remeasure import Judging, Sessions, feeds_for, remeasured
 from onnxmpq.report import USE_IT, on_quality
 from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, parse_step, require_source
@@ -311,7 +311,20 @@ def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
             f"values were rounded for the kernels of {plan.runtime['cpu_features']}; this machine comes {apart}, and "
             "its kernels may compute other values: check quality with `onnxmpq validate`"
         )
+    if lacking := _lacking(plan):
+        lines.append(
+            f"onnxruntime {here.get('onnxruntime', '')} computes something else than the plan's model says, for a step "
+            f"of preparing that was taken where the plan was made ({', '.join(lacking)}): do not run the model here; "
+            "convert it here, or update onnxruntime"
+        )
     return lines
+
+
+def _lacking(plan: Plan) -> list[str]:
+    """Optional steps of the plan whose operators the runtime at hand does not compute right."""
+    target = target_of(plan) if plan.steps_added else None
+    there = () if target is None else target.steps(target.provider)
+    return [str(step) for step in plan.steps_added if step not in there]
 
 
 def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.ModelProto:

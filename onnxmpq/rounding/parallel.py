@@ -20,7 +20,7 @@ from onnxmpq.rounding.types import QuantizedWeight
 from onnxmpq.tasks import Elsewhere, Task
 
 MOST_WORKERS = 8
-MOST_BYTES = 1.3e9
+MOST_BYTES = 1e9
 """Memory of all processes that round, as long as more than one does."""
 ONE_FORMAT = 4_000_000_000
 """Products of a layer, about 0.3 s for each format, from which on each is a task."""

@@ -13,6 +13,7 @@ from onnxmpq.runtimes.onnxruntime.probe_graphs import (
     CONV_BIAS_SCALE,
     GEMM_FLOAT_BIAS,
     GEMM_WITHOUT_ZERO_POINT,
+    GROUPED_ATTENTION,
     RELU_TO_FLOAT8,
     float8_name,
 )
@@ -425,6 +426,25 @@ ONNXRUNTIME = (
         "MatMul",
     ),
     Case(
+        "grouped-attention",
+        "onnxruntime",
+        model(
+            "k = Slice (x, zs, ze, zx) y = Attention <q_num_heads = 4, kv_num_heads = 1> (x, k, k)",
+            "int64[1] zs = {0}, int64[1] ze = {32}, int64[1] zx = {2}, ",
+            "float[2, 5, 128]",
+            "float[A, B, C] y",
+            opset=23,
+        ),
+        model(
+            "y = Attention <q_num_heads = 4, kv_num_heads = 4> (x, x, x)",
+            "",
+            "float[2, 5, 128]",
+            "float[A, B, C] y",
+            opset=23,
+        ),
+        "Attention",
+    ),
+    Case(
         "weight-only-layout",
         "onnxruntime",
         model(
@@ -458,4 +478,5 @@ STRICT: dict[str, bool] = {  # answers of a made-up runtime that breaks all it c
     GEMM_WITHOUT_ZERO_POINT: False,
     GEMM_FLOAT_BIAS: False,
     RELU_TO_FLOAT8: False,
+    GROUPED_ATTENTION: False,
 }
