@@ -109,6 +109,7 @@ def _lines(store: Cache, fresh: bool) -> Iterator[tuple[str, str, _Look]]:
     yield "onnxruntime", "float8 loads", _float8
     yield "onnxruntime", "int8 kernels", _saturation
     yield "onnxruntime", "dynamic kernels", lambda: _asked("exact")
+    yield "onnxruntime", "fused operators", lambda: _asked("agrees")
     yield "onnxruntime", "layouts", lambda: _asked("layout")
     yield "folders", "cache", lambda: _cache(store)
     yield "folders", "temporary", _temporary

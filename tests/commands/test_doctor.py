@@ -39,7 +39,7 @@ def test_everything_is_told(tmp_path: Path) -> None:
     told = doctor.as_dict(found)
     assert told["versions"]["onnxruntime"]["version"] == ort.__version__
     assert "cpu" in told["targets"]["available"]
-    lines = ("fused", "unfolded once", "float8 loads", "int8 kernels", "dynamic kernels", "layouts")
+    lines = ("fused", "unfolded once", "float8 loads", "int8 kernels", "dynamic kernels", "fused operators", "layouts")
     answers = [told["onnxruntime"][n] for n in lines]
     asked = {n for n, p in PROBES.items() if p.kind != "keeps"}
     assert {name: holds for part in answers for name, holds in part.items()} == {n: probes.holds(n) for n in asked}
@@ -63,7 +63,7 @@ def test_lines_that_fail_say_why_and_cost_no_other(monkeypatch: pytest.MonkeyPat
     found = doctor.examine(False)
     failed = {line.name: line.text for line in found if line.failed}
     assert failed.keys() == {
-        "fused", "unfolded once", "float8 loads", "int8 kernels", "dynamic kernels", "layouts", "temporary", "available"
+        "fused", "unfolded once", "float8 loads", "int8 kernels", "dynamic kernels", "fused operators", "layouts", "temporary", "available"
     }  # fmt: skip
     assert all("Read-only file system" in text for text in failed.values())
     assert doctor.as_dict(found)["targets"]["available"]["failed"] == failed["available"]
