@@ -28,10 +28,11 @@ from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block, find_blocks
 from onnxmpq.sensitivity.carry import Carrier, Way, first_rows
 from onnxmpq.sensitivity.divergence import Code
-from onnxmpq.sensitivity.effect_samples import doubts_of, most_doubted_first, share_of
+from onnxmpq.sensitivity.effect_samples import doubts_of, share_of, spread_by_doubt
 from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, sketch_width
 from onnxmpq.sensitivity.gains import Arrival, Gain, fit_gains
 from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick, measure_effects, perturbable
+from onnxmpq.sensitivity.pooled import PooledDivergence
 from onnxmpq.sensitivity.spread import spread_effects
 from onnxmpq.sensitivity.spread_blocks import Spread, spread_carry, spread_parts
 from onnxmpq.sensitivity.streams import StreamDivergence, stream_frames
@@ -65,7 +66,7 @@ def measure_by_blocks(
     blocks = model_blocks(model, frame.divergence.tensors)
     if len(blocks) > 1:
         doubts = doubts_of(frame.divergence, frame.reference)
-        order = most_doubted_first(doubts, feeds, CARRIED_SAMPLES)
+        order = spread_by_doubt(doubts, feeds, CARRIED_SAMPLES)
         ordered = Frame(frame.divergence, frame.reference[order])
         found = _ByBlocks(
             model, feeds.take(order), tries, ordered, blocks, doubts[order], threads, memory, tick, spread
@@ -115,10 +116,15 @@ class _ByBlocks:
         *parts, exact = self._parts(carrier)
         exact.update(self._reaching_far())
         known = {t: exact.pooled.per_sample(self.frame.reference, c) for t, c in exact.by_try.items()}
+        arrived = [carrier.arrived(i) for i in range(len(parts))]
+        few = PooledDivergence.fitted(
+            self.frame.divergence, self.frame.reference, [c for row in arrived for c in row.values()]
+        )
         level = self._level(exact, len(carrier.way.feeds))
-        best, gains = fit_gains([self._arrivals(p, carrier.arrived(i), level) for i, p in enumerate(parts)])
+        found = zip(parts, arrived, strict=True)
+        best, gains = fit_gains([self._arrivals(part, row, few, level) for part, row in found])
         about = ByBlocks(
-            exact.pooled,
+            few.at_level(level),
             frozenset[str]().union(*(part.idle for part in (*parts, exact))),
             {str(block.exit): gain for block, gain in zip(self.blocks, gains, strict=False)},
             self.width,
@@ -226,8 +232,11 @@ class _ByBlocks:
         reference, divergence = self.frame.reference, self.frame.divergence
         return level_of([divergence.per_sample(reference, c) for c in exact.by_try.values()], few)
 
-    def _arrivals(self, part: Effects, arrived: Mapping[Try, Code], level: float) -> list[Arrival]:
-        """Of what was carried on from a block. level: of divergence on all samples, relative to these."""
+    def _arrivals(
+        self, part: Effects, arrived: Mapping[Try, Code], few: PooledDivergence, level: float
+    ) -> list[Arrival]:
+        """Of what was carried on from a block. few: divergence on these samples. level: of that on all, relative to
+        it."""
         divergence, changes = part.divergence, part.by_try
         assert isinstance(divergence, StreamDivergence)
         found = []
@@ -237,7 +246,7 @@ class _ByBlocks:
                 divergence.of_view(m, part.reference[rows], code[rows])
                 for m, code in enumerate(divergence.parts(changes[tried])[: divergence.measures])
             ]
-            reached = level * self.frame.divergence.per_sample(self.frame.reference[rows], change)
+            reached = level * few.per_sample(self.frame.reference[rows], change)
             found.append(Arrival(self.targets[tried], np.array(sizes), reached))
         return found
 

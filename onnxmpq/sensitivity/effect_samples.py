@@ -37,13 +37,13 @@ def share_of(doubts: NDArray[np.float64], chosen: Sequence[int]) -> float:
     return float(doubts.mean() / doubts[chosen].mean())
 
 
-def most_doubted_first(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
-    """All samples, the `count` with most doubt first; in their order where there is no doubt."""
+def spread_by_doubt(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
+    """All samples, first `count` whose doubts are spread as those of all; in their order where there is no doubt."""
     if not doubts.any() or count >= len(feeds):
         return list(range(len(feeds)))
-    most = sorted(_most_doubted(doubts, feeds, count))
-    others = sorted(set(range(len(feeds))) - set(most))
-    return [*together(feeds, most), *others]
+    ascending = np.argsort(doubts, kind="stable")
+    chosen = sorted(int(ascending[place]) for place in evenly_spread(len(feeds), count))
+    return [*together(feeds, chosen), *sorted(set(range(len(feeds))) - set(chosen))]
 
 
 def _most_doubted(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
