@@ -71,7 +71,9 @@ def measure_by_blocks(
         found = _ByBlocks(
             model, feeds.take(order), tries, ordered, blocks, doubts[order], threads, memory, tick, spread
         ).run()
-        return _with_codes(found, lambda _, change: change[np.argsort(order)])
+        assert found.by_blocks is not None
+        about = replace(found.by_blocks, pooled=found.by_blocks.pooled.around(frame.reference))  # whatever the order
+        return replace(_with_codes(found, lambda _, change: change[np.argsort(order)]), by_blocks=about)
     if spread is not None:
         return spread_effects(spread.elsewhere, spread.key, model, feeds, tries, frame, memory=memory, tick=tick)
     return measure_effects(model, feeds, tries, threads=threads, frame=frame, memory=memory, tick=tick)

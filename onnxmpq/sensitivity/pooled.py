@@ -80,6 +80,11 @@ class PooledDivergence(Divergence):
         )
         return cls(views, curvatures, tuple(levels), tuple(trusts), scale=divergence.scale)
 
+    def around(self, reference: Code) -> PooledDivergence:
+        """The same with F̄ from other reference codes."""
+        both = zip(self.views, self.parts(reference), self.curvatures, strict=True)
+        return replace(self, curvatures=tuple(None if c is None else Curvature.of(v, code) for v, code, c in both))
+
     def at_level(self, level: float) -> PooledDivergence:
         """The same for samples on which divergence is so many times that on those of the fit, by changes of the same
         size."""
