@@ -4,10 +4,11 @@
     python -m benchmarks.large_models --blocks 20 --width 2048 --vocabulary 32000 --as-it-is
 
 Writes each decoder (benchmarks/big_decoder.py) into a temporary folder, converts it in a process of its own, and
-samples the anonymous memory (RssAnon of /proc/PID/status) of that process and of all its children, and the bytes of its
-temporary files. Mapped files are not in it: the system takes their pages back when it needs them. Models are treated as
-those of 2 GB or more are, however small; --as-it-is for what their size asks for. Prints a table, and for a series the
-exponents of CPU time over depth: CPU time, since wall time depends on what else runs.
+samples the anonymous memory (RssAnon of /proc/PID/status) of that process, of all its children, and of all of them at
+one moment (less than the sum of both peaks where these do not meet), and the bytes of its temporary files. Mapped files
+are not in it: the system takes their pages back when it needs them. Models are treated as those of 2 GB or more are,
+however small; --as-it-is for what their size asks for. Prints a table, and for a series the exponents of CPU time over
+depth: CPU time, since wall time depends on what else runs.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ MB = 1e6
 
 
 class Watcher:
-    """Peaks of anonymous memory, here and in children, wall and CPU seconds by what is being done; and the peak of
-    temporary files."""
+    """Peaks of anonymous memory (here, in children, and in all of them at one moment), wall and CPU seconds by what is
+    being done; and the peak of temporary files."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch, self.what, self.done = scratch, "starting", threading.Event()
-        self.peaks: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        self.peaks: dict[str, tuple[float, float, float]] = defaultdict(lambda: (0.0, 0.0, 0.0))
         self.seconds: dict[str, float] = defaultdict(float)
         self.cpu: dict[str, float] = defaultdict(float)
-        self.files = self.together = 0.0
+        self.files = 0.0
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Watcher:
@@ -58,6 +59,11 @@ class Watcher:
         self.done.set()
         self._thread.join()
 
+    @property
+    def together(self) -> float:
+        """Most anonymous memory of all processes at one moment, in any stage."""
+        return max((both for _, _, both in self.peaks.values()), default=0.0)
+
     def _watch(self) -> None:
         last, looked, used = time.perf_counter(), 0.0, {os.getpid(): 0.0}
         while not self.done.wait(EVERY_S):
@@ -66,9 +72,8 @@ class Watcher:
             for pid in (os.getpid(), *children):  # the end of one that ends between two looks is lost
                 before, used[pid] = used.get(pid, 0.0), max(_cpu(pid), used.get(pid, 0.0))
                 self.cpu[self.what] += used[pid] - before
-            now, self.together = time.perf_counter(), max(self.together, own + others)
-            mine, theirs = self.peaks[self.what]
-            self.peaks[self.what] = max(mine, own), max(theirs, others)
+            now, (mine, theirs, both) = time.perf_counter(), self.peaks[self.what]
+            self.peaks[self.what] = max(mine, own), max(theirs, others), max(both, own + others)
             self.seconds[self.what] += now - last
             last = now
             if now - looked > 1.0:
@@ -244,15 +249,15 @@ def main() -> None:
         own, children = (max(row[n] for row in stages.values()) for n in (2, 3))
         print(
             f"\n{blocks} blocks, {4 * shape.parameters / MB:.0f} MB: {found['seconds']:.0f} s, anonymous memory "
-            f"{own / MB:.0f} MB here, {children / MB:.0f} MB in children, {found['together'] / MB:.0f} MB together, "
-            f"{found['scratch'] / MB:.0f} MB of temporary files, {found['written'] / MB:.0f} MB written, "
+            f"{own / MB:.0f} MB here, {children / MB:.0f} MB in children, {found['together'] / MB:.0f} MB in all at "
+            f"one moment, {found['scratch'] / MB:.0f} MB of temporary files, {found['written'] / MB:.0f} MB written, "
             f"{dict(found['schemes'])}, {found['measured']}, {found['quality']}, "
             f"second rounding {found['compensation']}"
         )
-        for what, (seconds, cpu, mine, theirs) in stages.items():
-            print(
-                f"  {seconds:7.1f} s  {cpu:7.1f} CPU s  {mine / MB:6.0f} MB  {theirs / MB:6.0f} MB  {what}", flush=True
-            )
+        print("  seconds  CPU s  MB here  in children  in all at one moment  stage")
+        for what, (seconds, cpu, *peaks) in stages.items():
+            mine, theirs, both = (round(peak / MB) for peak in peaks)
+            print(f"  {seconds:7.1f}{cpu:7.1f}{mine:9}{theirs:13}{both:22}  {what}", flush=True)
     if len(analysis) > 1:
         rows = np.log(np.array(analysis)).T
         exponents = [float(np.polyfit(np.log(given.blocks), row, 1)[0]) for row in rows]

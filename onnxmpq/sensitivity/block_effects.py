@@ -28,9 +28,11 @@ from onnxmpq.model import Model
 from onnxmpq.sensitivity.blocks import Block, find_blocks
 from onnxmpq.sensitivity.carry import Carrier, Way, first_rows
 from onnxmpq.sensitivity.divergence import Code
+from onnxmpq.sensitivity.effect_samples import doubts_of, share_of, spread_by_doubt
 from onnxmpq.sensitivity.effects import ByBlocks, Effects, Frame, Perturbations, Try, sketch_width
 from onnxmpq.sensitivity.gains import Arrival, Gain, fit_gains
 from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick, measure_effects, perturbable
+from onnxmpq.sensitivity.pooled import PooledDivergence
 from onnxmpq.sensitivity.spread import spread_effects
 from onnxmpq.sensitivity.spread_blocks import Spread, spread_carry, spread_parts
 from onnxmpq.sensitivity.streams import StreamDivergence, stream_frames
@@ -63,7 +65,15 @@ def measure_by_blocks(
     """
     blocks = model_blocks(model, frame.divergence.tensors)
     if len(blocks) > 1:
-        return _ByBlocks(model, feeds, tries, frame, blocks, threads, memory, tick, spread).run()
+        doubts = doubts_of(frame.divergence, frame.reference)
+        order = spread_by_doubt(doubts, feeds, CARRIED_SAMPLES)
+        ordered = Frame(frame.divergence, frame.reference[order])
+        found = _ByBlocks(
+            model, feeds.take(order), tries, ordered, blocks, doubts[order], threads, memory, tick, spread
+        ).run()
+        assert found.by_blocks is not None
+        about = replace(found.by_blocks, pooled=found.by_blocks.pooled.around(frame.reference))  # whatever the order
+        return replace(_with_codes(found, lambda _, change: change[np.argsort(order)]), by_blocks=about)
     if spread is not None:
         return spread_effects(spread.elsewhere, spread.key, model, feeds, tries, frame, memory=memory, tick=tick)
     return measure_effects(model, feeds, tries, threads=threads, frame=frame, memory=memory, tick=tick)
@@ -77,11 +87,13 @@ class _ByBlocks:
         tries: Perturbations,
         frame: Frame,
         blocks: Sequence[Block],
+        doubts: NDArray[np.float64],
         threads: int,
         memory: MemoryBudget,
         tick: Tick,
         spread: Spread | None,
     ) -> None:
+        self.doubts = doubts
         self.model, self.feeds, self.frame, self.blocks, self.spread = model, feeds, frame, blocks, spread
         self.threads, self.memory, self.tick = threads, memory, tick
         self.width = sketch_width(len(feeds), tries.count)
@@ -106,10 +118,15 @@ class _ByBlocks:
         *parts, exact = self._parts(carrier)
         exact.update(self._reaching_far())
         known = {t: exact.pooled.per_sample(self.frame.reference, c) for t, c in exact.by_try.items()}
-        level = level_of(list(known.values()), len(carrier.way.feeds))
-        best, gains = fit_gains([self._arrivals(p, carrier.arrived(i), exact, level) for i, p in enumerate(parts)])
+        arrived = [carrier.arrived(i) for i in range(len(parts))]
+        few = PooledDivergence.fitted(
+            self.frame.divergence, self.frame.reference, [c for row in arrived for c in row.values()]
+        )
+        level = self._level(exact, len(carrier.way.feeds))
+        found = zip(parts, arrived, strict=True)
+        best, gains = fit_gains([self._arrivals(part, row, few, level) for part, row in found])
         about = ByBlocks(
-            exact.pooled,
+            few.at_level(level),
             frozenset[str]().union(*(part.idle for part in (*parts, exact))),
             {str(block.exit): gain for block, gain in zip(self.blocks, gains, strict=False)},
             self.width,
@@ -117,8 +134,8 @@ class _ByBlocks:
         nothing = np.zeros((len(self.feeds), self.width), np.float32)
         effects = Effects(self.frame.divergence, nothing, {}, {}, {}, by_blocks=about)
         for part, gain in zip(parts, gains, strict=True):
-            effects.update(self._scaled(part, partial(self._of_stream, part, best, gain, exact)))
-        effects.update(self._scaled(exact, lambda tried, change: self._of_outputs(known[tried], change)))
+            effects.update(_with_codes(part, partial(self._of_stream, part, best, gain, exact)))
+        effects.update(_with_codes(exact, lambda tried, change: self._of_outputs(known[tried], change)))
         return effects
 
     def _parts(self, carrier: Carrier) -> list[Effects]:
@@ -209,8 +226,19 @@ class _ByBlocks:
         rows = [first_rows(r, samples) for r in self.worker.rows if r.start < samples]
         return rows, min(max(runs // samples, FEWEST_CARRIED), most)
 
-    def _arrivals(self, part: Effects, arrived: Mapping[Try, Code], exact: Effects, level: float) -> list[Arrival]:
-        """Of what was carried on from a block. level: of divergence on all samples, relative to these."""
+    def _level(self, exact: Effects, few: int) -> float:
+        """Divergence on all samples relative to that on the first few: a classifier's by doubt, else that of changes
+        which are known on all."""
+        if self.doubts.any():
+            return share_of(self.doubts, range(few))
+        reference, divergence = self.frame.reference, self.frame.divergence
+        return level_of([divergence.per_sample(reference, c) for c in exact.by_try.values()], few)
+
+    def _arrivals(
+        self, part: Effects, arrived: Mapping[Try, Code], few: PooledDivergence, level: float
+    ) -> list[Arrival]:
+        """Of what was carried on from a block. few: divergence on these samples. level: of that on all, relative to
+        it."""
         divergence, changes = part.divergence, part.by_try
         assert isinstance(divergence, StreamDivergence)
         found = []
@@ -220,19 +248,9 @@ class _ByBlocks:
                 divergence.of_view(m, part.reference[rows], code[rows])
                 for m, code in enumerate(divergence.parts(changes[tried])[: divergence.measures])
             ]
-            reached = level * exact.pooled.per_sample(self.frame.reference[rows], change)
+            reached = level * few.per_sample(self.frame.reference[rows], change)
             found.append(Arrival(self.targets[tried], np.array(sizes), reached))
         return found
-
-    def _scaled(self, part: Effects, scaled: Callable[[Try, Code], Code]) -> Effects:
-        """The effects of a part with other codes."""
-        return replace(
-            part,
-            weights={k: scaled(Try("weight", k), c) for k, c in part.weights.items()},
-            activations={t: scaled(Try("activation", t), c) for t, c in part.activations.items()},
-            inputs={k: scaled(Try("input", k), c) for k, c in part.inputs.items()},
-            kernels={k: scaled(Try("kernel", k), c) for k, c in part.kernels.items()},
-        )
 
     def _of_stream(self, part: Effects, best: int, gain: Gain, exact: Effects, tried: Try, change: Code) -> Code:
         """The code of a change at the exit of a block, with that of outputs made in the block."""
@@ -274,6 +292,17 @@ class _ByBlocks:
         bucket = generator.integers(0, self.width, count)
         signed = code * generator.choice(np.array([-1.0, 1.0], np.float32), count)
         return np.stack([np.bincount(bucket, row, self.width) for row in signed]).astype(np.float32)
+
+
+def _with_codes(effects: Effects, changed: Callable[[Try, Code], Code]) -> Effects:
+    """The same with other codes of all changes."""
+    return replace(
+        effects,
+        weights={k: changed(Try("weight", k), c) for k, c in effects.weights.items()},
+        activations={t: changed(Try("activation", t), c) for t, c in effects.activations.items()},
+        inputs={k: changed(Try("input", k), c) for k, c in effects.inputs.items()},
+        kernels={k: changed(Try("kernel", k), c) for k, c in effects.kernels.items()},
+    )
 
 
 def level_of(divergences: Sequence[NDArray[np.float64]], few: int) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxmpq.execution import run_samples
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
+from onnxmpq.sensitivity.divergence import Code, Divergence
 from onnxmpq.sensitivity.effects import make_divergence
 from onnxmpq.sensitivity.elimination import FIRST_LOOK
 from onnxmpq.sensitivity.output_kinds import OutputKind, softmax
@@ -28,7 +29,21 @@ def effect_samples(
     if not doubts.any():
         return together(feeds, mixed(evenly_spread(len(feeds), count))), 1.0
     most = sorted(_most_doubted(doubts, feeds, count))
-    return together(feeds, mixed(most)), float(doubts.mean() / doubts[most].mean())
+    return together(feeds, mixed(most)), share_of(doubts, most)
+
+
+def share_of(doubts: NDArray[np.float64], chosen: Sequence[int]) -> float:
+    """Divergence that all samples have on average, relative to that on those that are chosen."""
+    return float(doubts.mean() / doubts[chosen].mean())
+
+
+def spread_by_doubt(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
+    """All samples, first `count` whose doubts are spread as those of all; in their order where there is no doubt."""
+    if not doubts.any() or count >= len(feeds):
+        return list(range(len(feeds)))
+    ascending = np.argsort(doubts, kind="stable")
+    chosen = sorted(int(ascending[place]) for place in evenly_spread(len(feeds), count))
+    return [*together(feeds, chosen), *sorted(set(range(len(feeds))) - set(chosen))]
 
 
 def _most_doubted(doubts: NDArray[np.float64], feeds: Feeds, count: int) -> list[int]:
@@ -61,16 +76,20 @@ def mixed(ascending: Sequence[int]) -> list[int]:
 
 
 def output_doubts(model: Model, feeds: Feeds, kinds: Mapping[str, OutputKind], threads: int) -> NDArray[np.float64]:
-    """float64 [samples]: 1 - Σ p² of the fp32 model's classes, mean over rows, summed over such outputs; else 0."""
+    """float64 [samples]: `doubts_of` the fp32 model."""
     divergence, _ = make_divergence(model, feeds.take(feeds.extremes), 1, threads=threads, kinds=kinds)
-    found = np.zeros(len(feeds))
     if not any(v.classes for v in divergence.views):
-        return found
-    for number, outputs in enumerate(run_samples(model.store, feeds, divergence.tensors, threads=threads)):
-        code, start = divergence.encode(outputs, 1), 0
-        for view in divergence.views:
-            if view.classes:
-                scores = code[0, start : start + view.width].reshape(-1, view.classes)
-                found[number] += 1.0 - np.square(softmax(scores)).sum(axis=1).mean()
-            start += view.width
+        return np.zeros(len(feeds))
+    runs = run_samples(model.store, feeds, divergence.tensors, threads=threads)
+    return np.concatenate([doubts_of(divergence, divergence.encode(outputs, 1)) for outputs in runs])
+
+
+def doubts_of(divergence: Divergence, codes: Code) -> NDArray[np.float64]:
+    """float64 [samples]: 1 - Σ p² of the classes, mean over rows, summed over such outputs; else 0. codes: of outputs,
+    float32 [samples, width]."""
+    found = np.zeros(len(codes))
+    for view, code in zip(divergence.views, divergence.parts(codes), strict=True):
+        if view.classes:
+            scores = code.reshape(len(codes), -1, view.classes)
+            found += 1.0 - np.square(softmax(scores)).sum(axis=-1).mean(axis=-1)
     return found

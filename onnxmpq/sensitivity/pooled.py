@@ -12,7 +12,7 @@ up for it. What KL says beyond that level is believed as far as halves of the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ class PooledDivergence(Divergence):
 
     @classmethod
     def fitted(cls, divergence: Divergence, reference: Code, changes: Sequence[Code]) -> PooledDivergence:
-        """F̄ from the reference codes, levels and trusts from many changes of them (both float32 [samples, width])."""
+        """F̄ from the reference codes, levels and trusts from many changes of them or of the first few of them (both
+        float32 [samples, width])."""
         before, moved = divergence.parts(reference), [divergence.parts(change) for change in changes]
         fitted = [_fitted(v, before[i], [parts[i] for parts in moved]) for i, v in enumerate(divergence.views)]
         curvatures, levels, trusts = zip(*fitted, strict=True)
@@ -79,6 +80,16 @@ class PooledDivergence(Divergence):
         )
         return cls(views, curvatures, tuple(levels), tuple(trusts), scale=divergence.scale)
 
+    def around(self, reference: Code) -> PooledDivergence:
+        """The same with F̄ from other reference codes."""
+        both = zip(self.views, self.parts(reference), self.curvatures, strict=True)
+        return replace(self, curvatures=tuple(None if c is None else Curvature.of(v, code) for v, code, c in both))
+
+    def at_level(self, level: float) -> PooledDivergence:
+        """The same for samples on which divergence is so many times that on those of the fit, by changes of the same
+        size."""
+        return replace(self, levels=tuple(level * own for own in self.levels))
+
     def of_view(self, number: int, reference: Code, change: Code) -> NDArray[np.float64]:
         plain, curvature = super().of_view(number, reference, change), self.curvatures[number]
         if curvature is None:
@@ -93,5 +104,5 @@ def _fitted(view: OutputView, reference: Code, changes: Sequence[Code]) -> tuple
         return None, 1.0, 1.0
     curvature = Curvature.of(view, reference)
     pooled = np.stack([curvature.per_sample(change) for change in changes])
-    plain = np.stack([view.divergence(reference, change) for change in changes])
+    plain = np.stack([view.divergence(reference[: len(change)], change) for change in changes])
     return curvature, *level_and_trust(pooled, plain, np.random.default_rng(0))

@@ -12,6 +12,7 @@ from onnxmpq.execution import MEMORY, Cutter, ForwardPass, MemoryBudget, cut_to_
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import InputView, Model
 from onnxmpq.runtimes import SessionSettings
+from onnxmpq.statistics.few_rows import less_chance
 from onnxmpq.statistics.not_finite import squarable
 
 ROWS_IN_ALL = 32768
@@ -79,15 +80,17 @@ class MomentSum:
         self._sums += other._sums
         self._total += other._total
 
-    def result(self, *, last: bool = False) -> Moments:
-        """last: nothing is added afterwards, so that the sums become the result and take no more memory."""
+    def result(self, *, last: bool = False, believed: bool = False) -> Moments:
+        """last: nothing is added afterwards, so that the sums become the result and take no more memory. believed:
+        products as far as so many rows can be believed (`few_rows.py`), instead of their averages."""
         self._flush()
         count = max(self._total, 1)
         mean, mean_fp = (self._sums / count).astype(np.float32)
         hessian = np.divide(self._products, np.float32(count), out=self._products if last else None)
-        if not self.crossed:
-            return Moments(hessian, mean)
-        return Moments(hessian, mean, self._cross / np.float32(count), mean_fp)
+        cross = self._cross / np.float32(count) if self.crossed else None
+        if believed:
+            less_chance(hessian, self._total, cross)
+        return Moments(hessian, mean, cross, mean_fp if self.crossed else None)
 
     def _flush(self) -> None:
         if not self._held:
@@ -119,6 +122,7 @@ def measure_moments(
     threads: int = 1,
     memory: MemoryBudget = MEMORY,
     tick: Tick = lambda _: None,
+    believed: bool = False,
 ) -> Iterator[tuple[str, Moments]]:
     """Moments in the fp32 model with the key of the weight, weight by weight; those without rows are left out.
 
@@ -129,7 +133,7 @@ def measure_moments(
     read, limit = readers(model), rows_per_sample(len(feeds))
     wanted = {key: found for key, names in read.items() if (found := [n for n in names if n in weights])}
     if model.store.spill is not None:
-        yield from _walked(model, wanted, feeds, limit, threads, memory, tick)
+        yield from _walked(model, wanted, feeds, limit, threads, memory, tick, believed=believed)
         return
     for chunk in chunks(model, feeds, list(read), memory):
         keys = [key for key in chunk if key in wanted]
@@ -137,7 +141,7 @@ def measure_moments(
             continue
         sums = summed(model, keys, [t for t, _ in chunk], feeds, limit, threads, tick)
         for key in keys:
-            moments = sums.pop(key).result()
+            moments = sums.pop(key).result(believed=believed)
             for name in wanted[key]:
                 yield name, moments
 
@@ -150,6 +154,8 @@ def _walked(
     threads: int,
     memory: MemoryBudget,
     tick: Tick,
+    *,
+    believed: bool,
 ) -> Iterator[tuple[str, Moments]]:
     """The same for a model that is never whole in memory: each node runs about once, however deep the model is."""
     cutter = Cutter(model.store)
@@ -163,7 +169,7 @@ def _walked(
                 sums[key].add(values[key[0]])
             tick(1)
         for key in chunk:
-            moments = sums.pop(key).result(last=True)
+            moments = sums.pop(key).result(last=True, believed=believed)
             for name in wanted[key]:
                 yield name, moments
             del moments  # while others are summed

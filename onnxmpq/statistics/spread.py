@@ -29,6 +29,7 @@ def spread_moments(
     *,
     threads: int = 1,
     memory: MemoryBudget = MEMORY,
+    believed: bool = False,
 ) -> Iterator[tuple[str, Moments]]:
     """As `measure_moments`, with the same bits, done by `elsewhere`.
 
@@ -41,7 +42,7 @@ def spread_moments(
     """
     held = SESSION_BYTES * sum(model.store.lengths()) + memory.sums + memory.shown
     if model.store.spill is not None or held > elsewhere.task_bytes:
-        yield from measure_moments(model, weights, feeds, threads=threads, memory=memory)
+        yield from measure_moments(model, weights, feeds, threads=threads, memory=memory, believed=believed)
         return
     read, samples = readers(model), feeds_hash(feeds)
     wanted = {key: found for key, names in read.items() if (found := [n for n in names if n in weights])}
@@ -57,10 +58,10 @@ def spread_moments(
             parts = pieces([key for key in chunk if key in wanted], elsewhere.width)
             tasks = [
                 Task(
-                    content_hash(common, chunk, piece),
+                    content_hash(common, chunk, piece, believed),
                     f"moments of what layer {wanted[piece[0]][0]} reads",
                     measured_sums,
-                    (model_there, feeds_there, piece, [tensor for tensor, _ in chunk]),
+                    (model_there, feeds_there, piece, [tensor for tensor, _ in chunk], believed),
                 )
                 for piece in (parts if in_order else sorted(parts, key=lambda piece: -max(map(work, piece))))
             ]
@@ -104,7 +105,9 @@ def pieces(keys: Sequence[Key], count: int) -> list[list[Key]]:
     return list(found.values())
 
 
-def measured_sums(model: Model, feeds: Feeds, keys: Sequence[Key], shown: Sequence[str]) -> list[Moments]:
+def measured_sums(
+    model: Model, feeds: Feeds, keys: Sequence[Key], shown: Sequence[str], believed: bool
+) -> list[Moments]:
     """Moments of what these keys read, in a session that shows the tensors `shown`; one thread."""
     sums = summed(model, keys, shown, feeds, rows_per_sample(len(feeds)), 1, lambda _: None)
-    return [sums.pop(key).result() for key in keys]
+    return [sums.pop(key).result(believed=believed) for key in keys]

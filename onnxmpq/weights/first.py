@@ -53,8 +53,8 @@ def round_weights(
     def measured() -> Iterator[tuple[str, Moments]]:
         weights = {*by_key, *shared.first}
         if elsewhere is None:
-            return measure_moments(model, weights, feeds, threads=threads)
-        return spread_moments(elsewhere, model, weights, feeds, threads=threads)
+            return measure_moments(model, weights, feeds, threads=threads, believed=True)
+        return spread_moments(elsewhere, model, weights, feeds, threads=threads, believed=True)
 
     def layers() -> Iterator[LayerToRound]:
         for key, moments in measured():

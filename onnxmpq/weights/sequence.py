@@ -165,14 +165,14 @@ class _Pass:
         shares: dict[str, DoubleArray] = {}
         if self.samples >= CHECK_EVERY:
             weights = {key: self.model.matrix(self.weights[key][1]) for key in keys}
-            fitted = fitting.result()
+            fitted = fitting.result(believed=True)
             wanted = {key: wanted_by(fitted, w) for key, w in weights.items()}
             del fitted  # they are large
             checked = checking.result()
             shares = {key: trust(w, wanted[key], checked) for key, w in weights.items()}
             del checked
         fitting.merge(checking)
-        together = fitting.result()
+        together = fitting.result(believed=True)
         return {k: replace(together, cross=shrunk(together, shares[k])) if shares else together for k in keys}
 
 

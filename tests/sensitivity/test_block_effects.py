@@ -17,6 +17,7 @@ from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model
 from onnxmpq.ranges import params_for
 from onnxmpq.rounding import quantize_weight
+from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.schemes import SCHEMES
 from onnxmpq.sensitivity import AUTO, Effects, Perturbations, extent, fit_frame, measure_effects
 from onnxmpq.sensitivity import reuse as effects_reuse
@@ -60,6 +61,24 @@ def test_effects_by_blocks_are_about_those_of_a_full_run(count: int) -> None:
     assert min(ratios) > 1 / 3 and max(ratios) < 3
     assert kendalltau(list(expected.values()), list(actual.values())).statistic > 0.85
     assert not found.idle
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_effects_are_at_their_level_where_few_samples_make_most_of_the_divergence(seed: int) -> None:
+    """A classifier that doubts 5 of 40 samples: changes behind the last block say little about earlier ones."""
+    generator = np.random.default_rng(seed)
+    x, doubted = generator.normal(size=(40, 4, 8)), generator.permutation(40)[:5]
+    scales = np.full(40, 20.0)
+    scales[doubted] = 0.5
+    proto = chain(4)
+    model, specs = prepared(proto), input_specs(open_session(proto))
+    feeds = Feeds({"x": (x * scales[:, None, None]).astype(np.float32)}, specs, "a test's samples")
+    tries = Perturbations(tries_of(model).weights, {})
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={"y": "logits"})
+    full, found = measure_effects(model, feeds, tries, frame=frame), measure_by_blocks(model, feeds, tries, frame)
+    expected, actual = alone(full), alone(found)
+    assert 2 / 3 < np.median([actual[t] / expected[t] for t in expected]) < 3 / 2
+    assert kendalltau(list(expected.values()), list(actual.values())).statistic > 0.85
 
 
 def test_the_last_block_and_far_tensors_are_measured_at_the_outputs() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.runtimes import input_specs, open_session
-from onnxmpq.sensitivity.effect_samples import effect_samples, mixed
+from onnxmpq.sensitivity.effect_samples import effect_samples, mixed, share_of, spread_by_doubt
 from tests.graphs import graph, prepared
 
 MODEL = prepared(graph("y = MatMul (x, w)", "float[N, 4] x", "float[N, 4] y", "float[4, 4] w"))
@@ -43,3 +43,11 @@ def test_every_first_part_is_spread(count: int) -> None:
     assert sorted(order) == list(range(count))
     for part in range(4, count):
         assert max(np.diff([0, *sorted(order[:part]), count])) <= 3 * count / part
+
+
+def test_the_first_samples_have_doubts_that_are_spread_as_all_are() -> None:
+    feeds, doubts = given(np.ones((9, 4), np.float32)), np.array([5.0, 1.0, 9.0, 3.0, 7.0, 2.0, 8.0, 4.0, 6.0])
+    order = spread_by_doubt(doubts, feeds, 3)
+    assert sorted(order) == list(range(9)) and sorted(doubts[order[:3]]) == [1.0, 5.0, 9.0]
+    assert share_of(doubts, order[:3]) == 1.0 and share_of(doubts, [2]) == 5 / 9
+    assert spread_by_doubt(doubts, feeds, 9) == spread_by_doubt(np.zeros(9), feeds, 3) == list(range(9))

@@ -69,6 +69,20 @@ def test_level_makes_up_for_changes_that_are_larger_where_it_matters(seed: int) 
     assert np.exp(np.log(ratios).mean()) == pytest.approx(1.0, rel=0.1)
 
 
+def test_levels_from_the_first_samples_are_brought_to_that_of_all() -> None:
+    """F is the mean over all samples, whichever the changes are of."""
+    reference = codes(3, 60, sure=4.0)
+    plain, changes = classifier(reference), [0.1 * codes(k, 12) for k in range(4, 9)]
+    few = PooledDivergence.fitted(plain, reference, changes)
+    expected = np.mean([np.log(plain.mean(reference[:12], c) / purely(few).mean(reference[:12], c)) for c in changes])
+    assert few.levels[0] == pytest.approx(np.exp(expected), rel=1e-6)
+    assert few.at_level(3.0).levels[0] == pytest.approx(3.0 * few.levels[0]) and few.at_level(3.0).trusts == few.trusts
+    turned = few.around(reference[::-1])
+    np.testing.assert_allclose(turned.per_sample(reference, reference), few.per_sample(reference, reference), rtol=1e-6)
+    other = few.around(codes(9, 60, sure=0.1)).per_sample(reference, reference)
+    assert not np.allclose(other, few.per_sample(reference, reference), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("aimed", "samples", "least", "most"), [(1, 4, 0.0, 0.0), (0, 64, 0.0, 0.5), (1, 64, 0.8, 1.0)]
 )
