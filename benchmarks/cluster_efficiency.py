@@ -1,6 +1,7 @@
 """Efficiency of a cluster, from the tasks of a real conversion: what is recorded once is replayed on 1 to 32 workers.
 
     python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32] [--effects block]
+        [--without gptq ...]
     python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
@@ -194,6 +195,7 @@ def record(asked: argparse.Namespace) -> None:
             recipe=asked.recipe,
             samples=asked.samples,
             effects=asked.effects,
+            without=tuple(asked.without),
             cache=False,
             guard=False,
             best_effort=True,
@@ -276,11 +278,16 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
     return found
 
 
+BOTH = f"{ROUNDING} with {MOMENTS}"
+PARTS = {MOMENTS: BOTH, ROUNDING: BOTH}
+"""Stages that go on at the same time in a conversion; each is also simulated by itself."""
+
+
 def handed_out(tasks: Sequence[Done]) -> dict[str, list[int]]:
     """Numbers of the tasks of each stage, moments before the rounding that waits for them."""
     found: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
-        found.setdefault(ROUNDING if task.stage == MOMENTS else task.stage, []).append(number)
+        found.setdefault(PARTS.get(task.stage, task.stage), []).append(number)
 
     def order(number: int) -> tuple[int, bool, int]:
         task = tasks[number]
@@ -303,17 +310,28 @@ def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
     print("|---|---|---|" + "---|" * len(counts))
     totals = dict.fromkeys(counts, rest_s)
     for stage, numbers in handed_out(alone).items():
-        work_s, cells = sum(alone[n].run_s for n in numbers), []
-        for count in counts:
-            tasks = joined(recorded, count, walks)
-            runs = {recorded[n].run for n in handed_out(recorded)[stage]} if stage == EFFECTS else set()
-            walk_s = sum(walks[str(run)] for run in runs)
-            shared = sum(b for s, b in found["shared"].items() if (ROUNDING if s == MOMENTS else s) == stage)
-            made = simulated(handed_out(tasks)[stage], tasks, count, walk_s, shared, rate)
-            totals[count] += made.makespan_s
-            cells.append(f"{work_s / count / made.makespan_s:.2f} ({made.limit})")
-        print(f"| {stage} | {len(handed_out(recorded)[stage])} | {work_s:.1f} | " + " | ".join(cells) + " |")
+        rows = [stage, *(part for part, whole in PARTS.items() if whole == stage and part in {t.stage for t in alone})]
+        for row in rows:
+            work_s, cells = sum(alone[n].run_s for n in numbers if alone[n].stage == row or row == stage), []
+            for count in counts:
+                made = _stage(found, joined(recorded, count, walks), stage, row, count, rate)
+                totals[count] += made.makespan_s if row == stage else 0.0
+                cells.append(f"{work_s / count / made.makespan_s:.2f} ({made.limit})")
+            tasks = sum(row in (stage, recorded[n].stage) for n in handed_out(recorded)[stage])
+            print(f"| {row} | {tasks} | {work_s:.1f} | " + " | ".join(cells) + " |")
     print(f"| all, with {rest_s:.0f} s on the client | | | " + " | ".join(f"{totals[n]:.0f} s" for n in counts) + " |")
+
+
+def _stage(
+    found: Mapping[str, Any], tasks: Sequence[Done], stage: str, row: str, workers: int, rate: float
+) -> Simulated:
+    """A stage, or one of its parts with all that it waits for already there. found: as recorded."""
+    numbers = [n for n in handed_out(tasks)[stage] if row in (stage, tasks[n].stage)]
+    if row != stage:
+        tasks = [replace(task, after=-1) for task in tasks]
+    walk_s = sum(found["walks"][str(run)] for run in {tasks[n].run for n in numbers}) if stage == EFFECTS else 0.0
+    shared = sum(b for s, b in found["shared"].items() if PARTS.get(s, s) == stage and row in (stage, s))
+    return simulated(numbers, tasks, workers, walk_s, shared, rate)
 
 
 def main() -> None:
@@ -327,6 +345,7 @@ def main() -> None:
     one.add_argument("--samples", type=int, default=64)
     one.add_argument("--width", type=int, default=32)
     one.add_argument("--effects", default="auto")
+    one.add_argument("--without", nargs="*", default=[], help="techniques that are left out")
     one.add_argument("--rounding", action="store_true", help="stop after the first rounding")
     made = commands.add_parser("decoder")
     made.add_argument("folder", type=Path)
