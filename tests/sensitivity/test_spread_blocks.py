@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import onnx
 import pytest
 
 from onnxmpq.cache import content_hash
-from onnxmpq.execution import MEMORY, MemoryBudget
+from onnxmpq.execution import MEMORY, MemoryBudget, OpenPart, Part
 from onnxmpq.keys import model_hash
-from onnxmpq.sensitivity import Perturbations, fit_frame
+from onnxmpq.runtimes import SessionSettings
+from onnxmpq.sensitivity import Perturbations, fit_frame, spread_blocks
 from onnxmpq.sensitivity.block_effects import measure_by_blocks
 from onnxmpq.sensitivity.spread_blocks import Spread
 from tests.executors import Shuffled
@@ -60,6 +63,25 @@ def test_tasks_give_the_same_bits(
     code = np.concatenate([whole.pooled.encode([np.ones((1, 4, 8), np.float32)] * len(proto.graph.output), 1)] * 9)
     np.testing.assert_array_equal(*(e.pooled.per_sample(code, 0.1 * code) for e in (whole, found)))
     assert executor.done > len(whole.by_blocks.gains)
+
+
+def test_tasks_that_carry_open_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counted(OpenPart):
+        def __init__(self, part: Part, settings: SessionSettings) -> None:
+            opened.append(part.inputs)
+            super().__init__(part, settings)
+
+    monkeypatch.setattr("onnxmpq.sensitivity.carry.OpenPart", Counted)
+    model, feeds = prepared(chain(5)), feeds_for(chain(5), 9)
+    tries = tries_of(model, ("x", "n0", "r1", "m2", "o3"))
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    found = measure_by_blocks(model, feeds, tries, frame, spread=Spread(Shuffled(4, 0), "opened"))
+    assert found.by_blocks is not None
+    assert 0 < len(opened) == len(set(opened)) <= len(found.by_blocks.gains)
+    gc.collect()
+    assert not spread_blocks._opened  # nobody has the way any more
 
 
 def test_a_graph_of_one_block_is_measured_at_the_outputs() -> None:
