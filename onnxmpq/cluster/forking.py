@@ -144,11 +144,13 @@ def _serve(listener: int, alive: int, environment: Mapping[str, str]) -> NoRetur
 
 
 def _close_all_but(kept: set[int]) -> None:
-    """Files and pipes are the program's: it may wait for their end."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            with suppress(OSError):
-                os.close(int(name))
+    """Files and pipes are the program's: it may wait for their end. Their numbers stay taken, as objects that came with
+    the copy may close them later."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in {int(name) for name in os.listdir("/proc/self/fd")} - kept - {nothing}:
+        with suppress(OSError):
+            os.fstat(number)  # that of the list is closed by now
+            os.dup2(nothing, number)
 
 
 def _forget_handlers() -> None:
