@@ -25,9 +25,10 @@ class Shuffled:
 
     @contextmanager
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
-        self.there.append(_copy(value))
-        yield self.there[-1]
-        self.there.pop()
+        copy = _copy(value)
+        self.there.append(copy)
+        yield copy
+        self.there = [other for other in self.there if other is not copy]
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
         listed = [part for task in tasks for part in self._divided(task)]
