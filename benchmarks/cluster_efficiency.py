@@ -41,7 +41,8 @@ MOMENTS, ROUNDING, EFFECTS, CARRYING = "moments", "rounding", "effects", "carryi
 STAGES = {"moments": MOMENTS, "rounding": ROUNDING, "measuring": EFFECTS, "carrying": CARRYING}
 """By the first word of what a task is about."""
 WALKED = (EFFECTS, CARRYING)
-"""In these stages each worker runs the fp32 model, or opens its blocks, once. Each task of moments runs the model."""
+"""In these stages each worker runs the fp32 model, or opens its blocks, once; within blocks the client runs the model
+for all of them. Each task of moments runs the model."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Recorder:
     """Does tasks here, one after the other, and writes down what they take. CPU seconds, as machines are shared.
 
     walks: CPU seconds of one run of the fp32 model over the samples, by the number of the call. shared_bytes: by stage.
+    model_bytes: of them, those of the model, in the first stage.
     """
 
     sees_files, task_bytes = True, math.inf
@@ -76,20 +78,25 @@ class Recorder:
         self.stop_at = stop_at
         self.width, self.done, self.walks = width, list[Done](), dict[str, float]()
         self.shared_bytes: dict[str, int] = {}
+        self.model_bytes = 0
         self._known, self._fresh = set[str](), 0
+        self._inside = False  # what is shared for a few tasks of many travels with these
         self._in_tasks_s = self._mark = 0.0
         self._runs = 0
 
     @contextmanager
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
-        if not (lasting and key in self._known):
-            self._fresh += len(pickle.dumps(value))
+        if not (lasting and key in self._known) and not self._inside:
+            size = len(pickle.dumps(value))
+            self._fresh += size
+            self.model_bytes += size if lasting else 0
         self._known.add(key)
         yield value
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
         self._runs += 1
         number, first, last, stage, self._mark = self._runs, None, None, "", self._client_s()
+        self._inside = True
         for task in tasks:
             stage = STAGES[task.about.split()[0]]
             if stage == self.stop_at:
@@ -108,6 +115,7 @@ class Recorder:
             self._mark = self._client_s()
             yield task, result
             last, first = (task, run_s), first or (task, run_s)
+        self._inside = False
         if last is not None and stage != ROUNDING:
             start = time.process_time()
             self.walks[str(number)] = self._walk_s(stage, *(first if stage == CARRYING else last))
@@ -210,6 +218,7 @@ def record(asked: argparse.Namespace) -> None:
         "whole_s": whole_s,
         "walks": recorder.walks,
         "shared": recorder.shared_bytes,
+        "model_bytes": recorder.model_bytes,
         "tasks": [asdict(d) for d in recorder.done],
     }
     asked.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -300,8 +309,11 @@ def handed_out(tasks: Sequence[Done]) -> dict[str, list[int]]:
     return {stage: sorted(numbers, key=order) for stage, numbers in found.items()}
 
 
-def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
+def simulate(file: Path, counts: Sequence[int], rate: float, *, there: bool) -> None:
+    """there: the workers have the model already, from a stage that was left out."""
     found = json.loads(file.read_text(encoding="utf-8"))
+    if there:
+        found["shared"][next(iter(found["shared"]))] -= found["model_bytes"]
     recorded = [Done(**row) for row in found["tasks"]]
     walks: dict[str, float] = found["walks"]
     alone = joined(recorded, 1, walks)
@@ -315,7 +327,8 @@ def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
     for stage, numbers in handed_out(alone).items():
         rows = [stage, *(part for part, whole in PARTS.items() if whole == stage and part in {t.stage for t in alone})]
         for row in rows:
-            work_s, cells = sum(alone[n].run_s for n in numbers if alone[n].stage == row or row == stage), []
+            mine = [alone[n] for n in numbers if row in (stage, alone[n].stage)]
+            work_s, cells = sum(t.run_s + (t.before_s if stage == EFFECTS else 0.0) for t in mine), []
             for count in counts:
                 made = _stage(found, joined(recorded, count, walks), stage, row, count, rate)
                 totals[count] += made.makespan_s if row == stage else 0.0
@@ -332,6 +345,8 @@ def _stage(
     numbers = [n for n in handed_out(tasks)[stage] if row in (stage, tasks[n].stage)]
     if row != stage:
         tasks = [replace(task, after=-1) for task in tasks]
+    if stage == EFFECTS and workers == 1:  # who walks for itself
+        tasks = [replace(task, before_s=0.0, run_s=task.before_s + task.run_s) for task in tasks]
     walk_s = sum(found["walks"][str(run)] for run in {tasks[n].run for n in numbers}) if stage in WALKED else 0.0
     walk_s *= 1.0 - 1.0 / workers  # one walk is in the tasks, where workers take turns along the graph
     shared = sum(b for s, b in found["shared"].items() if PARTS.get(s, s) == stage and row in (stage, s))
@@ -358,6 +373,7 @@ def main() -> None:
     other = commands.add_parser("simulate")
     other.add_argument("tasks", type=Path)
     other.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    other.add_argument("--there", action="store_true", help="workers have the model already")
     other.add_argument("--mb-per-s", type=float, default=100.0, help="of each link; 100 is a gigabit network")
     asked = parser.parse_args()
     if asked.command == "record":
@@ -365,7 +381,7 @@ def main() -> None:
     elif asked.command == "decoder":
         decoder(asked.folder, asked.blocks, asked.hidden)
     else:
-        simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6)
+        simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6, there=asked.there)
 
 
 if __name__ == "__main__":
