@@ -1,6 +1,7 @@
 """Efficiency of a cluster, from the tasks of a real conversion: what is recorded once is replayed on 1 to 32 workers.
 
     python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32] [--effects block]
+        [--without gptq ...]
     python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
@@ -39,8 +40,9 @@ from tests.tables import int8_pays
 MOMENTS, ROUNDING, EFFECTS, CARRYING = "moments", "rounding", "effects", "carrying"
 STAGES = {"moments": MOMENTS, "rounding": ROUNDING, "measuring": EFFECTS, "carrying": CARRYING}
 """By the first word of what a task is about."""
-PASSES = (MOMENTS, CARRYING)
-"""Each of these tasks runs the fp32 model once; of the others, each worker does."""
+WALKED = (EFFECTS, CARRYING)
+"""In these stages each worker runs the fp32 model, or opens its blocks, once; within blocks the client runs the model
+for all of them. Each task of moments runs the model."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Recorder:
     """Does tasks here, one after the other, and writes down what they take. CPU seconds, as machines are shared.
 
     walks: CPU seconds of one run of the fp32 model over the samples, by the number of the call. shared_bytes: by stage.
+    model_bytes: of them, those of the model, in the first stage.
     """
 
     sees_files, task_bytes = True, math.inf
@@ -75,20 +78,25 @@ class Recorder:
         self.stop_at = stop_at
         self.width, self.done, self.walks = width, list[Done](), dict[str, float]()
         self.shared_bytes: dict[str, int] = {}
+        self.model_bytes = 0
         self._known, self._fresh = set[str](), 0
+        self._inside = False  # what is shared for a few tasks of many travels with these
         self._in_tasks_s = self._mark = 0.0
         self._runs = 0
 
     @contextmanager
     def shared(self, key: str, value: Any, *, lasting: bool = False) -> Iterator[Any]:
-        if not (lasting and key in self._known):
-            self._fresh += len(pickle.dumps(value))
+        if not (lasting and key in self._known) and not self._inside:
+            size = len(pickle.dumps(value))
+            self._fresh += size
+            self.model_bytes += size if lasting else 0
         self._known.add(key)
         yield value
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
         self._runs += 1
-        number, last, stage, self._mark = self._runs, None, "", self._client_s()
+        number, first, last, stage, self._mark = self._runs, None, None, "", self._client_s()
+        self._inside = True
         for task in tasks:
             stage = STAGES[task.about.split()[0]]
             if stage == self.stop_at:
@@ -106,10 +114,11 @@ class Recorder:
             self._in_tasks_s += time.process_time() - start
             self._mark = self._client_s()
             yield task, result
-            last = (task, run_s)
+            last, first = (task, run_s), first or (task, run_s)
+        self._inside = False
         if last is not None and stage != ROUNDING:
             start = time.process_time()
-            self.walks[str(number)] = self._walk_s(stage, *last)
+            self.walks[str(number)] = self._walk_s(stage, *(first if stage == CARRYING else last))
             self._in_tasks_s += time.process_time() - start
 
     def _client_s(self) -> float:
@@ -127,8 +136,12 @@ class Recorder:
         if stage == MOMENTS:
             smallest = min(given[2], key=lambda key: key[1].groups * key[1].inputs ** 2)
             task.function(*given[:2], [smallest], given[3])
-        elif stage == CARRYING:
-            task.function(*given[:2], [])
+        elif stage == CARRYING:  # of a worker that has the way anew, and then of one that has opened the blocks
+            given = given[0], pickle.loads(pickle.dumps(given[1])), given[2]
+            task.function(*given)
+            fresh_s = time.process_time() - start
+            task.function(*given)
+            return max(2 * fresh_s - (time.process_time() - start), 0.0)
         else:  # of a worker that comes to the last task first: a thread has a walk of its own
             thread = Thread(target=task.function, args=given)
             thread.start()
@@ -194,6 +207,7 @@ def record(asked: argparse.Namespace) -> None:
             recipe=asked.recipe,
             samples=asked.samples,
             effects=asked.effects,
+            without=tuple(asked.without),
             cache=False,
             guard=False,
             best_effort=True,
@@ -204,6 +218,7 @@ def record(asked: argparse.Namespace) -> None:
         "whole_s": whole_s,
         "walks": recorder.walks,
         "shared": recorder.shared_bytes,
+        "model_bytes": recorder.model_bytes,
         "tasks": [asdict(d) for d in recorder.done],
     }
     asked.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -222,9 +237,9 @@ def simulated(
 ) -> Simulated:
     """One stage, the tasks of these numbers: the client hands out, sends and receives on one link; each worker walks
     for itself and fetches the shared value first, from the client or a worker that has it (a tree: log2 of the
-    workers). walk_s: of a worker, beside its tasks."""
+    workers). walk_s: of each worker, beside what one machine takes."""
     ready = shared / rate * (max((workers - 1).bit_length(), 0) + 1)
-    free = [ready + (walk_s / 2 if workers > 1 else 0.0)] * workers
+    free = [ready + walk_s] * workers
     clock = link = 0.0
     held: list[float] = []
     finished: dict[int, float] = {}
@@ -244,7 +259,7 @@ def simulated(
         "link": sum(t.sent + t.returned for t in mine) / rate + ready,
         "longest task": max(t.run_s for t in mine),
         "work": work_s / workers,
-        "walks": (walk_s / 2 if workers > 1 else 0.0) + work_s / workers,
+        "walks": walk_s + work_s / workers,
     }
     return Simulated(max(finished.values()), max(bounds, key=lambda name: bounds[name]))
 
@@ -255,10 +270,9 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
     place: dict[int, int] = {}
     piece: dict[tuple[int, int], int] = {}
     for number, task in enumerate(tasks):
-        if task.stage in PASSES:
+        if task.stage == MOMENTS:
             same = [n for n, t in enumerate(tasks) if t.run == task.run]
-            count = workers * (2 if task.stage == CARRYING and workers > 1 else 1)
-            at = (task.run, same.index(number) * min(count, len(same)) // len(same))
+            at = (task.run, same.index(number) * min(workers, len(same)) // len(same))
             if at in piece:
                 whole = found[piece[at]]
                 found[piece[at]] = replace(
@@ -276,11 +290,16 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
     return found
 
 
+BOTH = f"{ROUNDING} with {MOMENTS}"
+PARTS = {MOMENTS: BOTH, ROUNDING: BOTH}
+"""Stages that go on at the same time in a conversion; each is also simulated by itself."""
+
+
 def handed_out(tasks: Sequence[Done]) -> dict[str, list[int]]:
     """Numbers of the tasks of each stage, moments before the rounding that waits for them."""
     found: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
-        found.setdefault(ROUNDING if task.stage == MOMENTS else task.stage, []).append(number)
+        found.setdefault(PARTS.get(task.stage, task.stage), []).append(number)
 
     def order(number: int) -> tuple[int, bool, int]:
         task = tasks[number]
@@ -290,8 +309,11 @@ def handed_out(tasks: Sequence[Done]) -> dict[str, list[int]]:
     return {stage: sorted(numbers, key=order) for stage, numbers in found.items()}
 
 
-def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
+def simulate(file: Path, counts: Sequence[int], rate: float, *, there: bool) -> None:
+    """there: the workers have the model already, from a stage that was left out."""
     found = json.loads(file.read_text(encoding="utf-8"))
+    if there:
+        found["shared"][next(iter(found["shared"]))] -= found["model_bytes"]
     recorded = [Done(**row) for row in found["tasks"]]
     walks: dict[str, float] = found["walks"]
     alone = joined(recorded, 1, walks)
@@ -303,17 +325,32 @@ def simulate(file: Path, counts: Sequence[int], rate: float) -> None:
     print("|---|---|---|" + "---|" * len(counts))
     totals = dict.fromkeys(counts, rest_s)
     for stage, numbers in handed_out(alone).items():
-        work_s, cells = sum(alone[n].run_s for n in numbers), []
-        for count in counts:
-            tasks = joined(recorded, count, walks)
-            runs = {recorded[n].run for n in handed_out(recorded)[stage]} if stage == EFFECTS else set()
-            walk_s = sum(walks[str(run)] for run in runs)
-            shared = sum(b for s, b in found["shared"].items() if (ROUNDING if s == MOMENTS else s) == stage)
-            made = simulated(handed_out(tasks)[stage], tasks, count, walk_s, shared, rate)
-            totals[count] += made.makespan_s
-            cells.append(f"{work_s / count / made.makespan_s:.2f} ({made.limit})")
-        print(f"| {stage} | {len(handed_out(recorded)[stage])} | {work_s:.1f} | " + " | ".join(cells) + " |")
+        rows = [stage, *(part for part, whole in PARTS.items() if whole == stage and part in {t.stage for t in alone})]
+        for row in rows:
+            mine = [alone[n] for n in numbers if row in (stage, alone[n].stage)]
+            work_s, cells = sum(t.run_s + (t.before_s if stage == EFFECTS else 0.0) for t in mine), []
+            for count in counts:
+                made = _stage(found, joined(recorded, count, walks), stage, row, count, rate)
+                totals[count] += made.makespan_s if row == stage else 0.0
+                cells.append(f"{work_s / count / made.makespan_s:.2f} ({made.limit})")
+            tasks = sum(row in (stage, recorded[n].stage) for n in handed_out(recorded)[stage])
+            print(f"| {row} | {tasks} | {work_s:.1f} | " + " | ".join(cells) + " |")
     print(f"| all, with {rest_s:.0f} s on the client | | | " + " | ".join(f"{totals[n]:.0f} s" for n in counts) + " |")
+
+
+def _stage(
+    found: Mapping[str, Any], tasks: Sequence[Done], stage: str, row: str, workers: int, rate: float
+) -> Simulated:
+    """A stage, or one of its parts with all that it waits for already there. found: as recorded."""
+    numbers = [n for n in handed_out(tasks)[stage] if row in (stage, tasks[n].stage)]
+    if row != stage:
+        tasks = [replace(task, after=-1) for task in tasks]
+    if stage == EFFECTS and workers == 1:  # who walks for itself
+        tasks = [replace(task, before_s=0.0, run_s=task.before_s + task.run_s) for task in tasks]
+    walk_s = sum(found["walks"][str(run)] for run in {tasks[n].run for n in numbers}) if stage in WALKED else 0.0
+    walk_s *= 1.0 - 1.0 / workers  # one walk is in the tasks, where workers take turns along the graph
+    shared = sum(b for s, b in found["shared"].items() if PARTS.get(s, s) == stage and row in (stage, s))
+    return simulated(numbers, tasks, workers, walk_s, shared, rate)
 
 
 def main() -> None:
@@ -327,6 +364,7 @@ def main() -> None:
     one.add_argument("--samples", type=int, default=64)
     one.add_argument("--width", type=int, default=32)
     one.add_argument("--effects", default="auto")
+    one.add_argument("--without", nargs="*", default=[], help="techniques that are left out")
     one.add_argument("--rounding", action="store_true", help="stop after the first rounding")
     made = commands.add_parser("decoder")
     made.add_argument("folder", type=Path)
@@ -335,6 +373,7 @@ def main() -> None:
     other = commands.add_parser("simulate")
     other.add_argument("tasks", type=Path)
     other.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
+    other.add_argument("--there", action="store_true", help="workers have the model already")
     other.add_argument("--mb-per-s", type=float, default=100.0, help="of each link; 100 is a gigabit network")
     asked = parser.parse_args()
     if asked.command == "record":
@@ -342,7 +381,7 @@ def main() -> None:
     elif asked.command == "decoder":
         decoder(asked.folder, asked.blocks, asked.hidden)
     else:
-        simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6)
+        simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6, there=asked.there)
 
 
 if __name__ == "__main__":

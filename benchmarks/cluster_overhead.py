@@ -5,7 +5,8 @@
 
 Each conversion is a process of its own, in turn without a cluster and with each of them. CPU seconds are those of the
 process and of all that it started and waited for (workers, processes that round), which other work on the machine
-changes little; seconds are what the whole took. Start and end of the cluster are in both.
+changes little; seconds are what the whole took, which means something on a quiet machine only. Start and end of the
+cluster are in both. The table has the least of each, as what disturbs only adds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.cluster_runs import converted
+from benchmarks.stages import table_of
 from onnxmpq.progress import Silent
 from tests.tables import int8_pays
 
@@ -71,10 +73,14 @@ def main() -> None:
                 rows.setdefault(cluster, []).append((seconds, cpu_s))
                 hashes.add(found)
                 print(f"{cluster}: {seconds:.1f} s, {cpu_s:.1f} s of CPU", flush=True)
-    alone = [cpu_s for _, cpu_s in rows[NONE]]
-    for cluster, found_rows in rows.items():
-        ratio = median(cpu_s / one for (_, cpu_s), one in zip(found_rows, alone, strict=True))
-        print(f"{cluster}: {median(c for _, c in found_rows):.1f} s of CPU, {ratio:.2f} of none's")
+    best = {cluster: tuple(map(min, zip(*found_rows, strict=True))) for cluster, found_rows in rows.items()}
+    ratio = {c: median(cpu / one for (_, cpu), (_, one) in zip(rows[c], rows[NONE], strict=True)) for c in rows}
+    cells = [
+        [c, f"{s:.1f} ({s / best[NONE][0]:.2f})", f"{cpu:.1f} ({cpu / best[NONE][1]:.2f})", f"{ratio[c]:.2f}"]
+        for c, (s, cpu) in best.items()
+    ]
+    print(f"{asked.model.name}, least of {asked.rounds} rounds; in brackets relative to none")
+    print(table_of(["cluster", "seconds", "CPU seconds", "median ratio of CPU seconds in a round"], cells))
     raise SystemExit(len(hashes) > 1)
 
 

@@ -20,7 +20,9 @@ from onnxmpq.tasks import done_by
 CONNECT_S = 15
 """Seconds that a scheduler has to answer, and to be found again when the connection was lost."""
 _LOCAL = re.compile(r"local:(\d+)")
-_URL = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")
+_URL = re.compile(r"((tcp|tls|ucx)://[^\s/]+:\d{1,5})|(wss?://[^\s/]+:\d{1,5}(/\S*)?)")
+MOST_LOCAL = 512
+"""Workers on this machine, of some 40 MB each at least."""
 Model = TypeVar("Model")
 Result = TypeVar("Result")
 
@@ -99,10 +101,11 @@ def require_choice(cluster: object) -> None:
     """Raises UsageError for what is neither an address nor a client."""
     if isinstance(cluster, str):
         local = _LOCAL.fullmatch(cluster)
-        if (local and int(local[1])) or (not local and _URL.fullmatch(cluster)):
+        if (local and 0 < int(local[1]) <= MOST_LOCAL) or (not local and _URL.fullmatch(cluster)):
             return
         raise UsageError(
             f"--cluster {cluster}: write the scheduler's address, as tcp://HOST:8786, or local:N for N workers here"
+            + (f", {MOST_LOCAL} at most" if local and int(local[1]) else "")
         )
     if not (hasattr(cluster, "submit") and hasattr(cluster, "scheduler_info")):
         raise UsageError(f"cluster={shown(cluster)}: must be an address in a text, or a distributed.Client")
@@ -113,6 +116,7 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
     """A client and, where its workers were started here, the function that starts lost ones again. A client that the
     caller made stays open."""
     import distributed  # noqa: PLC0415
+    from distributed.comm.registry import get_backend  # noqa: PLC0415
 
     if not isinstance(cluster, str):
         yield cluster, None
@@ -131,6 +135,7 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
                 restore = restorer(address)
             else:
                 address = cluster
+                get_backend(address.partition(":")[0]).get_connector()  # or a client that fails waits 30 s in the end
             client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
         except Exception as error:  # of a connection, of TLS, of a protocol that is unknown: whatever Dask raises
             raise ClusterError(_unreachable(cluster, error)) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import cast
@@ -22,15 +22,22 @@ _FLOAT_TENSOR = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
 
 @dataclass(frozen=True)
 class Part:
-    """A subgraph as a model of its own. inputs: tensors it must be fed. files: of constants that are its own, to be
-    removed once a session has mapped them."""
+    """A subgraph as a model of its own. inputs: tensors it must be fed. make: the model, put together when it is asked
+    for: many a part is cut to know what it reads. files: of constants that are its own, to be removed once a session
+    has mapped them."""
 
-    proto: onnx.ModelProto
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    make: Callable[[], onnx.ModelProto]
     files: tuple[str, ...] = ()
 
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The model, anew each time."""
+        return self.make()
 
-NOTHING = Part(onnx.ModelProto(), ())
+
+NOTHING = Part((), (), onnx.ModelProto)
 
 
 class OpenPart:
@@ -38,10 +45,10 @@ class OpenPart:
 
     def __init__(self, part: Part, settings: SessionSettings) -> None:
         self.inputs = part.inputs
-        self.outputs = [o.name for o in part.proto.graph.output]
+        self.outputs = list(part.outputs)
         settings = replace(settings, mapped=True)
         try:
-            self._session = open_session(part.proto, settings) if part.proto.graph.node else None
+            self._session = open_session(part.proto, settings) if part.outputs else None
         finally:
             for file in part.files:
                 os.unlink(file)
@@ -69,10 +76,11 @@ class Cutter:
         self.index = GraphIndex(self.structure)
         self._range = slice(0, len(self.index.nodes))
         self._changed: dict[str, onnx.TensorProto] = {}
-        stored = graph.all_handed if isinstance(graph, WeightStore) else self.index.constants
+        self._stored = graph.all_handed if isinstance(graph, WeightStore) else self.index.constants
         self.spill = graph.spill if isinstance(graph, WeightStore) else spill
-        self.constants: Mapping[str, onnx.TensorProto] = ChainMap(self._changed, _unchanged(stored))
+        self.constants: Mapping[str, onnx.TensorProto] = ChainMap(self._changed, _unchanged(self._stored))
         self.nodes = {n.name: n for n in self.index.nodes}
+        self._read = [read_by(n) for n in self.index.nodes]
         self._places = {n.name: i for i, n in enumerate(self.index.nodes)}
         self._position = {t: i for i, n in enumerate(self.index.nodes) for t in n.output}
 
@@ -93,7 +101,7 @@ class Cutter:
     def weight_bytes(self) -> list[int]:
         """Per node, the size of the constants that it reads."""
         constants = self.constants
-        return [sum(tensor_bytes(constants[t]) for t in read_by(n) if t in constants) for n in self.index.nodes]
+        return [sum(tensor_bytes(constants[t]) for t in read if t in constants) for read in self._read]
 
     def behind(self, tensors: Iterable[str], checkpoint: int) -> Part:
         """The nodes from index `checkpoint` on that these tensors reach, with all outputs they make."""
@@ -108,22 +116,22 @@ class Cutter:
         return {t for n in nodes for t in read_by(n) if t and t not in made and t not in self.constants}
 
     def _reached(self, tensors: Iterable[str], checkpoint: int) -> list[onnx.NodeProto]:
+        return self._affected(tensors, range(self._range.start, self._range.stop), checkpoint)
+
+    def _affected(self, tensors: Iterable[str], places: range, first: int) -> list[onnx.NodeProto]:
+        """Of the nodes at these places those that the tensors reach, from place `first` on."""
         affected, nodes = set(tensors), []
-        for place, node in enumerate(self.index.nodes[self._range], self._range.start):
-            if any(t in affected for t in read_by(node)):
+        for place in places:
+            if not affected.isdisjoint(self._read[place]):
+                node = self.index.nodes[place]
                 affected.update(node.output)
-                if place >= checkpoint:
+                if place >= first:
                     nodes.append(node)
         return nodes
 
     def between(self, tensors: Sequence[str], checkpoint: int, live: Iterable[str]) -> Part:
         """The nodes before `checkpoint` that these tensors reach, up to the live tensors and outputs they make."""
-        affected = set(tensors)
-        nodes = []
-        for node in self.index.nodes[self._range.start : checkpoint]:
-            if any(t in affected for t in read_by(node)):
-                affected.update(node.output)
-                nodes.append(node)
+        nodes = self._affected(tensors, range(self._range.start, checkpoint), 0)
         made = {t for n in nodes for t in n.output}
         wanted = dict.fromkeys((*live, *self.outputs))
         return self._part(nodes, [t for t in wanted if t in made], tuple(tensors) if nodes else ())
@@ -131,17 +139,16 @@ class Cutter:
     def segment(self, start: int, stop: int, outputs: Sequence[str]) -> Part:
         """The nodes from index `start` up to `stop`, as far as these tensors need them."""
         needed, nodes = set(outputs), []
-        for node in reversed(self.index.nodes[start:stop]):
-            if needed.intersection(node.output):
-                nodes.append(node)
-                needed.update(read_by(node))
+        for place in reversed(range(start, min(stop, len(self.index.nodes)))):
+            if not needed.isdisjoint(self.index.nodes[place].output):
+                nodes.append(self.index.nodes[place])
+                needed.update(self._read[place])
         made = {t for n in nodes for t in n.output}
         return self._part(nodes[::-1], [t for t in outputs if t in made], ())
 
     def live(self, checkpoint: int) -> list[str]:
         """Computed tensors from before index `checkpoint` that nodes from there on read."""
-        later = self.index.nodes[checkpoint:]
-        read = dict.fromkeys(t for n in later for t in read_by(n))
+        read = dict.fromkeys(t for read in self._read[checkpoint:] for t in read)
         return [t for t in read if 0 <= self.position(t) < checkpoint]
 
     def set_constant(self, name: str, values: NDArray[np.generic]) -> None:
@@ -167,7 +174,9 @@ class Cutter:
             results += [f"{t}/variant{number}" for t in region.outputs]
             del spelling
         files = () if self.spill is None else tuple(place_of(t)[LOCATION] for t in constants.values())
-        return replace(self._part(nodes, results, (), constants), files=files)
+        part = self._part(nodes, results, (), constants)
+        proto = part.proto  # or the part would hold on to the constants that it has copies of
+        return replace(part, make=lambda: proto, files=files)
 
     def _variant(
         self,
@@ -213,9 +222,24 @@ class Cutter:
             return NOTHING
         made = {t for n in nodes for t in n.output} - set(forced)
         read = dict.fromkeys(t for n in nodes for t in read_by(n) if t)
-        constants = ChainMap(_unchanged(added or {}), _unchanged(self.constants))
+        own, changed = added or {}, dict(self._changed)  # as they are now
+        constants = ChainMap(_unchanged(own), changed, _unchanged(self._stored))
         inputs = [t for t in (*forced, *read) if t not in made and (t in forced or t not in constants)]
         inputs = list(dict.fromkeys(inputs))
+        held = [t for t in read if t in constants and t not in forced]
+
+        def make() -> onnx.ModelProto:
+            return self._made(nodes, inputs, outputs, (constants[t] for t in held))
+
+        return Part(tuple(inputs), tuple(outputs), make)
+
+    def _made(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        constants: Iterable[onnx.TensorProto],
+    ) -> onnx.ModelProto:
         part = onnx.ModelProto(ir_version=self.structure.ir_version, opset_import=self.structure.opset_import)
         part.graph.name = "part"
         part.functions.extend(self.structure.functions)  # of a model whose inlining is left out
@@ -223,10 +247,10 @@ class Cutter:
         for domain in sorted({n.domain for n in nodes} - imported - {"", "ai.onnx"}):
             part.opset_import.add(domain=domain, version=1)
         part.graph.node.extend(nodes)
-        part.graph.initializer.extend(constants[t] for t in read if t in constants and t not in forced)
+        part.graph.initializer.extend(constants)
         part.graph.input.extend(self._info(t) for t in inputs)
         part.graph.output.extend(onnx.ValueInfoProto(name=t) for t in outputs)
-        return Part(part, tuple(inputs))
+        return part
 
     def _info(self, tensor: str) -> onnx.ValueInfoProto:
         if tensor in self.index.infos:

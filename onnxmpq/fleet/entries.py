@@ -5,14 +5,16 @@ All of a file is checked before the first model is read. An error names the file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import TargetError, UsageError
 from onnxmpq.files import nearest, plan_path, read_toml, shown
 from onnxmpq.request import Request, options_from, options_of
+from onnxmpq.target import load_target
 
 DEFAULTS = "defaults"
 _TOP = ("models", DEFAULTS)
@@ -21,6 +23,9 @@ FOR_ALL = frozenset({"output", "report", "curve", "cluster", "cluster_folder", "
 """Options that entries do not have: they are about the run, or `convert_many` names the files."""
 _PATHS_TOO = frozenset({"calibration", "labels"})
 """Options that hold a path or something else."""
+_READ = frozenset({"calibration", "labels", "cost_table", "ranges"})
+"""Options by which a file or folder is read."""
+_FUNCTION = re.compile(r"[\w.]+:[\w.]+")
 SUFFIX = ".mpq.onnx"
 
 
@@ -166,7 +171,22 @@ def _target(file: Path, value: str) -> str:
 
 
 def _require_valid(options: Mapping[str, Any], where: str) -> None:
+    """Raises UsageError, also for a target that there is not, and for files to be read that are not there."""
     try:
         Request(**options)
+        load_target(options.get("target", "cpu"))
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
+    except TargetError as error:
+        raise UsageError(f"{where}: 'target': {error}") from None
+    for name in sorted(_READ & options.keys()):
+        value = options[name]
+        if isinstance(value, str) and not _is_there(value):
+            field = next(iter(options_of(Request)[name].option.flags), name).lstrip("-")
+            raise UsageError(f"{where}: '{field}': there is no file or folder {value}")
+
+
+def _is_there(value: str) -> bool:
+    """True as well for a function of Python, and for an array in a file that is there, `FILE:NAME`."""
+    path, colon, _ = value.rpartition(":")
+    return Path(value).exists() or (bool(colon) and Path(path).exists()) or bool(_FUNCTION.fullmatch(value))

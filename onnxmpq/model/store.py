@@ -96,6 +96,9 @@ class WeightStore(Mapping[str, onnx.TensorProto]):
             tensor = self.structure.graph.initializer[self._places[name]]
         return with_values(tensor, self._folder)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # `Mapping` would read its values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -200,6 +203,9 @@ class _Handed(Mapping[str, onnx.TensorProto]):
 
     def __getitem__(self, name: str) -> onnx.TensorProto:
         return self._store.handed(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._store
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._store)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxmpq.execution import Cutter, ForwardPass, OpenPart
+from onnxmpq.execution import Cutter, ForwardPass, OpenPart, Part
 from onnxmpq.feeds import Array, Feeds
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity.blocks import Block
@@ -71,10 +71,11 @@ class Way:
 
 
 class Walk:
-    """Goes along a way once, block after block. cutter: of the model, with the outputs of the way's frame."""
+    """Goes along a way once, block after block. cutter: of the model, with the outputs of the way's frame. opened:
+    parts by the number of their block, for further walks along the same way; None to hold one at a time."""
 
-    def __init__(self, cutter: Cutter, way: Way, threads: int) -> None:
-        self.cutter, self.way, self.threads = cutter, way, threads
+    def __init__(self, cutter: Cutter, way: Way, threads: int, opened: dict[int, OpenPart] | None = None) -> None:
+        self.cutter, self.way, self.threads, self.opened = cutter, way, threads, opened
         self.settings = SessionSettings(lean=True)
         self.forward = ForwardPass(cutter, way.feeds, self.settings, rows=way.rows)
         streams = [str(block.exit) for block in way.blocks[:-1]]
@@ -94,12 +95,18 @@ class Walk:
         if not moving:
             self.forward.skip(block.stop, others, later)
             return
-        part = OpenPart(behind, self.settings)
+        part = self._opened(number, behind)
         known = self.forward.values(block.stop, others, later)
         with ThreadPoolExecutor(self.threads) as pool:
             for rows, given in zip(self.way.rows, known, strict=True):
                 for running in [pool.submit(self._step, c, part, rows, given, before, block.exit) for c in moving]:
                     running.result()
+
+    def _opened(self, number: int, behind: Part) -> OpenPart:
+        part = (self.opened or {}).get(number) or OpenPart(behind, self.settings)
+        if self.opened is not None:
+            self.opened[number] = part
+        return part
 
     def _step(
         self, carried: Carried, part: OpenPart, rows: slice, given: Mapping[str, Array], before: str, exit_: str | None

@@ -147,6 +147,7 @@ class EffectsWorker:
         self.inner = inner
         self.goals = [Goal(frame, 0, len(self.cutter.index.nodes), tuple(self.cutter.outputs))]
         self.targets = perturbable(model)
+        self._known_reads: dict[str, frozenset[str]] = {}
         self.layout = layout or self._layout(batch)
         self.bytes, self.rows = self.layout.bytes, self.layout.rows
 
@@ -304,7 +305,10 @@ class EffectsWorker:
         region = self.targets[tensor]
         return region.outputs if region is not None else (tensor,)
 
-    def _reads(self, tensor: str) -> set[str]:
+    def _reads(self, tensor: str) -> frozenset[str]:
         """Tensors that must be known to perturb a target."""
-        region = self.targets[tensor]
-        return {*self._changed(tensor)} | (self.cutter.reads(region) if region is not None else set())
+        if tensor not in self._known_reads:
+            region = self.targets[tensor]
+            read = self.cutter.reads(region) if region is not None else set[str]()
+            self._known_reads[tensor] = frozenset(read.union(self._changed(tensor)))
+        return self._known_reads[tensor]

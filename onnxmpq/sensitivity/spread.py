@@ -1,13 +1,15 @@
 """Effects measured in tasks: some targets of one group each, which any process can do that has the model.
 
 A process keeps its walk through the graph from one task to the next, so each runs the fp32 model about once, however
-many tasks it does. Groups, and what each session shows, are those of `measure.py`, and so are the numbers.
+many tasks it does; within blocks not even that, as who hands the tasks out walks for all. Groups, and what each session
+shows, are those of `measure.py`, and so are the numbers.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -30,6 +32,10 @@ Place = tuple[int, int]
 """Number of a group, and of the first of its targets."""
 Caught = tuple[Try, slice, Array]
 """A perturbation, its samples, and what it makes of the exit of its block."""
+Mark = tuple[int, list[dict[str, Array]]]
+"""A place that a `ForwardPass` has come to."""
+MARK_BYTES = 64 * 2**20
+"""Most that a mark may hold: the tensors that are alive there, of all samples."""
 _FIELDS = ("weights", "activations", "params", "inputs", "kernels")
 
 
@@ -93,27 +99,95 @@ def spread_tasks(
 
     worker: of the scene, with all that is to be tried. tick: counts perturbations done. Raises ClusterError.
     """
-    travelling = replace(scene, layout=worker.layout)
-    with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, travelling) as there:
-        places: dict[str, Place] = {}
+    travelling, led = replace(scene, layout=worker.layout), _Lead(elsewhere, scene, worker)
+    with shared_model(elsewhere, model) as model_there, elsewhere.shared(scene.key, travelling) as there, led:
+        pieces: dict[str, _Piece] = {}
 
-        def made(number: int, targets: Sequence[str], start: int) -> Task[tuple[Changes, list[Caught]]]:
+        def made(piece: _Piece) -> Task[tuple[Changes, list[Caught]]]:
+            targets = piece.targets
             layers = {r.name for t in targets if (r := worker.targets[t]) is not None}
             tried = worker.tries.only(layers, targets)
             others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
             about = f"measuring sensitivity at {next(iter(sorted(layers)), targets[0])}{others}"
-            key = content_hash("effects of", scene.key, number, tried)
-            places[key] = number, start
-            arguments = model_there, there, number, tried
-            return Task(key, about, measured, arguments, halves(number, targets, start) if len(targets) > 1 else None)
+            key = content_hash("effects of", scene.key, piece.number, tried)
+            pieces[key] = piece
+            arguments = model_there, there, piece.number, tried, led.mark(piece.number)
+            return Task(key, about, measured, arguments, (lambda: list(map(made, piece.halves))) if others else None)
 
-        def halves(number: int, targets: Sequence[str], start: int) -> Callable[[], list[Task[Any]]]:
-            half = len(targets) // 2
-            return lambda: [made(number, targets[:half], start), made(number, targets[half:], start + half)]
-
-        for task, (changes, caught) in elsewhere.run(made(*piece) for piece in _pieces(worker, elsewhere.width)):
+        for task, (changes, caught) in elsewhere.run(map(made, led.along(_pieces(worker, elsewhere.width)))):
             tick(task.arguments[3].count)
-            yield places[task.key], changes, caught
+            led.done(pieces[task.key])
+            yield pieces[task.key].place, changes, caught
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some of the targets of a group. start: number of the first."""
+
+    number: int
+    targets: tuple[str, ...]
+    start: int
+
+    @property
+    def place(self) -> Place:
+        return self.number, self.start
+
+    @property
+    def halves(self) -> list[_Piece]:
+        half = len(self.targets) // 2
+        return [replace(self, targets=self.targets[:half]), _Piece(self.number, self.targets[half:], self.start + half)]
+
+
+class _Lead:
+    """Walks ahead of all others and leaves marks: a worker goes on from the mark of its group, and need not walk there
+    by itself. Only for goals within the graph, where a run of the model is a large part of the work and few bytes are
+    alive at the end of a block; not where one worker does everything, and walks but once."""
+
+    def __init__(self, elsewhere: Elsewhere, scene: Scene, worker: EffectsWorker) -> None:
+        self.elsewhere, self.key, self.worker = elsewhere, scene.key, worker
+        held = max(worker.layout.inner.values(), default=0) * len(scene.feeds)
+        self.leads = len(scene.goals) > 1 and elsewhere.width > 1 and held <= MARK_BYTES
+        self.marks: dict[int, Any] = {}
+        self.left: dict[int, set[str]] = {}
+        self.stacks: dict[int, ExitStack] = {}
+
+    def along(self, pieces: Iterable[_Piece]) -> Iterator[_Piece]:
+        """The same, each with its mark once somebody wants it."""
+        prefix, reached, pieces = self.worker.prefix(), 0, list(pieces)
+        for piece in pieces:
+            self.left.setdefault(piece.number, set()).update(piece.targets)
+        for piece in pieces:
+            while self.leads and reached < piece.number:
+                self.worker.skip(reached, prefix)
+                reached += 1
+                self._leave(reached, prefix.mark())
+            yield piece
+
+    def _leave(self, number: int, mark: Mark) -> None:
+        """Before the group of this number, if it has any tasks."""
+        self.leads = sum(value.nbytes for kept in mark[1] for value in kept.values()) <= MARK_BYTES
+        if self.leads and mark[0] and number in self.left:
+            self.stacks[number] = ExitStack()
+            shared = self.elsewhere.shared(content_hash("mark", self.key, number), mark)
+            self.marks[number] = self.stacks[number].enter_context(shared)
+
+    def mark(self, number: int) -> Any:
+        """None where there is none."""
+        return self.marks.get(number)
+
+    def done(self, piece: _Piece) -> None:
+        """Forgets a mark that no other task needs."""
+        self.left[piece.number].difference_update(piece.targets)
+        if not self.left[piece.number] and piece.number in self.stacks:
+            del self.marks[piece.number]
+            self.stacks.pop(piece.number).close()
+
+    def __enter__(self) -> _Lead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stack in self.stacks.values():
+            stack.close()
 
 
 def effects_of(frame: Frame, changes: Changes) -> Effects:
@@ -122,15 +196,14 @@ def effects_of(frame: Frame, changes: Changes) -> Effects:
     return Effects(frame.divergence, frame.reference, weights, activations, params, inputs, kernels)
 
 
-def _pieces(worker: EffectsWorker, width: int) -> Iterator[tuple[int, list[str], int]]:
-    """Groups, some of the targets in them, and the number of the first, in the order of the graph: what comes first has
-    most of it behind it, and takes longest."""
+def _pieces(worker: EffectsWorker, width: int) -> Iterator[_Piece]:
+    """In the order of the graph: what comes first has most of it behind it, and takes longest."""
     used = worker.used()
     pieces = 1 if width == 1 else -(-TASKS_PER_WORKER * width // max(len(used), 1))
     for number, targets in used.items():
         step = -(-len(targets) // pieces)
         for start in range(0, len(targets), step):
-            yield number, targets[start : start + step], start
+            yield _Piece(number, tuple(targets[start : start + step]), start)
 
 
 class _Walk(threading.local):
@@ -146,13 +219,21 @@ class _Walk(threading.local):
 _walk = _Walk()
 
 
-def measured(model: Model, scene: Scene, number: int, tries: Perturbations) -> tuple[Changes, list[Caught]]:
-    """Effects of `tries`, all of which show up in the group of this number, and what the scene wants to be caught."""
+def measured(
+    model: Model, scene: Scene, number: int, tries: Perturbations, mark: Mark | None = None
+) -> tuple[Changes, list[Caught]]:
+    """Effects of `tries`, all of which show up in the group of this number, and what the scene wants to be caught.
+
+    mark: of a walk that has come to the group before this one.
+    """
     if _walk.key != scene.key:
         _walk.key, _walk.caught, _walk.next = scene.key, [], 0
         _walk.worker = scene.worker(model, tries, _walk.caught)
         _walk.prefix = _walk.worker.prefix()
     worker = _walk.worker
+    if mark is not None and number != _walk.next:
+        _walk.prefix.back(mark)
+        _walk.next = number
     if number < _walk.next:
         _walk.prefix, _walk.next = worker.prefix(), 0
     while _walk.next < number:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from onnxmpq.cache import content_hash
-from onnxmpq.execution import MEMORY, Cutter, MemoryBudget
+from onnxmpq.execution import MEMORY, Cutter, MemoryBudget, OpenPart
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
 from onnxmpq.sensitivity.carry import Carried, Carrier, Walk, Way
@@ -87,11 +88,30 @@ def _pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """Of a model along a way, for the next task. parts: None where they take too much memory together."""
+
+    cutter: Cutter
+    parts: dict[int, OpenPart] | None
+
+    @classmethod
+    def of(cls, model: Model, way: Way) -> _Opened:
+        cutter = Cutter(model.store, way.frame.divergence.tensors)
+        return cls(cutter, {} if sum(model.store.lengths()) <= MEMORY.weights else None)
+
+
+_opened: WeakKeyDictionary[Way, _Opened] = WeakKeyDictionary()
+"""As long as this process has the way, which is while there are tasks along it."""
+
+
 def carried(model: Model, way: Way, moving: Moving) -> list[Code]:
     """Changes of the outputs; one thread."""
     # a walk uses up what it carries, and the task may be done once more
     moving = [(block, Carried(change.change.copy(), dict(change.values))) for block, change in moving]
-    walk = Walk(Cutter(model.store, way.frame.divergence.tensors), way, 1)
+    if (there := _opened.get(way)) is None:
+        there = _opened[way] = _Opened.of(model, way)
+    walk = Walk(there.cutter, way, 1, there.parts)
     for number in range(1, len(way.blocks)):
         walk.through(number, [change for block, change in moving if block < number])
     return [change.change for _, change in moving]

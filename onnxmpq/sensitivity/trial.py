@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -52,10 +53,10 @@ class Trial:
                 Spelling({p.slot: p.stored(w.dequantize()) for p, w in zip(places, tries.weights[k], strict=True)})
                 for k in self.weights
             )
-            exact = Spelling({p.slot: array_of(cutter.constants[p.tensor]) for p in places})
+            exact = (Spelling({p.slot: array_of(cutter.constants[p.tensor]) for p in places}) for _ in self.inputs)
             self.rounded = OpenPart(cutter.variants(region, rounded), settings)
             self.computed = OpenPart(cutter.variants(region, [tries.kernels[k] for k in self.kernels]), settings)
-            self.exact = OpenPart(cutter.variants(region, [exact] if self.inputs else []), settings)
+            self.exact = OpenPart(cutter.variants(region, islice(exact, 1)), settings)
 
     @property
     def count(self) -> int:

@@ -50,7 +50,20 @@ def test_a_device_may_have_another_cpu_but_no_other_programs() -> None:
 
 
 @pytest.mark.parametrize(
-    "cluster", ["localhost:8786", "http://localhost:8786", "local", "local:0", "local:x", 8786, ["tcp://a:1"]]
+    "cluster",
+    [
+        "localhost:8786",
+        "http://localhost:8786",
+        "tcp://localhost",
+        "tcp://localhost:x",
+        "tcp://localhost:1/x",
+        "local:1000000",
+        "local",
+        "local:0",
+        "local:x",
+        8786,
+        ["tcp://a:1"],
+    ],
 )
 def test_what_is_no_cluster(cluster: Any) -> None:
     with pytest.raises(UsageError, match="cluster"), connected(cluster, Silent()):

@@ -90,6 +90,10 @@ MODEL = '[[models]]\nmodel = "a.onnx"\n'
         ('[[models]]\nname = "x"', r"model 1 \(x\): has no 'model'"),
         ('[[models]]\nmodel = "c.onnx"', r"model 1 \(c.onnx\): 'model': there is no file .*c.onnx"),
         ("[[models]]\nmodel = 3", r"model 1: 'model' is 3; it must be a path"),
+        (MODEL + 'target = "nope"', r"model 1 \(a.onnx\): 'target': no target is called 'nope'"),
+        (MODEL + 'calib = "photos/"', r"model 1 \(a.onnx\): 'calib': there is no file or folder .*photos"),
+        (MODEL + 'labels = "y/none.npz:y"', r"model 1 \(a.onnx\): 'labels': there is no file or folder .*none.npz:y"),
+        (MODEL + 'ranges = "r.json"', r"model 1 \(a.onnx\): 'ranges': there is no file or folder .*r.json"),
         (MODEL + MODEL, r"models 1 and 2 are both called 'a'"),
     ],
 )

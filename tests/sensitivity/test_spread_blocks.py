@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
+
 import numpy as np
 import onnx
 import pytest
 
 from onnxmpq.cache import content_hash
-from onnxmpq.execution import MEMORY, MemoryBudget
+from onnxmpq.execution import MEMORY, ForwardPass, MemoryBudget, OpenPart, Part
 from onnxmpq.keys import model_hash
-from onnxmpq.sensitivity import Perturbations, fit_frame
+from onnxmpq.runtimes import SessionSettings
+from onnxmpq.sensitivity import Perturbations, fit_frame, spread_blocks
 from onnxmpq.sensitivity.block_effects import measure_by_blocks
+from onnxmpq.sensitivity.measure import EffectsWorker
+from onnxmpq.sensitivity.spread import MARK_BYTES
 from onnxmpq.sensitivity.spread_blocks import Spread
 from tests.executors import Shuffled
 from tests.graphs import feeds_for, graph, prepared
@@ -60,6 +66,45 @@ def test_tasks_give_the_same_bits(
     code = np.concatenate([whole.pooled.encode([np.ones((1, 4, 8), np.float32)] * len(proto.graph.output), 1)] * 9)
     np.testing.assert_array_equal(*(e.pooled.per_sample(code, 0.1 * code) for e in (whole, found)))
     assert executor.done > len(whole.by_blocks.gains)
+
+
+@pytest.mark.parametrize(("most", "once"), [(MARK_BYTES, True), (0, False)])
+def test_who_hands_out_tasks_walks_for_all(most: int, once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without marks each process walks as well, and anew where a task lies behind."""
+    passed: list[int] = []
+
+    def skip(self: EffectsWorker, number: int, prefix: ForwardPass) -> None:
+        passed.append(number)
+        original(self, number, prefix)
+
+    original = EffectsWorker.skip
+    monkeypatch.setattr(EffectsWorker, "skip", skip)
+    monkeypatch.setattr("onnxmpq.sensitivity.spread.MARK_BYTES", most)
+    model, feeds = prepared(chain(5)), feeds_for(chain(5), 9)
+    tries, executor = tries_of(model, ("x", "n0", "r1", "m2", "o3")), Shuffled(4, 0)
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    measure_by_blocks(model, feeds, tries, frame, spread=Spread(executor, f"led {most}"))
+    assert (max(Counter(passed).values()) == 1) == once
+    assert not executor.there
+
+
+def test_tasks_that_carry_open_each_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counted(OpenPart):
+        def __init__(self, part: Part, settings: SessionSettings) -> None:
+            opened.append(part.inputs)
+            super().__init__(part, settings)
+
+    monkeypatch.setattr("onnxmpq.sensitivity.carry.OpenPart", Counted)
+    model, feeds = prepared(chain(5)), feeds_for(chain(5), 9)
+    tries = tries_of(model, ("x", "n0", "r1", "m2", "o3"))
+    frame = fit_frame(model, feeds, tries.count, threads=1, kinds={})
+    found = measure_by_blocks(model, feeds, tries, frame, spread=Spread(Shuffled(4, 0), "opened"))
+    assert found.by_blocks is not None
+    assert 0 < len(opened) == len(set(opened)) <= len(found.by_blocks.gains)
+    gc.collect()
+    assert not spread_blocks._opened  # nobody has the way any more
 
 
 def test_a_graph_of_one_block_is_measured_at_the_outputs() -> None:
