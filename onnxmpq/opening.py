@@ -120,8 +120,8 @@ def open_model(
     """The model, folded and cut into regions. provider: of the runtime, None for the target's. replan_blocks: weights
     that are in blocks become float32 first. Raises ModelError."""
     with (progress or Silent()).stage("preparing the model", 0):
-        steps = device.steps(provider or device.provider)
-        model = prepare(source, opset, () if replan_blocks else (Step.UNPACK_BLOCKS,), steps)
+        left_out = () if replan_blocks else (Step.UNPACK_BLOCKS,)
+        model = prepare(source, opset, left_out, lambda step: device.takes(step, provider))
         return Opened(source, model, device, opset)
 
 

@@ -114,6 +114,7 @@ def _begun(model: Source, request: Request, context: Context) -> _Begun:
     asked = Asked.of(model, request, context)
     if request.verify:
         require_verifiable(asked.device)
+    probes.keep_in(context.cache)
     read = open_model(
         model,
         asked.device,
@@ -124,7 +125,6 @@ def _begun(model: Source, request: Request, context: Context) -> _Begun:
     )
     if not read.model.layers:
         asked.menu(read)  # says so before any data is read, which need not fit then
-    probes.keep_in(context.cache)
     known = known_ranges(request.ranges, read.model, source_name(model), context)
     labelled = Labelled.of(request.labels, request.metric)
     opened, data, labelled = _samples(read, asked, labelled, context)

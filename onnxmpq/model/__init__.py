@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import onnx
@@ -29,7 +29,7 @@ from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
 from onnxmpq.model.sizes import file_bytes, source_bytes
 from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
-from onnxmpq.model.steps import Draft, Step, take_steps
+from onnxmpq.model.steps import Draft, Step, none_of_them, take_steps
 from onnxmpq.model.store import (
     WeightStore,
     array_of,
@@ -120,15 +120,16 @@ def prepare(
     source: str | Path | onnx.ModelProto,
     opset: int | None = None,
     left_out: Collection[str] = (),
-    added: Collection[str] = (),
+    added: Callable[[Step], bool] = none_of_them,
 ) -> Model:
     """Read a model and prepare it for planning. Raises ModelError; the source is never modified.
 
     opset: convert the graph to this version of ONNX, not only up to the first that has int4. left_out: steps that are
-    not taken, such as a model's `left_out`. added: optional steps that are, such as a model's `added`.
+    not taken, such as a model's `left_out`. added: tells which
+    optional steps are.
     """
     loaded, steps = load(source), tuple(Step(s) for s in left_out)
-    unfolded, draft = take_steps(loaded, opset, steps, tuple(Step(s) for s in added))
+    unfolded, draft = take_steps(loaded, opset, steps, added)
     if loaded.size_bytes > WORTH_COLLECTING:
         gc.collect()  # copies that folding made refer to themselves and to all constants, as read and as folded
     try:

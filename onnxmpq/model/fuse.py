@@ -27,6 +27,9 @@ def attentions(proto: onnx.ModelProto) -> list[Attention]:
     In a step of a decoder an attention is many nodes that do little. Without a cache it is few nodes that do much, and
     one takes as long (docs/decoders.md).
     """
+    weights = {t for n in proto.graph.node if n.op_type == "Softmax" for t in n.output}
+    if not any(n.op_type == "MatMul" and n.input[0] in weights for n in proto.graph.node):
+        return []
     found, grown = [], set[str]()
     for attention in find_attentions(GraphIndex(proto)):
         caches = {attention.keys.present, attention.values.present}

@@ -52,6 +52,11 @@ OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS, Step.FUSE_NORMS)
 """Steps that are taken only where they are asked for: not every runtime computes what they write."""
 
 
+def none_of_them(step: Step) -> bool:
+    """No optional step is taken."""
+    return False
+
+
 @dataclass(frozen=True)
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
@@ -81,13 +86,18 @@ class Draft:
 
 
 def take_steps(
-    loaded: Loaded, opset: int | None, left_out: Collection[Step], added: Collection[Step] = ()
+    loaded: Loaded, opset: int | None, left_out: Collection[Step], added: Callable[[Step], bool] = none_of_them
 ) -> tuple[Draft, Draft]:
-    """All steps but those left out, and optional ones that are added: the graph before anything was folded, and after.
+    """All steps but those left out: the graph before anything was folded, and after. added: tells which of the optional
+    steps are taken; asked only where there is something to do.
 
     A step that cannot be taken is left out too, with a note. Raises UsageError and ModelError for an `opset` that the
     model cannot have.
     """
+
+    def taken(step: Step) -> bool:
+        return step not in left_out and added(step)
+
     draft = Draft(loaded.store, {})
     if (alone := with_constants_alone(draft.proto)) is not draft.proto:
         draft = draft.with_proto(alone)
@@ -106,11 +116,10 @@ def take_steps(
         folded = replace(folded, writable=_writable(draft))
     if Step.HOIST_WEIGHTS not in left_out and folded.writable:
         folded = _try(folded, Step.HOIST_WEIGHTS, _hoist)
-    wanted = [step for step in OPTIONAL if step in added and step not in left_out]
-    if Step.FUSE_ATTENTION in wanted and folded.writable:
-        grouped, highest = Step.FUSE_GROUPS in wanted, ATTENTION_OPSET if opset is None else opset
-        folded = _try(folded, Step.FUSE_ATTENTION, lambda draft: _fuse_attention(draft, grouped, highest))
-    if Step.FUSE_NORMS in wanted and folded.added:  # a step of a decoder is many nodes that do little
+    if Step.FUSE_ATTENTION not in left_out and folded.writable:
+        highest = ATTENTION_OPSET if opset is None else opset
+        folded = _try(folded, Step.FUSE_ATTENTION, lambda draft: _fuse_attention(draft, highest, taken))
+    if folded.added and taken(Step.FUSE_NORMS):  # a step of a decoder is many nodes that do little
         folded = _try(folded, Step.FUSE_NORMS, _fuse_norms)
     return draft, folded
 
@@ -156,11 +165,12 @@ def _hoist(draft: Draft) -> Draft:
     return hoisted.noted(f"weights of layers inside If, Loop and Scan, each with a scheme of its own: {len(readers)}")
 
 
-def _fuse_attention(draft: Draft, grouped: bool, highest: int) -> Draft:
-    """grouped: attention with fewer heads of keys and values too. highest: opset that the graph may be raised to."""
+def _fuse_attention(draft: Draft, highest: int, taken: Callable[[Step], bool]) -> Draft:
+    """highest: opset that the graph may be raised to."""
     version = opset_of(draft.proto)
-    if not attentions(draft.proto) or max(version, highest) < ATTENTION_OPSET:
+    if max(version, highest) < ATTENTION_OPSET or not attentions(draft.proto) or not taken(Step.FUSE_ATTENTION):
         return draft
+    grouped = taken(Step.FUSE_GROUPS)
     raised = draft if version >= ATTENTION_OPSET else draft.with_proto(converted(draft.proto, ATTENTION_OPSET))
     found = [a for a in attentions(raised.proto) if grouped or not a.grouped]
     if not found:

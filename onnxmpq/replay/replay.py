@@ -20,7 +20,7 @@ from onnxmpq.feeds import TIMED, Feeds, Recipe, shares_of
 from onnxmpq.files import check_writable, dump_json, plain, plan_path, serialize, shown, write_model, write_result
 from onnxmpq.integrity import require_whole
 from onnxmpq.isolation import isolated
-from onnxmpq.model import LayerWeight, Model, Region, prepare, serialized_bytes
+from onnxmpq.model import LayerWeight, Model, Region, Step, prepare, serialized_bytes
 from onnxmpq.plan import RETOUCHED, Plan, at_point, in_units, read_plan, stamp
 from onnxmpq.profiling import sessions_in_words
 from onnxmpq.progress import Progress
@@ -197,7 +197,7 @@ def _require_together(unread: bool, recipe: object, by: Mapping[str, Any], measu
 
 def _prepared(model: Source, plan: Plan, cpu: DeployCpu | None) -> Model:
     """The plan's model, prepared as it was. Raises PlanError where it is another one or the plan does not fit it."""
-    prepared = prepare(model, plan.opset, plan.steps_left_out, plan.steps_added)
+    prepared = prepare(model, plan.opset, plan.steps_left_out, plan.steps_added.__contains__)
     if prepared.source_sha256 != plan.model.get("sha256"):
         raise PlanError(f"the plan belongs to another model ({plan.model.get('name')}, other content); plan this one")
     if cpu is not None and plan.deploy_cpu == DeployCpu.NONE:
@@ -323,8 +323,7 @@ def remarks(plan: Plan, proto: onnx.ModelProto) -> list[str]:
 def _lacking(plan: Plan) -> list[str]:
     """Optional steps of the plan whose operators the runtime at hand does not compute right."""
     target = target_of(plan) if plan.steps_added else None
-    there = () if target is None else target.steps(target.provider)
-    return [str(step) for step in plan.steps_added if step not in there]
+    return [str(step) for step in plan.steps_added if target is None or not target.takes(Step(step))]
 
 
 def rebuild(model: Model, plan: Plan, cpu: DeployCpu | None = None) -> onnx.ModelProto:

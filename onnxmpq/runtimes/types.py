@@ -95,8 +95,9 @@ class Runtime(Protocol):
         """True if the operators that ran for a region show that it was computed in the scheme."""
         ...
 
-    def steps(self, provider: str | None) -> tuple[Step, ...]:
-        """Optional steps of preparing whose operators it computes right, and faster than what they stand for."""
+    def takes(self, step: Step, provider: str | None) -> bool:
+        """True for an optional step of preparing whose operators it computes right, and faster than what they stand
+        for."""
         ...
 
     def miscomputes(self, scheme: Scheme) -> bool:

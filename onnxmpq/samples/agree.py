@@ -183,7 +183,7 @@ def _without_culprits(source: Any, model: Model, opset: int | None, judge: _Judg
     steps, culprits = tuple(Step), [Step(s) for s in model.left_out]
 
     def attempt(taken: Sequence[Step]) -> tuple[Model, bool]:
-        made = prepare(source, opset, [s for s in steps if s not in taken or s in culprits], model.added)
+        made = prepare(source, opset, [s for s in steps if s not in taken or s in culprits], model.added.__contains__)
         return made, judge.deviation(made) <= tolerance
 
     bare, fine = attempt(())

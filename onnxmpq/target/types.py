@@ -187,11 +187,12 @@ class Target:
             return self.runtime.rules(model, ranks)
         return plain_rules(model)
 
-    def steps(self, provider: str | None) -> tuple[Step, ...]:
-        """Optional steps of preparing, of a target that is measured on the runtime that its dialect is for."""
-        if self.measured and self.runtime is not None and self.dialect == self.runtime.name:
-            return self.runtime.steps(provider)
-        return ()
+    def takes(self, step: Step, provider: str | None = None) -> bool:
+        """See `Runtime.takes`, of a target that is measured on the runtime that its dialect is for. provider: None for
+        the target's own."""
+        if not self.measured or self.runtime is None or self.dialect != self.runtime.name:
+            return False
+        return self.runtime.takes(step, provider or self.provider)
 
     @property
     def has_energy(self) -> bool:

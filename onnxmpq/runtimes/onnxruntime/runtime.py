@@ -79,8 +79,8 @@ class OnnxRuntime:
         wanted = fusions(region, scheme)
         return not wanted or not operators.isdisjoint(wanted)
 
-    def steps(self, provider: str | None) -> tuple[Step, ...]:
-        return tuple(step for step, probe in _STEPS.items() if provider in (None, CPU) and probes.holds(probe))
+    def takes(self, step: Step, provider: str | None) -> bool:
+        return provider in (None, CPU) and step in _STEPS and bool(probes.holds(_STEPS[step]))
 
     def miscomputes(self, scheme: Scheme) -> bool:
         return scheme.dynamic and any(probes.holds(name) is False for name in DYNAMIC_LSTM)
