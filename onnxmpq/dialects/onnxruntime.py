@@ -23,7 +23,7 @@ from onnx import TensorProto
 from onnxmpq.dialects import blocks, dynamic
 from onnxmpq.dialects.types import Rewrite
 from onnxmpq.dialects.writer import UINT8_MIDDLE, Writer
-from onnxmpq.model import LayerWeight, Region, RegionKind, Spelling, fuse_norms
+from onnxmpq.model import LayerWeight, Region, RegionKind, Spelling
 from onnxmpq.ranges import BITS, QuantParams
 from onnxmpq.rounding import Dual, PerChannel, QuantizedWeight, WeightFormat, opsets
 from onnxmpq.schemes import Format, Scheme, writes
@@ -74,9 +74,7 @@ class _Writer(Writer):
             elif region.layer is not None and scheme.weight is not None:
                 for place in region.layer.weights:
                     self._store_weight(region, place, scheme)
-        proto = self.finish()
-        fuse_norms(proto, self.job.model.sums)
-        return proto
+        return self.finish()
 
     # ---- activations ---------------------------------------------------------------------------
 

@@ -20,7 +20,6 @@ from onnxmpq.model.inside import in_words, weights_inside
 from onnxmpq.model.layers import Layer, LayerWeight, Spelling
 from onnxmpq.model.load import Loaded, hands_on_quantized, is_quantized_op, load, read
 from onnxmpq.model.lookups import table_rows
-from onnxmpq.model.norms import fuse_norms
 from onnxmpq.model.operators import OPERATORS, InputView, LayerOperator
 from onnxmpq.model.opset import opset_of
 from onnxmpq.model.random import random_tensors
@@ -81,7 +80,6 @@ __all__ = [
     "find_regions",
     "float_sources",
     "free_name",
-    "fuse_norms",
     "imported",
     "is_quantized_op",
     "is_reference",
@@ -172,7 +170,6 @@ def _model(loaded: Loaded, unfolded: Draft, draft: Draft, left_out: tuple[Step, 
         left_out=left_out if blocked else others,
         from_halves=draft.from_halves,
         added=draft.added,
-        sums=draft.sums,
     )
 
 

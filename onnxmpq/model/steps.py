@@ -16,7 +16,6 @@ from onnxmpq.model.functions import with_defaults
 from onnxmpq.model.fuse import ATTENTION_OPSET, attentions, fuse
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
-from onnxmpq.model.norms import Sums, normalized_sums
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
 from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy, with_constants_alone
@@ -40,7 +39,6 @@ class Step(StrEnum):
     HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
     FUSE_ATTENTION = "writing attention with a cache as one operator"
     FUSE_GROUPS = "the same with fewer heads of keys and values than of queries"
-    FUSE_NORMS = "writing a sum and its normalization as one operator"
 
 
 _FOLDING = (
@@ -48,7 +46,7 @@ _FOLDING = (
     *(Step.SIMPLIFY_GEMMS, Step.SIMPLIFY_EINSUMS),
 )
 """In the order of the fields of `Folds`."""
-OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS, Step.FUSE_NORMS)
+OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS)
 """Steps that are taken only where they are asked for: not every runtime computes what they write."""
 
 
@@ -61,8 +59,7 @@ def none_of_them(step: Step) -> bool:
 class Draft:
     """A graph on its way. origin: node -> the nodes of the original that it stands for. notes: what was done.
     from_halves: what was computed in 16 bits, or from activations rounded to 8, is computed in float32. writable: False
-    where no dialect can change it. added: optional steps that were taken. sums: to be written with their
-    normalization."""
+    where no dialect can change it. added: optional steps that were taken."""
 
     store: WeightStore
     origin: Origin
@@ -70,7 +67,6 @@ class Draft:
     from_halves: bool = False
     writable: bool = True
     added: tuple[Step, ...] = ()
-    sums: Sums = ()
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -119,8 +115,6 @@ def take_steps(
     if Step.FUSE_ATTENTION not in left_out and folded.writable:
         highest = ATTENTION_OPSET if opset is None else opset
         folded = _try(folded, Step.FUSE_ATTENTION, lambda draft: _fuse_attention(draft, highest, taken))
-    if folded.added and taken(Step.FUSE_NORMS):  # a step of a decoder is many nodes that do little
-        folded = _try(folded, Step.FUSE_NORMS, _fuse_norms)
     return draft, folded
 
 
@@ -180,17 +174,9 @@ def _fuse_attention(draft: Draft, highest: int, taken: Callable[[Step], bool]) -
     origin = {name: names for name, names in draft.origin.items() if name in left}
     for name, parts in made_for.items():
         origin[name] = tuple(dict.fromkeys(o for part in parts for o in draft.origin.get(part, (part,))))
-    steps = OPTIONAL[:2] if any(a.grouped for a in found) else OPTIONAL[:1]
+    steps = OPTIONAL if any(a.grouped for a in found) else OPTIONAL[:1]
     fused = replace(raised.with_proto(proto), origin=origin, added=steps)
     return fused.noted(f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}")
-
-
-def _fuse_norms(draft: Draft) -> Draft:
-    sums = normalized_sums(draft.proto)
-    if not sums:
-        return draft
-    noted = draft.noted(f"sums written as one operator with their normalization: {len(sums)}")
-    return replace(noted, sums=sums, added=(*draft.added, Step.FUSE_NORMS))
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from onnxmpq.model.batchnorm import ChannelStatistics
 from onnxmpq.model.layers import Layer, LayerWeight
-from onnxmpq.model.norms import Sums
 from onnxmpq.model.operators import HEADS, LayerOperator
 from onnxmpq.model.store import WeightStore
 
@@ -78,8 +77,7 @@ class Model:
     notes: what was done or left alone on the way, a line each.
     batchnorm: tensor -> what a BatchNorm, now folded, remembers of it. left_out: steps of preparing that were left out
     on purpose, since they changed an output. added: optional ones that were taken. from_halves: True where the original
-    computes in 16 bits, or from activations rounded to 8, what this graph computes in float32. sums: (Add,
-    normalization) that a dialect writes as one operator.
+    computes in 16 bits, or from activations rounded to 8, what this graph computes in float32.
     """
 
     store: WeightStore
@@ -95,7 +93,6 @@ class Model:
     left_out: tuple[str, ...] = ()
     from_halves: bool = False
     added: tuple[str, ...] = ()
-    sums: Sums = ()
 
     @property
     def structure(self) -> onnx.ModelProto:

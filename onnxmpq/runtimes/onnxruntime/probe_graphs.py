@@ -374,21 +374,7 @@ def _attention(name: str, heads: int) -> Probe:
     return Probe(name, "agrees", " ".join(body.split()), " ".join(weights.split()), "float[2, 5, 48]", opset=(23, 11))
 
 
-SKIP_NORM = "SkipLayerNormalization that hands out its sum"
-_ATTENTION = (
-    _attention(ATTENTION, 6),
-    _attention(GROUPED_ATTENTION, 2),
-    Probe(
-        SKIP_NORM,
-        "agrees",
-        "a = Mul (x, x) n, m, d, t = com.microsoft.SkipLayerNormalization <epsilon = 0.01> (x, a, g, x0) "
-        "u = Add (x, a) w = LayerNormalization <epsilon = 0.01> (u, g, x0) "
-        "d0 = Sub (n, w) d1 = Sub (t, u) y = Concat <axis = 0> (d0, d1)",
-        "float[48] g, float[48] x0",
-        "float[2, 5, 48]",
-        values=(("g", 0.7), ("x0", 0.1)),
-    ),
-)
+_ATTENTION = (_attention(ATTENTION, 6), _attention(GROUPED_ATTENTION, 2))
 
 # ---- memory layouts -----------------------------------------------------------------------------
 
