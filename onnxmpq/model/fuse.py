@@ -13,12 +13,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxmpq.model.attention import TOKENS, Attention, dims_of, find_attentions
+from onnxmpq.model.attention import TOKENS, Attention, Dim, dims_of, find_attentions
 from onnxmpq.model.index import GraphIndex, read_by
-from onnxmpq.model.store import without_initializers
+from onnxmpq.model.store import array_of, without_initializers
 from onnxmpq.model.tidy import free_name, refill, sort_nodes
 
 ATTENTION_OPSET = 23
+_AXES = {"Slice": 3, "Unsqueeze": 1}
+"""Input of an operator that names axes."""
 
 
 def attentions(proto: onnx.ModelProto) -> list[Attention]:
@@ -60,6 +62,23 @@ def _all_by_heads(attention: Attention) -> bool:
     return all((attention.queries, attention.keys.tensor, attention.values.tensor))
 
 
+def _length(index: GraphIndex, tensor: str, axis: int) -> Dim:
+    """Length of an axis, counted from the end. Through Slices of other axes, for which onnx's inference forgets it."""
+    while (node := index.producer.get(tensor)) is not None and node.op_type in ("Slice", "Unsqueeze"):
+        dims, given = dims_of(index, node.output[0]), dims_of(index, node.input[0])
+        axes = index.constants.get(node.input[_AXES[node.op_type]]) if len(node.input) > _AXES[node.op_type] else None
+        if dims is None or given is None or axes is None:
+            break
+        touched = {int(a) % len(dims) - len(dims) for a in array_of(axes).reshape(-1)}
+        if axis in touched:
+            break
+        if node.op_type == "Unsqueeze":
+            axis += sum(a > axis for a in touched)
+        tensor = node.input[0]
+    dims = dims_of(index, tensor)
+    return dims[axis] if dims is not None and len(dims) >= -axis else None
+
+
 class _Writer:
     """made_for: new node -> names of the nodes that it stands for."""
 
@@ -99,9 +118,9 @@ class _Writer:
         mask, at = attention.mask, TOKENS if not by_tokens else TOKENS - 1
         if not mask:
             return ""
-        dims, of_queries = dims_of(self.index, mask), dims_of(self.index, queries)
+        of_queries = dims_of(self.index, queries)
         tokens = of_queries[at] if of_queries is not None else None
-        if dims is not None and dims[-2] is not None and dims[-2] == tokens:
+        if tokens is not None and tokens == _length(self.index, mask, -2):
             return mask
         before = dims_of(self.index, attention.keys.past)  # of one length with the mask, so queries are too
         key = (mask, queries if before is None or before[TOKENS] is None else before[TOKENS])

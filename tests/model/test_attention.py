@@ -238,3 +238,24 @@ def test_replacing_keeps_what_a_second_attention_reads() -> None:
     if set(model.added) <= set(HERE):
         outputs = outputs_of(model.proto, spelled.inputs(2, 3, 4))
         np.testing.assert_allclose(outputs["y"], outputs["y/again"], atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", ["none", "columns", "rows"])
+def test_rows_of_a_mask_are_seen_through_slices_of_its_columns(cut: str) -> None:
+    """A mask for the longest sequence, cut to what is there, as exporters write it."""
+    proto = Spelled(pairs=4, masked="B1ST").graph()
+    mask = next(i for i in proto.graph.input if i.name == "mask")
+    dims = mask.type.tensor_type.shape.dim
+    dims[2].dim_param, dims[3].dim_param = "S", "L"
+    if cut != "none":
+        axis, of, at = (3, "past_k", 2) if cut == "columns" else (2, "q", 1)
+        names = [f"cut/{n}" for n in ("start", "end", "axis")]
+        length = helper.make_node("Shape", [of], ["cut/end"], "cut/length", start=at, end=at + 1)
+        nodes = [length, helper.make_node("Slice", ["whole", *names], ["mask"], "cut")]
+        for name, value in ((names[0], 0), (names[2], axis)):
+            proto.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+        mask.name = "whole"
+        proto.graph.node.extend(nodes)
+    model = prepare(proto, added=ALL.__contains__)
+    assert operators(model).count("Attention") == 1
+    assert operators(model).count("Expand") == (cut == "rows")
