@@ -5,18 +5,15 @@ Source: https://onnx.ai/onnx/operators/onnx__Attention.html (opset 23)
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from onnxmpq.model.attention import TOKENS, Attention, Dim, dims_of, find_attentions
-from onnxmpq.model.index import GraphIndex, read_by
-from onnxmpq.model.store import array_of, without_initializers
-from onnxmpq.model.tidy import free_name, refill, sort_nodes
+from onnxmpq.model.index import GraphIndex
+from onnxmpq.model.replacing import Replacing
+from onnxmpq.model.store import array_of
 
 ATTENTION_OPSET = 23
 _AXES = {"Slice": 3, "Unsqueeze": 1}
@@ -51,7 +48,7 @@ def fuse(proto: onnx.ModelProto, found: Iterable[Attention]) -> tuple[onnx.Model
     writer = _Writer(proto)
     for attention in found:
         writer.write(attention)
-    return writer.graph(), writer.made_for
+    return writer.to.graph(), writer.to.made_for
 
 
 def _all_by_tokens(attention: Attention) -> bool:
@@ -80,38 +77,26 @@ def _length(index: GraphIndex, tensor: str, axis: int) -> Dim:
 
 
 class _Writer:
-    """made_for: new node -> names of the nodes that it stands for."""
-
     def __init__(self, proto: onnx.ModelProto) -> None:
-        self.proto, self.index = proto, GraphIndex(proto)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.made_for: dict[str, tuple[str, ...]] = {}
-        self._taken = {n.name for n in self.index.nodes} | self.index.producer.keys() | self.index.constants.keys()
-        self._taken |= {i.name for i in proto.graph.input}
+        self.to = Replacing(proto)
+        self.index = self.to.index
         self._masks: dict[tuple[str, object], str] = {}
-        self._replaced: set[str] = set()
 
     def write(self, attention: Attention) -> None:
-        by_tokens = _all_by_tokens(attention)
+        by_tokens, stem = _all_by_tokens(attention), attention.nodes[-1]
         keys, values = attention.keys, attention.values
-        stem = attention.nodes[-1]
         queries = attention.by_tokens if by_tokens else attention.queries
         mask = self._mask(attention, queries, by_tokens)
         for factor in attention.factors:
-            queries = self._add(attention, "Mul", f"{stem}/scaled", [queries, factor])
+            queries = self.to.add("Mul", f"{stem}/scaled", [queries, factor], attention.nodes)
         inputs = [queries, *((s.by_tokens if by_tokens else s.tensor) for s in (keys, values))]
         inputs += [mask, keys.past, values.past]
         result = attention.joined if by_tokens else attention.result
-        outputs = [result, keys.present, values.present] if keys.past else [result]
         attributes: dict[str, Any] = {"scale": attention.scale}
         if by_tokens:
             attributes |= {"q_num_heads": attention.heads, "kv_num_heads": keys.heads}
-        while not inputs[-1]:
-            inputs.pop()
-        name = free_name(f"{stem}/attention", self._taken)
-        self._append(attention, helper.make_node("Attention", inputs, outputs, name, **attributes))
-        self._replaced |= {self.index.producer[t].name for t in outputs}
+        outputs = [result, keys.present, values.present]
+        self.to.replace("Attention", f"{stem}/attention", inputs, outputs, attention.nodes, **attributes)
 
     def _mask(self, attention: Attention, queries: str, by_tokens: bool) -> str:
         """The mask with a row for each token of the queries: onnxruntime does not repeat a single one."""
@@ -125,48 +110,9 @@ class _Writer:
         before = dims_of(self.index, attention.keys.past)  # of one length with the mask, so queries are too
         key = (mask, queries if before is None or before[TOKENS] is None else before[TOKENS])
         if key not in self._masks:
-            stem, shape = f"{mask}/rows", {"start": at, "end": at + 1}
-            rows = self._add(attention, "Shape", f"{stem}/tokens", [queries], **shape)
-            ones = [self._constant(f"{stem}/{name}", length) for name, length in (("before", 2), ("behind", 1))]
-            wide = self._add(attention, "Concat", f"{stem}/shape", [ones[0], rows, ones[1]], axis=0)
-            self._masks[key] = self._add(attention, "Expand", stem, [mask, wide])
+            stem, parts = f"{mask}/rows", attention.nodes
+            rows = self.to.add("Shape", f"{stem}/tokens", [queries], parts, start=at, end=at + 1)
+            lengths = [self.to.constant(f"{stem}/before", [1, 1]), rows, self.to.constant(f"{stem}/behind", [1])]
+            wide = self.to.add("Concat", f"{stem}/shape", lengths, parts, axis=0)
+            self._masks[key] = self.to.add("Expand", stem, [mask, wide], parts)
         return self._masks[key]
-
-    def _add(self, attention: Attention, operator: str, name: str, inputs: list[str], **attributes: Any) -> str:
-        name = free_name(name, self._taken)
-        self._append(attention, helper.make_node(operator, inputs, [name], name, **attributes))
-        return name
-
-    def _append(self, attention: Attention, node: onnx.NodeProto) -> None:
-        self.nodes.append(node)
-        self.made_for[node.name] = attention.nodes
-
-    def _constant(self, name: str, length: int) -> str:
-        """int64 ones."""
-        name = free_name(name, self._taken)
-        self.constants.append(numpy_helper.from_array(np.ones(length, np.int64), name))
-        return name
-
-    def graph(self) -> onnx.ModelProto:
-        """The whole graph, in order."""
-        kept = [n for n in self.index.nodes if n.name not in self._replaced]
-        gone = [n for n in self.index.nodes if n.name in self._replaced]
-        reads = Counter(t for n in (*kept, *self.nodes) for t in set(read_by(n)))
-        unread, dropped = [t for n in gone for t in read_by(n)], set[str]()
-        while unread:
-            tensor = unread.pop()
-            node = self.index.producer.get(tensor)
-            if node is None or node.name in self._replaced | dropped:
-                continue
-            if any(reads[t] or t in self.index.outputs for t in node.output):
-                continue
-            dropped.add(node.name)
-            reads.subtract(set(read_by(node)))
-            unread += read_by(node)
-        made = without_initializers(self.proto)
-        refill(made.graph.node, [*(n for n in kept if n.name not in dropped), *self.nodes])
-        before = Counter(t for n in self.index.nodes for t in read_by(n))
-        constants = [t for t in self.proto.graph.initializer if reads[t.name] or not before[t.name]]
-        made.graph.initializer.extend([*constants, *self.constants])
-        sort_nodes(made.graph)
-        return made
