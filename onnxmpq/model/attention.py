@@ -88,6 +88,43 @@ def dims_of(index: GraphIndex, tensor: str) -> tuple[Dim, ...] | None:
     )
 
 
+def uncut(index: GraphIndex, tensor: str) -> tuple[onnx.NodeProto, str]:
+    """Of a tensor [batch, heads, tokens, size] the Transpose that makes it, and the [batch, tokens, heads x size] from
+    which it is cut; "" where it is not."""
+    transpose = index.producer.get(tensor, onnx.NodeProto())
+    cut = is_one(transpose, "Transpose") and _order(transpose) == _TO_HEADS
+    return transpose, _before_cut(index, transpose.input[0]) if cut else ""
+
+
+def _before_cut(index: GraphIndex, tensor: str) -> str:
+    """[batch, tokens, heads x size] of [batch, tokens, heads, size], "" where it is not made by a Reshape."""
+    reshape = index.producer.get(tensor)
+    if reshape is None or not is_one(reshape, "Reshape"):
+        return ""
+    return reshape.input[0] if _cuts(index, reshape.input[0], tensor, reshape) else ""
+
+
+def _cuts(index: GraphIndex, whole: str, cut: str, reshape: onnx.NodeProto) -> bool:
+    """True if a Reshape between them only cuts or joins the last axis: [batch, tokens, heads x size] to or from
+    [batch, tokens, heads, size]. One of the first two axes may be unknown: the other one and the size tell it."""
+    long, short = dims_of(index, cut), dims_of(index, whole)
+    if long is None or short is None or len(long) != 4 or len(short) != 3:
+        return False
+    heads, size, together = long[2], long[3], short[2]
+    if not isinstance(heads, int) or not isinstance(size, int) or together != heads * size:
+        return False
+    kept = _copied(index, reshape)
+    return any(axis in kept or (long[axis] is not None and long[axis] == short[axis]) for axis in (0, 1))
+
+
+def _copied(index: GraphIndex, reshape: onnx.NodeProto) -> set[int]:
+    """Axes that a Reshape keeps by a 0 in its shape."""
+    shape = index.constants.get(reshape.input[1])
+    if shape is None or attributes_of(reshape).get("allowzero", 0):
+        return set()
+    return {axis for axis, length in enumerate(array_of(shape).tolist()) if length == 0}
+
+
 @dataclass(frozen=True)
 class _Product:
     """A tensor that is multiplied with scalars. nodes: that do it."""
@@ -107,7 +144,7 @@ class _Finder:
 
     def behind(self, product: onnx.NodeProto) -> Attention | None:
         """The attention whose second product a node is, None where it is none."""
-        if not _is(product, "MatMul") or not self.index.is_float(product.output[0]):
+        if not is_one(product, "MatMul") or not self.index.is_float(product.output[0]):
             return None
         softmax = self._only(product.input[0], product, "Softmax")
         if softmax is None or attributes_of(softmax).get("axis", -1) not in (-1, SIZE):
@@ -131,7 +168,7 @@ class _Finder:
     def _attention(self, product: onnx.NodeProto, scores: _Product, mask: str) -> Attention | None:
         """product: the second one. The first one makes `scores`."""
         first = self.index.producer.get(scores.tensor)
-        if first is None or not _is(first, "MatMul"):
+        if first is None or not is_one(first, "MatMul"):
             return None
         queries, turned = self._scaled(first.input[0], first), self._turned(first)
         values = self._side(product.input[1])
@@ -156,7 +193,7 @@ class _Finder:
         return Attention(
             nodes=tuple(n.name for n in nodes),
             queries=queries.tensor,
-            by_tokens=self._by_tokens(queries.tensor),
+            by_tokens=uncut(self.index, queries.tensor)[1],
             heads=heads,
             keys=keys,
             values=values_side,
@@ -173,11 +210,11 @@ class _Finder:
         """Keys whose transpose is the second operand of the first product, and what they are multiplied with."""
         found = self._scaled(first.input[1], first)
         transpose = self.index.producer.get(found.tensor)
-        if transpose is None or not _is(transpose, "Transpose"):
+        if transpose is None or not is_one(transpose, "Transpose"):
             return None
         order, [given] = _order(transpose), transpose.input
         if order == _TURNED:
-            by_tokens, heads = self._uncut(given), self._at(given, TOKENS)
+            by_tokens, heads = _before_cut(self.index, given), self._at(given, TOKENS)
             if not by_tokens or not isinstance(heads, int):
                 return None
             return Side("", heads, by_tokens), found.along(transpose)
@@ -204,19 +241,19 @@ class _Finder:
         heads = next((h for t in (inner, new, past) if t and isinstance(h := self._at(t, HEADS), int)), None)
         if heads is None or not self.index.is_float(new):
             return None
-        return Side(new, heads, self._by_tokens(new), past, present), nodes
+        return Side(new, heads, uncut(self.index, new)[1], past, present), nodes
 
     def _adds_tokens(self, node: onnx.NodeProto) -> bool:
-        behind = _is(node, "Concat") and attributes_of(node).get("axis") in (TOKENS, TOKENS - 4)
+        behind = is_one(node, "Concat") and attributes_of(node).get("axis") in (TOKENS, TOKENS - 4)
         return behind and len(node.input) == 2 and len(dims_of(self.index, node.output[0]) or ()) == 4
 
     def _unrepeated(self, tensor: str) -> tuple[str, tuple[onnx.NodeProto, ...]]:
         """A tensor without the repetition of its heads, and the nodes that repeat them: [batch, heads, 1, tokens, size]
         is expanded along the third axis and made [batch, heads x times, tokens, size]."""
         reshape = self.index.producer.get(tensor)
-        expand = self.index.producer.get(reshape.input[0]) if reshape and _is(reshape, "Reshape") else None
-        unsqueeze = self.index.producer.get(expand.input[0]) if expand and _is(expand, "Expand") else None
-        if reshape is None or expand is None or unsqueeze is None or not _is(unsqueeze, "Unsqueeze"):
+        expand = self.index.producer.get(reshape.input[0]) if reshape and is_one(reshape, "Reshape") else None
+        unsqueeze = self.index.producer.get(expand.input[0]) if expand and is_one(expand, "Expand") else None
+        if reshape is None or expand is None or unsqueeze is None or not is_one(unsqueeze, "Unsqueeze"):
             return tensor, ()
         axes, inner = self.index.constants.get(unsqueeze.input[1]), unsqueeze.input[0]
         before, after = dims_of(self.index, inner), dims_of(self.index, tensor)
@@ -226,50 +263,17 @@ class _Finder:
             return tensor, ()
         return inner, (reshape, expand, unsqueeze)
 
-    def _by_tokens(self, tensor: str) -> str:
-        """[batch, tokens, heads x size] from which a tensor by heads is cut, "" where it is not."""
-        transpose = self.index.producer.get(tensor)
-        if transpose is None or not _is(transpose, "Transpose"):
-            return ""
-        return self._uncut(transpose.input[0]) if _order(transpose) == _TO_HEADS else ""
-
-    def _uncut(self, tensor: str) -> str:
-        """[batch, tokens, heads x size] of [batch, tokens, heads, size], "" where it is not made by a Reshape."""
-        reshape = self.index.producer.get(tensor)
-        if reshape is None or not _is(reshape, "Reshape"):
-            return ""
-        return reshape.input[0] if self._cuts(reshape.input[0], tensor, reshape) else ""
-
     def _joined(self, product: onnx.NodeProto) -> tuple[str, tuple[onnx.NodeProto, ...]]:
         """The product's result by tokens, and the nodes that make it; "" where nothing does or something else reads
         it."""
         transpose = self.index.only_reader(product.output[0])
-        by_tokens = transpose is not None and _is(transpose, "Transpose") and _order(transpose) == _TO_HEADS
+        by_tokens = transpose is not None and is_one(transpose, "Transpose") and _order(transpose) == _TO_HEADS
         reshape = self.index.only_reader(transpose.output[0]) if transpose is not None and by_tokens else None
-        if transpose is None or reshape is None or not _is(reshape, "Reshape"):
+        if transpose is None or reshape is None or not is_one(reshape, "Reshape"):
             return "", ()
         cut, whole = transpose.output[0], reshape.output[0]
-        joins = reshape.input[0] == cut and self._cuts(whole, cut, reshape)
+        joins = reshape.input[0] == cut and _cuts(self.index, whole, cut, reshape)
         return (whole, (transpose, reshape)) if joins else ("", ())
-
-    def _cuts(self, whole: str, cut: str, reshape: onnx.NodeProto) -> bool:
-        """True if a Reshape between them only cuts or joins the last axis: [batch, tokens, heads x size] to or from
-        [batch, tokens, heads, size]. One of the first two axes may be unknown: the other one and the size tell it."""
-        long, short = dims_of(self.index, cut), dims_of(self.index, whole)
-        if long is None or short is None or len(long) != 4 or len(short) != 3:
-            return False
-        heads, size, together = long[2], long[3], short[2]
-        if not isinstance(heads, int) or not isinstance(size, int) or together != heads * size:
-            return False
-        kept = self._copied(reshape)
-        return any(axis in kept or (long[axis] is not None and long[axis] == short[axis]) for axis in (0, 1))
-
-    def _copied(self, reshape: onnx.NodeProto) -> set[int]:
-        """Axes that a Reshape keeps by a 0 in its shape."""
-        shape = self.index.constants.get(reshape.input[1])
-        if shape is None or attributes_of(reshape).get("allowzero", 0):
-            return set()
-        return {axis for axis, length in enumerate(array_of(shape).tolist()) if length == 0}
 
     def _scaled(self, tensor: str, reader: onnx.NodeProto) -> _Product:
         """The tensor from which scalars make a tensor, by nodes whose results nothing else reads."""
@@ -316,7 +320,7 @@ class _Finder:
     def _only(self, tensor: str, reader: onnx.NodeProto, *operators: str) -> onnx.NodeProto | None:
         """The node of one of these operators that makes a tensor for this reader alone."""
         node = self.index.producer.get(tensor)
-        alone = node is not None and _is(node, *operators) and self.index.only_reader(tensor) is reader
+        alone = node is not None and is_one(node, *operators) and self.index.only_reader(tensor) is reader
         return node if alone else None
 
     def _at(self, tensor: str, axis: int) -> Dim:
@@ -329,7 +333,8 @@ def _whole(side: Side) -> Side:
     return Side(side.present, side.heads) if side.past else side
 
 
-def _is(node: onnx.NodeProto, *operators: str) -> bool:
+def is_one(node: onnx.NodeProto, *operators: str) -> bool:
+    """True for a node of one of these operators of ONNX."""
     return node.op_type in operators and node.domain in _STANDARD
 
 

@@ -17,6 +17,7 @@ from onnxmpq.model.fuse import ATTENTION_OPSET, attentions, fuse
 from onnxmpq.model.hoist import hoist
 from onnxmpq.model.load import Loaded, first_line
 from onnxmpq.model.opset import PER_CHANNEL_OPSET, TARGET_OPSET, converted, opset_of
+from onnxmpq.model.rotary import fuse_rotary
 from onnxmpq.model.store import WeightStore
 from onnxmpq.model.tidy import tidy, with_constants_alone
 from onnxmpq.model.unpack import blocked_nodes, rounds_activations, unpacked
@@ -39,6 +40,7 @@ class Step(StrEnum):
     HOIST_WEIGHTS = "taking weights out of the bodies of If, Loop and Scan"
     FUSE_ATTENTION = "writing attention with a cache as one operator"
     FUSE_GROUPS = "the same with fewer heads of keys and values than of queries"
+    FUSE_ROTARY = "writing its rotary positions as one operator"
 
 
 _FOLDING = (
@@ -46,7 +48,7 @@ _FOLDING = (
     *(Step.SIMPLIFY_GEMMS, Step.SIMPLIFY_EINSUMS),
 )
 """In the order of the fields of `Folds`."""
-OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS)
+OPTIONAL = (Step.FUSE_ATTENTION, Step.FUSE_GROUPS, Step.FUSE_ROTARY)
 """Steps that are taken only where they are asked for: not every runtime computes what they write."""
 
 
@@ -169,14 +171,27 @@ def _fuse_attention(draft: Draft, highest: int, taken: Callable[[Step], bool]) -
     found = [a for a in attentions(raised.proto) if grouped or not a.grouped]
     if not found:
         return draft
-    proto, made_for = fuse(raised.proto, found)
+    steps = [Step.FUSE_ATTENTION, *([Step.FUSE_GROUPS] if any(a.grouped for a in found) else [])]
+    notes = [f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}"]
+    if taken(Step.FUSE_ROTARY):
+        proto, made_for = fuse_rotary(raised.proto)
+        if made_for:
+            raised = _merged(raised, proto, made_for)
+            found = [a for a in attentions(proto) if grouped or not a.grouped]
+            steps.append(Step.FUSE_ROTARY)
+            turned = sum(n.op_type == "RotaryEmbedding" for n in proto.graph.node)
+            notes.append(f"rotary positions written as one operator of opset {ATTENTION_OPSET}: {turned}")
+    fused = replace(_merged(raised, *fuse(raised.proto, found)), added=tuple(steps))
+    return replace(fused, notes=(*fused.notes, *notes))
+
+
+def _merged(draft: Draft, proto: onnx.ModelProto, made_for: Origin) -> Draft:
+    """The draft with a graph some of whose nodes stand for several of its own."""
     left = {n.name for n in proto.graph.node}
     origin = {name: names for name, names in draft.origin.items() if name in left}
     for name, parts in made_for.items():
         origin[name] = tuple(dict.fromkeys(o for part in parts for o in draft.origin.get(part, (part,))))
-    steps = OPTIONAL if any(a.grouped for a in found) else OPTIONAL[:1]
-    fused = replace(raised.with_proto(proto), origin=origin, added=steps)
-    return fused.noted(f"attention with a cache written as one operator of opset {ATTENTION_OPSET}: {len(found)}")
+    return replace(draft.with_proto(proto), origin=origin)
 
 
 def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:

@@ -374,7 +374,26 @@ def _attention(name: str, heads: int) -> Probe:
     return Probe(name, "agrees", " ".join(body.split()), " ".join(weights.split()), "float[2, 5, 48]", opset=(23, 11))
 
 
-_ATTENTION = (_attention(ATTENTION, 6), _attention(GROUPED_ATTENTION, 2))
+ROTARY = "RotaryEmbedding by tokens and by heads"
+_ATTENTION = (
+    _attention(ATTENTION, 6),
+    _attention(GROUPED_ATTENTION, 2),
+    Probe(
+        ROTARY,
+        "agrees",
+        "f = Slice (x, zero, four, axis) c = Cos (f) n = Sin (f) cc = Concat <axis = 2> (c, c) "
+        "nn = Concat <axis = 2> (n, n) c4 = Unsqueeze (cc, one) n4 = Unsqueeze (nn, one) "
+        "r = Reshape (x, cut) h = Transpose <perm = [0, 2, 1, 3]> (r) a, b = Split <axis = 3, num_outputs = 2> (h) "
+        "m = Neg (b) k = Concat <axis = 3> (m, a) p = Mul (h, c4) o = Mul (k, n4) w = Add (p, o) "
+        "t = RotaryEmbedding <num_heads = 6> (x, c, n) tr = Reshape (t, cut) "
+        "th = Transpose <perm = [0, 2, 1, 3]> (tr) u = RotaryEmbedding (h, c, n) "
+        "d0 = Sub (th, w) d1 = Sub (u, w) y = Concat <axis = 0> (d0, d1)",
+        "int64[1] zero = {0}, int64[1] one = {1}, int64[1] four = {4}, int64[1] axis = {2}, "
+        "int64[4] cut = {0, 0, 6, 8}",
+        "float[2, 5, 48]",
+        opset=(23, 11),
+    ),
+)
 
 # ---- memory layouts -----------------------------------------------------------------------------
 

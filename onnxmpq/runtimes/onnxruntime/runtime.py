@@ -15,7 +15,7 @@ from onnxmpq.runtimes.onnxruntime import rules as own_rules
 from onnxmpq.runtimes.onnxruntime.attribute import attribute
 from onnxmpq.runtimes.onnxruntime.fusions import fusions
 from onnxmpq.runtimes.onnxruntime.kernels import Trace, trace
-from onnxmpq.runtimes.onnxruntime.probe_graphs import ATTENTION, DYNAMIC_LSTM, GROUPED_ATTENTION
+from onnxmpq.runtimes.onnxruntime.probe_graphs import ATTENTION, DYNAMIC_LSTM, GROUPED_ATTENTION, ROTARY
 from onnxmpq.runtimes.onnxruntime.session import CPU, Call, Session, SessionSettings, open_session, run
 from onnxmpq.runtimes.rules import Rules
 from onnxmpq.runtimes.types import Inputs, KernelTimes
@@ -24,6 +24,7 @@ from onnxmpq.schemes import Scheme
 _STEPS: Mapping[Step, str] = {
     Step.FUSE_ATTENTION: ATTENTION,
     Step.FUSE_GROUPS: GROUPED_ATTENTION,
+    Step.FUSE_ROTARY: ROTARY,
 }
 """Optional steps of preparing, with the probe that must hold."""
 
