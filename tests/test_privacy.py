@@ -46,8 +46,9 @@ def test_onnxruntime_alone_does_write(home: Path) -> None:
     assert any("deviceid" in name for name in files(home))
 
 
-def test_inspect_writes_nothing(home: Path) -> None:
-    ran(home, "-m", "onnxmpq", "inspect", SAMPLES / "digits_cnn.onnx")
+@pytest.mark.parametrize("model", ["digits_cnn.onnx", "decoder/decoder.onnx"])
+def test_inspect_writes_nothing(home: Path, model: str) -> None:
+    ran(home, "-m", "onnxmpq", "inspect", SAMPLES / model)
     assert files(home) == set()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from onnxmpq.cache import Cache
 from onnxmpq.commands.gate import Judged
 from onnxmpq.decoding import find_decoder, load_samples
 from onnxmpq.errors import OnnxmpqError
@@ -24,7 +25,7 @@ from onnxmpq.provenance import describe_runtime
 from onnxmpq.quality import EMULATED, Validation
 from onnxmpq.report import source_name, threads_in_words
 from onnxmpq.request import DEFAULT_SAMPLES, Source, accepts, require_source
-from onnxmpq.runtimes import specs_of
+from onnxmpq.runtimes import probes, specs_of
 from onnxmpq.shown import Shown
 
 
@@ -110,6 +111,7 @@ def inspect(model: Source, target: str = "cpu") -> Inspection:
     TargetError, and UsageError for what is no model.
     """
     require_source(model)
+    probes.keep_in(Cache(None))  # nothing is written
     opened = open_model(model, open_target(target))
     prepared, device, menu = opened.model, opened.device, opened.menu()
     rows = tuple(

@@ -2,6 +2,7 @@
 
 from onnxmpq.cost.chains import Menu, groups_with_a_choice, legalize
 from onnxmpq.cost.exchange import describe, elsewhere, origin, read_cost_table, read_table
+from onnxmpq.cost.kinds import plans_by_kind
 from onnxmpq.cost.measure import Effort, Profile, Profiler, interleaved_s
 from onnxmpq.cost.mixed import MixedProfiler
 from onnxmpq.cost.plan_costs import MeasuredCosts, PlanCosts, PlanProfiler, TableCosts, Timings
@@ -38,6 +39,7 @@ __all__ = [
     "interleaved_s",
     "legalize",
     "origin",
+    "plans_by_kind",
     "plans_to_profile",
     "profile_plans",
     "read_cost_table",

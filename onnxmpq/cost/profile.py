@@ -8,6 +8,7 @@ import onnx
 
 from onnxmpq.cost.chains import Menu
 from onnxmpq.cost.fit import fit
+from onnxmpq.cost.kinds import by_wall_clock
 from onnxmpq.cost.measure import Profile
 from onnxmpq.cost.plan_costs import PlanProfiler
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
@@ -105,4 +106,4 @@ def fit_table(
     measured = len(profiles)
     mixed_end = uniform + mixed
     weights = [UNIFORM_WEIGHT if i < uniform else 1.0 if i < mixed_end else LOOP_WEIGHT for i in range(measured)]
-    return fit(model, profiles, meta, weights, rules)
+    return by_wall_clock(model, fit(model, profiles, meta, weights, rules), profiles)

@@ -25,6 +25,7 @@ from onnxmpq.cost import (
     fit_table,
     interleaved_s,
     origin,
+    plans_by_kind,
     plans_to_profile,
     profile_plans,
     read_table,
@@ -139,6 +140,8 @@ def profile(
     with context.progress.stage("measuring kernels and transitions", len(plans)) as tick:
         for part in (plans[:uniform], plans[uniform:]):
             found.append(profile_plans(profiler, part, bench.build, tick, context.progress.warn, crashing, measure))
+        more = plans_by_kind(bench.model, found[0], profiler.reference_s)
+        found[1] += profile_plans(profiler, more, bench.build, crashing=crashing, measure=measure)
     profiles = profiler.settled(found[0] + found[1])
     if not profiles:
         raise TargetError(f"{profiler.settings.provider} runs none of the {len(plans)} plans to be measured; see above")
