@@ -82,7 +82,7 @@ class Spooled:
         return _loaded(self.path, self.sha256)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)  # as many as a task has: the model, what tasks have in common, a mark
 def _loaded(path: Path, sha256: str) -> Any:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:

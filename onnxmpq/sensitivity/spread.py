@@ -8,6 +8,7 @@ shows, are those of `measure.py`, and so are the numbers.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -197,13 +198,33 @@ def effects_of(frame: Frame, changes: Changes) -> Effects:
 
 
 def _pieces(worker: EffectsWorker, width: int) -> Iterator[_Piece]:
-    """In the order of the graph: what comes first has most of it behind it, and takes longest."""
-    used = worker.used()
-    pieces = 1 if width == 1 else -(-TASKS_PER_WORKER * width // max(len(used), 1))
+    """In the order of the graph: what comes first has most of it behind it, and takes longest. Of a group about the
+    same work each."""
+    used, work = worker.used(), _work(worker)
+    count = 1 if width == 1 else -(-TASKS_PER_WORKER * width // max(len(used), 1))
     for number, targets in used.items():
-        step = -(-len(targets) // pieces)
-        for start in range(0, len(targets), step):
-            yield _Piece(number, tuple(targets[start : start + step]), start)
+        whole, before, found = sum(work[t] for t in targets), 0, dict[int, list[str]]()
+        for target in targets:
+            found.setdefault(int(count * (before + work[target] / 2) / whole), []).append(target)
+            before += work[target]
+        start = 0
+        for some in found.values():
+            yield _Piece(number, tuple(some), start)
+            start += len(some)
+
+
+def _work(worker: EffectsWorker) -> dict[str, int]:
+    """Of each target: perturbations, times the nodes behind it that they run through."""
+    tries = worker.tries
+    of_layer = Counter(name for name, _ in (*tries.weights, *tries.inputs, *tries.kernels))
+    found = {}
+    for number, group in enumerate(worker.groups):
+        for target in group:
+            region = worker.targets[target]
+            count = of_layer[region.name] if region is not None else 0
+            count += len(tries.activations.get(target, ()))
+            found[target] = max(count, 1) * max(worker.goal_of(number).stop - worker.cutter.position(target), 1)
+    return found
 
 
 class _Walk(threading.local):
