@@ -1,6 +1,7 @@
 """Effects block by block against effects at the outputs: predictions, plans and cost; and their cost by depth.
 
     ONNXMPQ_ZOO=... python -m benchmarks.block_effects [MODEL] [--samples 64] [--effort 40] [--test 100] [--plans 30]
+        [--schemes int8 w8 ...]
     python -m benchmarks.block_effects --depth [--blocks 4,8,16,32]
 
 Per model both methods measure the same perturbations on the same samples: as many as the full method can afford in
@@ -113,11 +114,11 @@ def held_out(prepared: Prepared, judge: Callable[[onnx.ModelProto], float]) -> l
     return found
 
 
-def compared(name: str, samples: int, test: int, count: int, seed: int) -> list[list[object]]:
+def compared(name: str, samples: int, test: int, count: int, seed: int, schemes: Sequence[str]) -> list[list[object]]:
     """A row for each method."""
     spent = Spent()
     spent.watch()
-    full = prepare_entry(name, samples, test, layers_only=True, schemes=SCHEMES_TRIED)
+    full = prepare_entry(name, samples, test, layers_only=True, schemes=schemes)
     block = full.again(BLOCK, full.samples)
     plans = useful_plans(full, count, seed)
     judge = full.evaluator(full.unseen)
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--effort", type=float, default=choice.EFFECT_SECONDS)
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES_TRIED)
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--blocks", default="4,8,16,32")
     given = parser.parse_args()
@@ -236,7 +238,8 @@ def main() -> None:
         by_depth([int(d) for d in given.blocks.split(",")])
         return
     for name in given.models:
-        print(table_of(HEADER, compared(name, given.samples, given.test, given.plans, given.seed)), flush=True)
+        rows = compared(name, given.samples, given.test, given.plans, given.seed, given.schemes)
+        print(table_of(HEADER, rows), flush=True)
 
 
 if __name__ == "__main__":

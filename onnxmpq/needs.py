@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxmpq.cost import Effort
+from onnxmpq.decoding import find_decoder
 from onnxmpq.errors import OutputError
 from onnxmpq.execution import MEMORY, float_shapes
 from onnxmpq.feeds import Feeds
@@ -23,8 +24,9 @@ from onnxmpq.model import LayerWeight, Model
 from onnxmpq.progress import ROUNDING, Progress, duration
 from onnxmpq.rescale import find_channels
 from onnxmpq.rounding import MOST_BYTES, WeightFormat, working_bytes
+from onnxmpq.samples import HELD_OUT_SHARE
 from onnxmpq.schemes import FP32
-from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, extent, forward_seconds
+from onnxmpq.sensitivity import AUTO, REFERENCE_THREADS, effects_bytes, extent, forward_seconds
 from onnxmpq.threads import workers
 from onnxmpq.weights import LONGEST_S, Techniques, correctable, fits_in_sequence, quick_enough
 
@@ -40,6 +42,7 @@ OPENINGS = 8  # of the original, from the first timing to the last
 SIDE = 1.13  # bytes of int8 codes with their scales, in blocks of 32
 PLANS = 12  # that are built and timed while costs are measured; one where all schemes have float32's kernels
 TRIES_PER_TENSOR = 2.0
+COMPARED_BYTES = 64  # for an element of an output: in float32 as three runs made it, in float64, and what differs
 ALL = Techniques()
 Shapes = Mapping[str, Sequence[int]]
 
@@ -167,20 +170,51 @@ def announce(model: Model, menu: Menu, feeds: Feeds, progress: Progress, techniq
 
 
 def _memory(model: Model, menu: Menu, shapes: Shapes | None, samples: int, threads: int) -> int:
-    """Two sessions hold weights at the same time, the original's and that of a plan; beside them, values of samples.
+    """Either processes that round, or effects beside two sessions that hold weights at the same time, the original's
+    and that of a plan; and values of samples.
 
     Of a model that is never whole in memory one session does.
     """
-    values = _values(model, menu)
-    processes = PROCESS_BYTES * (2 + (threads if threads > 1 else 0))
     largest = max((place.parameters for _, place in model.weights.values()), default=0)
     sessions, rounding = 2.0 * model.prepared_bytes, 24.0 * largest * threads
-    held = SIDE * values + 3 * model.prepared_bytes
+    held = SIDE * _values(model, menu) + 3 * model.prepared_bytes
+    effects = _effects_held(model, menu, shapes, samples) + _compared(model, shapes, samples)
     if model.store.spill is not None:
-        sessions, rounding, held = 1.0 * model.prepared_bytes, _rounding_memory(model, threads), float(MEMORY.effects)
+        sessions, rounding, held = 1.0 * model.prepared_bytes, _rounding_memory(model, threads), 0.0
+    rounding += PROCESS_BYTES * (threads if threads > 1 else 0)
     running = 4 * sum(math.prod(s) for s in (shapes or {}).values())
     kept = min(MEMORY.kept, samples * running) + min(MEMORY.shown, running) * threads
-    return round(processes + max(sessions, rounding) + held + kept)
+    return round(2 * PROCESS_BYTES + held + kept + max(rounding, sessions + effects))
+
+
+def _effects_held(model: Model, menu: Menu, shapes: Shapes | None, samples: int) -> float:
+    """Of a change of the outputs for each weight in each format, kernel and activation tensor, on each sample."""
+    if shapes is None or model.store.spill is not None:  # effects by blocks take what they may
+        return float(MEMORY.effects)
+    decoder = find_decoder(model.structure)
+    caches = {pair.present for pair in decoder.pairs} if decoder else set()  # have no codes
+    elements = [size for name, size in _output_elements(model, shapes).items() if name not in caches]
+    own = {
+        (region.name, scheme.name if scheme.rounds_inside else scheme.weight.name)
+        for region in model.layers
+        for scheme in menu[region.name]
+        if scheme.weight is not None
+    }
+    entries = len(own) + len(activation_tensors(model, menu))
+    run = extent(model, AUTO, forward_seconds(model, shapes), entries, samples)
+    return float(effects_bytes(run.samples, entries, elements))
+
+
+def _compared(model: Model, shapes: Shapes | None, samples: int) -> float:
+    """Of the outputs of both models on samples that are held out, while they are compared."""
+    held_out = samples * HELD_OUT_SHARE / (1.0 - HELD_OUT_SHARE)
+    return COMPARED_BYTES * held_out * sum(_output_elements(model, shapes).values())
+
+
+def _output_elements(model: Model, shapes: Shapes | None) -> dict[str, int]:
+    """Of outputs of floats, for one sample."""
+    known = shapes or {}
+    return {name: math.prod(known[name]) for name in model.output_names if name in known}
 
 
 def _rounding_memory(model: Model, threads: int) -> float:

@@ -38,6 +38,7 @@ from onnxmpq.report import (
     cost_rows,
     coupled_note,
     curve_rows,
+    few_rows_note,
     foreign_latency_note,
     idle_note,
     narrow_ends_note,
@@ -231,8 +232,10 @@ def _plan(
 def _made_again(job: Job, shipped: Shipped) -> frozenset[str]:
     """Keys of weights that were rounded to nearest, which `apply` does again: of a model that is never whole in memory,
     whose weights would fill the plan."""
-    if job.bench.model.store.spill is None or {"cross", "gptq"} & set(shipped.compensated.kept):
+    if job.bench.model.store.spill is None or "cross" in shipped.compensated.kept:
         return frozenset()
+    if "gptq" in shipped.compensated.kept:
+        return frozenset(shipped.compensated.few_rows)
     weights = shipped.compensated.weights.items()
     return frozenset(key for key, weight in weights if (key, weight.format.name) not in job.bench.by_samples)
 
@@ -266,6 +269,7 @@ def _notes(
         *made.notes,
         *_timed_note(request, job.data, made),
         *blocks_note(job.effects),
+        *few_rows_note(shipped.compensated.few_rows),
         *coupled_note(job.problem.table.rules.together),
         *unjudged_note(prepared.output_names, job.effects.divergence.kinds, shipped.validation),
         *idle_note(changed_by_rounding(prepared, job.bench.weights, job.effects.idle), outcome.assignment),

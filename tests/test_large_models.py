@@ -19,6 +19,7 @@ import pytest
 import onnxmpq
 from onnxmpq.errors import OutputError, PlanError
 from onnxmpq.model import LARGEST_KEPT, is_reference
+from onnxmpq.statistics import Moments, MomentSum
 from tests.graphs import Array, graph, outputs_of, samples_for
 from tests.model.test_spill import split
 from tests.model.test_widen import stored_as
@@ -162,6 +163,49 @@ def test_where_all_formats_take_too_long_the_plans_own_are_rounded_for_inputs(
     assert set(plan.compensation) >= {"first", "gptq"}
     kept = plan.compensation["gptq"] < plan.compensation["first"]
     assert bool(plan.weights) == kept
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["all_formats", "of_the_plan"])
+def test_weights_for_which_samples_have_too_few_rows_are_rounded_to_nearest(
+    alone: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here none has enough; the plan says so, and need not hold what `apply` can make again."""
+    monkeypatch.setattr("onnxmpq.weights.first.MOST_CHANCE", 0.0)
+    if alone:
+        weights = 96 * 64 + 2 * 64 * 160 + 64 * 96
+        takes = {"best": (1e9, 0.0), "gptq": (3600 / weights, 0.0), "nearest": (0.0, 0.0)}
+        monkeypatch.setattr("onnxmpq.weights.reuse.VALUE_S", takes)
+    heard, folder = Heard(), tmp_path / "first"
+    plan = converted(source, folder, progress=heard, without=("cross", "bias-correction")).plan
+    assert any("rounded to nearest: the samples have too few rows" in line for line in heard.lines)
+    assert any("too few rows of inputs" in note and "--samples" in note for note in plan.notes)
+    assert not plan.weights and set(plan.compensation) <= {"first"}
+    onnxmpq.apply(source, folder / "out.plan.json", output=folder / "out.again.onnx")
+    found = files(folder)
+    assert found["out.again.onnx.data"] == found["out.onnx.data"]
+
+
+def test_some_weights_may_have_too_few_rows(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 72 rows those of 160 inputs are more of a chance than those of 64."""
+    shares: list[float] = []
+    from_rows = MomentSum.result
+
+    def watched(self: MomentSum, **options: bool) -> Moments:
+        found = from_rows(self, **options)
+        shares.append(found.chance)
+        return found
+
+    with monkeypatch.context() as watching:
+        watching.setattr(MomentSum, "result", watched)
+        everything = converted(source, tmp_path / "all", without=("cross", "bias-correction")).plan
+    assert not any("too few rows" in note for note in everything.notes) and max(shares) < 1.0
+    monkeypatch.setattr("onnxmpq.weights.first.MOST_CHANCE", max(shares))
+    some = converted(source, tmp_path / "some", without=("cross", "bias-correction")).plan
+    notes = [note for note in some.notes if "too few rows" in note]
+    assert len(notes) == len(set(everything.weights) - set(some.weights)) == 1
+    onnxmpq.apply(source, tmp_path / "some" / "out.plan.json", output=tmp_path / "some" / "out.again.onnx")
+    found = files(tmp_path / "some")
+    assert found["out.again.onnx.data"] == found["out.onnx.data"]
 
 
 def test_what_is_written_can_be_converted_and_compared(source: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from onnxmpq.execution import float_shapes
 from onnxmpq.feeds import Feeds
 from onnxmpq.menu import Menu
 from onnxmpq.model import Model, Spill
-from onnxmpq.needs import announce, needs, scratch_bytes
+from onnxmpq.needs import COMPARED_BYTES, announce, needs, scratch_bytes
 from onnxmpq.opening import open_model, open_target
 from onnxmpq.progress import Progress, Silent
 from onnxmpq.weights import Techniques
@@ -47,6 +47,22 @@ def test_a_model_that_memory_holds_needs_no_disk() -> None:
     heard = Heard()
     announce(opened.model, opened.menu(), feeds_for(LAYERS), heard)
     assert heard.lines == []
+
+
+def test_outputs_that_are_compared_take_memory() -> None:
+    """Twice: as codes of every effect, and whole, of the samples that are held out."""
+
+    def memory(proto: onnx.ModelProto, samples: int = 64) -> int:
+        opened = open_model(proto, open_target("cpu"))
+        shapes = float_shapes(opened.model, feeds_for(proto))
+        return needs(opened.model, opened.menu(), shapes, samples, threads=1).memory_bytes
+
+    narrow, wide = (
+        graph("y = MatMul (x, w)", "float[N, 8] x", f"float[N, {n}] y", f"float[8, {n}] w") for n in (8, 8192)
+    )
+    more = memory(wide) - memory(narrow)
+    assert more > 64 * 8184 * (4 * 2 + COMPARED_BYTES / 3)  # a weight in two formats, at the least
+    assert memory(wide) > memory(wide, 32)
 
 
 def test_fewer_schemes_need_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

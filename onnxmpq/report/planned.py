@@ -25,7 +25,7 @@ from onnxmpq.schemes import Scheme
 from onnxmpq.sensitivity import OUTPUT_KINDS, Effects, OutputKind
 from onnxmpq.shipping import Shipped
 from onnxmpq.target import Target
-from onnxmpq.weights import Compensated, pack, pack_array
+from onnxmpq.weights import Compensated, few_rows_words, pack, pack_array
 
 MOST_NAMED = 5  # layers in a note
 FASTEST = "float32 is the fastest here"
@@ -153,6 +153,11 @@ def blocks_note(effects: Effects) -> list[str]:
         f"effects are measured at the ends of {len(gains) + 1} blocks, and {sum(g.changes for g in gains)} of them at "
         f"the outputs too, which gives each block's gain{doubt} (--effects full measures all at the outputs)"
     ]
+
+
+def few_rows_note(keys: Sequence[str]) -> list[str]:
+    """Weights that no samples took part in rounding for want of rows."""
+    return [few_rows_words(keys)] if keys else []
 
 
 def coupled_note(groups: Sequence[Sequence[str]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Sensitivity: what each quantization decision alone does to the outputs."""
 
 from onnxmpq.sensitivity.divergence import Code, Divergence, by_channels, channel_axis, floored
-from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, fit_frame, make_divergence
+from onnxmpq.sensitivity.effects import Effects, Frame, Perturbations, effects_bytes, fit_frame, make_divergence
 from onnxmpq.sensitivity.evaluator import Evaluator
 from onnxmpq.sensitivity.measure import measure_effects
 from onnxmpq.sensitivity.menu_effects import REFERENCE_THREADS, effects_of_menu, forward_seconds
@@ -34,6 +34,7 @@ __all__ = [
     "by_channels",
     "channel_axis",
     "class_scores",
+    "effects_bytes",
     "effects_of_menu",
     "extent",
     "fit_frame",

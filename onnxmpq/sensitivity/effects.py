@@ -248,6 +248,13 @@ def sketch_width(samples: int, entries: int, outputs: int = 1) -> int:
     return 1 << (share.bit_length() - 1)
 
 
+def effects_bytes(samples: int, entries: int, elements: Sequence[int]) -> int:
+    """Memory that `entries` effects and their reference take. elements: of each output that is compared, for one
+    sample."""
+    most = sketch_width(samples, entries, len(elements))
+    return 4 * samples * (entries + 1) * sum(min(size, most) for size in elements)
+
+
 def make_divergence(
     model: Model, feeds: Feeds, entries: int, *, threads: int, kinds: Mapping[str, OutputKind], seed: int = 0
 ) -> tuple[Divergence, list[list[Array]]]:

@@ -6,7 +6,7 @@ plan's own weights are rounded so first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import onnx
@@ -20,6 +20,7 @@ from onnxmpq.progress import SEQUENCE
 from onnxmpq.rounding import QuantizedWeight
 from onnxmpq.samples import FEWEST_DECIDING, Samples
 from onnxmpq.sensitivity import Effects, Evaluator
+from onnxmpq.statistics import readers
 from onnxmpq.weights import (
     Compensated,
     Techniques,
@@ -53,19 +54,21 @@ def compensate_plan(
         stored = {(name, weight.format.name): weight for name, weight in changed.items()}
         return replace(bench, model=model, weights=stored).build(outcome.assignment)
 
+    by_samples = {key for key, weight in weights.items() if (key, weight.format.name) in bench.by_samples}
+    few = _left_out(bench.model, weights, by_samples)
+
     def first() -> dict[str, QuantizedWeight]:
         formats = {(key, weight.format.name): weight.format for key, weight in weights.items()}
-        found = round_for_inputs(bench.model, formats, data.rounding, asked, context, alone=True)
+        found = round_for_inputs(bench.model, formats, data.rounding, asked, context, alone=True, skipped=few.extend)
         return {key: weight for (key, _), weight in found.items()}
 
-    by_samples = any((key, weight.format.name) in bench.by_samples for key, weight in weights.items())
     alone = bench.model.store.spill is not None and asked.method != "nearest" and not by_samples
 
     def compute() -> Compensated:
         settings = context.quality_settings(exact_integers=bench.exact_integers)
         evaluator = Evaluator.of(bench.model, effects.pooled, deciding, settings, context)
         with context.progress.stage(SEQUENCE, 2 * len(weights)) as tick:
-            return compensate(
+            found = compensate(
                 bench.model,
                 weights,
                 build,
@@ -76,6 +79,7 @@ def compensate_plan(
                 tick=tick,
                 first=first if alone else None,
             )
+        return replace(found, few_rows=tuple(dict.fromkeys(few)))
 
     plan = {name: scheme.name for name, scheme in outcome.assignment.items()}
     samples = feeds_hash(data.rounding), feeds_hash(deciding)
@@ -91,6 +95,14 @@ def compensate_plan(
         found = replace(found, weights=weights, biases={}, kept=())  # other block multipliers may take a few bytes more
     context.progress.detail(_in_words(found, len(deciding)))
     return found
+
+
+def _left_out(model: Model, weights: Mapping[str, QuantizedWeight], by_samples: Collection[str]) -> list[str]:
+    """Keys of weights that were left out where others were rounded for the inputs of their layers."""
+    if model.store.spill is None or not by_samples:
+        return []
+    multiplied = {key for keys in readers(model).values() for key in keys}
+    return [key for key in weights if key in multiplied and key not in by_samples]
 
 
 def _in_words(found: Compensated, deciding: int) -> str:

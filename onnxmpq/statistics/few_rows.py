@@ -34,14 +34,15 @@ def chance_share(hessian: FloatArray, rows: int) -> float:
     return min((count * (count - 1) + off) / (rows * off), 1.0)
 
 
-def less_chance(hessian: FloatArray, rows: int, cross: FloatArray | None = None) -> None:
+def less_chance(hessian: FloatArray, rows: int, cross: FloatArray | None = None) -> float:
     """Entries off the diagonals of H float32 [G, K, K], in place, times 1 - ρ of their group; and those of `cross`,
-    E[x x_fpᵀ] of the same rows."""
-    for group, products in enumerate(hessian):
-        share = chance_share(products, rows)
+    E[x x_fpᵀ] of the same rows. The mean ρ."""
+    shares = [chance_share(products, rows) for products in hessian]
+    for group, share in enumerate(shares):
         if share < NEGLIGIBLE:
             continue
-        for matrix in (products, *(() if cross is None else (cross[group],))):
+        for matrix in (hessian[group], *(() if cross is None else (cross[group],))):
             kept = np.diagonal(matrix).copy()
             matrix *= np.float32(1.0 - share)
             np.fill_diagonal(matrix, kept)
+    return float(np.mean(shares)) if shares else 1.0

@@ -29,13 +29,15 @@ class Moments:
     """Averages over the rows x [K] that a layer reads, group by group.
 
     hessian: float32 [G, K, K], E[x xᵀ]; mean: float32 [G, K], E[x]. cross: E[x x_fpᵀ], mean_fp: E[x_fp], where x
-    comes from a quantized model and x_fp from the fp32 one; None where there is only one model.
+    comes from a quantized model and x_fp from the fp32 one; None where there is only one model. chance: the mean share
+    by which products of different inputs are made smaller (`few_rows.py`), 0 for averages.
     """
 
     hessian: FloatArray
     mean: FloatArray
     cross: FloatArray | None = None
     mean_fp: FloatArray | None = None
+    chance: float = 0.0
 
 
 def rows_per_sample(samples: int) -> int:
@@ -88,9 +90,8 @@ class MomentSum:
         mean, mean_fp = (self._sums / count).astype(np.float32)
         hessian = np.divide(self._products, np.float32(count), out=self._products if last else None)
         cross = self._cross / np.float32(count) if self.crossed else None
-        if believed:
-            less_chance(hessian, self._total, cross)
-        return Moments(hessian, mean, cross, mean_fp if self.crossed else None)
+        chance = less_chance(hessian, self._total, cross) if believed else 0.0
+        return Moments(hessian, mean, cross, mean_fp if self.crossed else None, chance)
 
     def _flush(self) -> None:
         if not self._held:

@@ -7,6 +7,7 @@ from onnxmpq.weights.packed import PackedWeight, pack, pack_array, restore_biase
 from onnxmpq.weights.reuse import (
     LONGEST_S,
     compensated,
+    few_rows_words,
     fits_in_sequence,
     in_sequence,
     plan_within_time,
@@ -30,6 +31,7 @@ __all__ = [
     "compensated",
     "content_of_aside",
     "correctable",
+    "few_rows_words",
     "fits_in_sequence",
     "found_beside",
     "in_sequence",

@@ -21,6 +21,9 @@ from onnxmpq.weights.techniques import Techniques
 WeightKey = tuple[str, str]  # key of the weight, its format
 FloatArray = NDArray[np.float32]
 WORTH_PROCESSES = 500_000  # parameters to round, over all formats: about a second
+MOST_CHANCE = 0.75
+"""Share of what is chance in the moments of a layer's inputs, from which on a weight of a model that is never whole in
+memory is not rounded for them: that lowers its error by a fifth at most (docs/rounding.md), and takes minutes."""
 Done = Callable[[WeightKey, QuantizedWeight], None]
 
 
@@ -33,8 +36,10 @@ def round_weights(
     threads: int = 1,
     done: Done = lambda *_: None,
     elsewhere: Elsewhere | None = None,
+    skipped: Callable[[str], None] = lambda _: None,
 ) -> dict[WeightKey, QuantizedWeight]:
-    """Weights rounded for the moments of these samples; `done` gets each as soon as it is.
+    """Weights rounded for the moments of these samples; `done` gets each as soon as it is, `skipped` the keys of those
+    that are left out since the samples have too few rows for them (`MOST_CHANCE`).
 
     elsewhere: measures moments and rounds, where that is worth processes.
 
@@ -58,7 +63,9 @@ def round_weights(
 
     def layers() -> Iterator[LayerToRound]:
         for key, moments in measured():
-            if key in shared.first:
+            if model.store.spill is not None and moments.chance >= MOST_CHANCE:
+                skipped(key)
+            elif key in shared.first:
                 shared.add(key, moments.hessian)
             else:
                 yield from pieces(key, by_key[key], moments.hessian)

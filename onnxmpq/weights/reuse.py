@@ -24,6 +24,7 @@ from onnxmpq.weights.first import WeightKey, round_weights
 from onnxmpq.weights.sequence import Compensated
 from onnxmpq.weights.techniques import Techniques
 
+Skipped = Callable[[Sequence[str]], None]
 VALUE_S: Mapping[str, tuple[float, float]] = {"best": (6e-7, 1e-9), "gptq": (3.6e-7, 1.5e-10), "nearest": (0.0, 0.0)}
 """By method, best first: CPU seconds for a weight's value in one format, and for each input of its row.
 
@@ -47,11 +48,13 @@ def round_for_inputs(
     *,
     longest_s: float | None = None,
     alone: bool = False,
+    skipped: Skipped = lambda _: None,
 ) -> dict[WeightKey, QuantizedWeight]:
     """Weights in these formats, rounded for what their layers read in the fp32 model on the samples.
 
     Of a model that is never whole in memory those that can be done in `longest_s` of CPU time (`LONGEST_S` unless one
-    is given), else none. alone: they are those of one plan, which may do with less than the full technique.
+    is given), else none. alone: they are those of one plan, which may do with less than the full technique. skipped:
+    gets the keys of those for which the samples have too few rows; that is said.
     """
     choose, keys = plan_within_time if alone else within_time, [key for key, _ in formats]
     techniques = choose(model, keys, techniques, context.progress, longest_s or LONGEST_S)
@@ -59,8 +62,22 @@ def round_for_inputs(
         return {}
     if model.store.spill is not None:
         release_memory()  # of stages before: rounding takes a good part of what there may be
+    few: list[str] = []
     with context.progress.stage(ROUNDING, len(formats)) as tick:
-        return rounded(context, model, formats, feeds, techniques, tick)
+        found = rounded(context, model, formats, feeds, techniques, tick, few.append)
+    if few:
+        skipped(few)
+        context.progress.say(few_rows_words(few))
+    return found
+
+
+def few_rows_words(keys: Sequence[str]) -> str:
+    """That these weights are rounded to nearest for want of rows, and what to do about it."""
+    which = f"{len(keys)} weights are" if len(keys) > 1 else "1 weight is"
+    return (
+        f"{which} rounded to nearest: the samples have too few rows of inputs to round for them; give more "
+        "with --samples"
+    )
 
 
 def within_time(
@@ -167,6 +184,7 @@ def rounded(
     feeds: Feeds,
     techniques: Techniques,
     tick: Tick,
+    skipped: Callable[[str], None] = lambda _: None,
 ) -> dict[WeightKey, QuantizedWeight]:
     """`round_weights`: by region and format."""
     common = content_hash("rounded", programs(), model_hash(model), feeds_hash(feeds), techniques)
@@ -185,7 +203,14 @@ def rounded(
         tick(1)
 
     fresh = round_weights(
-        model, missing, feeds, techniques, threads=context.threads, done=done, elsewhere=context.elsewhere
+        model,
+        missing,
+        feeds,
+        techniques,
+        threads=context.threads,
+        done=done,
+        elsewhere=context.elsewhere,
+        skipped=skipped,
     )
     context.cache.count("rounded weights", len(found), len(found) + len(fresh))
     together = {**found, **fresh}
@@ -263,7 +288,16 @@ def _of_compensated(found: Compensated) -> Archive:
         blocks.append(entry.meta)
     arrays |= {f"bias{number}": values for number, values in enumerate(found.biases.values())}
     names = {"weights": list(found.weights), "biases": list(found.biases)}
-    return Archive(arrays, {**names, "blocks": blocks, "losses": dict(found.losses), "kept": list(found.kept)})
+    return Archive(
+        arrays,
+        {
+            **names,
+            "blocks": blocks,
+            "losses": dict(found.losses),
+            "kept": list(found.kept),
+            "few_rows": list(found.few_rows),
+        },
+    )
 
 
 def _to_compensated(entry: Archive, model: Model, weights: Mapping[str, QuantizedWeight]) -> Compensated:
@@ -284,7 +318,9 @@ def _to_compensated(entry: Archive, model: Model, weights: Mapping[str, Quantize
         name: np.asarray(entry.array(f"bias{number}", np.float32, len(weights[name].codes)), np.float32)
         for number, name in enumerate(meta["biases"])
     }
-    losses, kept = dict(meta["losses"]), tuple(meta["kept"])
+    losses, kept, few = dict(meta["losses"]), tuple(meta["kept"]), tuple(meta["few_rows"])
     if not all(isinstance(v, float) for v in losses.values()) or not {"first", *kept} <= set(losses):
         raise ValueError("losses of other steps")
-    return Compensated(again, biases, losses, kept)
+    if not set(few) <= set(weights):
+        raise ValueError("other weights than those of the plan")
+    return Compensated(again, biases, losses, kept, few)

@@ -44,13 +44,15 @@ class Compensated:
     """weights: by key. biases: float32 [O] by region, only those that changed.
 
     losses: divergence on the samples that decided, by step: "first" (as handed in), then each technique tried.
-    kept: the techniques whose result was kept.
+    kept: the techniques whose result was kept. few_rows: keys of weights that are rounded to nearest since the samples
+    have too few rows of inputs for them.
     """
 
     weights: Mapping[str, QuantizedWeight]
     biases: Mapping[str, FloatArray]
     losses: Mapping[str, float]
     kept: tuple[str, ...]
+    few_rows: tuple[str, ...] = ()
 
 
 def compensate(
@@ -74,8 +76,9 @@ def compensate(
     nearest.
     """
     state = Compensated(dict(weights), {}, {"first": loss(build(model, weights))}, ())
-    if first is not None:
-        rounded = {**weights, **first()}
+    again = first() if first is not None else {}
+    if again:
+        rounded = {**weights, **again}
         with model.store.passing():
             state = _better(state, "gptq", replace(state, weights=rounded), loss(build(model, rounded)))
     with threadpool_limits(1, user_api="blas"):  # as in the first rounding

@@ -11,14 +11,14 @@ import onnx
 import pytest
 
 from onnxmpq.dialects import DIALECTS
-from onnxmpq.execution import MemoryBudget
+from onnxmpq.execution import MEMORY, MemoryBudget
 from onnxmpq.feeds.types import Feeds
 from onnxmpq.model import Model, Spelling, Step, prepare
 from onnxmpq.ranges import QuantParams, params_for
 from onnxmpq.rounding import quantize_weight
 from onnxmpq.runtimes import input_specs, open_session
 from onnxmpq.schemes import SCHEMES
-from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects
+from onnxmpq.sensitivity import Effects, Perturbations, effects_bytes, fit_frame, measure_effects
 from onnxmpq.sensitivity.effects import Rounded
 from onnxmpq.sensitivity.trial import Trial
 from tests.graphs import feeds_for, graph, outputs_of, prepared, residual_cnn, token_model
@@ -301,6 +301,18 @@ def test_sessions_of_a_group_end_with_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
     measure_effects(model, feeds, perturbations(model, feeds), keep=keep)
     assert len(alive) > 1 and not any(alive)
+
+
+def test_codes_take_the_memory_that_is_expected_of_them() -> None:
+    proto = two_outputs()
+    model, feeds = prepared(proto), feeds_for(proto, 5)
+    formats = [s.weight for s in (SCHEMES["int8"], SCHEMES["w4"]) if s.weight]
+    weights = {(r.name, f.name): (quantize_weight(model.weight(r), f),) for r in model.layers for f in formats}
+    tries = Perturbations(weights, {"b": [params_for(-1.0, 1.0), params_for(-2.0, 2.0)]})
+    effects = measure_effects(model, feeds, tries, frame=fit_frame(model, feeds, tries.count, threads=1, kinds={}))
+    taken = sum(code.nbytes for code in (effects.reference, *effects.by_try.values()))
+    assert taken == effects_bytes(5, len(effects.by_try), [12, 12, 12])
+    assert effects_bytes(50, 100, [10**6]) < 2 * MEMORY.effects  # sketched
 
 
 def test_the_better_of_two_ranges_is_kept() -> None:
