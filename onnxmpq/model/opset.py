@@ -19,7 +19,7 @@ from onnxmpq.model.tidy import captured, subgraphs
 
 PER_CHANNEL_OPSET = 13  # first with DequantizeLinear(axis)
 TARGET_OPSET = 21  # first with int4 tensors and blocked DequantizeLinear
-_IR_VERSIONS = ((21, 10), (19, 9), (0, 8))  # opset, the IR version that came with it
+_IR_VERSIONS = ((23, 11), (21, 10), (19, 9), (0, 8))  # opset, the IR version that came with it
 _ASIDE = "onnxmpq.set_aside"
 
 
