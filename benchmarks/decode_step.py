@@ -6,7 +6,8 @@ Needs `pip install 'onnxmpq[benchmarks]'`. The sample decoder, the same in onnxr
 (`benchmarks.contrib_decoder`), and gpt_char with a cache (`benchmarks.gpt_char_cache`).
 Quality: held-out sequences, token by token, each variant with the cache that it makes itself. Latency: one thread, one
 step behind half of a sequence, all variants in turn. The first row of a table is fp32. "fp32 without its weights" has
-no products with weights: no scheme of weights makes a step faster than that.
+no products with weights: no scheme of weights makes a step faster than that. "fp32 as prepared" is the graph that onnxmpq
+quantizes, with attention as one operator.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ from onnxmpq.cost import Effort, interleaved_s
 from onnxmpq.decoding import find_decoder, load_samples
 from onnxmpq.feeds import Array, Feeds, at_step
 from onnxmpq.feeds.overrides import override
+from onnxmpq.model import prepare
 from onnxmpq.provenance import describe_runtime
 from onnxmpq.runtimes import REFERENCE, Session, SessionSettings, open_session, run, specs_of
+from onnxmpq.target import load_target
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "decoder"
 CALIBRATION, HELD_OUT, LENGTH, BLOCK = 48, 24, 128, 32
 THREADS = SessionSettings(threads=1)
 NO_WEIGHTS = "fp32 without its weights"
+FUSED = "fp32 as prepared"
 OURS: Mapping[str, Mapping[str, object]] = {
     f"onnxmpq, fastest within {nats} nats": {"latency": "fastest", "max_divergence": nats} for nats in (0.01, 0.0005)
 }
@@ -101,6 +105,10 @@ def variants(subject: Subject, folder: Path) -> dict[str, onnx.ModelProto]:
         "MatMulNBits 4 bits, level 4": lambda: _in_blocks(prepared, 4),
         "MatMulNBits 8 bits, level 4": lambda: _in_blocks(prepared, 4, bits=8),
         NO_WEIGHTS: lambda: without_products(onnx.load(prepared)),
+        FUSED: lambda: prepare(subject.model, added=load_target("cpu").takes).proto,
+        f"{FUSED}, without its weights": lambda: without_products(
+            prepare(subject.model, added=load_target("cpu").takes).proto
+        ),
         **{name: lambda o=options: _ours(subject, o) for name, options in OURS.items()},
     }
     return {name: make() for name, make in makers.items()}
@@ -236,7 +244,7 @@ def table(subject: Subject, folder: Path) -> list[str]:
     for (name, proto), session, seconds in zip(made.items(), sessions, taken, strict=True):
         ratio, size = float(np.median(seconds / taken[0])), proto.ByteSize() / 1e6
         cells = [name, f"{np.median(seconds) * 1e3:.3f}", f"{ratio:.2f}"]
-        if name == NO_WEIGHTS:
+        if name.endswith("without its weights"):
             cells += [""] * 4
         else:
             found = quality(reference, decoded(session, subject), subject.rows)
