@@ -6,8 +6,8 @@ Needs `pip install 'onnxmpq[benchmarks]'`. The sample decoder, the same in onnxr
 (`benchmarks.contrib_decoder`), and gpt_char with a cache (`benchmarks.gpt_char_cache`).
 Quality: held-out sequences, token by token, each variant with the cache that it makes itself. Latency: one thread, one
 step behind half of a sequence, all variants in turn. The first row of a table is fp32. "fp32 without its weights" has
-no products with weights: no scheme of weights makes a step faster than that. "fp32 as prepared" is the graph that onnxmpq
-quantizes, with attention as one operator.
+no products with weights: no scheme of weights makes a step faster than that. "fp32 as prepared" is the graph that
+onnxmpq quantizes, with attention as one operator.
 """
 
 from __future__ import annotations
