@@ -105,10 +105,10 @@ class _Writer:
             return ""
         of_queries = dims_of(self.index, queries)
         tokens = of_queries[at] if of_queries is not None else None
-        if tokens is not None and tokens == _length(self.index, mask, -2):
-            return mask
         before = dims_of(self.index, attention.keys.past)  # of one length with the mask, so queries are too
         key = (mask, queries if before is None or before[TOKENS] is None else before[TOKENS])
+        if tokens is not None and tokens == _length(self.index, mask, -2):
+            self._masks[key] = mask
         if key not in self._masks:
             stem, parts = f"{mask}/rows", attention.nodes
             rows = self.to.add("Shape", f"{stem}/tokens", [queries], parts, start=at, end=at + 1)
