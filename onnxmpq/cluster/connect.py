@@ -92,7 +92,8 @@ def connected(
             measuring = devices.RemoteDevice(client, pool.device(device), device)
             progress.say(f"latency is measured on {measuring.described['cpu']} ({measuring.machine})")
             stack.enter_context(measured_on(measuring))
-        pool.require_workers()
+        if not pool.local:
+            pool.require_workers()
         stack.enter_context(done_by(pool))
         yield
 

@@ -35,6 +35,8 @@ FORKS = sys.platform == "linux"
 def local_cluster(workers: int) -> Iterator[Any]:
     """A `LocalCluster` with one thread a worker, that waits for its workers to come back as long as they take.
 
+    Workers start while the program goes on: to wait for them would take longer than to start them.
+
     Dask reads how to start a process and when to give it up from its configuration, which is of the whole program.
     """
     import dask  # noqa: PLC0415
@@ -45,17 +47,18 @@ def local_cluster(workers: int) -> Iterator[Any]:
             with dask.config.set({_LOST_WORKER: "1 day"}):
                 super()._update_worker_status(*change)
 
-    with forked():
-        with dask.config.set(_QUIET_SETTINGS):
-            cluster = Patient(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=":0",
-                config=_QUIET_SETTINGS,  # of the workers
-                preload=_PRELOADED,
-            )
+    with forked(), dask.config.set(_QUIET_SETTINGS):  # of the scheduler, and of what starts workers later
+        cluster = Patient(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=1.0 / workers,
+            dashboard_address=":0",
+            config=_QUIET_SETTINGS,  # of the workers
+            preload=_PRELOADED,
+        )
         with cluster:
+            cluster.scale(workers)  # returns at once
             yield cluster
 
 

@@ -45,13 +45,14 @@ class Pool:
         self.threads: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
         self.lost: set[str] = set()  # keys of tasks that a worker was lost with
-        self._looked, self._refused = float("-inf"), False
+        self._looked, self._refused, self._waited = float("-inf"), False, False
         self._lasting, self._lasts = ExitStack(), ("", Shared(Box(None)))
 
     # ---- who is there --------------------------------------------------------------------------
 
     @property
     def width(self) -> int:
+        self._wait_once()
         return max(sum(self.threads.values()), 1)
 
     @property
@@ -60,6 +61,7 @@ class Pool:
 
     @property
     def task_bytes(self) -> float:
+        self._wait_once()
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         limits = [w["memory_limit"] / w["nthreads"] for a, w in workers.items() if a in self.threads]
         return min((limit for limit in limits if limit), default=math.inf)
@@ -78,6 +80,7 @@ class Pool:
 
     def require_workers(self, *, again: bool = False) -> None:
         """Waits for workers. again: all were lost. Raises ClusterError where none comes, or none can be used."""
+        self._waited = True
         if again:
             self.progress.say(f"all workers are lost; waiting {RETURN_S:.0f} s for them or others to come")
         self._wait_for(lambda: bool(self.look(now=True)), RETURN_S if again else WAIT_S)
@@ -98,6 +101,11 @@ class Pool:
                 "the same command again: what is done is in the cache"
             )
         raise ClusterError("the scheduler has no workers; start some with `dask worker ADDRESS`")
+
+    def _wait_once(self) -> None:
+        """For workers on this machine, which start beside other work, when they are needed first."""
+        if not self._waited:
+            self.require_workers()
 
     def device(self, name: str) -> list[str]:
         """Addresses of the workers with this tag, all of them machines of one kind. Raises ClusterError."""
@@ -206,6 +214,7 @@ class Pool:
                 path.unlink()
 
     def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[Task[Result], Result]]:
+        self._wait_once()
         return Run(self, tasks).results()
 
 
