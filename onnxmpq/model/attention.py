@@ -26,6 +26,8 @@ HEADS, TOKENS, SIZE = 1, 2, 3
 _SWAPPED, _TURNED, _TO_HEADS = [0, 1, 3, 2], [0, 2, 3, 1], [0, 2, 1, 3]
 """Orders of axes: K to Kᵀ, K by tokens to Kᵀ, and between heads and tokens, in both directions."""
 _STANDARD = ("", "ai.onnx")
+_INFERRED = "unk__"
+"""Begins the names that onnx gives to lengths that it cannot tell."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class _Finder:
             return None
         if not _may_be_equal(size, self._at(keys.tensor, SIZE)):
             return None
+        if self._one_for_all(queries.tensor, keys, values_side):
+            return None
         if mask and not self._is_mask(mask):
             return None
         cached = bool(keys.past and values_side.past) and not self._needs(
@@ -316,6 +320,12 @@ class _Finder:
                 if (node := self.index.producer.get(tensor)) is not None:
                     waiting += [t for t in read_by(node) if t]
         return False
+
+    def _one_for_all(self, queries: str, *sides: Side) -> bool:
+        """True if all samples share keys or values, which a product repeats and the operator does not."""
+        batch = self._at(queries, 0)
+        many = batch != 1 if isinstance(batch, int) else bool(batch) and not str(batch).startswith(_INFERRED)
+        return many and any(self._at(t, 0) == 1 for side in sides for t in (side.tensor, side.past) if t)
 
     def _only(self, tensor: str, reader: onnx.NodeProto, *operators: str) -> onnx.NodeProto | None:
         """The node of one of these operators that makes a tensor for this reader alone."""

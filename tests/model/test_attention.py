@@ -213,6 +213,15 @@ def test_what_else_is_read_stays(change: str) -> None:
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_keys_that_all_samples_share_stay() -> None:
+    """A product repeats them for each sample; the operator does not."""
+    proto = Spelled(pairs=4).graph()
+    for given in proto.graph.input:
+        if given.name not in ("q", "mask"):
+            given.type.tensor_type.shape.dim[0].dim_value = 1
+    assert "Softmax" in operators(prepare(proto, added=ALL.__contains__))
+
+
 def test_masks_of_one_length_get_their_rows_once() -> None:
     model = prepare(plain(), added=ALL.__contains__)
     assert operators(model).count("Attention") == 2
