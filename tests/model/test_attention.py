@@ -216,9 +216,9 @@ def test_what_else_is_read_stays(change: str) -> None:
 def test_keys_that_all_samples_share_stay() -> None:
     """A product repeats them for each sample; the operator does not."""
     proto = Spelled(pairs=4).graph()
-    for given in proto.graph.input:
-        if given.name not in ("q", "mask"):
-            given.type.tensor_type.shape.dim[0].dim_value = 1
+    for entry in proto.graph.input:
+        if entry.name not in ("q", "mask"):
+            entry.type.tensor_type.shape.dim[0].dim_value = 1
     assert "Softmax" in operators(prepare(proto, added=ALL.__contains__))
 
 
