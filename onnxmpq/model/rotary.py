@@ -43,10 +43,10 @@ def fuse_rotary(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, tupl
     """
     index = GraphIndex(proto)
     found = [t for node in index.nodes if (t := _rotation(index, node)) is not None]
-    fitting = {t.cosine for t in found if _as_long(index, t) and _as_long(index, t, t.sine)}
+    fitting = {(t.cosine, t.sine) for t in found if _as_long(index, t) and _as_long(index, t, t.sine)}
     writer = _Writer(proto)
     for turned in found:
-        if turned.cosine in fitting and _as_long(index, turned) is not False:
+        if (turned.cosine, turned.sine) in fitting and _as_long(index, turned) is not False:
             writer.write(turned)
     return (writer.to.graph(), writer.to.made_for) if writer.to.made_for else (proto, {})
 
