@@ -2,7 +2,7 @@
 
     python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32] [--effects block]
         [--without gptq ...]
-    python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256]
+    python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256] [--tokens 32] [--samples 16]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
 `decoder` writes a decoder with random weights and tokens for it, FOLDER/decoder.onnx and tokens.npz. `record` converts
@@ -370,6 +370,8 @@ def main() -> None:
     made.add_argument("folder", type=Path)
     made.add_argument("--blocks", type=int, default=24)
     made.add_argument("--hidden", type=int, default=256)
+    made.add_argument("--tokens", type=int, default=32, help="of a sample")
+    made.add_argument("--samples", type=int, default=16)
     other = commands.add_parser("simulate")
     other.add_argument("tasks", type=Path)
     other.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
@@ -379,7 +381,7 @@ def main() -> None:
     if asked.command == "record":
         record(asked)
     elif asked.command == "decoder":
-        decoder(asked.folder, asked.blocks, asked.hidden)
+        decoder(asked.folder, asked.blocks, asked.hidden, asked.tokens, samples=asked.samples)
     else:
         simulate(asked.tasks, asked.workers, asked.mb_per_s * 1e6, there=asked.there)
 

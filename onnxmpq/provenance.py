@@ -5,18 +5,23 @@ The tables compared are those of `describe_runtime`, which plans, cost tables an
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
 import onnxmpq
+from onnxmpq.cache import content_hash
 from onnxmpq.runtimes import cpu_features, cpu_model
 
 VERSIONS = ("onnxmpq", "onnxruntime", "onnx", "numpy", "highspy")
+_MACHINE_ID = Path("/etc/machine-id")
 
 
 def describe_runtime() -> dict[str, str]:
@@ -31,6 +36,17 @@ def describe_runtime() -> dict[str, str]:
         "cpu_features": " ".join(cpu_features()),
         "platform": platform.platform(terse=True),
     }
+
+
+@functools.cache
+def machine_id() -> str:
+    """12 hexadecimal digits that tell machines and containers apart, and other sets of cores on one of them."""
+    try:
+        installed = _MACHINE_ID.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        installed = ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return content_hash(platform.node(), installed, cores)[:12]
 
 
 class SchemaMismatch(ValueError):

@@ -9,12 +9,12 @@ import distributed
 import distributed.nanny
 import distributed.worker
 
-import onnxmpq.pipeline
+from onnxmpq import rounding, sensitivity, statistics
 from onnxmpq.cluster import remote, run
 
 remote.identity()  # most of it is remembered
 
-__all__ = ["dask_setup", "distributed", "onnxmpq", "remote", "run"]
+__all__ = ["dask_setup", "distributed", "remote", "rounding", "run", "sensitivity", "statistics"]
 
 
 def dask_setup(_worker: Any) -> None:

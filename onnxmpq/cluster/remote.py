@@ -17,8 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from onnxmpq.isolation import Kept, portable, release_memory
 from onnxmpq.isolation import call as in_child
 from onnxmpq.keys import source
-from onnxmpq.profiling import machine_id
-from onnxmpq.provenance import VERSIONS, describe_runtime, other_features, other_versions
+from onnxmpq.provenance import VERSIONS, describe_runtime, machine_id, other_features, other_versions
 
 TAG = "onnxmpq-"
 """Of Dask's resources, those with this prefix are devices: their workers do nothing but measurements."""

@@ -2,7 +2,7 @@
 
 from onnxmpq.profiling.costs import CLEARLY, plan_costs, profile, quick_latency_s
 from onnxmpq.profiling.footprints import Footprint, footprint, measured_sessions, memory_unmet, sessions_in_words
-from onnxmpq.profiling.timings import KEPT_S, RememberingProfiler, machine_id
+from onnxmpq.profiling.timings import KEPT_S, RememberingProfiler
 
 __all__ = [
     "CLEARLY",
@@ -10,7 +10,6 @@ __all__ = [
     "Footprint",
     "RememberingProfiler",
     "footprint",
-    "machine_id",
     "measured_sessions",
     "memory_unmet",
     "plan_costs",

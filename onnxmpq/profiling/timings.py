@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 
 import onnx
 
@@ -26,12 +23,12 @@ from onnxmpq.files import Archive, is_number, serialize
 from onnxmpq.keys import model_hash, programs
 from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import Model
+from onnxmpq.provenance import machine_id
 from onnxmpq.runtimes import KernelTimes, SessionSettings
 from onnxmpq.schemes import Scheme
 from onnxmpq.workbench import Workbench
 
 KEPT_S = 3600.0
-_MACHINE_ID = Path("/etc/machine-id")
 
 
 class RememberingProfiler:
@@ -142,17 +139,6 @@ def _named(entry: Archive) -> str:
 def _machine() -> str:
     """Of where time is taken."""
     return elsewhere() or machine_id()
-
-
-@functools.cache
-def machine_id() -> str:
-    """12 hexadecimal digits that tell machines and containers apart, and other sets of cores on one of them."""
-    try:
-        installed = _MACHINE_ID.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        installed = ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return content_hash(platform.node(), installed, cores)[:12]
 
 
 def _entry(relative: Profile, now: float) -> Archive:
