@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, nearest_within
-from onnxmpq.rounding.second_order import diagonal_of
-from onnxmpq.rounding.types import FloatArray, QuantizedWeight, WeightFormat
+from onnxmpq.rounding.pairs import STRETCH_POWERS, PairBound, codes_within, pairs_near
+from onnxmpq.rounding.second_order import diagonal_of, joined
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightFormat, chunks
 
 
 def quantize_nearest(
@@ -23,15 +23,22 @@ def quantize_nearest(
     limited = np.flatnonzero(~bound.obeyed(nearest.int8_codes()))
     if not len(limited):
         return nearest
-    part, rows = grid.of(limited), w[limited]
-    weighting = None if importance is None else importance[limited]
-    best, least = nearest.of(limited), np.full(len(limited), np.inf)
-    enough = bound.stretches(rows, part)
+    parts = [
+        _within(w[rows], grid.of(rows), bound, None if importance is None else importance[rows])
+        for rows in (limited[some] for some in chunks(len(limited), w.shape[1]))
+    ]
+    return nearest.with_channels(limited, joined(parts))
+
+
+def _within(w: FloatArray, grid: Grid, bound: PairBound, importance: FloatArray | None) -> QuantizedWeight:
+    """A few channels w [O, K] within the bound, each with the scale that loses least."""
+    enough, near, best = bound.stretches(w, grid), pairs_near(grid, w, bound), grid.nearest(w)
+    least = np.full(len(w), np.inf)
     for power in (0.0, *STRETCH_POWERS):
-        stretched = replace(part, scales=part.scales * np.power(enough, np.float32(power)))
-        tried = nearest_within(stretched, rows, bound, weighting)
-        squares = np.square(rows - tried.dequantize(), dtype=np.float64)
-        error = (squares if weighting is None else squares * weighting).sum(axis=1)
+        stretched = replace(grid, scales=grid.scales * np.power(enough, np.float32(power)))
+        tried = stretched.with_codes(codes_within(stretched, w, bound, importance, near))
+        squares = np.square(w - tried.dequantize(), dtype=np.float64)
+        error = (squares if importance is None else squares * importance).sum(axis=1)
         better = np.flatnonzero(error < least)
         least[better], best = error[better], best.with_channels(better, tried.of(better))
-    return nearest.with_channels(limited, best)
+    return best

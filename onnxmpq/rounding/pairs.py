@@ -8,12 +8,13 @@ targets that the bound allows; the second has what the first one leaves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxmpq.rounding.overflow import LARGEST_CODE, overflowing_channels, pair_limits
-from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight
+from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, chunks
 
 IndexArray = NDArray[np.intp]
 ALONE = -1
@@ -47,6 +48,12 @@ class PairBound:
         partners[pairs[:, 0]], partners[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
         return cls(columns, largest_code, partners, *pair_limits(largest_code))
 
+    @cached_property
+    def pairs(self) -> tuple[IndexArray, IndexArray]:
+        """intp [P] each: the inputs of each pair, the first of them in order."""
+        first = np.flatnonzero(self.partners > np.arange(len(self.partners)))
+        return first, self.partners[first]
+
     def left_by(self, other: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest int8 code beside a partner's, float32 of the same shape."""
         low: FloatArray = np.float32(self.lowest) - np.minimum(other, ZERO)
@@ -65,8 +72,7 @@ class PairBound:
 
     def stretches(self, w: FloatArray, grid: Grid) -> FloatArray:
         """float32 [O], from 1 on: about the factor on each channel's scale with which w [O, K] obeys the bound."""
-        paired = self.partners != ALONE
-        ours, theirs = w[:, paired], w[:, self.partners[paired]]
+        ours, theirs = (w[:, inputs] for inputs in self.pairs)
         sums = np.where(ours * theirs > 0, np.abs(ours + theirs), np.float32(0)).max(axis=1, initial=0)
         enough: FloatArray = sums / (grid.scales * np.float32(min(self.highest, -self.lowest)))
         return np.maximum(enough, np.float32(1))
@@ -84,19 +90,45 @@ def nearest_within(grid: Grid, w: FloatArray, bound: PairBound, importance: Floa
 
     importance: float32 [O, K] or None, weight of each squared error.
     """
-    inputs = w.shape[1]
+    codes = np.empty(w.shape, np.int8)
+    for rows in chunks(*w.shape):
+        part, some = grid.of(rows), w[rows]
+        prices = None if importance is None else importance[rows]
+        codes[rows] = codes_within(part, some, bound, prices, pairs_near(part, some, bound))
+    return grid.with_codes(codes)
+
+
+def pairs_near(grid: Grid, w: FloatArray, bound: PairBound) -> tuple[IndexArray, IndexArray]:
+    """Channel and number of each pair that the bound may change on this grid, or on one with larger scales; of all
+    others the codes nearest to w [O, K] obey it."""
+    first, second = bound.pairs
+    ours, theirs = np.take(w, first, axis=1), np.take(w, second, axis=1)
+    multipliers = np.broadcast_to(multipliers_per_input(grid, w.shape[1]), w.shape)
+    # a code is at most half a step away from its target; float32 loses less than 0.01
+    steps = (np.take(multipliers, first, axis=1) + np.take(multipliers, second, axis=1)) / np.float32(2)
+    limits = np.float32(min(bound.highest, -bound.lowest) - 0.01) - steps
+    scales = grid.scales[:, None]
+    row, pair = np.nonzero((np.abs(ours + theirs) > limits * scales) | (np.abs(ours) > _LARGEST * scales))
+    return row, pair
+
+
+def codes_within(
+    grid: Grid, w: FloatArray, bound: PairBound, importance: FloatArray | None, near: tuple[IndexArray, IndexArray]
+) -> NDArray[np.int8]:
+    """As `nearest_within`, int8 [O, K]. near: from `pairs_near`, so that few pairs are looked at one by one."""
     targets = w / grid.scales[:, None]  # in units of int8 codes
-    multipliers = np.broadcast_to(multipliers_per_input(grid, inputs), w.shape)
-    weighting = np.ones(w.shape, np.float32) if importance is None else np.broadcast_to(importance, w.shape)
-    codes = np.clip(np.rint(targets / multipliers), grid.format.low, grid.format.high)
-    first = np.flatnonzero(bound.partners > np.arange(inputs))
-    second = bound.partners[first]
-    one, other = (np.clip(targets[:, k], -_LARGEST, _LARGEST) for k in (first, second))
-    aim = one - bound.excess(one, other) * share(weighting[:, first], weighting[:, second])
-    codes[:, first] = np.clip(np.rint(aim / multipliers[:, first]), grid.format.low, grid.format.high)
-    limits = bound.left_by(codes[:, first] * multipliers[:, first])
-    codes[:, second] = np.clip(codes[:, second], *code_limits(grid, limits, multipliers[:, second]))
-    return grid.with_codes(codes.astype(np.int8))
+    multipliers = multipliers_per_input(grid, w.shape[1])
+    low, high = np.float32(grid.format.low), np.float32(grid.format.high)
+    codes = np.rint(targets if grid.multipliers is None else targets / multipliers)
+    np.clip(codes, low, high, out=codes)
+    row, pair = near
+    at, beside = (row, bound.pairs[0][pair]), (row, bound.pairs[1][pair])
+    ours, theirs = (np.broadcast_to(multipliers, w.shape)[place] for place in (at, beside))
+    one, other = (np.clip(targets[place], -_LARGEST, _LARGEST) for place in (at, beside))
+    part = np.float32(0.5) if importance is None else share(importance[at], importance[beside])
+    codes[at] = np.clip(np.rint((one - bound.excess(one, other) * part) / ours), low, high)
+    codes[beside] = np.clip(codes[beside], *code_limits(grid, bound.left_by(codes[at] * ours), theirs))
+    return np.asarray(codes, np.int8)
 
 
 def share(own: FloatArray, partners: FloatArray) -> FloatArray:
