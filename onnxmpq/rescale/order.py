@@ -32,6 +32,7 @@ from onnxmpq.weights import Techniques, pair_bound
 BOUNDED = INT8_WEIGHTS.without_saturation
 TOGETHER = 512
 """Channels that are ordered among themselves; of more, the first so many, then the next: time grows with the square."""
+VALUES_AT_ONCE = 1 << 18
 LARGEST_CODE, SMALLEST_NORM = np.float32(127), np.float32(1e-30)
 Indices = NDArray[np.intp]
 Costs = tuple[DoubleArray, Indices]
@@ -133,17 +134,33 @@ class _Reader:
         """
         at = np.flatnonzero(np.isin(self.ids, members))
         at = at[np.argsort(self.ids[at])]
-        total = np.zeros((len(at), len(at)))
-        for row, limit in zip(self.rows[:, at], self.limits, strict=True):
-            large = np.flatnonzero(2 * np.abs(row) > limit)  # one of two that exceed it is
-            over = np.square(np.maximum(np.abs(row[large, None] + row) - limit, 0))
-            total[large] += over
-            over[:, large] = 0
-            total[:, large] += over.T
-        np.fill_diagonal(total, 0)
+        total = _excess(self.rows[:, at], self.limits)
         place = np.full(len(self.ids) + 1, ALONE)  # the last entry is that of ALONE
         place[at] = np.arange(len(at))
         return total, place[self.partners[at]]
+
+
+def _excess(rows: FloatArray, limits: FloatArray) -> DoubleArray:
+    """float64 [C, C]: squared excess of two columns of float32 [R, C] over the limits [R], summed over rows."""
+    count, total = rows.shape[1], np.zeros(rows.shape[1] ** 2)
+    size = max(VALUES_AT_ONCE // max(count, 1), 1)
+    for start in range(0, len(rows), size):
+        some, limit = rows[start : start + size], limits[start : start + size, None]
+        rising = np.argsort(some, axis=1)
+        for values, ids in ((some, rising[:, ::-1]), (-some, rising)):
+            falling, begins = np.take_along_axis(values, ids, axis=1), 4 * np.arange(len(some))[:, None]
+            lead = np.flatnonzero(2 * falling > limit)  # one of two that exceed it is
+            row, shares = lead // count, falling / limit  # of the limit, at most 1
+            ends = np.searchsorted((begins - shares).ravel(), begins[row, 0] - (1 - shares.ravel()[lead]))
+            partners = np.maximum(ends - lead - 1, 0)  # of each, those that come next
+            behind = lead + 1 - (np.cumsum(partners) - partners)
+            other = np.arange(partners.sum()) + np.repeat(behind, partners)
+            left, place = limit[row, 0] - falling.ravel()[lead], ids.ravel()
+            over = np.maximum(falling.ravel()[other] - np.repeat(left, partners), 0)
+            pairs = np.repeat(count * place[lead], partners) + place[other]
+            total += np.bincount(pairs, np.square(over), count**2)
+    square = total.reshape(count, count)
+    return np.asarray(square + square.T)
 
 
 def _readers(model: Model, region: Region, channels: Channels) -> Iterator[_Reader]:
