@@ -62,9 +62,11 @@ def feeds_for(proto: onnx.ModelProto, count: int = 4, seed: int = 1) -> Feeds:
     return Feeds(samples_for(proto, count, seed), input_specs(open_session(proto)), "random samples of a test")
 
 
-def outputs_of(proto: onnx.ModelProto, inputs: Mapping[str, Array], *, optimize: bool = True) -> dict[str, Array]:
+def outputs_of(
+    proto: onnx.ModelProto, inputs: Mapping[str, Array], *, optimize: bool = True, exact_integers: bool = False
+) -> dict[str, Array]:
     """Output name -> value of one run."""
-    session = open_session(proto, SessionSettings(optimize=optimize))
+    session = open_session(proto, SessionSettings(optimize=optimize, exact_integers=exact_integers))
     return dict(zip([o.name for o in proto.graph.output], run(session, dict(inputs)), strict=True))
 
 

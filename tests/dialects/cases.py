@@ -221,7 +221,8 @@ def simulate(
                     given[place.tensor] = np.asarray(place.stored(real_weight(weight)), np.float64)
                 if scheme.reads is Format.INT8 and region.layer.bias in node.input:
                     step = read(region.inputs[0], bits).scale * weight.scales.astype(np.float64)
-                    given[region.layer.bias] = np.rint(given[region.layer.bias] / step) * step
+                    bias = given[region.layer.bias]  # of channels without weights it has a step of its own, a fine one
+                    given[region.layer.bias] = np.where(weight.codes.any(axis=1), np.rint(bias / step) * step, bias)
             if scheme.accuracy_level == ROUNDS_TO_INT8 and node.op_type in ("MatMul", "Gemm") and rounds_activations():
                 block = weights[node.name, scheme.weight.name].block
                 given[node.input[0]] = rounded_by_block(given[node.input[0]], block)

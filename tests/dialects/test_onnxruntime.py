@@ -71,10 +71,12 @@ def test_valid_and_self_contained(case: Rewriting) -> None:
 @parametrized
 def test_unfused_graph_computes_the_simulation(case: Rewriting) -> None:
     """A float32 sum near the border between two steps may fall to the other side, so a few elements may be one
-    step away; all others agree to rounding."""
+    step away; all others agree to rounding. Recurrent kernels multiply int8 in any session, so their weights are ones
+    that cannot saturate."""
     inputs = case.case.feeds.arrays
-    found = outputs_of(case.case.rewrite(case.assignment), inputs, optimize=False)
-    expected = simulate(case.case, case.assignment, inputs)
+    halved = probes.saturates() and any(scheme.dynamic for scheme in case.assignment.values())
+    found = outputs_of(case.case.rewrite(case.assignment, halved=halved), inputs, optimize=False)
+    expected = simulate(case.case, case.assignment, inputs, halved=halved)
     exact = outputs_of(case.case.model.proto, inputs)
     for name, value in expected.items():
         assert decibel(value, found[name]) > decibel(exact[name], found[name]) + 10, "closer to fp32 than to the plan"
