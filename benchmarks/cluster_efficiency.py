@@ -41,14 +41,15 @@ MOMENTS, ROUNDING, EFFECTS, CARRYING = "moments", "rounding", "effects", "carryi
 STAGES = {"moments": MOMENTS, "rounding": ROUNDING, "measuring": EFFECTS, "carrying": CARRYING}
 """By the first word of what a task is about."""
 WALKED = (EFFECTS, CARRYING)
-"""In these stages each worker runs the fp32 model, or opens its blocks, once; within blocks the client runs the model
-for all of them. Each task of moments runs the model."""
+"""In these stages each worker runs the fp32 model once, or opens the blocks behind its changes; within blocks the
+client runs the model for all of them. Each task of moments runs the model."""
 
 
 @dataclass(frozen=True)
 class Done:
     """before_s: of the client, since it handed out the task before. run_s: of the task. sent, returned: bytes. run:
-    number of the call that this task was part of. after: number of the task of moments that it waits for, or -1."""
+    number of the call that this task was part of. after: number of the task of moments that it waits for, or -1.
+    walk: share of a walk that a worker with no other task needs for this one, where that is not in `run_s`."""
 
     stage: str
     about: str
@@ -58,6 +59,7 @@ class Done:
     returned: int
     run: int = 0
     after: int = -1
+    walk: float = 0.0
 
 
 class Stopped(Exception):
@@ -110,7 +112,8 @@ class Recorder:
             waits = [n for n, d in enumerate(self.done) if d.stage == MOMENTS] if stage == ROUNDING else []
             after = waits[-1] if waits else -1
             returned = len(pickle.dumps(result))
-            self.done.append(Done(stage, task.about, before_s, run_s, sent, returned, number, after))
+            walk = self._opened(task, first[0]) if stage == CARRYING and first else 0.0
+            self.done.append(Done(stage, task.about, before_s, run_s, sent, returned, number, after, walk))
             self._in_tasks_s += time.process_time() - start
             self._mark = self._client_s()
             yield task, result
@@ -120,6 +123,13 @@ class Recorder:
             start = time.process_time()
             self.walks[str(number)] = self._walk_s(stage, *(first if stage == CARRYING else last))
             self._in_tasks_s += time.process_time() - start
+
+    @staticmethod
+    def _opened(task: Task[Any], first: Task[Any]) -> float:
+        """Blocks behind the first of a task's changes, over those behind the first of all."""
+        blocks = len(task.arguments[1].blocks) - 1
+        own, most = (blocks - t.arguments[2][0][0] for t in (task, first))
+        return own / max(most, 1)
 
     def _client_s(self) -> float:
         return time.process_time() - self._in_tasks_s
@@ -270,7 +280,7 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
     place: dict[int, int] = {}
     piece: dict[tuple[int, int], int] = {}
     for number, task in enumerate(tasks):
-        if task.stage == MOMENTS:
+        if task.stage in (MOMENTS, CARRYING):
             same = [n for n, t in enumerate(tasks) if t.run == task.run]
             at = (task.run, same.index(number) * min(workers, len(same)) // len(same))
             if at in piece:
@@ -278,7 +288,7 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
                 found[piece[at]] = replace(
                     whole,
                     before_s=whole.before_s + task.before_s,
-                    run_s=whole.run_s + max(task.run_s - walks[str(task.run)], 0.0),
+                    run_s=whole.run_s + max(task.run_s - (walks[str(task.run)] if task.stage == MOMENTS else 0), 0.0),
                     sent=whole.sent + task.sent,
                     returned=whole.returned + task.returned,
                 )
@@ -348,6 +358,8 @@ def _stage(
     if stage == EFFECTS and workers == 1:  # who walks for itself
         tasks = [replace(task, before_s=0.0, run_s=task.before_s + task.run_s) for task in tasks]
     walk_s = sum(found["walks"][str(run)] for run in {tasks[n].run for n in numbers}) if stage in WALKED else 0.0
+    if stage == CARRYING:  # each worker has one task
+        tasks, walk_s = [replace(task, run_s=task.run_s + walk_s * task.walk) for task in tasks], 0.0
     walk_s *= 1.0 - 1.0 / workers  # one walk is in the tasks, where workers take turns along the graph
     shared = sum(b for s, b in found["shared"].items() if PARTS.get(s, s) == stage and row in (stage, s))
     return simulated(numbers, tasks, workers, walk_s, shared, rate)

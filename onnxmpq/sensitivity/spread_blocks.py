@@ -18,7 +18,9 @@ from onnxmpq.sensitivity.spread import Changes, Place, Scene, effects_of, spread
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
-PIECES_PER_WORKER = 2
+OPENING = 1
+"""Changes that pass through a block in the time that it takes to open it, about: weights are copied, then multiplied
+with a few samples."""
 Moving = list[tuple[int, Carried]]
 """Numbers of blocks, and changes at their exits."""
 
@@ -66,26 +68,44 @@ def spread_carry(spread: Spread, model: Model, carrier: Carrier) -> None:
         elsewhere.shared(content_hash(spread.key, "way"), way) as way_there,
     ):
         places: dict[str, Moving] = {}
-        tasks = []
-        for number, piece in enumerate(_pieces(moving, len(way.blocks), PIECES_PER_WORKER * elsewhere.width)):
-            key = content_hash(spread.key, "carried", len(moving), elsewhere.width, number)
+
+        def made(piece: Moving) -> Task[list[Code]]:
+            key = content_hash(spread.key, "carried", [(block, number[id(change)]) for block, change in piece])
             about = f"carrying changes behind block {piece[0][0] + 1} to the outputs"
-            tasks.append(Task(key, about, carried, (model_there, way_there, piece)))
-            places[key] = piece
-        for task, codes in elsewhere.run(tasks):
+            places[key], half = piece, len(piece) // 2
+            smaller = (lambda: [made(piece[:half]), made(piece[half:])]) if half else None
+            return Task(key, about, carried, (model_there, way_there, piece), smaller)
+
+        number = {id(change): n for n, (_, change) in enumerate(moving)}
+        for task, codes in elsewhere.run(map(made, pieces(moving, len(way.blocks), elsewhere.width))):
             for (_, change), code in zip(places[task.key], codes, strict=True):
                 change.change[:] = code
                 change.values.clear()
 
 
-def _pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
-    """Stretches with about the same number of blocks ahead."""
-    ahead = [blocks - number for number, _ in moving]
-    whole, before, found = max(sum(ahead), 1), 0, dict[int, Moving]()
-    for row, own in zip(moving, ahead, strict=True):
-        found.setdefault(int(count * (before + own / 2) / whole), []).append(row)
-        before += own
-    return list(found.values())
+def pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
+    """At most `count` stretches that take about the same time: each opens the blocks ahead of its first change, and
+    runs all its changes through those ahead of them. One for each worker, since two would open these blocks twice or
+    have to go to the same one."""
+    least, most = 0, sum(blocks - block for block, _ in moving) + OPENING * blocks
+    while least < most:  # the shortest time in which so many workers are done
+        limit = (least + most) // 2
+        least, most = (least, limit) if len(_stretches(moving, blocks, limit)) <= count else (limit + 1, most)
+    return _stretches(moving, blocks, most)
+
+
+def _stretches(moving: Moving, blocks: int, limit: int) -> list[Moving]:
+    """As many changes in each as the limit allows, at least one."""
+    found: list[Moving] = []
+    left = 0
+    for block, change in moving:
+        ahead = blocks - block - 1
+        if not found or ahead > left:
+            found.append([])
+            left = limit - OPENING * ahead
+        found[-1].append((block, change))
+        left -= ahead
+    return found
 
 
 @dataclass(frozen=True)

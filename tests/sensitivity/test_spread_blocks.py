@@ -8,6 +8,8 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, ForwardPass, MemoryBudget, OpenPart, Part
@@ -15,9 +17,10 @@ from onnxmpq.keys import model_hash
 from onnxmpq.runtimes import SessionSettings
 from onnxmpq.sensitivity import Perturbations, fit_frame, spread_blocks
 from onnxmpq.sensitivity.block_effects import measure_by_blocks
+from onnxmpq.sensitivity.carry import Carried
 from onnxmpq.sensitivity.measure import EffectsWorker
 from onnxmpq.sensitivity.spread import MARK_BYTES
-from onnxmpq.sensitivity.spread_blocks import Spread
+from onnxmpq.sensitivity.spread_blocks import OPENING, Spread, pieces
 from tests.executors import Shuffled
 from tests.graphs import feeds_for, graph, prepared
 from tests.sensitivity.test_block_effects import SHORT, tries_of
@@ -105,6 +108,17 @@ def test_tasks_that_carry_open_each_block_once(monkeypatch: pytest.MonkeyPatch) 
     assert 0 < len(opened) == len(set(opened)) <= len(found.by_blocks.gains)
     gc.collect()
     assert not spread_blocks._opened  # nobody has the way any more
+
+
+@given(st.lists(st.integers(0, 22), min_size=1, max_size=90), st.integers(1, 12))
+def test_what_is_carried_is_cut_into_equal_pieces(blocks: list[int], count: int) -> None:
+    moving = [(block, Carried(np.zeros((1, 1), np.float32))) for block in sorted(blocks)]
+    found = pieces(moving, 24, count)
+    assert [row for piece in found for row in piece] == moving
+    assert len(found) <= count and all(found)
+    longest = max(sum(23 - block for block, _ in piece) + OPENING * (23 - piece[0][0]) for piece in found)
+    whole = sum(23 - block for block in blocks)
+    assert longest <= whole / count + (1 + OPENING) * (23 - min(blocks))
 
 
 def test_a_graph_of_one_block_is_measured_at_the_outputs() -> None:
