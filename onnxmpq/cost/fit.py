@@ -25,6 +25,10 @@ _RIDGE = 0.2  # of one observation's weight: enough to decide between collinear 
 _DISTURBED = 0.05  # a profile further off its own wall clock met other work on the machine
 _TELLING = 0.1  # of fp32's wall clock, by which a plan has to differ to tell how that follows profiled times
 _PLAUSIBLE = (0.2, 2.0)
+_NOISE = 0.02  # of a profile beside its own wall clock, where nothing disturbs
+_FACTOR, _OVERHEAD_US, _OVERHEAD_SHARE = 0.3, 3.0, 0.3
+"""How far the factor usually is from 1, and the overhead of a kernel from 0: so many microseconds, and so much of what
+a kernel takes."""
 _COMPARABLE = 0.2  # of fp32's profiled time, in kernels that a plan leaves alone, to tell how fast its profiled run was
 Feature = tuple[str, str, str]  # (what, key, direction)
 
@@ -48,7 +52,7 @@ def fit(
     if plain is not None:
         views = [_at_speed_of(plain, v, [r.name for r in model.regions], edges) for v in views]
     profiles = [v.profile for v in views]
-    clock = _Clock.of(profiles, plain.profile if plain is not None else None)
+    clock = Clock.of(profiles, plain.profile if plain is not None else None)
     terms: dict[Feature, float] = defaultdict(float)
     for region in model.regions:
         near = [e for e in edges if region.name in (e.producer, e.consumer)]
@@ -73,7 +77,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _Clock:
+class Clock:
     """From profiled kernel times to shares of the wall clock: wall ≈ factor · Σ kernel times + overhead · kernels.
 
     The overhead may be negative: the profiler lengthens every kernel a little, and the executor spends time between
@@ -85,21 +89,19 @@ class _Clock:
     overhead_s: float
 
     @classmethod
-    def of(cls, profiles: Sequence[Profile], plain: Profile | None = None) -> _Clock:
+    def of(cls, profiles: Sequence[Profile], plain: Profile | None = None) -> Clock:
         """Least squares on relative errors, reweighted three times so that disturbed profiles count little.
 
         plain: the fp32 model's. Plans of the same formats tell the factor alone, where some are much faster: in models
         of kernels of a microsecond the profiler's own time is most of what it measures, and hides it in other plans.
         """
-        wall = np.array([p.wall_s for p in profiles])
-        design = np.array([[p.kernel_s, p.kernels * 1e-6] for p in profiles]) / wall[:, None]
+        relative = _relative(profiles)
         factor = None if plain is None else _factor(profiles, plain)
-        known = np.zeros(len(wall)) if factor is None else factor * design[:, 0]
-        free, trust = design if factor is None else design[:, 1:], np.ones(len(wall))
+        trust = np.ones(len(profiles))
         for _ in range(3):
-            solution, *_ = np.linalg.lstsq(free * trust[:, None], trust * (1.0 - known), rcond=None)
-            trust = 1.0 / (1.0 + np.square((known + free @ solution - 1.0) / _DISTURBED))
-        return cls(float(solution[0]) if factor is None else factor, float(solution[-1]) * 1e-6)
+            solution = _solved(relative * trust[:, None], trust, profiles, factor)
+            trust = 1.0 / (1.0 + np.square((relative @ solution - 1.0) / _DISTURBED))
+        return cls(float(solution[0]), float(solution[1]) * 1e-6)
 
     def wall_s(self, profile: Profile, kernel_s: float, kernels: int) -> float:
         """The share of the profile's wall clock that these kernels have."""
@@ -115,9 +117,28 @@ def _factor(profiles: Sequence[Profile], plain: Profile) -> float | None:
     wall, kernels = np.array([p.wall_s for p in alike]), np.array([p.kernel_s for p in alike])
     if len(alike) < 2 or not np.ptp(kernels) or np.abs(wall - plain.wall_s).max() < _TELLING * plain.wall_s:
         return None
-    design = np.stack([kernels, np.array([p.kernels for p in alike]) * 1e-6], axis=1)
-    factor = float(np.linalg.lstsq(design, wall, rcond=None)[0][0])
+    factor = float(_solved(_relative(alike), np.ones(len(alike)), alike)[0])
     return factor if _PLAUSIBLE[0] < factor < _PLAUSIBLE[1] else None
+
+
+def _relative(profiles: Sequence[Profile]) -> NDArray[np.float64]:
+    """float64 [profiles, 2]: profiled time in seconds and kernels in millions, over the wall clock."""
+    return np.array([[p.kernel_s / p.wall_s, p.kernels * 1e-6 / p.wall_s] for p in profiles])
+
+
+def _solved(
+    design: NDArray[np.float64], wall: NDArray[np.float64], profiles: Sequence[Profile], factor: float | None = None
+) -> NDArray[np.float64]:
+    """Factor, or the one that is given, and overhead in microseconds, by least squares.
+
+    Ridge regression toward what they are where nothing disturbs: plans that take about the same time, with as many
+    kernels, do not tell one from the other.
+    """
+    spread = _OVERHEAD_US + _OVERHEAD_SHARE * 1e6 * float(np.mean([p.wall_s / max(p.kernels, 1) for p in profiles]))
+    usual = 1.0 if factor is None else factor
+    ridge = np.diag([_NOISE / (_FACTOR if factor is None else 1e-9), _NOISE / spread])
+    found, *_ = np.linalg.lstsq(np.vstack([design, ridge]), np.append(wall, [ridge[0, 0] * usual, 0.0]), rcond=None)
+    return np.asarray(found)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onnxmpq.cost.fit import fit
+from onnxmpq.cost.fit import Clock, fit
 from onnxmpq.cost.profile import fit_table, plans_to_profile
 from onnxmpq.cost.sampler import mixed_plans, uniform_plans
 from onnxmpq.cost.table import CostTable
@@ -150,17 +152,31 @@ def test_kernels_shorter_than_the_profilers_own_time_cost_what_the_wall_clock_sa
     profiles = []
     for plan in plans:
         exact, speed = profile_of(model, truth, plan), float(generator.uniform(0.8, 1.25))
-        times = exact.times
-        region_s = {r: s + 5e-3 * times.region_kernels[r] for r, s in times.region_s.items()}
-        tensor_s = {t: s + 5e-3 * times.tensor_kernels[t] for t, s in times.tensor_s.items()}
-        longer = KernelTimes(region_s, tensor_s, times.other_s + 5e-3, times.region_kernels, times.tensor_kernels, 1)
+        times = exact.times.scaled(1e-3)  # a microsecond each
+        region_s = {r: s + 5e-6 * times.region_kernels[r] for r, s in times.region_s.items()}
+        tensor_s = {t: s + 5e-6 * times.tensor_kernels[t] for t, s in times.tensor_s.items()}
+        longer = KernelTimes(region_s, tensor_s, times.other_s + 5e-6, times.region_kernels, times.tensor_kernels, 1)
         longer = longer.scaled(speed if plan else 1.0)
-        profiles.append(replace(exact, times=longer))
+        profiles.append(replace(exact, times=longer, wall_s=1e-3 * exact.wall_s))
     table = fit_table(model, profiles, len(list(uniform_plans(model, menu, rules))), {}, rules)
     fp32_s = table.predict_s(model, {})
     for plan in blocks:
         saved = truth.predict_s(model, {}) - truth.predict_s(model, plan)
-        assert fp32_s - table.predict_s(model, plan) == pytest.approx(saved, rel=0.15)
+        assert fp32_s - table.predict_s(model, plan) == pytest.approx(1e-3 * saved, rel=0.15)
+
+
+@given(st.lists(st.tuples(st.floats(-0.005, 0.005), st.floats(-0.1, 0.1)), min_size=1, max_size=6))
+def test_plans_that_take_the_same_time_tell_no_factor(noise: list[tuple[float, float]]) -> None:
+    """As where only the size counts: with as many kernels, what is left of a difference is noise."""
+    case = setting("residual")
+    exact = profile_of(case.model, random_table(case, 0, transitions=False), {})
+    profiles = [exact] + [
+        replace(exact, times=exact.times.scaled(1 + t), wall_s=exact.wall_s * (1 + w)) for t, w in noise
+    ]
+    clock = Clock.of(profiles, exact)
+    assert clock.factor == pytest.approx(1.0, abs=0.25)
+    kernel_s = exact.kernel_s / exact.kernels
+    assert clock.factor * kernel_s + clock.overhead_s == pytest.approx(kernel_s, rel=0.1)
 
 
 def test_plans_that_all_move_tensors_tell_no_factor() -> None:
