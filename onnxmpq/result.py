@@ -117,7 +117,8 @@ class _Checked:
     def exact(self) -> str:
         """On which CPUs int8 computes the same, and where this one's rounding differs, in words."""
         exact, differs = self.exactness.in_words(), self.differs
-        rounding = differs.in_words() if differs is not None and differs.rounding and exact else ""
+        tells = exact and not self.exactness.only_there  # of the sessions that users open here
+        rounding = differs.in_words() if differs is not None and differs.rounding and tells else ""
         return "; ".join(part for part in (exact, rounding) if part)
 
 
@@ -142,6 +143,7 @@ def result_of(job: Job, shipped: Shipped, asked: Asked, opened: Opened, rescalin
         sessions=checked.sessions,
         curve=curve,
         proven=checked.exactness.proven,
+        only_there=checked.exactness.only_there,
         disagreement=checked.differs,
         created=now,
         regions=account_regions(outcome.problem, outcome.assignment),

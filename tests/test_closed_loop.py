@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -228,7 +229,7 @@ def test_nothing_slower_is_handed_back() -> None:
 @pytest.mark.parametrize(
     ("budgets", "words"),
     [
-        (Budgets({"latency": Limit(1e-9)}), ("the fastest plan measures", "most of it is in")),
+        (Budgets({"latency": Limit(1e-9)}), ("the fastest plan measures", "largest in it: Conv_0")),
         (Budgets({"size": Limit(100)}), ("the smallest plan takes", "most of it is in Conv_")),
         (Budgets({"latency": Limit(1e-9), "size": Limit(100)}), ("latency", "size", "cannot be met")),
     ],
@@ -239,6 +240,16 @@ def test_what_cannot_be_met_names_the_best(budgets: Budgets, words: tuple[str, .
         loop(budgets, Machine(table(), ORIGINAL_S))
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.97, 0.999])
+def test_what_can_be_met_is_faster_than_the_original(share: float) -> None:
+    """With room above what was measured, but not beyond the original, which would hold that limit itself."""
+    fastest_s = loop(Budgets(fastest=True), Machine(table(), ORIGINAL_S)).kept.measured_s
+    with pytest.raises(BudgetError) as caught:
+        loop(parse_budgets(latency="10%"), Machine(table(), ORIGINAL_S, factor=share * ORIGINAL_S / fastest_s))
+    proposed = re.search(r"--latency ([0-9.]+)% can be met", str(caught.value))
+    assert proposed and 95 * share < float(proposed[1]) <= 100
 
 
 def test_budgets_that_can_only_be_met_apart_are_said_to_be() -> None:

@@ -58,10 +58,12 @@ def _missed(loop: Loop, name: str, limit: float, turn: Round) -> str:
     most = [item for item in sorted(costs.items(), key=lambda item: -item[1])[:3] if item[1] > 0]
     kept = loop.problem.model.already_quantized if name == SIZE else ()
     stay = f"; {len(kept)} nodes are already quantized and stay as they are" if kept else ""
+    share = sum(cost for _, cost in most) / max(sum(costs.values()), 1e-30)
+    where = ("; most of it is in " if share > 0.5 else "; largest in it: ") if most else ""
     holders = ", ".join(f"{region} {quantity.part.show(cost)}" for region, cost in most)
     return (
         f"{name} {show(limit, '.3g')} cannot be met: the {quantity.best} plan {verb} {show(turn.taken[name])}{remark} "
-        f"(fp32 {show(loop.original(name))}){'; most of it is in ' if most else ''}{holders}{stay}"
+        f"(fp32 {show(loop.original(name))}){where}{holders}{stay}"
     )
 
 
@@ -86,6 +88,8 @@ def option(loop: Loop, name: str, turn: Round) -> str:
     unit, suffix = quantity.unit.value, quantity.unit.symbol
     if limit is not None and limit.relative:
         unit, suffix = 0.01 * original, "%"
+    if turn.taken[name] < original:  # a limit above it is held by the original, which is no answer
+        taken = min(taken, 0.5 * (turn.taken[name] + original))
     least = max(taken, limit.of(original) if limit else 0.0) / unit
     return f"--{name} {_rounded_up(least)}{suffix}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ class Judged(Shown):
     """asked: floors and limits as spelled, by option. missed: those that are not kept, a line each, and why the model
     is bad where no floor was given. warnings: all that were shown. sessions: of the original and of the converted
     model; None where none was opened for that. shape: that latency is about, in words, "" for a sample's.
-    doubts: of the warnings, those that make passing mean less: too few samples for a floor, labels that look wrong."""
+    doubts: of the warnings, those that make passing mean less: too few samples for a floor, kernels that saturate,
+    labels that look wrong."""
 
     found: Validation
     verdict: Verdict
@@ -104,7 +106,7 @@ def decided(
     missed = [*options.floors.unmet(found), *_beyond(options, found, sizes), *_beyond_memory(options, sessions)]
     if options.floors.empty and options.guard and verdict.level == "bad":
         missed.append(f"the model is bad: {'; '.join(verdict.reasons)}; --no-guard lets it pass")
-    few = _unresolved(options, found)
+    doubts = (*_unresolved(options, found), *_saturated(found))
     return Judged(
         found,
         verdict,
@@ -113,11 +115,18 @@ def decided(
         feeds.synthetic,
         {name.replace("_", "-"): value for name, value in asked.items()},
         tuple(missed),
-        few,
+        doubts,
         sessions,
         shape=in_words(options.shapes),
-        doubts=few,
+        doubts=doubts,
     )
+
+
+def _saturated(found: Validation) -> Iterator[str]:
+    """Outputs that this machine's kernels compute in another way than the graph says."""
+    for output in found.outputs:
+        if line := output.disagreement():
+            yield f"{line}: `onnxmpq check MODEL --calib SAMPLES` says which int8 kernels saturate here"
 
 
 def _unresolved(options: GateOptions, found: Validation) -> tuple[str, ...]:

@@ -67,6 +67,15 @@ class OutputQuality:
         other = self.sqnr_unfused_db
         return other is not None and abs(other - self.sqnr_db) > DISAGREEMENT_DB and min(other, self.sqnr_db) < 40
 
+    def disagreement(self) -> str:
+        """That in a line; empty where they agree."""
+        if not self.levels_disagree:
+            return ""
+        return (
+            f"output {self.name}: SQNR is {self.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
+            f"{self.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
+        )
+
 
 @dataclass(frozen=True)
 class MetricScores:

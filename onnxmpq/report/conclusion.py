@@ -51,6 +51,7 @@ class Subject:
 
     original_bytes, result_bytes: sizes of the files. int8: quality of int8 in every layer on the same samples, None
     where it is not offered or does not run. proven: int8 is exact on the deployment CPU.
+    only_there: and may saturate on the machine at hand.
     """
 
     plan: Plan
@@ -62,6 +63,7 @@ class Subject:
     synthetic: bool
     proven: bool
     sessions: tuple[Footprint, Footprint] | None = None
+    only_there: bool = False
 
     @property
     def missed(self) -> frozenset[str]:
@@ -293,6 +295,8 @@ def _advice(subject: Subject) -> Iterator[str]:
         yield "slower than the original: give --latency 100% as well, or a larger budget"
     if not subject.proven:
         yield "int8 may be wrong on the deployment CPU: convert with --deploy-cpu any"
+    if subject.only_there:
+        yield f"use it on the deployment CPU ({plan.deploy_cpu}) only: int8 kernels of this machine saturate"
     yield from _on_threads(subject)
     yield from _on_steps(subject)
     if timing is not None and timing.unsteady:

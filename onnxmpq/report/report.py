@@ -55,10 +55,11 @@ class Report(Shown):
 
     reused: by kind of value, how many came from the cache, of how many. timings: of plans, None where costs were not
     measured here. warnings: all that were shown, each once. proven: whether int8 arithmetic is exact on the deployment
-    CPU (`Plan.exactness` says it in words). disagreement: of the default session with the unoptimised graph, None where
-    they differ by rounding alone. int8: quality of int8 in every layer on the same samples, None where it does not run.
-    sessions: of the original and of the result, where they were measured. created: date and time (UTC). regions,
-    transitions, uniform: what the plan and uniform schemes take, as predicted.
+    CPU (`Plan.exactness` says it in words); only_there: and may saturate on the machine at hand. disagreement: of the
+    default session with the unoptimised graph, None where they differ by rounding alone. int8: quality of int8 in every
+    layer on the same samples, None where it does not run. sessions: of the original and of the result, where they were
+    measured. created: date and time (UTC). regions, transitions, uniform: what the plan and uniform schemes take, as
+    predicted.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Report(Shown):
     curve: tuple[Point, ...] = ()
     warnings: tuple[str, ...] = ()
     proven: bool = True
+    only_there: bool = False
     disagreement: Disagreement | None = None
     sessions: tuple[Footprint, Footprint] | None = None
     int8: Validation | None = None
@@ -115,7 +117,7 @@ class Report(Shown):
         """The last lines, also as data."""
         sizes = self.original_bytes, self.result_bytes
         parts = self.plan, self.validation, self.verdict, *sizes, self.int8, self.synthetic, self.proven, self.sessions
-        return Conclusion.of(Subject(*parts))
+        return Conclusion.of(Subject(*parts, only_there=self.only_there))
 
     def render(self, console: Console, *, verbose: bool = False) -> None:
         """Draw it on a console, the conclusion last. verbose: also how the result came about."""
@@ -276,12 +278,7 @@ SHOWN_GAP = 5e-5  # the least that does not show as 0.00%
 
 def _remarks(report: Report, *, verbose: bool) -> Iterator[str]:
     """Lines that a user has to know beside the conclusion; with `verbose`, also how the result came about."""
-    for output in report.validation.outputs:
-        if output.levels_disagree:
-            yield (
-                f"output {output.name}: SQNR is {output.sqnr_db:.1f} dB as onnxruntime optimises the graph, "
-                f"{output.sqnr_unfused_db:.1f} dB without its optimisations; check the runtime you deploy on"
-            )
+    yield from filter(None, (output.disagreement() for output in report.validation.outputs))
     yield from report.plan.notes
     if report.validation.emulated:
         yield EMULATED

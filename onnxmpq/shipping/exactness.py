@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnxmpq.deployment import DeployCpu
 from onnxmpq.lint import Graph, graphs, label, overflow
 from onnxmpq.model import Model
-from onnxmpq.runtimes import WEIGHT_ONLY
+from onnxmpq.runtimes import WEIGHT_ONLY, probes
 from onnxmpq.schemes import ROUNDS_TO_INT8, Format, Scheme
 
 RULE = "overflow"
@@ -63,6 +63,11 @@ class Exactness:
         """True if no node can be wrong on the deployment CPU."""
         x86 = bool(self.saturating) and self.cpu.may_saturate
         return not x86 and not (self.lowest and self.cpu in (DeployCpu.ANY, DeployCpu.ARM64))
+
+    @property
+    def only_there(self) -> bool:
+        """True if no node can be wrong on the deployment CPU, and some can on the machine at hand."""
+        return self.proven and bool(self.saturating) and probes.saturates()
 
     def in_words(self) -> str:
         """One line; empty where nothing computes in int8 or the target is no CPU."""

@@ -42,7 +42,7 @@ def test_an_unmeetable_budget_names_what_holds_it_back(tmp_path: Path, run: Run)
     regions = {r.name for r in prepare(folder.model).regions}
     for option, value in (("--latency", "1ns"), ("--size", "1kB")):
         error = run(*folder.convert(option, value)).err
-        held = re.search(r"most of it is in (\w+) [\d.]+ (ms|kB), (\w+) ", error)
+        held = re.search(r"(?:most of it is in|largest in it:) (\w+) [\d.]+ (ms|kB), (\w+) ", error)
         assert held, error
         assert {held[1], held[3]} <= regions
 

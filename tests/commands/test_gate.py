@@ -157,6 +157,15 @@ def test_the_last_line_says_that_the_samples_cannot_tell(files: tuple[Path, Path
     assert "but" not in enough.in_words()
 
 
+def test_the_last_line_says_that_the_session_computes_something_else(files: tuple[Path, Path]) -> None:
+    """As int8 kernels that saturate do, with a quality that may still look good."""
+    [output] = GOOD.outputs
+    apart = replace(GOOD, outputs=(replace(output, sqnr_db=16.7, sqnr_unfused_db=44.8),))
+    judged = decided(GateOptions(), apart, *files, feeds_for(residual_cnn(), 2))
+    assert judged.passed and "16.7 dB" in judged.in_words() and "onnxmpq check" in judged.in_words()
+    assert len(judged.warnings) == 1
+
+
 def test_the_last_line_names_the_shapes_that_were_timed_with_their_shares(files: tuple[Path, Path]) -> None:
     given = GateOptions(latency="90%", shape={"x": "1x3x8x8@0.5,1x3x16x16@1.5"})
     judged = decided(given, GOOD, *files, feeds_for(residual_cnn(), 2))

@@ -158,6 +158,7 @@ CASES = {
     ),
     "unsteady": Case(with_quality(timing=replace(ONE, ratio_high=0.6)), 2, "latency is unsteady", "doubtful"),
     "unsteady elsewhere": Case(with_quality(other_timings=(replace(ALL, ratio_high=0.9),)), 0, "ms (unsteady)", "good"),
+    "saturates here": Case(replace(GOOD, only_there=True), 2, "on the deployment CPU", "doubtful"),
     "not proven": Case(replace(GOOD, proven=False), 2, "--deploy-cpu any", "doubtful"),
 }
 
