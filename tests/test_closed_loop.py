@@ -193,6 +193,13 @@ def test_a_lucky_measurement_does_not_make_a_plan_the_fastest() -> None:
     assert kept.measured_s == pytest.approx(loop(Budgets(fastest=True), Machine(table(), ORIGINAL_S)).kept.measured_s)
 
 
+@pytest.mark.parametrize("share", ["60%", "90%"])
+def test_what_is_far_faster_than_predicted_is_measured_again(share: str) -> None:
+    first = loop(parse_budgets(latency=share), Machine(table(), ORIGINAL_S)).rounds[0]
+    machine = Lucky(table(), ORIGINAL_S, lucky=first.assignment)
+    assert loop(parse_budgets(latency=share), machine).rounds[0].measured_s == pytest.approx(first.measured_s)
+
+
 @pytest.mark.parametrize(("gain", "harm", "spared"), [(0.02, 20.0, True), (0.02, 1.0, False), (0.05, 1e9, False)])
 def test_fastest_pays_a_little_for_much_less_effect(gain: float, harm: float, spared: bool) -> None:
     """The last layer in int8 makes the whole `gain` faster, at `harm` times the effect of everything else."""

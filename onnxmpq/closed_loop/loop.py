@@ -22,6 +22,7 @@ LESS_LATENCY = 0.99  # of what was aimed at, at least, after each closing measur
 SOLVER_TOLERANCE = 1e-6  # relative, by which a plan may exceed a limit of what is only modelled
 GRAPHS_HELD = 2  # challenger and incumbent
 DOUBT = 0.05  # so near to the limit, a second and longer measurement decides
+SURPRISE = 0.7  # of what was predicted, below which a plan was more likely lucky than fast
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Loop:
             return known
         proto = self.bench.build(solution.assignment)
         predicted_s = self.problem.latency_s(solution.assignment)
-        latency_s = self._latency_s(solution.assignment, proto)
+        latency_s = self._latency_s(solution.assignment, proto, predicted_s)
         turn = Round(
             dict(solution.assignment),
             predicted_s,
@@ -114,12 +115,14 @@ class Loop:
         )
         return turn
 
-    def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto) -> float:
-        """As measured, again and until it can be told where the limit is near; infinite where the plan does not run."""
+    def _latency_s(self, assignment: Mapping[str, Scheme], proto: onnx.ModelProto, predicted_s: float) -> float:
+        """As measured, again and until it can be told where the limit is near, or where it is too good to be true;
+        infinite where the plan does not run."""
         try:
             latency_s = self.costs.latency_s(assignment, proto)
             near = self.targets.asked_for_latency and abs(latency_s / self.targets.latency_s - 1.0) < DOUBT
-            again_s = self.costs.again_s(proto, self.limit_s()) if near else None
+            doubtful = near or latency_s < SURPRISE * predicted_s
+            again_s = self.costs.again_s(proto, self.limit_s()) if doubtful else None
         except ModelError as error:
             self.failures.append(error)
             self.progress.warn(f"round {len(self.rounds) + 1}: {error}; going on with other plans")
