@@ -10,7 +10,7 @@ from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, Cutter, MemoryBudget, OpenPart
 from onnxmpq.feeds import Feeds
 from onnxmpq.model import Model
-from onnxmpq.sensitivity.carry import Carried, Carrier, Walk, Way
+from onnxmpq.sensitivity.carry import Batch, Carried, Carrier, Walk, Way
 from onnxmpq.sensitivity.divergence import Code
 from onnxmpq.sensitivity.effects import Effects, Frame
 from onnxmpq.sensitivity.measure import EffectsWorker, Goal, Tick
@@ -18,11 +18,17 @@ from onnxmpq.sensitivity.spread import Changes, Place, Scene, effects_of, spread
 from onnxmpq.tasks import Elsewhere, Task
 from onnxmpq.travelling import shared_model
 
-OPENING = 1
-"""Changes that pass through a block in the time that it takes to open it, about: weights are copied, then multiplied
-with a few samples."""
 Moving = list[tuple[int, Carried]]
 """Numbers of blocks, and changes at their exits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leg:
+    """A change at the exit of a block, on the samples of one batch."""
+
+    block: int
+    carried: Carried
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -67,43 +73,47 @@ def spread_carry(spread: Spread, model: Model, carrier: Carrier) -> None:
         shared_model(elsewhere, model) as model_there,
         elsewhere.shared(content_hash(spread.key, "way"), way) as way_there,
     ):
-        places: dict[str, Moving] = {}
+        places: dict[str, list[Leg]] = {}
 
-        def made(piece: Moving) -> Task[list[Code]]:
-            key = content_hash(spread.key, "carried", [(block, number[id(change)]) for block, change in piece])
-            about = f"carrying changes behind block {piece[0][0] + 1} to the outputs"
+        def made(piece: list[Leg]) -> Task[list[Code]]:
+            key = content_hash(spread.key, "carried", [number[id(leg)] for leg in piece])
+            about = f"carrying changes behind block {piece[0].block + 1} to the outputs"
             places[key], half = piece, len(piece) // 2
             smaller = (lambda: [made(piece[:half]), made(piece[half:])]) if half else None
-            return Task(key, about, carried, (model_there, way_there, piece), smaller)
+            alone = [(g.block, Carried(g.carried.change, {g.batch: g.carried.values[g.batch]})) for g in piece]
+            return Task(key, about, carried, (model_there, way_there, alone), smaller)
 
-        number = {id(change): n for n, (_, change) in enumerate(moving)}
-        for task, codes in elsewhere.run(map(made, pieces(moving, len(way.blocks), elsewhere.width))):
-            for (_, change), code in zip(places[task.key], codes, strict=True):
-                change.change[:] = code
-                change.values.clear()
+        legs = [Leg(block, change, batch) for block, change in moving for batch in change.values]
+        number = {id(leg): n for n, leg in enumerate(legs)}
+        for task, codes in elsewhere.run(map(made, pieces(legs, len(way.blocks), len(way.rows), elsewhere.width))):
+            for leg, code in zip(places[task.key], codes, strict=True):
+                rows = slice(*leg.batch)
+                leg.carried.change[rows] = code[rows]
+        for _, change in moving:
+            change.values.clear()
 
 
-def pieces(moving: Moving, blocks: int, count: int) -> list[Moving]:
-    """At most `count` stretches that take about the same time: each opens the blocks ahead of its first change, and
-    runs all its changes through those ahead of them. One for each worker, since two would open these blocks twice or
-    have to go to the same one."""
-    least, most = 0, sum(blocks - block for block, _ in moving) + OPENING * blocks
+def pieces(legs: Sequence[Leg], blocks: int, opening: int, count: int) -> list[list[Leg]]:
+    """At most `count` stretches that take about the same time: each opens the blocks ahead of its first leg, and takes
+    all its legs through those ahead of them. One for each worker, since two would open these blocks twice or have to
+    go to the same one. opening: legs that pass through a block in the time that it takes to open it."""
+    least, most = 0, sum(blocks - leg.block for leg in legs) + opening * blocks
     while least < most:  # the shortest time in which so many workers are done
         limit = (least + most) // 2
-        least, most = (least, limit) if len(_stretches(moving, blocks, limit)) <= count else (limit + 1, most)
-    return _stretches(moving, blocks, most)
+        least, most = (least, limit) if len(_stretches(legs, blocks, opening, limit)) <= count else (limit + 1, most)
+    return _stretches(legs, blocks, opening, most)
 
 
-def _stretches(moving: Moving, blocks: int, limit: int) -> list[Moving]:
-    """As many changes in each as the limit allows, at least one."""
-    found: list[Moving] = []
+def _stretches(legs: Sequence[Leg], blocks: int, opening: int, limit: int) -> list[list[Leg]]:
+    """As many legs in each as the limit allows, at least one."""
+    found: list[list[Leg]] = []
     left = 0
-    for block, change in moving:
-        ahead = blocks - block - 1
+    for leg in legs:
+        ahead = blocks - leg.block - 1
         if not found or ahead > left:
             found.append([])
-            left = limit - OPENING * ahead
-        found[-1].append((block, change))
+            left = limit - opening * ahead
+        found[-1].append(leg)
         left -= ahead
     return found
 

@@ -20,7 +20,7 @@ from onnxmpq.sensitivity.block_effects import measure_by_blocks
 from onnxmpq.sensitivity.carry import Carried
 from onnxmpq.sensitivity.measure import EffectsWorker
 from onnxmpq.sensitivity.spread import MARK_BYTES
-from onnxmpq.sensitivity.spread_blocks import OPENING, Spread, pieces
+from onnxmpq.sensitivity.spread_blocks import Leg, Spread, pieces
 from tests.executors import Shuffled
 from tests.graphs import feeds_for, graph, prepared
 from tests.sensitivity.test_block_effects import SHORT, tries_of
@@ -110,15 +110,15 @@ def test_tasks_that_carry_open_each_block_once(monkeypatch: pytest.MonkeyPatch) 
     assert not spread_blocks._opened  # nobody has the way any more
 
 
-@given(st.lists(st.integers(0, 22), min_size=1, max_size=90), st.integers(1, 12))
-def test_what_is_carried_is_cut_into_equal_pieces(blocks: list[int], count: int) -> None:
-    moving = [(block, Carried(np.zeros((1, 1), np.float32))) for block in sorted(blocks)]
-    found = pieces(moving, 24, count)
-    assert [row for piece in found for row in piece] == moving
+@given(st.lists(st.integers(0, 22), min_size=1, max_size=90), st.integers(1, 8), st.integers(1, 12))
+def test_what_is_carried_is_cut_into_equal_pieces(blocks: list[int], opening: int, count: int) -> None:
+    legs = [Leg(block, Carried(np.zeros((1, 1), np.float32)), (0, 1)) for block in sorted(blocks)]
+    found = pieces(legs, 24, opening, count)
+    assert [leg for piece in found for leg in piece] == legs
     assert len(found) <= count and all(found)
-    longest = max(sum(23 - block for block, _ in piece) + OPENING * (23 - piece[0][0]) for piece in found)
+    longest = max(sum(23 - leg.block for leg in piece) + opening * (23 - piece[0].block) for piece in found)
     whole = sum(23 - block for block in blocks)
-    assert longest <= whole / count + (1 + OPENING) * (23 - min(blocks))
+    assert longest <= whole / count + (1 + opening) * (23 - min(blocks))
 
 
 def test_a_graph_of_one_block_is_measured_at_the_outputs() -> None:
