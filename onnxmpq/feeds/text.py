@@ -15,7 +15,7 @@ from onnxmpq.feeds.columns import MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from onnxmpq.feeds.fit import rows_per_sample, show_shape, to_dtype
 from onnxmpq.feeds.lines import Line, choose_lines
-from onnxmpq.feeds.recipes import DecoderRecipe, TextRecipe
+from onnxmpq.feeds.recipes import DecoderRecipe, Recipe, TextRecipe
 from onnxmpq.feeds.rows import is_data, parse_line
 from onnxmpq.feeds.select import whole_groups
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
@@ -164,13 +164,19 @@ def load_tokenizer(
     return tokenize
 
 
-def _find_tokenizer(recipe: TextRecipe | DecoderRecipe, path: Path, beside: Path | None) -> Path:
+def tokenizer_places(recipe: Recipe | None, path: Path, beside: Path | None) -> list[Path]:
+    """Where the tokenizer of a text may lie: the first file that is there is it. beside: as for `load_tokenizer`."""
+    if isinstance(recipe, TextRecipe | DecoderRecipe) and recipe.tokenizer:
+        return [recipe.tokenizer]
     folder = path if path.is_dir() else path.parent
     candidates = [folder / "tokenizer.json", path.with_suffix(".json")]
     if beside is not None and beside.resolve() != folder.resolve():
         candidates.append(beside / "tokenizer.json")
-    if recipe.tokenizer:
-        candidates = [recipe.tokenizer]
+    return candidates
+
+
+def _find_tokenizer(recipe: TextRecipe | DecoderRecipe, path: Path, beside: Path | None) -> Path:
+    candidates = tokenizer_places(recipe, path, beside)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

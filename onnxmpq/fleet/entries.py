@@ -5,6 +5,7 @@ All of a file is checked before the first model is read. An error names the file
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _PATHS_TOO = frozenset({"calibration", "labels"})
 """Options that hold a path or something else."""
 _READ = frozenset({"calibration", "labels", "cost_table", "ranges"})
 """Options by which a file or folder is read."""
+_CALLED = frozenset({"calibration", "metric"})
+"""Options that may be a function of Python, `module:function`."""
 _FUNCTION = re.compile(r"[\w.]+:[\w.]+")
 SUFFIX = ".mpq.onnx"
 
@@ -181,12 +184,18 @@ def _require_valid(options: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{where}: 'target': {error}") from None
     for name in sorted(_READ & options.keys()):
         value = options[name]
-        if isinstance(value, str) and not _is_there(value):
+        if isinstance(value, str) and not _is_there(value) and not is_function(name, value):
             field = next(iter(options_of(Request)[name].option.flags), name).lstrip("-")
             raise UsageError(f"{where}: '{field}': there is no file or folder {value}")
 
 
 def _is_there(value: str) -> bool:
-    """True as well for a function of Python, and for an array in a file that is there, `FILE:NAME`."""
+    """True as well for an array in a file that is there, `FILE:NAME`."""
     path, colon, _ = value.rpartition(":")
-    return Path(value).exists() or (bool(colon) and Path(path).exists()) or bool(_FUNCTION.fullmatch(value))
+    return os.path.exists(value) or (bool(colon) and os.path.exists(path))
+
+
+def is_function(name: str, value: Any) -> bool:
+    """True for an option that is a function of Python, or names one, `module:function`."""
+    named = isinstance(value, str) and bool(_FUNCTION.fullmatch(value)) and not os.path.exists(value)
+    return name in _CALLED and (named or callable(value))

@@ -25,7 +25,7 @@ class Converted:
     converted, with the exit code that `convert` would have; "" and 0 where it was. budgets: as asked. met: False where
     the closest plan was asked for, None where nobody knows. Sizes in bytes, latencies in milliseconds, None where there
     are none: measured, or for a modelled target as predicted. quality: level of the verdict. files: that were written,
-    by kind, with output_sha256 of the model. reused: from a run before this one.
+    by kind, with output_sha256 of the model (its external data behind it). reused: from a run before this one.
     """
 
     name: str
