@@ -17,7 +17,7 @@ from onnxmpq.cost import Effort
 from onnxmpq.errors import LostError, ModelError, OnnxmpqError, OutputError
 from onnxmpq.feeds import find_recipe, tokenizer_places
 from onnxmpq.files import as_path, check_writable, parse_json, read_text, weights_path, write_text
-from onnxmpq.fleet.entries import Entry, entries_of, is_function
+from onnxmpq.fleet.entries import JSON, PAGE, Entry, entries_of, is_function
 from onnxmpq.fleet.results import HEADS, Converted, Fleet, cells, rows_by_name, values
 from onnxmpq.isolation import isolated
 from onnxmpq.keys import programs
@@ -27,8 +27,6 @@ from onnxmpq.pipeline import convert
 from onnxmpq.progress import Progress, duration
 from onnxmpq.request import Request, accepts
 from onnxmpq.result import Result
-
-JSON, PAGE = "fleet.json", "fleet.html"
 
 
 @accepts
@@ -128,7 +126,7 @@ def _converted(entry: Entry, folder: Path, common: Mapping[str, Any]) -> Convert
         what = " ".join(f"internal error: {type(error).__name__}: {error}; convert it alone to report this".split())
         return replace(row, error=what, code=OnnxmpqError.exit_code, seconds=time.monotonic() - start)
     made_too = {**files, "weights": weights_path(files["plan"])}
-    names = {kind: path.name for kind, path in made_too.items() if path.is_file()}
+    names = {kind: path.name for kind, path in made_too.items() if os.path.isfile(path)}
     done = replace(row, files=names, output_sha256=_sha256(files["model"]), seconds=time.monotonic() - start)
     return _with_figures(done, made)
 
@@ -179,7 +177,7 @@ def _identity(name: str, value: Any) -> Any:
     path = Path(value) if os.path.exists(value) else Path(str(value).rpartition(":")[0] or ".")
     if not os.path.exists(path) or path == Path():
         return str(value)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = sorted(p for p in path.rglob("*") if os.path.isfile(p)) if os.path.isdir(path) else [path]
     return [str(value), _stamps(files)]
 
 

@@ -28,7 +28,7 @@ from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
 from onnxmpq.model.sizes import file_bytes, model_files, source_bytes
 from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
-from onnxmpq.model.steps import Draft, Step, none_of_them, take_steps
+from onnxmpq.model.steps import Draft, Step, none_of_them, require_opset, take_steps
 from onnxmpq.model.store import (
     WeightStore,
     array_of,
@@ -95,6 +95,7 @@ __all__ = [
     "read_by",
     "read_parts",
     "read_structure",
+    "require_opset",
     "serialized_bytes",
     "set_place",
     "shell",
