@@ -67,6 +67,10 @@ def entries_of(source: Path, overrides: Mapping[str, Any] | None = None) -> list
     given = dict(overrides or {})
     for name in sorted(FOR_ALL & given.keys()):
         raise UsageError(f"{name}: is no option of single models")
+    try:
+        str(source).encode()
+    except UnicodeEncodeError:  # of bytes that Python could not decode
+        raise UsageError(f"{source}: is no text in UTF-8, which {JSON} needs; rename it") from None
     found = _in_folder(source, given) if os.path.isdir(source) else _in_file(source, given)
     if not found:
         raise UsageError(f"{source}: there is no model; give a folder of .onnx files, or a fleet file with [[models]]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,11 @@ def test_names_of_models_in_a_folder(name: str, said: str, folder: Path) -> None
     (folder / f"{name}.onnx").write_bytes(b"x")
     with pytest.raises(UsageError, match=said):
         entries_of(folder)
+
+
+def test_a_folder_whose_name_is_no_text() -> None:
+    with pytest.raises(UsageError, match="is no text in UTF-8"):
+        entries_of(Path(os.fsdecode(b"\xff/models")))
 
 
 def test_a_file_with_a_mark_of_its_encoding(folder: Path) -> None:
