@@ -16,22 +16,25 @@ from onnxmpq.deployment import deploy_cpu as parse_deploy_cpu
 from onnxmpq.dialects import DIALECTS, Dialect
 from onnxmpq.errors import TargetError
 from onnxmpq.execution import float_shapes
-from onnxmpq.feeds import Feeds, Recipe, Timed
+from onnxmpq.feeds import Feeds, Recipe, Timed, find_recipe
 from onnxmpq.files import check_writable, plan_path
 from onnxmpq.menu import (
     Menu,
     blocks_alone,
     candidates,
+    check_requested,
     for_goal,
     one_activation_format,
     require_candidates,
     require_half,
 )
-from onnxmpq.model import Model, Step, coupled_layers, prepare
+from onnxmpq.model import Model, Step, coupled_layers, prepare, require_opset
 from onnxmpq.progress import Progress, Silent
+from onnxmpq.quality import Metric
 from onnxmpq.request import Request, Source
 from onnxmpq.runtimes import Rules, SessionSettings, require_provider
 from onnxmpq.samples import Samples, agreeing, gather_samples
+from onnxmpq.schemes import FP32
 from onnxmpq.sensitivity import AUTO
 from onnxmpq.target import Target, load_target
 
@@ -140,8 +143,8 @@ class Asked:
 
     @classmethod
     def of(cls, source: Source, request: Request, context: Context) -> Asked:
-        """Raises UsageError, CalibrationError for floors without samples, TargetError, and OutputError for files that
-        cannot be written."""
+        """Raises UsageError, CalibrationError for a recipe that there is not and for floors without samples,
+        TargetError, and OutputError for files that cannot be written."""
         request.floors.require_data(request.calibration is None)
         budgets = request.budgets
         if budgets.empty:
@@ -156,6 +159,13 @@ class Asked:
         settings = SessionSettings(threads=request.threads).on(device.runs_on(request.provider))
         cpu = parse_deploy_cpu(request.deploy_cpu, device, request.provider)
         require_provider(settings.provider)
+        further = {name for schemes in request.patterns.values() for name in schemes}
+        check_requested(frozenset((*request.schemes, *further)) - {FP32}, device)
+        if request.opset is not None:
+            require_opset(request.opset)
+        if request.effective_recipe is not None:
+            find_recipe(request.effective_recipe)
+        Metric.named(request.metric)
         if request.output is not None:
             check_writable(Path(request.output), None if isinstance(source, onnx.ModelProto) else Path(source))
             check_writable(plan_path(Path(request.output)))

@@ -178,7 +178,7 @@ def _batch(call: Call, runs: int) -> float:
 def _cache(store: Cache) -> _Looked:
     if store.folder is None:
         return {"folder": None}, "none: neither XDG_CACHE_HOME nor a home folder is set, or --no-cache"
-    entries = [p.stat().st_size for p in store.folder.rglob("*") if p.is_file()] if store.folder.is_dir() else []
+    entries = [p.stat().st_size for p in store.folder.rglob("*") if os.path.isfile(p)]
     reason = _unwritable(store.folder)
     value = {"folder": str(store.folder), "bytes": sum(entries), "entries": len(entries), "writable": not reason}
     state = f"cannot be written ({reason}); choose another with --cache" if reason else "writable"
@@ -187,7 +187,7 @@ def _cache(store: Cache) -> _Looked:
 
 def _unwritable(folder: Path) -> str:
     """Why no file can be made in a folder, or in the one that it would be made in; "" where one can."""
-    existing = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    existing = next((p for p in (folder, *folder.parents) if os.path.exists(p)), folder)
     try:
         with tempfile.TemporaryFile(dir=existing):
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
@@ -109,7 +110,7 @@ def _tokens(
     beside = Path(model).absolute().parent if isinstance(model, str | Path) else None
     if isinstance(source, Mapping):
         return read_tokens(source, ids, mask, recipe, limit, beside)
-    if not isinstance(source, str | PathLike) or not Path(source).exists():
+    if not isinstance(source, str | PathLike) or not os.path.exists(Path(source)):
         if isinstance(source, str | PathLike) and ":" not in str(source):
             raise CalibrationError(f"calibration data {source} does not exist; check the path")
         raise CalibrationError(
@@ -149,7 +150,7 @@ def _holds_cache(source: object, decoder: Decoder) -> bool:
         return False
     if isinstance(source, str | PathLike):
         path = Path(source)
-        return path.exists() and any(_starts(name, decoder) for name in _names(path))
+        return os.path.exists(path) and any(_starts(name, decoder) for name in _names(path))
     if isinstance(source, Mapping):
         return any(_starts(str(name), decoder) for name in source)
     return True
@@ -162,7 +163,7 @@ def _starts(name: str, decoder: Decoder) -> bool:
 
 def _names(path: Path) -> Iterator[str]:
     """Arrays and files of a source, or the text of its first line: enough to see names of inputs."""
-    if path.is_dir():
+    if os.path.isdir(path):
         yield from (file.name for file in path.iterdir())
     elif path.suffix.lower() == ".npz":
         try:

@@ -9,6 +9,7 @@ from onnxmpq.feeds.overrides import divisor, numbers, override, parse_fields
 from onnxmpq.feeds.python_source import import_source
 from onnxmpq.feeds.recipes import DecoderRecipe, ImageRecipe, Recipe, available_recipes, find_recipe, recipe_fields
 from onnxmpq.feeds.synthetic import synthesize
+from onnxmpq.feeds.text import tokenizer_places
 from onnxmpq.feeds.timed import (
     TIMED,
     Share,
@@ -55,5 +56,6 @@ __all__ = [
     "synthesize",
     "timed_note",
     "timed_samples",
+    "tokenizer_places",
     "with_batch_axes",
 ]

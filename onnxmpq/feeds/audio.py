@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def read_audio(path: Path, specs: Sequence[InputSpec], recipe: AudioRecipe, limi
     shaped = values.reshape(kept, *_window_shape(spec, length)).astype(spec.dtype)
     through = f"{path} through recipe {recipe.name}"
     source = f"{through}, from {len(windows)} windows of {length / recipe.sample_rate:.3g} s"
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     places = file_places(folder, [window.sound.path for window in chosen[:kept]], indices[:kept], len(windows))
     columns = {spec.name: MemoryColumn(through, shaped)}
     return assemble(columns, specs, source=source, notes=[*notes, *dropped], places=places)
@@ -90,7 +91,7 @@ def _whole_files(path: Path, spec: InputSpec, recipe: AudioRecipe, limit: int | 
         return values.reshape(_window_shape(spec, lengths[row])).astype(spec.dtype)
 
     column = RowColumn(through, len(chosen), load, lambda row: str(sounds[chosen[row]].path))
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     places = file_places(folder, [sounds[i].path for i in chosen], chosen, len(sounds))
     source = f"{through}, from {len(sounds)} files"
     return assemble({spec.name: column}, [spec], source=source, notes=notes, places=places)
@@ -122,7 +123,7 @@ def _window_shape(spec: InputSpec, length: int) -> tuple[int, ...]:
 
 def _find_sounds(path: Path, recipe: AudioRecipe, length: int) -> tuple[list[Sound], list[str]]:
     """Those that can be read and are not empty, for windows of `length` frames, and notes about the others."""
-    files = find_files(path, SOUND_SUFFIXES) if path.is_dir() else [path]
+    files = find_files(path, SOUND_SUFFIXES) if os.path.isdir(path) else [path]
     sounds: list[Sound] = []
     skipped: list[str] = []
     mixed = padded = 0

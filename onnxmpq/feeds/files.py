@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     found = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in suffixes and os.path.isfile(path) and not path.name.startswith(".")
     ]
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))
 

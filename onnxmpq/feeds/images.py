@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -154,10 +155,10 @@ def _find_pictures(path: Path) -> PictureSource:
         return _find_picture_array(path, list(npz_columns(path).values()))
     if path.suffix.lower() == ".npy":
         return _find_picture_array(path, [MemoryColumn(str(path), open_npy(path))])
-    files = find_files(path, IMAGE_SUFFIXES) if path.is_dir() else [path]
+    files = find_files(path, IMAGE_SUFFIXES) if os.path.isdir(path) else [path]
     if not files:
         raise CalibrationError(f"{path} holds no pictures ({', '.join(IMAGE_SUFFIXES)}); give another folder")
-    return PictureFiles(path if path.is_dir() else path.parent, files)
+    return PictureFiles(path if os.path.isdir(path) else path.parent, files)
 
 
 def _find_picture_array(path: Path, columns: Sequence[Column]) -> PictureArray:

@@ -7,6 +7,7 @@ window) or, in a CSV of two columns, by file name.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,7 @@ def _as_array(labels: object) -> Array:
 
 
 def _read_file(path: Path, places: Places) -> Labels:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CalibrationError(f"labels {path} do not exist; check the path")
     suffix = path.suffix.lower()
     if suffix == ".npy":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -72,7 +73,7 @@ def load_feeds(
         raise UsageError("dims and bounds are for made-up samples; leave them out where calibration data is given")
     if isinstance(source, str | PathLike):
         path = Path(source)
-        if path.exists():
+        if os.path.exists(path):
             return _read_path(path, specs, None if recipe is None else find_recipe(recipe), limit)
         if not re.fullmatch(r"[\w.]+:[\w.]+", str(source)):
             raise CalibrationError(f"calibration data {path} does not exist; check the path")
@@ -89,18 +90,18 @@ def load_feeds(
 def _read_path(path: Path, specs: Sequence[InputSpec], recipe: Recipe | None, limit: int | None) -> Feeds:
     if recipe is not None:
         return _read_through(recipe, path, specs, limit)
-    if path.is_file() and path.suffix.lower() in _READERS:
+    if os.path.isfile(path) and path.suffix.lower() in _READERS:
         return _READERS[path.suffix.lower()](path, specs, limit)
-    if path.is_dir() and find_files(path, (".npy",)):
+    if os.path.isdir(path) and find_files(path, (".npy",)):
         return read_npy_folder(path, specs, limit)
     for suffixes, kind, what in _NEEDING_RECIPE:
-        if path.suffix.lower() in suffixes or (path.is_dir() and find_files(path, suffixes)):
+        if path.suffix.lower() in suffixes or (os.path.isdir(path) and find_files(path, suffixes)):
             names = ", ".join(recipe_names(kind))
             raise CalibrationError(
                 f"{path} holds {what}, which needs a recipe that says what the model expects: "
                 f"one of {names}, or your own .toml file"
             )
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CalibrationError(f"{path} holds no calibration data; give {_ACCEPTED}")
     raise CalibrationError(f"{path} is of no known kind; give {_ACCEPTED}")
 

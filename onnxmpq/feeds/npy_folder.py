@@ -7,6 +7,7 @@ take (`/`, `:`, ...) are written `_`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from onnxmpq.feeds.types import Feeds, InputSpec
 def read_npy_folder(folder: Path, specs: Sequence[InputSpec], limit: int | None) -> Feeds:
     """Feeds from a folder of `.npy` files in natural order (2 before 10), see above for its arrangement."""
     arrays = {s.name: folder / f"{file_name(s.name)}.npy" for s in specs if len(specs) > 1}
-    arrays = {name: path for name, path in arrays.items() if path.is_file()}
+    arrays = {name: path for name, path in arrays.items() if os.path.isfile(path)}
     rest = [s for s in specs if s.name not in arrays]
     files = find_npy_files(folder, rest, set(arrays.values())) if rest else {}
     columns: dict[str, Column | RowColumn] = {n: MemoryColumn(str(p), open_npy(p)) for n, p in arrays.items()}
@@ -36,7 +37,7 @@ def find_npy_files(
     folder: Path, specs: Sequence[InputSpec], apart: Collection[Path] = ()
 ) -> dict[str, tuple[Path, ...]]:
     """Input name -> its files in natural order, at least one each. apart: files that belong to other inputs."""
-    if any((folder / file_name(s.name)).is_dir() for s in specs):
+    if any(os.path.isdir(folder / file_name(s.name)) for s in specs):
         found = {s.name: _npy_files(folder / file_name(s.name)) for s in specs}
     elif len(specs) == 1 and not apart:
         found = {specs[0].name: _npy_files(folder)}

@@ -27,7 +27,7 @@ def import_source(reference: str) -> object:
         found: object = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the latter two for `..x:y` and `:y`
         raise UsageError(
             f"calibration source '{reference}' is no existing file, and as module:function it cannot be imported "
             f"({error}); check the spelling and the working directory"

@@ -6,6 +6,7 @@ means is documented in `docs/calibration.md`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -180,7 +181,7 @@ def find_file(name_or_path: str) -> Path:
     if path.suffix == ".toml" or len(path.parts) > 1:
         return path
     shipped = data_folder("calibration") / f"{name_or_path}.toml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     names = recipe_names()
     hint = nearest(name_or_path, names, "the recipes are")

@@ -5,6 +5,7 @@ Plain text needs the `tokenizers` package and a tokenizer file; rows of token id
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from onnxmpq.feeds.columns import MemoryColumn, RowColumn, assemble
 from onnxmpq.feeds.files import ROW_SUFFIXES, TEXT_SUFFIXES, find_files
 from onnxmpq.feeds.fit import rows_per_sample, show_shape, to_dtype
 from onnxmpq.feeds.lines import Line, choose_lines
-from onnxmpq.feeds.recipes import DecoderRecipe, TextRecipe
+from onnxmpq.feeds.recipes import DecoderRecipe, Recipe, TextRecipe
 from onnxmpq.feeds.rows import is_data, parse_line
 from onnxmpq.feeds.select import whole_groups
 from onnxmpq.feeds.types import Array, Feeds, InputSpec
@@ -31,7 +32,7 @@ def read_text(path: Path, specs: Sequence[InputSpec], recipe: TextRecipe, limit:
     length open the longest sample's, at most `recipe.max_length`. By `lengths = "own"` none is padded then.
     """
     spec = _check_inputs(specs, recipe)
-    files = find_files(path, (*TEXT_SUFFIXES, *ROW_SUFFIXES)) if path.is_dir() else [path]
+    files = find_files(path, (*TEXT_SUFFIXES, *ROW_SUFFIXES)) if os.path.isdir(path) else [path]
     group = rows_per_sample(spec)
     lines, places = choose_lines(files, None if limit is None else limit * group, is_data)
     kept, notes = whole_groups(len(lines), group, str(path), "lines") if lines else (0, [])
@@ -164,15 +165,21 @@ def load_tokenizer(
     return tokenize
 
 
-def _find_tokenizer(recipe: TextRecipe | DecoderRecipe, path: Path, beside: Path | None) -> Path:
-    folder = path if path.is_dir() else path.parent
+def tokenizer_places(recipe: Recipe | None, path: Path, beside: Path | None) -> list[Path]:
+    """Where the tokenizer of a text may lie: the first file that is there is it. beside: as for `load_tokenizer`."""
+    if isinstance(recipe, TextRecipe | DecoderRecipe) and recipe.tokenizer:
+        return [recipe.tokenizer]
+    folder = path if os.path.isdir(path) else path.parent
     candidates = [folder / "tokenizer.json", path.with_suffix(".json")]
     if beside is not None and beside.resolve() != folder.resolve():
         candidates.append(beside / "tokenizer.json")
-    if recipe.tokenizer:
-        candidates = [recipe.tokenizer]
+    return candidates
+
+
+def _find_tokenizer(recipe: TextRecipe | DecoderRecipe, path: Path, beside: Path | None) -> Path:
+    candidates = tokenizer_places(recipe, path, beside)
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     listed = " or ".join(str(candidate) for candidate in candidates)
     raise CalibrationError(

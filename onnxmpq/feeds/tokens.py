@@ -3,6 +3,7 @@ them, and from the model (`onnxmpq.decoding`)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_tokens(
     recipe = replace(recipe, ids=ids.name)
     if isinstance(source, Mapping):
         return _of_feeds(read_python(source, _two_axes(source, ids, mask), limit), ids, mask, recipe)
-    folder = source.is_dir()
+    folder = os.path.isdir(source)
     texts, rows = (
         find_files(source, kind) if folder else [source] * (source.suffix.lower() in kind)
         for kind in (TEXT_SUFFIXES, ROW_SUFFIXES)

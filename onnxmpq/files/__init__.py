@@ -2,7 +2,7 @@
 
 from onnxmpq.files.archive import Archive, Array, read_array_header, require_plausible
 from onnxmpq.files.documents import dump_json, parse_json, parse_toml, plain, read_text, read_toml
-from onnxmpq.files.fields import Fields, as_path, is_number, is_whole, nearest, nearest_names, shown
+from onnxmpq.files.fields import Fields, as_path, is_number, is_path, is_whole, nearest, nearest_names, shown
 from onnxmpq.files.output import (
     check_writable,
     plan_path,
@@ -28,6 +28,7 @@ __all__ = [
     "data_folder",
     "dump_json",
     "is_number",
+    "is_path",
     "is_whole",
     "nearest",
     "nearest_names",

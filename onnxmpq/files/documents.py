@@ -75,12 +75,14 @@ def plain(value: object) -> Any:
 
 
 def read_text(path: Path, largest: int = LARGEST_JSON) -> str:
-    """A text file in UTF-8 of at most `largest` bytes; no more are read. Raises OSError or ValueError."""
+    """A text file in UTF-8 of at most `largest` bytes; no more are read. Raises OSError or ValueError.
+
+    A mark of the encoding that some editors put in front is left out."""
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest} bytes")
-    return content.decode("utf-8")
+    return content.decode("utf-8-sig")
 
 
 def _sane(tree: Any, *, wide: bool = True) -> Any:

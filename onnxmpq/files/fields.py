@@ -180,9 +180,15 @@ def nearest_names(name: str, known: Iterable[str]) -> list[str]:
 
 def as_path(given: object, wanted: str) -> Path:
     """The path that was given. wanted: the file that it should be of. Raises UsageError."""
-    if not isinstance(given, str | os.PathLike):
+    if not is_path(given):
         raise UsageError(f"{shown(given)} is no path; give the path of {wanted}")
     return Path(given)
+
+
+def is_path(given: object) -> TypeGuard[str | os.PathLike[str]]:
+    """A text, or a path of Python's, that a file may be called by; whether there is room for so long a name is up to
+    the disk."""
+    return isinstance(given, str | os.PathLike) and bool(text := os.fspath(given)) and "\0" not in text
 
 
 def shown(value: object) -> str:

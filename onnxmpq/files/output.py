@@ -23,12 +23,12 @@ systems that map files."""
 
 def check_writable(path: Path, source: Path | None = None) -> None:
     """Fail before the work, not after it. Raises OutputError."""
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
+    if source is not None and os.path.exists(path) and os.path.exists(source) and path.samefile(source):
         raise OutputError(f"{path}: is the input model; choose another output with -o")
     folder = path.parent if str(path.parent) else Path()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OutputError(f"{path}: folder {folder} does not exist; create it or choose another output with -o")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder; give a file name with -o")
     try:
         handle, probe = tempfile.mkstemp(prefix=f".{path.name}.", dir=folder)

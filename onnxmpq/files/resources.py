@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +19,10 @@ def data_folder(name: DataFolder, package: Path = _PACKAGE) -> Path:
     Raises OnnxmpqError where the installation lacks it.
     """
     installed = package / "_data" / name
-    if installed.is_dir():
+    if os.path.isdir(installed):
         return installed
     checkout = package.parent
     # Without this file the parent is site-packages, where a folder of this name would be somebody else's.
-    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
+    if os.path.isfile(checkout / "pyproject.toml") and os.path.isdir(checkout / name):
         return checkout / name
     raise OnnxmpqError(f"the data folder '{name}' is missing from this installation of onnxmpq; install it again")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
 
 from onnxmpq.errors import FleetError, printable
-from onnxmpq.files import dump_json
+from onnxmpq.files import dump_json, is_whole
 
 SCHEMA = "onnxmpq.fleet/1"
 HEADS = ("model", "target", "asked", "MB", "of fp32's MB", "ms", "of fp32's ms", "SQNR dB", "quality", "s")
@@ -25,7 +26,7 @@ class Converted:
     converted, with the exit code that `convert` would have; "" and 0 where it was. budgets: as asked. met: False where
     the closest plan was asked for, None where nobody knows. Sizes in bytes, latencies in milliseconds, None where there
     are none: measured, or for a modelled target as predicted. quality: level of the verdict. files: that were written,
-    by kind, with output_sha256 of the model. reused: from a run before this one.
+    by kind, with output_sha256 of the model (its external data behind it). reused: from a run before this one.
     """
 
     name: str
@@ -144,14 +145,24 @@ def _ratio(value: float | None, whole: float | None) -> float | None:
 
 def rows_by_name(document: Any) -> dict[str, Converted]:
     """Rows of a file that `to_json` made; nothing of one that is damaged or of another schema."""
-    known = {f.name for f in fields(Converted)}
+    rows = document.get("models") if isinstance(document, dict) and document.get("schema") == SCHEMA else None
     found: dict[str, Converted] = {}
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        return {}
-    for row in document.get("models", ()):
-        if isinstance(row, dict) and known >= row.keys() and isinstance(row.get("name"), str):
-            try:
-                found[row["name"]] = Converted(**row)
-            except TypeError:
-                continue
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and _fits(row):
+            found[row["name"]] = Converted(**row)
     return found
+
+
+def _fits(row: Mapping[str, Any]) -> bool:
+    """True where all fields are there, and of their types."""
+    hints = get_type_hints(Converted)
+    return row.keys() == hints.keys() and all(_is(row[name], hint) for name, hint in hints.items())
+
+
+def _is(value: object, hint: Any) -> bool:
+    """True for a value of a field as JSON has it: a number with a fraction of zero may have lost it."""
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if isinstance(value, dict):
+        texts = all(isinstance(inner, str) for inner in value.values())
+        return texts and any(get_origin(kind) is Mapping for kind in kinds)
+    return type(value) in kinds or (float in kinds and is_whole(value))

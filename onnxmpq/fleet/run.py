@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +14,19 @@ from typing import Any
 from onnxmpq.cache import content_hash
 from onnxmpq.cluster import connected
 from onnxmpq.cost import Effort
-from onnxmpq.errors import LostError, OnnxmpqError, OutputError
-from onnxmpq.files import as_path, check_writable, parse_json, read_text, write_text
-from onnxmpq.fleet.entries import Entry, entries_of
+from onnxmpq.errors import LostError, ModelError, OnnxmpqError, OutputError
+from onnxmpq.feeds import find_recipe, tokenizer_places
+from onnxmpq.files import as_path, check_writable, parse_json, read_text, weights_path, write_text
+from onnxmpq.fleet.entries import JSON, PAGE, Entry, entries_of, is_function
 from onnxmpq.fleet.results import HEADS, Converted, Fleet, cells, rows_by_name, values
 from onnxmpq.isolation import isolated
 from onnxmpq.keys import programs
+from onnxmpq.model import model_files
 from onnxmpq.page import FleetRow, render_fleet
 from onnxmpq.pipeline import convert
 from onnxmpq.progress import Progress, duration
 from onnxmpq.request import Request, accepts
 from onnxmpq.result import Result
-
-JSON, PAGE = "fleet.json", "fleet.html"
 
 
 @accepts
@@ -64,17 +64,22 @@ def convert_many(
         connected(cluster, heard, folder=cluster_folder, device=device),
         heard.stage(f"converting {len(entries)} models", len(entries)) as tick,
     ):
+        before = {entry.name: _reused(entry, known.get(entry.name), folder) for entry in entries}
         for number, entry in enumerate(entries, 1):
-            row = _reused(entry, known.get(entry.name), folder)
+            row = before[entry.name]
             if row is None:
                 heard.say(f"{number} of {len(entries)}: {entry.name}")
                 row = _converted(entry, folder, common)
                 spent_s, fresh = time.monotonic() - start, 1 + sum(not r.reused for r in rows)
-                left = (len(entries) - number) * spent_s / fresh
-                (heard.say if row.done else heard.warn)(_said(row) + (f"; about {duration(left)} left" if left else ""))
+                left_s = sum(before[e.name] is None for e in entries[number:]) * spent_s / fresh
+                ahead = f"; about {duration(left_s)} left" if left_s else ""
+                (heard.say if row.done else heard.warn)(_said(row) + ahead)
             rows.append(row)
             tick(1)
-            _write(Fleet(str(source), tuple(rows), tuple(e.name for e in entries[number:])), folder)
+            left = [(e.name, before[e.name]) for e in entries[number:]]
+            kept = [row for _, row in left if row is not None]
+            unfinished = tuple(name for name, row in left if row is None)
+            _write(Fleet(str(source), (*rows, *kept), unfinished), folder)
     return Fleet(str(source), tuple(rows))
 
 
@@ -94,12 +99,12 @@ def _read(path: Path) -> Any:
 
 
 def _reused(entry: Entry, known: Converted | None, folder: Path) -> Converted | None:
-    """The row of a run before this one, where it is about the same, and its model and plan are there."""
-    if known is None or not known.done or known.key != _key(entry):
+    """The row of a run before this one, where it is about the same, and all its files are there."""
+    if known is None or not known.done or not known.files or not known.key or known.key != _key(entry):
         return None
-    files = entry.files(folder)
-    with suppress(OSError):
-        if files["plan"].is_file() and _sha256(files["model"]) == known.output_sha256:
+    with suppress(OSError, ModelError):
+        whole = all(os.path.isfile(folder / name) for name in known.files.values())
+        if whole and _sha256(entry.files(folder)["model"]) == known.output_sha256:
             return replace(known, reused=True)
     return None
 
@@ -120,7 +125,8 @@ def _converted(entry: Entry, folder: Path, common: Mapping[str, Any]) -> Convert
     except Exception as error:  # whatever it is, other models may go well
         what = " ".join(f"internal error: {type(error).__name__}: {error}; convert it alone to report this".split())
         return replace(row, error=what, code=OnnxmpqError.exit_code, seconds=time.monotonic() - start)
-    names = {kind: path.name for kind, path in files.items()}
+    made_too = {**files, "weights": weights_path(files["plan"])}
+    names = {kind: path.name for kind, path in made_too.items() if os.path.isfile(path)}
     done = replace(row, files=names, output_sha256=_sha256(files["model"]), seconds=time.monotonic() - start)
     return _with_figures(done, made)
 
@@ -150,29 +156,53 @@ def _said(row: Converted) -> str:
 
 
 def _key(entry: Entry) -> str:
-    """Hash of all that the result follows from; files by name, size and time of change. Empty where that is not
-    known."""
-    options = {name: _identity(value) for name, value in entry.options.items()}
+    """Hash of all that the result follows from; files by name, size and time of change.
+
+    Empty where that is not known: a function of Python may give other samples tomorrow.
+    """
     try:
-        return content_hash("fleet", programs(), _identity(str(entry.model)), options)
-    except TypeError:  # an object of Python that has no content
+        options = {name: _identity(name, value) for name, value in entry.options.items()}
+        files = [*model_files(entry.model), *_tokenizers(entry)]
+        return content_hash("fleet", programs(), str(entry.model), _stamps(files), options)
+    except (TypeError, OSError, OnnxmpqError):  # an object of Python that has no content, or a file that is gone
         return ""
 
 
-def _identity(value: Any) -> Any:
-    """A path with its sizes and times of change, anything else as it is."""
+def _identity(name: str, value: Any) -> Any:
+    """A path with its sizes and times of change, anything else as it is. Raises TypeError for functions."""
+    if is_function(name, value):
+        raise TypeError(f"{name} is a function")
     if not isinstance(value, str | Path):
         return value
-    path = Path(value) if Path(value).exists() else Path(str(value).rpartition(":")[0] or ".")
-    if not path.exists() or path == Path():
+    path = Path(value) if os.path.exists(value) else Path(str(value).rpartition(":")[0] or ".")
+    if not os.path.exists(path) or path == Path():
         return str(value)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [str(value), [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]]
+    files = sorted(p for p in path.rglob("*") if os.path.isfile(p)) if os.path.isdir(path) else [path]
+    return [str(value), _stamps(files)]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _tokenizers(entry: Entry) -> list[Path]:
+    """Files that the samples may be read with, and that are there."""
+    request = Request(**entry.options)
+    if not isinstance(request.calibration, str | Path):
+        return []
+    recipe = None if request.effective_recipe is None else find_recipe(request.effective_recipe)
+    places = tokenizer_places(recipe, Path(request.calibration), entry.model.absolute().parent)
+    return [place for place in places if os.path.isfile(place)]
+
+
+def _stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    return [(str(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+
+
+def _sha256(model: Path) -> str:
+    """Of a model's file, with its external data behind it. Raises OSError and ModelError."""
+    digest = hashlib.sha256()
+    for path in model_files(model):
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 def _write(fleet: Fleet, folder: Path) -> None:

@@ -26,9 +26,9 @@ from onnxmpq.model.random import random_tensors
 from onnxmpq.model.regions import find_regions
 from onnxmpq.model.shell import LARGEST_KEPT, shell
 from onnxmpq.model.sink import sink
-from onnxmpq.model.sizes import file_bytes, source_bytes
+from onnxmpq.model.sizes import file_bytes, model_files, source_bytes
 from onnxmpq.model.spill import NEVER_WHOLE, Spill, content_of, is_reference, read_parts
-from onnxmpq.model.steps import Draft, Step, none_of_them, take_steps
+from onnxmpq.model.steps import Draft, Step, none_of_them, require_opset, take_steps
 from onnxmpq.model.store import (
     WeightStore,
     array_of,
@@ -85,6 +85,7 @@ __all__ = [
     "is_reference",
     "keep_descriptions",
     "load",
+    "model_files",
     "multiply_accumulates",
     "opset_of",
     "place_of",
@@ -94,6 +95,7 @@ __all__ = [
     "read_by",
     "read_parts",
     "read_structure",
+    "require_opset",
     "serialized_bytes",
     "set_place",
     "shell",

@@ -181,7 +181,7 @@ def _beside(path: Path, location: str) -> Path:
     try:
         if any(p.is_symlink() for p in below):
             raise ModelError(f"{path}: external data file {location!r} is a link, which is not followed; copy the file")
-        found = file.is_file()
+        found = os.path.isfile(file)
     except OSError:  # a name that is too long
         found = False
     if not found:

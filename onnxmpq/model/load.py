@@ -118,10 +118,11 @@ def _described(path: Path) -> tuple[onnx.ModelProto, str, int]:
         escape_texts(proto)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; give the path of an .onnx model") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); give the path of an .onnx file") from None
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX model, or truncated ({size} bytes); export or copy it again") from None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise ModelError(f"{path}: cannot be read ({what}); give the path of an .onnx file") from None
     _require_graph(proto, str(path))
     try:
         for file in external_files(proto, path):

@@ -111,7 +111,7 @@ class Spill:
 
     def _kept(self, content: bytes | memoryview) -> Path:
         file = self._existing() / f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
-        if not file.exists():
+        if not os.path.exists(file):
             self._write(file, content)
             if self._passing is not None:
                 self._passing.append(file)

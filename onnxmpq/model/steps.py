@@ -212,11 +212,17 @@ def _raise_opset(draft: Draft, left_out: Collection[Step]) -> Draft:
     return draft
 
 
-def _convert_opset(draft: Draft, wanted: int) -> Draft:
-    """The model at exactly this opset. Raises UsageError or ModelError."""
-    version, newest = opset_of(draft.proto), onnx.defs.onnx_opset_version()
+def require_opset(wanted: int) -> None:
+    """Raises UsageError for one that holds no quantized models, or that nobody knows."""
+    newest = onnx.defs.onnx_opset_version()
     if not PER_CHANNEL_OPSET <= wanted <= newest:
         raise UsageError(f"opset {wanted} is not in {PER_CHANNEL_OPSET}..{newest}, which can hold quantized models")
+
+
+def _convert_opset(draft: Draft, wanted: int) -> Draft:
+    """The model at exactly this opset. Raises UsageError or ModelError."""
+    version = opset_of(draft.proto)
+    require_opset(wanted)
     if version == wanted:
         return draft
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from onnxmpq.page.layout import page
 from onnxmpq.page.markup import element, join
@@ -12,7 +13,8 @@ from onnxmpq.page.tables import Cell, Column, breakable, left_off, table
 
 @dataclass(frozen=True)
 class FleetRow:
-    """cells: texts under the heads. values: what columns of numbers are sorted by. link: page of the first cell."""
+    """cells: texts under the heads. values: what columns of numbers are sorted by. link: file of the page of the
+    first cell."""
 
     cells: Sequence[str]
     values: Sequence[float | None]
@@ -27,7 +29,7 @@ def render_fleet(
     columns = [Column(head, number, wide=not n) for n, (head, number) in enumerate(zip(heads, numeric, strict=True))]
     made: list[list[Cell | str]] = [
         [
-            Cell(element("a", breakable(row.cells[0]), href=row.link)),
+            Cell(element("a", breakable(row.cells[0]), href=quote(row.link))),
             *(Cell(text, value) for text, value in zip(row.cells[1:], row.values[1:], strict=True)),
         ]
         for row in rows

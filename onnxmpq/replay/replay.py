@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,7 +169,7 @@ class _Destination:
         if output is None:
             return cls(None, same=False)
         path, beside = Path(output), plan_path(Path(output))
-        same = isinstance(plan, str | Path) and beside.exists() and beside.samefile(plan)
+        same = isinstance(plan, str | Path) and os.path.exists(beside) and beside.samefile(plan)
         if same and point is not None:
             raise UsageError(
                 f"--point {point}: {beside} would be overwritten by the plan of the point; give another output"

@@ -148,7 +148,7 @@ def _public(arguments: tuple[str, ...], hide: _Hider) -> list[str]:
 
 def _is_path(value: str) -> bool:
     path = Path(value)
-    return len(path.parts) > 1 and (path.is_absolute() or path.exists() or path.parent.exists())
+    return len(path.parts) > 1 and (path.is_absolute() or os.path.exists(path) or os.path.exists(path.parent))
 
 
 def _frames(error: BaseException) -> list[str]:
@@ -183,7 +183,7 @@ def _module(filename: str) -> tuple[str, bool]:
 def _model_path(arguments: tuple[str, ...]) -> Path | None:
     """The first argument that is a file and no option's value, by its name a model."""
     for argument in arguments:
-        if argument.endswith(".onnx") and not argument.startswith("-") and Path(argument).is_file():
+        if argument.endswith(".onnx") and not argument.startswith("-") and os.path.isfile(Path(argument)):
             return Path(argument)
     return None
 
@@ -203,7 +203,7 @@ def _folders(arguments: tuple[str, ...], model: Path | None) -> Iterator[Path]:
 def _free(folder: Path, stem: str) -> Path:
     """A path that nothing has."""
     path, number = folder / f"{stem}{SUFFIX}", 1
-    while path.exists():
+    while os.path.exists(path):
         number += 1
         path = folder / f"{stem}-{number}{SUFFIX}"
     return path

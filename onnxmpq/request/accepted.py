@@ -16,14 +16,15 @@ import numpy as np
 from onnxmpq.allocate import QUANTITIES
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import Recipe
-from onnxmpq.files import shown
+from onnxmpq.files import is_path, shown
 from onnxmpq.progress import Progress
 from onnxmpq.ranges import Calibration
 from onnxmpq.request.options import Declared, options_of
 
-_DATA = frozenset({"calibration", "labels"})
-"""Options that take arrays as well."""
-_NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
+DATA = frozenset({"calibration", "labels"})
+"""Options that take the path of a file, and arrays as well."""
+NUMBERS_TOO = frozenset({"min_sqnr", "max_divergence", "min_agreement", "max_drop", "scale"})
+"""Options of a text that may be a number."""
 
 
 @runtime_checkable
@@ -76,11 +77,14 @@ def accepted(declared: Declared, value: Any) -> Any:
             if not isinstance(value, Mapping):
                 wrong(f"must be a dict, such as {{'name': '{_EXAMPLES[kind]}'}}")
         case "file":
-            if not isinstance(value, str | os.PathLike) and not _is_object(name, value):
+            if not is_path(value) and not _is_object(name, value):
                 wrong(f"must be {_OBJECTS_TOO[name][1] if name in _OBJECTS_TOO else 'the path of a file'}")
         case "text" if name in QUANTITIES:
             return _budget(name, value)
-        case "text" if name not in _DATA:
+        case "text" if name in DATA:
+            if isinstance(value, str | os.PathLike) and not is_path(value):
+                wrong("must be the path of a file, or arrays")
+        case "text":
             if isinstance(value, bool) or not _is_text(name, value):
                 wrong(f"must be {_OBJECTS_TOO[name][1] if name in _OBJECTS_TOO else 'a text'}")
             return str(value) if isinstance(value, Path) else value
@@ -89,7 +93,7 @@ def accepted(declared: Declared, value: Any) -> Any:
                 wrong("must be a number, or one for each channel")
             return value.tolist() if isinstance(value, np.ndarray) else value
         case "cache":
-            if not isinstance(value, str | os.PathLike | bool):
+            if not isinstance(value, bool) and not is_path(value):
                 wrong("must be a folder, or True or False")
         case "shapes":
             if not isinstance(value, Mapping):
@@ -106,7 +110,7 @@ _EXAMPLES = {"kinds": "logits", "patterns": "int8", "fields": "letterbox"}
 
 
 def _is_text(name: str, value: Any) -> bool:
-    if name in _NUMBERS_TOO and isinstance(value, int | float):
+    if name in NUMBERS_TOO and isinstance(value, int | float):
         return True
     return isinstance(value, str | Path) or _is_object(name, value)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from onnxmpq.errors import UsageError
 from onnxmpq.feeds import parse_fields, parse_shapes
-from onnxmpq.files import is_number, is_whole, nearest, read_toml, shown
+from onnxmpq.files import is_number, is_path, is_whole, nearest, read_toml, shown
+from onnxmpq.request.accepted import DATA, NUMBERS_TOO
 from onnxmpq.request.options import Declared, Kind, Option, options_of
 from onnxmpq.request.patterns import parse_patterns, patterns_of
 from onnxmpq.request.request import Request
@@ -46,26 +47,34 @@ def read_config(path: Path, own: Mapping[str, Kind] | None = None) -> dict[str, 
     return _options(values, f"--config {path}: ", {name: _only_here(name, kind) for name, kind in (own or {}).items()})
 
 
-def options_from(values: Mapping[str, Any], where: str, more: Iterable[str] = ()) -> dict[str, Any]:
+def options_from(
+    values: Mapping[str, Any], where: str, more: Iterable[str] = (), but: Collection[str] = ()
+) -> dict[str, Any]:
     """Arguments of `Request` by name, from a table. where: in front of errors. more: other names that would be right.
+    but: options that the table does not have.
 
     Raises UsageError for an unknown option or a value of a wrong type.
     """
-    return _options(values, where, {}, more)
+    return _options(values, where, {}, more, but)
 
 
 def _options(
-    values: Mapping[str, Any], where: str, own: Mapping[str, Declared], more: Iterable[str] = ()
+    values: Mapping[str, Any],
+    where: str,
+    own: Mapping[str, Declared],
+    more: Iterable[str] = (),
+    but: Collection[str] = (),
 ) -> dict[str, Any]:
-    spellings = {**_spellings(), **own}
-    found: dict[str, Any] = {}
+    spellings = {key: declared for key, declared in {**_spellings(), **own}.items() if declared.name not in but}
+    found, spelled = dict[str, Any](), dict[str, str]()
     for key, value in values.items():
         declared = spellings.get(key.replace("-", "_"))
         if declared is None:
             hint = nearest(key, [*spellings, *more], "the options are")
             raise UsageError(f"{where}option '{key}' is unknown; {hint}")
         if declared.name in found:
-            raise UsageError(f"{where}option '{key}' is given twice, also as '{declared.name}'")
+            raise UsageError(f"{where}option '{key}' is given twice, also as '{spelled[declared.name]}'")
+        spelled[declared.name] = key
         found[declared.name] = _value(declared, value, f"{where}option '{key}'")
     return found
 
@@ -102,14 +111,17 @@ def _spellings() -> dict[str, Declared]:
 
 def _value(declared: Declared, value: object, where: str) -> Any:
     kind = declared.option.kind
+    path = kind == "file" or declared.name in DATA
 
     def wrong() -> NoReturn:
-        raise UsageError(f"{where} is {shown(value)}; it must be {_WANTED[kind]}")
+        raise UsageError(f"{where} is {shown(value)}; it must be {_WANTED['file' if path else kind]}")
 
     if declared.option.group == "Budgets" and kind == "text" and is_number(value):
         raise UsageError(f"{where} is {value}, a number without a unit; write it in quotes with one, such as {_UNITS}")
     match kind:
-        case "text" | "file" if isinstance(value, str) or (kind == "text" and is_number(value)):
+        case "text" | "file" if isinstance(value, str) and (is_path(value) or not path):
+            return value
+        case "text" if is_number(value) and declared.name in NUMBERS_TOO:
             return str(value)
         case "texts":
             texts = [value] if isinstance(value, str) else value

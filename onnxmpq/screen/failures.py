@@ -15,7 +15,7 @@ from onnxmpq.screen.answers import answer_error
 from onnxmpq.screen.readers import ReaderGone, until_unread
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-INTERRUPTED = "interrupted; nothing was written"
+INTERRUPTED = "interrupted; no file is left half-written"
 
 
 @dataclass(frozen=True)

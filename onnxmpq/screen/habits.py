@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         first = args[0]
-        if first not in self.commands and (first.endswith(".onnx") or Path(first).is_file()):
+        if first not in self.commands and (first.endswith(".onnx") or os.path.isfile(Path(first))):
             rest = " ".join(args[1:])
             said = f"onnxmpq convert {first} {rest}".strip() if rest else f"onnxmpq convert {first} --latency 60%"
-            what = "a file, not a command" if Path(first).is_file() else "no command, and there is no such file"
+            what = "a file, not a command" if os.path.isfile(Path(first)) else "no command, and there is no such file"
             raise UsageError(f"{first}: is {what}; write `{said}`")
         if first not in self.commands and not first.startswith("-"):
             raise UsageError(f"no such command: {first}; {nearest(first, self.commands, 'the commands are')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import onnxmpq
 from onnxmpq.errors import FleetError, LostError, OutputError
-from onnxmpq.fleet import run
+from onnxmpq.fleet import Converted, run
+from onnxmpq.fleet.results import SCHEMA
 from onnxmpq.progress import Silent
 from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
@@ -117,9 +119,18 @@ def test_an_internal_error_is_a_row_and_a_lost_scheduler_the_end(fleet: Path, mo
 def test_a_damaged_report_costs_time_alone(fleet: Path) -> None:
     out = fleet.parent / "out"
     out.mkdir()
-    for text in ("{", "[]", '{"schema": "onnxmpq.fleet/1", "models": [3, {"name": "cnn0"}]}'):
-        (out / "fleet.json").write_text(text, encoding="utf-8")
+    good = Converted("a", "key", "a.onnx", "cpu", {"size": "40%"}, size_bytes=3, latency_ms=1.0, files={"model": "m"})
+    row = asdict(good)
+    wrong = [3, {"name": "a"}, {**row, "more": 1}, *({**row, name: [[]]} for name in row)]
+    wrong += [{**row, **other} for other in ({"code": True}, {"files": {"model": 3}}, {"seconds": None}, {"met": 1})]
+    for document in (None, [], 3, {}, *({"schema": SCHEMA, "models": models} for models in (3, None, {}, "x", wrong))):
+        (out / "fleet.json").write_text(json.dumps(document), encoding="utf-8")
         assert run.rows_by_name(run._read(out / "fleet.json")) == {}
+    (out / "fleet.json").write_text("{", encoding="utf-8")
+    assert run.rows_by_name(run._read(out / "fleet.json")) == {}
+    for seconds in (0.5, 0):
+        document = {"schema": SCHEMA, "models": [{**row, "seconds": seconds}]}
+        assert run.rows_by_name(document) == {"a": replace(good, seconds=seconds)}
 
 
 def test_an_output_that_cannot_be_written(fleet: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 import onnxmpq
-from onnxmpq.errors import UsageError
+from onnxmpq.errors import ModelError, UsageError
 from onnxmpq.feeds import parse_fields, parse_shapes
 from onnxmpq.request import GROUPS, GateOptions, Request, SampleOptions, options_of
-from onnxmpq.request.accepted import accepted
+from onnxmpq.request.accepted import DATA, accepted
 from onnxmpq.request.config import parse_kinds
 from onnxmpq.request.patterns import parse_patterns
 
@@ -139,3 +140,22 @@ def test_a_recipe_with_overrides_is_accepted_by_the_functions_that_take_it() -> 
     recipe = asked.effective_recipe
     assert not isinstance(recipe, str) and recipe is not None
     assert accepted(options_of(Request)["recipe"], recipe) is recipe
+
+
+PATHS = [name for name, d in options_of(Request).items() if d.option.kind in ("file", "cache") or name in DATA]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("value", ["", "a\0b", Path("a\0b")], ids=["empty", "nul", "nul in a path"])
+def test_no_path(name: str, value: str | Path) -> None:
+    with pytest.raises(UsageError, match=rf"^{name}=.*: must be"):
+        Request(**{name: value, "min_sqnr": "30dB"})
+
+
+@pytest.mark.parametrize(
+    "command", [onnxmpq.convert, onnxmpq.inspect, onnxmpq.check, onnxmpq.calibrate, onnxmpq.profile]
+)
+@pytest.mark.parametrize("path", ["", "a\0b", "x" * 300], ids=["empty", "nul", "long"])
+def test_no_model(command: Callable[[str], object], path: str) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        command(path)

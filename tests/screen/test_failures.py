@@ -80,7 +80,7 @@ def test_an_interrupt_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(lambda: 130, "convert", "--json") == 130
     told = capsys.readouterr()
     assert json.loads(told.out)["error"]["kind"] == "Interrupted"
-    assert told.err == "onnxmpq: interrupted; nothing was written\n"
+    assert told.err == "onnxmpq: interrupted; no file is left half-written\n"
 
 
 def test_a_command_that_has_answered_prints_one_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from tests.cli.folders import Folder
 from tests.cli.refused.case import Bad
 
+LONG = "x" * 300
 REFUSED = [
+    Bad("name of the output", lambda f: f.convert("-o", f / LONG), 7, "cannot be written (File name too long)"),
+    Bad("name of the report", lambda f: f.convert("--report", f / f"{LONG}.html"), 7, "cannot be written (File name"),
+    Bad(
+        "name of the model",
+        lambda f: ("convert", f / LONG, "--quiet", "-o", f / "o.onnx"),
+        3,
+        "cannot be read (File name too long)",
+    ),
+    Bad("name of the samples", lambda f: f.convert("--calib", f / LONG), 4, "does not exist"),
+    Bad("name of the labels", lambda f: f.convert("--labels", f / LONG), 4, "do not exist"),
+    Bad("name of the ranges", lambda f: f.convert("--ranges", f / LONG), 4, "cannot be read"),
+    Bad("name of the fleet", lambda f: ("convert-many", f / LONG, "-o", f.path), 2, "cannot be read (File name"),
+    Bad("name of the fleet's folder", lambda f: ("convert-many", f.path, "-o", f / LONG), 7, "cannot be created"),
     Bad("folder of the output", lambda f: f.convert("-o", f / "no" / "out.onnx"), 7, "does not exist"),
     Bad("output is a folder", lambda f: f.convert("-o", f.path), 7, "is a folder"),
     Bad("output below a file", lambda f: f.convert("-o", f.model / "out.onnx"), 7, "does not exist"),
