@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,13 @@ import pytest
 
 import onnxmpq
 from onnxmpq.cluster import connected
+from onnxmpq.cluster.local import STARTS
 from onnxmpq.context import Context
 from onnxmpq.errors import ClusterError, LostError, UsageError
 from onnxmpq.files import serialize
 from onnxmpq.progress import LOGGER, SENSITIVITY, Progress, Silent
 from onnxmpq.tasks import Task, current
-from tests.cluster.conftest import local_cluster, scheduler, worker
+from tests.cluster.conftest import ROOT, local_cluster, scheduler, worker
 from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
 from tests.tables import int8_pays
@@ -227,6 +229,52 @@ def test_local_workers_whose_nanny_has_closed_are_started_again() -> None:
         for _ in range(2):
             cluster.sync(cluster.workers[0].close)
             assert [result for _, result in pool.run(tasks(doubled, [(n,) for n in range(3)]))] == [0, 2, 4]
+
+
+def test_local_workers_that_cannot_start_end_the_run(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    monkeypatch.setattr("onnxmpq.cluster.local._PRELOADED", "no_such_module")
+    with pytest.raises(ClusterError, match=r"--cluster local:1: workers end while they start \(ModuleNotFoundError"):
+        run("local:1", tasks(doubled, [(1,)]))
+    assert capfd.readouterr().err.count("Traceback") <= STARTS
+
+
+UNGUARDED_SCRIPT = """
+from onnxmpq.cluster import connected
+from onnxmpq.cluster.local import STARTS
+from onnxmpq.progress import Silent
+from onnxmpq.tasks import current
+
+print("top level", flush=True)
+with connected("local:2", Silent()):
+    print(current().width)
+"""
+
+
+@pytest.mark.parametrize(
+    ("in_file", "said", "imports"),
+    [
+        (True, 'put what it does under `if __name__ == "__main__":`', 3),
+        (False, "<stdin> is no file; save it in one", 1),
+    ],
+    ids=["no main guard", "standard input"],
+)
+def test_a_script_that_workers_cannot_import(tmp_path: Path, in_file: bool, said: str, imports: int) -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script) if in_file else "-"],
+        stdin=script.open(),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Traceback") == 1, done.stderr  # of the script itself
+    assert done.stdout.count("top level") <= imports
 
 
 def test_all_workers_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
