@@ -6,10 +6,11 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from onnxmpq.cluster.certificates import require_certificates
 from onnxmpq.cluster.local import local_cluster, restorer
 from onnxmpq.errors import ClusterError, UsageError
 from onnxmpq.files import shown
@@ -19,12 +20,14 @@ from onnxmpq.tasks import done_by
 
 CONNECT_S = 15
 """Seconds that a scheduler has to answer, and to be found again when the connection was lost."""
-_LOCAL = re.compile(r"local:(\d+)")
-_URL = re.compile(r"((tcp|tls|ucx)://[^\s/]+:\d{1,5})|(wss?://[^\s/]+:\d{1,5}(/\S*)?)")
+_LOCAL = re.compile(r"local:([0-9]+)")
+_URL = re.compile(r"(?:(?:tcp|tls|ucx)://[^\s/]+:([0-9]{1,5}))|(?:wss?://[^\s/]+:([0-9]{1,5})(?:/\S*)?)")
+LAST_PORT = 65535
 MOST_LOCAL = 512
 """Workers on this machine, of some 40 MB each at least."""
 Model = TypeVar("Model")
 Result = TypeVar("Result")
+Opened = TypeVar("Opened")
 
 
 class Asks(Protocol):
@@ -99,72 +102,100 @@ def connected(
 
 
 def require_choice(cluster: object) -> None:
-    """Raises UsageError for what is neither an address nor a client."""
+    """Raises UsageError for what is neither an address nor a client that can be used here, ClusterError for a client
+    that has no scheduler."""
     if isinstance(cluster, str):
-        local = _LOCAL.fullmatch(cluster)
-        if (local and 0 < int(local[1]) <= MOST_LOCAL) or (not local and _URL.fullmatch(cluster)):
+        local, address = _LOCAL.fullmatch(cluster), _URL.fullmatch(cluster)
+        if (local and 0 < int(local[1]) <= MOST_LOCAL) or (address and int(address[1] or address[2]) <= LAST_PORT):
             return
+        most = f", {MOST_LOCAL} at most" if local and int(local[1]) else ""
+        last = f"; ports end at {LAST_PORT}" if address else ""
         raise UsageError(
             f"--cluster {cluster}: write the scheduler's address, as tcp://HOST:8786, or local:N for N workers here"
-            + (f", {MOST_LOCAL} at most" if local and int(local[1]) else "")
+            f"{most}{last}"
         )
     if not (hasattr(cluster, "submit") and hasattr(cluster, "scheduler_info")):
         raise UsageError(f"cluster={shown(cluster)}: must be an address in a text, or a distributed.Client")
+    if getattr(cluster, "asynchronous", False):
+        raise UsageError(
+            "cluster: this Client is asynchronous here; give one that was made without asynchronous=True, "
+            "or the scheduler's address"
+        )
+    if (status := getattr(cluster, "status", "running")) != "running":
+        raise ClusterError(f"cluster: this Client is {status}, not running; open one, or give the scheduler's address")
 
 
 @contextmanager
 def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[], None] | None]]:
     """A client and, where its workers were started here, the function that starts lost ones again. A client that the
     caller made stays open."""
-    import distributed  # noqa: PLC0415
-    from distributed.comm.registry import get_backend  # noqa: PLC0415
-
     if not isinstance(cluster, str):
         yield cluster, None
         return
     local = _LOCAL.fullmatch(cluster)
-    if cluster.startswith("tls:") and not distributed.Security().get_connection_args("client").get("ssl_context"):
-        raise ClusterError(
-            f"--cluster {cluster}: no certificate is configured; write tls.ca-file and tls.client (docs/cluster.md)"
-        )
+    require_certificates(cluster, roles=("scheduler", "worker", "client") if local else ("client",))
     with ExitStack() as stack:
         stack.enter_context(_quiet())  # what it logs of lost connections is said here in a line
         restore = None
         try:
             if local:
-                address = stack.enter_context(local_cluster(int(local[1])))
+                address = stack.enter_context(_closing(local_cluster(int(local[1]))))
                 restore = restorer(address)
-            else:
-                address = cluster
-                get_backend(address.partition(":")[0]).get_connector()  # or a client that fails waits 30 s in the end
-            client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+            client = stack.enter_context(_closing(_connection(address if local else cluster)))
+            # Stays: it has one name for all clients of a scheduler. Each hears what it has subscribed to until it ends.
+            client.forward_logging(LOGGER.name, logging.WARNING)
+        except ClusterError:
+            raise
         except Exception as error:  # of a connection, of TLS, of a protocol that is unknown: whatever Dask raises
             raise ClusterError(_unreachable(cluster, error)) from None
-        stack.enter_context(client)
-        with _forwarded(client):
-            progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
-            yield client, restore
+        progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
+        yield client, restore
+
+
+def _connection(address: Any) -> Any:
+    """A client. One that fails while it connects is closed here and now: where it is forgotten, Dask would do so in the
+    thread that closing waits for, in vain for 30 s."""
+    import distributed  # noqa: PLC0415
+
+    class Connection(distributed.Client):  # type: ignore[misc]  # mypy does not read Dask
+        def start(self, **how: Any) -> None:
+            try:
+                super().start(**how)
+            except BaseException:
+                with suppress(Exception):
+                    self.close()
+                raise
+
+    return Connection(address, timeout=CONNECT_S, set_as_default=False)
+
+
+@contextmanager
+def _closing(opened: AbstractContextManager[Opened]) -> Iterator[Opened]:
+    """Its block. What goes wrong when it is closed, as where the scheduler is gone, is no error of the run, which has
+    its result or an error of its own."""
+    value = opened.__enter__()
+    try:
+        yield value
+    finally:
+        try:
+            opened.__exit__(None, None, None)
+        except Exception as error:
+            LOGGER.debug("%s was not closed: %s: %s", type(value).__name__, type(error).__name__, error)
 
 
 def _unreachable(cluster: str, error: Exception) -> str:
     why = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if _LOCAL.fullmatch(cluster):
+        return f"--cluster {cluster}: no workers can be started here ({type(error).__name__}: {why})"
+    if not isinstance(error, OSError):  # it was never asked
+        needs = "; ucx:// needs Dask's package distributed-ucxx" if cluster.startswith("ucx:") else ""
+        return f"--cluster {cluster}: cannot be connected to ({why}){needs}"
     advice = (
         "its certificates are in Dask's configuration (docs/cluster.md)"
-        if cluster.startswith("tls:")
+        if cluster.startswith(("tls:", "wss:"))
         else "start one with `dask scheduler`, or give --cluster local:N"
     )
     return f"--cluster {cluster}: no scheduler answers ({why}); {advice}"
-
-
-@contextmanager
-def _forwarded(client: Any) -> Iterator[None]:
-    """Warnings that workers log as `onnxmpq` are logged here as well."""
-    client.forward_logging(LOGGER.name, logging.WARNING)
-    try:
-        yield
-    finally:
-        if client.status == "running":
-            client.unforward_logging(LOGGER.name)
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+from onnxmpq.errors import ClusterError
 
 _LOST_WORKER = "distributed.deploy.lost-worker-timeout"
 """Dask's setting after which a LocalCluster closes the nanny of a worker that ended and has not come back, by default
@@ -29,29 +31,74 @@ _MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**28, "MALLOC_MMAP_THRESHOLD_": 2**25, "MA
 page, which makes tasks a tenth slower; so it does, to a lesser degree, by what glibc begins with."""
 _PRELOADED = "onnxmpq.cluster.preloaded"
 FORKS = sys.platform == "linux"
+STARTS = 3
+"""Workers that may end by themselves while they start, one after the other, before no more are started."""
+UNGUARDED = 79
+"""Exit code of a worker that imports the script that has started it, and comes upon the call that did."""
+_GUARD = 'workers import the script that starts them; put what it does under `if __name__ == "__main__":`'
+_WORKER_NAME = "Dask Worker"
+_UNKNOWN_EXIT = 255
 
 
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Any]:
     """A `LocalCluster` with one thread a worker, that waits for its workers to come back as long as they take.
 
-    Workers start while the program goes on: to wait for them would take longer than to start them.
+    Workers start while the program goes on: to wait for them would take longer than to start them. Its `failed_starts`
+    say why they ended by themselves while they started, since one has last begun to work.
 
     Dask reads how to start a process and when to give it up from its configuration, which is of the whole program.
+    Raises ClusterError where workers cannot import the program.
     """
+    _require_importable()
     import dask  # noqa: PLC0415
     import distributed  # noqa: PLC0415
+    from distributed.core import Status  # noqa: PLC0415
+
+    failed: list[str] = []
 
     class Patient(distributed.LocalCluster):  # type: ignore[misc]  # mypy does not read Dask
+        failed_starts = failed
+
         def _update_worker_status(self, *change: Any) -> None:
             with dask.config.set({_LOST_WORKER: "1 day"}):
                 super()._update_worker_status(*change)
+
+    class Watched(distributed.Nanny):  # type: ignore[misc]
+        exit_code: int | None = None
+
+        async def start(self) -> Any:
+            with suppress(Exception):  # noted below; Dask would log it three times
+                await super().start()
+            return self
+
+        def _on_worker_exit_sync(self, exitcode: int) -> None:
+            self.exit_code = exitcode
+            super()._on_worker_exit_sync(exitcode)
+
+        async def instantiate(self) -> Any:
+            if given_up(failed, workers):
+                raise RuntimeError(failed[-1])
+            self.exit_code = None
+            try:
+                status = await super().instantiate()
+            except Exception as error:  # it could still say why
+                failed.append(f"{type(error).__name__}: {error}")
+                raise
+            if status == Status.running:
+                failed.clear()
+            elif self.exit_code == UNGUARDED:
+                failed.append(_GUARD)
+            elif self.exit_code is not None and 0 <= self.exit_code != _UNKNOWN_EXIT:  # below 0: something killed it
+                failed.append(f"exit code {self.exit_code}")
+            return status
 
     with forked(), dask.config.set(_QUIET_SETTINGS):  # of the scheduler, and of what starts workers later
         cluster = Patient(
             n_workers=0,
             threads_per_worker=1,
             processes=True,
+            worker_class=Watched,
             memory_limit=1.0 / workers,
             dashboard_address=":0",
             config=_QUIET_SETTINGS,  # of the workers
@@ -60,6 +107,25 @@ def local_cluster(workers: int) -> Iterator[Any]:
         with cluster:
             cluster.scale(workers)  # returns at once
             yield cluster
+
+
+def given_up(failed: list[str], workers: int) -> bool:
+    """True if so many starts of workers have failed, none having begun to work, that the next ones would as well."""
+    return _GUARD in failed or len(failed) >= max(STARTS, workers)
+
+
+def _require_importable() -> None:
+    """Raises ClusterError for a program that workers cannot import: a script from standard input. Ends a worker that
+    imports the script that asks for workers."""
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):  # it imports what has started it
+        if process.name.startswith(_WORKER_NAME):
+            os._exit(UNGUARDED)
+        raise ClusterError(f"--cluster local:N: {_GUARD}")
+    main = sys.modules.get("__main__")
+    script = None if getattr(main, "__spec__", None) is not None else getattr(main, "__file__", None)
+    if script is not None and not Path(script).exists():
+        raise ClusterError(f"--cluster local:N: workers import the program, and {script} is no file; save it in one")
 
 
 @contextmanager
@@ -76,7 +142,7 @@ def forked() -> Iterator[None]:
 
 def restorer(cluster: Any) -> Callable[[], None]:
     """Starts the workers of a LocalCluster whose nanny has closed. Dask's `adapt` does so only where the nanny is gone
-    from `workers`; one that closed by itself stays there."""
+    from `workers`; one that closed by itself stays there. What it returns raises ClusterError where none can start."""
     from distributed.core import Status  # noqa: PLC0415
 
     def restored() -> None:  # in the loop of the cluster, which owns these dicts
@@ -86,7 +152,19 @@ def restorer(cluster: Any) -> Callable[[], None]:
         if cluster.worker_spec.keys() - cluster.workers.keys():
             cluster.scale(len(cluster.worker_spec))
 
-    return lambda: cluster.loop.add_callback(restored)
+    def restore() -> None:
+        wanted, failed = len(cluster.worker_spec), cluster.failed_starts
+        if not given_up(failed, wanted):
+            cluster.loop.add_callback(restored)
+        elif not cluster.scheduler.workers:
+            why = (
+                failed[-1]
+                if failed[-1] == _GUARD
+                else f"workers end while they start ({failed[-1]}); see what they wrote above"
+            )
+            raise ClusterError(f"--cluster local:{wanted}: {why}")
+
+    return restore
 
 
 def _server_runs(environment: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -85,7 +86,8 @@ class Run(Generic[Result]):
             self._require_scheduler()  # without it everything else that goes wrong is a consequence
             raise
         finally:
-            self._cancel(list(self.open))
+            with suppress(Exception):  # what went wrong is said already
+                self._cancel(list(self.open))
 
     # ---- handing out ---------------------------------------------------------------------------
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +20,13 @@ import pytest
 
 import onnxmpq
 from onnxmpq.cluster import connected
+from onnxmpq.cluster.local import STARTS
 from onnxmpq.context import Context
-from onnxmpq.errors import ClusterError, LostError
+from onnxmpq.errors import ClusterError, LostError, UsageError
 from onnxmpq.files import serialize
-from onnxmpq.progress import SENSITIVITY, Progress, Silent
+from onnxmpq.progress import LOGGER, SENSITIVITY, Progress, Silent
 from onnxmpq.tasks import Task, current
-from tests.cluster.conftest import local_cluster, scheduler, worker
+from tests.cluster.conftest import ROOT, local_cluster, scheduler, worker
 from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
 from tests.tables import int8_pays
@@ -228,6 +231,52 @@ def test_local_workers_whose_nanny_has_closed_are_started_again() -> None:
             assert [result for _, result in pool.run(tasks(doubled, [(n,) for n in range(3)]))] == [0, 2, 4]
 
 
+def test_local_workers_that_cannot_start_end_the_run(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    monkeypatch.setattr("onnxmpq.cluster.local._PRELOADED", "no_such_module")
+    with pytest.raises(ClusterError, match=r"--cluster local:1: workers end while they start \(ModuleNotFoundError"):
+        run("local:1", tasks(doubled, [(1,)]))
+    assert capfd.readouterr().err.count("Traceback") <= STARTS
+
+
+UNGUARDED_SCRIPT = """
+from onnxmpq.cluster import connected
+from onnxmpq.cluster.local import STARTS
+from onnxmpq.progress import Silent
+from onnxmpq.tasks import current
+
+print("top level", flush=True)
+with connected("local:2", Silent()):
+    print(current().width)
+"""
+
+
+@pytest.mark.parametrize(
+    ("in_file", "said", "imports"),
+    [
+        (True, 'put what it does under `if __name__ == "__main__":`', 3),
+        (False, "<stdin> is no file; save it in one", 1),
+    ],
+    ids=["no main guard", "standard input"],
+)
+def test_a_script_that_workers_cannot_import(tmp_path: Path, in_file: bool, said: str, imports: int) -> None:
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED_SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script) if in_file else "-"],
+        stdin=script.open(),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Traceback") == 1, done.stderr  # of the script itself
+    assert done.stdout.count("top level") <= imports
+
+
 def test_all_workers_lost_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxmpq.cluster.pool.RETURN_S", 1.0)
     heard = Heard()
@@ -300,6 +349,47 @@ def test_no_scheduler_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         run("tcp://127.0.0.1:9", [])
 
 
+@pytest.mark.parametrize(
+    ("address", "settings", "said"),
+    [
+        ("tcp://[::1:8786", {}, r"cannot be connected to \(invalid address"),
+        ("tcp://127.0.0.1:9", {"distributed.comm.require-encryption": True}, "encryption required"),
+        ("ucx://127.0.0.1:9", {}, "ucx:// needs Dask's package distributed-ucxx"),
+    ],
+    ids=["no address", "encryption", "ucx"],
+)
+def test_a_connection_that_fails_ends_at_once(
+    address: str, settings: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dask leaves what could not connect to be closed where it is forgotten, which takes 30 s."""
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    import dask  # noqa: PLC0415
+
+    before = time.monotonic()
+    with dask.config.set(settings), pytest.raises(ClusterError, match=said):
+        run(address, [])
+    gc.collect()
+    assert time.monotonic() - before < 20
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_clients_that_cannot_be_used() -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    with local_cluster(0, processes=False) as client:
+        address = client.scheduler_info()["address"]
+
+        async def asynchronous() -> None:
+            async with distributed.Client(address, asynchronous=True, set_as_default=False) as inside:
+                run(inside, [])
+
+        with pytest.raises(UsageError, match="asynchronous here; give one that was made without"):
+            client.sync(asynchronous)
+        closed = distributed.Client(address, set_as_default=False)
+        closed.close()
+    with pytest.raises(ClusterError, match="this Client is closed, not running; open one"):
+        run(closed, [])
+
+
 def test_a_worker_that_differs_is_left_out(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "ONNXMPQ_TEST", "")
     from onnxmpq.cluster import pool  # noqa: PLC0415
@@ -338,6 +428,51 @@ def test_a_folder_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypat
 
 def unseen(path: Path, content: str) -> bool:
     return False
+
+
+def warns(number: int) -> int:
+    LOGGER.warning("warned by task %d", number)
+    return number
+
+
+def test_clients_of_one_scheduler_end_apart(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The first one that ends takes nothing from the others."""
+    address = client.scheduler_info()["address"]
+    with connected(address, Silent()):
+        second: Any = current()
+        with connected(address, Silent()):
+            pass
+        assert [found for _, found in second.run(tasks(warns, [(7,)]))] == [7]
+        for _ in range(100):
+            if "warned by task 7" in caplog.text:
+                break
+            time.sleep(0.05)
+    assert caplog.text.count("warned by task 7") == 1
+    with connected(address, Silent()):  # and one that comes later hears them once
+        assert [found for _, found in current().run(tasks(warns, [(8,)]))] == [8]  # type: ignore[union-attr]
+        for _ in range(100):
+            if "warned by task 8" in caplog.text:
+                break
+            time.sleep(0.05)
+    assert caplog.text.count("warned by task 8") == 1
+
+
+def test_an_error_while_closing_replaces_none(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed  # noqa: PLC0415
+
+    close = distributed.Client.close
+
+    def fails_to_close(self: Any, *arguments: Any, **more: Any) -> None:
+        close(self, *arguments, **more)
+        raise TimeoutError("closing took too long")
+
+    monkeypatch.setattr(distributed.Client, "close", fails_to_close)
+    address = client.scheduler_info()["address"]
+    with pytest.raises(ZeroDivisionError), connected(address, Silent()):
+        _ = 1 // 0
+    with connected(address, Silent()):
+        pass
+    monkeypatch.undo()  # or clients that are forgotten would fail as well
 
 
 @pytest.mark.long
