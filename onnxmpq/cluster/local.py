@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -107,6 +108,13 @@ def local_cluster(workers: int) -> Iterator[Any]:
         with cluster:
             cluster.scale(workers)  # returns at once
             yield cluster
+
+
+def dask_loggers() -> list[logging.Logger]:
+    """That Dask has given a level, which decides what it writes to stderr: one for all, and some of their own."""
+    names = [name for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")]
+    own = [logger for name in names if (logger := logging.getLogger(name)).level != logging.NOTSET]
+    return [logging.getLogger("distributed"), *own]
 
 
 def given_up(failed: list[str], workers: int) -> bool:
