@@ -179,13 +179,18 @@ class CompilerError(OnnxmpqError):
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 INTERRUPTED_EXIT_CODE = 130
 UNREAD_EXIT_CODE = 141  # 128 + SIGPIPE, as shells give it for programs that the signal ends
+TERMINATED_EXIT_CODE = 143  # 128 + SIGTERM
 
 
 def exit_codes() -> list[tuple[int, str]]:
     """(code, meaning) of every documented exit code, ascending."""
     families: list[type[OnnxmpqError]] = [OnnxmpqError, *OnnxmpqError.__subclasses__()]
     codes = sorted((family.exit_code, family.meaning) for family in families)
-    ended = [(INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)"), (UNREAD_EXIT_CODE, "nobody reads the output any more")]
+    ended = [
+        (INTERRUPTED_EXIT_CODE, "interrupted (Ctrl-C)"),
+        (UNREAD_EXIT_CODE, "nobody reads the output any more"),
+        (TERMINATED_EXIT_CODE, "terminated (SIGTERM)"),
+    ]
     return [(0, "success"), *codes, *ended]
 
 

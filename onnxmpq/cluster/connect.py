@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from onnxmpq.cluster.certificates import require_certificates
-from onnxmpq.cluster.local import local_cluster, restorer
+from onnxmpq.cluster.local import dask_loggers, local_cluster, restorer
 from onnxmpq.errors import ClusterError, UsageError
 from onnxmpq.files import shown
 from onnxmpq.measuring import measured_on
@@ -148,7 +148,10 @@ def _client(cluster: Any, progress: Progress) -> Iterator[tuple[Any, Callable[[]
             raise
         except Exception as error:  # of a connection, of TLS, of a protocol that is unknown: whatever Dask raises
             raise ClusterError(_unreachable(cluster, error)) from None
-        progress.say(f"cluster {client.scheduler_info()['address']}, dashboard {client.dashboard_link}")
+        link = ""
+        with suppress(Exception):  # of a scheduler that says no port for it
+            link = f", dashboard (if it has one) {client.dashboard_link}"
+        progress.say(f"cluster {client.scheduler_info()['address']}{link}")
         yield client, restore
 
 
@@ -200,10 +203,11 @@ def _unreachable(cluster: str, error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = {logger: logger.level for logger in dask_loggers()}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in before.items():
+            logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -109,6 +110,13 @@ def local_cluster(workers: int) -> Iterator[Any]:
             yield cluster
 
 
+def dask_loggers() -> list[logging.Logger]:
+    """That Dask has given a level, which decides what it writes to stderr: one for all, and some of their own."""
+    names = [name for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")]
+    own = [logger for name in names if (logger := logging.getLogger(name)).level != logging.NOTSET]
+    return [logging.getLogger("distributed"), *own]
+
+
 def given_up(failed: list[str], workers: int) -> bool:
     """True if so many starts of workers have failed, none having begun to work, that the next ones would as well."""
     return _GUARD in failed or len(failed) >= max(STARTS, workers)
@@ -124,7 +132,7 @@ def _require_importable() -> None:
         raise ClusterError(f"--cluster local:N: {_GUARD}")
     main = sys.modules.get("__main__")
     script = None if getattr(main, "__spec__", None) is not None else getattr(main, "__file__", None)
-    if script is not None and not Path(script).exists():
+    if script is not None and not os.path.exists(script):
         raise ClusterError(f"--cluster local:N: workers import the program, and {script} is no file; save it in one")
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from onnxmpq import reproducer
-from onnxmpq.errors import INTERRUPTED_EXIT_CODE, OnnxmpqError, OutputError, UsageError
+from onnxmpq.errors import INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, OnnxmpqError, OutputError, UsageError
 from onnxmpq.files import nearest_names
 from onnxmpq.screen.answers import answer_error
 from onnxmpq.screen.readers import ReaderGone, until_unread
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 INTERRUPTED = "interrupted; no file is left half-written"
+TERMINATED = "terminated; no file is left half-written"
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,47 @@ def ended(command: Callable[[], object], arguments: Sequence[str], *, json: bool
     fails with, and returns an exit code or None.
     """
     debug = "--debug" in arguments
-    with until_unread(), reproducer.watched(arguments) as context, _shown(context, debug=debug, json=json):
-        code = command()
-        sys.stdout.flush()  # a full disk is noticed here, not when the interpreter ends
-    if code == INTERRUPTED_EXIT_CODE:  # typer turns Ctrl-C into this, without a word
-        _show(_Failure(INTERRUPTED_EXIT_CODE, f"onnxmpq: {INTERRUPTED}", "Interrupted", INTERRUPTED), json=json)
+    with (
+        until_unread(),
+        _terminable() as terminated,
+        reproducer.watched(arguments) as context,
+        _shown(context, debug=debug, json=json),
+    ):
+        try:
+            code = command()
+            sys.stdout.flush()  # a full disk is noticed here, not when the interpreter ends
+        except KeyboardInterrupt:
+            code = INTERRUPTED_EXIT_CODE
+    if code == INTERRUPTED_EXIT_CODE:  # typer turns Ctrl-C into this as well, without a word
+        code, kind, said = (
+            (TERMINATED_EXIT_CODE, "Terminated", TERMINATED)
+            if terminated.is_set()
+            else (INTERRUPTED_EXIT_CODE, "Interrupted", INTERRUPTED)
+        )
+        _show(_Failure(code, f"onnxmpq: {said}", kind, said), json=json)
     if code:
         raise SystemExit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """A block that SIGTERM ends as Ctrl-C does, so that what lies in temporary folders is removed: job schedulers end
+    programs so. Yields an event that tells one from the other."""
+    terminated = threading.Event()
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some send it to the process and once more to its group
+        terminated.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield terminated
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

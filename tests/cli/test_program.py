@@ -98,7 +98,13 @@ def test_ctrl_c_during_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_program_that_is_ended_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int, said: str) -> None:
+    (tmp_path / "temporary").mkdir()
     folder = Folder(tmp_path)
     before = folder.content()
     sample, calib = SAMPLES / "digits_transformer.onnx", SAMPLES / "digits_calib.npz"
@@ -107,16 +113,17 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
         # a test run in the background of a shell inherits an ignored SIGINT; a user's terminal does not
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     first = process.stderr.readline()
     assert "no budget given" in first
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     lines = err.splitlines()
-    assert "interrupted" in lines[-1] and "Traceback" not in err
+    assert lines[-1].startswith(f"onnxmpq: {said}") and "Traceback" not in err
     assert out == ""
     assert folder.content() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ import pytest
 
 import onnxmpq
 from onnxmpq.cluster import connected
-from onnxmpq.cluster.local import STARTS
+from onnxmpq.cluster.local import STARTS, dask_loggers
 from onnxmpq.context import Context
 from onnxmpq.errors import ClusterError, LostError, UsageError
 from onnxmpq.files import serialize
@@ -239,9 +240,26 @@ def test_local_workers_that_cannot_start_end_the_run(monkeypatch: pytest.MonkeyP
     assert capfd.readouterr().err.count("Traceback") <= STARTS
 
 
+def levels(_number: int) -> dict[str, int]:
+    return {logger.name: logger.level for logger in dask_loggers()}
+
+
+def test_nothing_of_dask_is_written_to_the_terminal() -> None:
+    """Some of its loggers have levels of their own."""
+    pytest.importorskip("distributed", reason="the extra onnxmpq[cluster] is not installed")
+    before = levels(0)
+    assert {"distributed", "distributed.client"} <= before.keys()
+    with connected("local:1", Silent()):
+        [there] = [found for _, found in current().run(tasks(levels, [(0,)]))]  # type: ignore[union-attr]
+        for found in (there, levels(0)):
+            assert found.keys() >= before.keys()
+            assert set(found.values()) == {logging.CRITICAL}
+    assert levels(0) == before
+
+
 UNGUARDED_SCRIPT = """
 from onnxmpq.cluster import connected
-from onnxmpq.cluster.local import STARTS
+from onnxmpq.cluster.local import STARTS, dask_loggers
 from onnxmpq.progress import Silent
 from onnxmpq.tasks import current
 

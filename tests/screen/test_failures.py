@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +15,8 @@ import pytest
 
 from onnxmpq.errors import BudgetError, CheckError, OutputError, UsageError
 from onnxmpq.screen import answer, ended
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
 def fails(error: BaseException) -> Callable[[], NoReturn]:
@@ -76,11 +81,29 @@ def test_an_error_is_a_document(
     assert capsys.readouterr().out == "", "only where it was asked for"
 
 
-def test_an_interrupt_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of(lambda: 130, "convert", "--json") == 130
+def terminated() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "kind", "said"),
+    [
+        (lambda: 130, 130, "Interrupted", "interrupted"),
+        (fails(KeyboardInterrupt()), 130, "Interrupted", "interrupted"),
+        pytest.param(terminated, 143, "Terminated", "terminated", marks=POSIX),
+    ],
+    ids=["of typer", "elsewhere", "sigterm"],
+)
+def test_an_interrupt_is_a_document(
+    command: Callable[[], object], code: int, kind: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert code_of(command, "convert", "--json") == code
     told = capsys.readouterr()
-    assert json.loads(told.out)["error"]["kind"] == "Interrupted"
-    assert told.err == "onnxmpq: interrupted; no file is left half-written\n"
+    assert json.loads(told.out)["error"]["kind"] == kind
+    assert told.err == f"onnxmpq: {said}; no file is left half-written\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_command_that_has_answered_prints_one_document(capsys: pytest.CaptureFixture[str]) -> None:
