@@ -1,7 +1,7 @@
 """Efficiency of a cluster, from the tasks of a real conversion: what is recorded once is replayed on 1 to 32 workers.
 
     python -m benchmarks.cluster_efficiency record MODEL CALIB tasks.json [--samples 64] [--width 32] [--effects block]
-        [--without gptq ...]
+        [--without gptq ...] [--rounding | --analysis]
     python -m benchmarks.cluster_efficiency decoder FOLDER [--blocks 24] [--hidden 256] [--tokens 32] [--samples 16]
     python -m benchmarks.cluster_efficiency simulate tasks.json [--workers 1 2 4 8 16 32] [--mb-per-s 100]
 
@@ -75,9 +75,9 @@ class Recorder:
 
     sees_files, task_bytes = True, math.inf
 
-    def __init__(self, width: int, stop_at: str = "") -> None:
-        """stop_at: a stage, before which recording ends."""
-        self.stop_at = stop_at
+    def __init__(self, width: int, stop_at: str = "", last: str = "") -> None:
+        """stop_at: a stage, before which recording ends. last: one, behind which it does."""
+        self.stop_at, self.last = stop_at, last
         self.width, self.done, self.walks = width, list[Done](), dict[str, float]()
         self.shared_bytes: dict[str, int] = {}
         self.model_bytes = 0
@@ -123,6 +123,8 @@ class Recorder:
             start = time.process_time()
             self.walks[str(number)] = self._walk_s(stage, *(first if stage == CARRYING else last))
             self._in_tasks_s += time.process_time() - start
+        if stage and stage == self.last:
+            raise Stopped
 
     @staticmethod
     def _opened(task: Task[Any], first: Task[Any]) -> float:
@@ -206,7 +208,8 @@ def decoder(folder: Path, blocks: int, hidden: int, tokens: int = 32, words: int
 
 
 def record(asked: argparse.Namespace) -> None:
-    recorder = Recorder(asked.width, EFFECTS if asked.rounding else "")
+    last = (CARRYING if asked.effects == "block" else EFFECTS) if asked.analysis else ""
+    recorder = Recorder(asked.width, EFFECTS if asked.rounding else "", last)
     with tempfile.TemporaryDirectory() as folder, done_by(recorder), suppress(Stopped):
         costs, start = int8_pays(asked.model, Path(folder)), time.process_time()
         onnxmpq.convert(
@@ -378,6 +381,7 @@ def main() -> None:
     one.add_argument("--effects", default="auto")
     one.add_argument("--without", nargs="*", default=[], help="techniques that are left out")
     one.add_argument("--rounding", action="store_true", help="stop after the first rounding")
+    one.add_argument("--analysis", action="store_true", help="stop after the effects")
     made = commands.add_parser("decoder")
     made.add_argument("folder", type=Path)
     made.add_argument("--blocks", type=int, default=24)
