@@ -57,7 +57,7 @@ def converted(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, targe
         size="50%",
         target=target,
         batch=64,
-        schemes=["fp16", "w8a8-fp8"],
+        schemes=["bf16" if target == "gaudi2" else "fp16", "w8a8-fp8"],
         calibration=samples_for(TOKENS, 16),
         output=tmp_path / "m.onnx",
         effort=Effort(seconds=0.02, runs=2, rounds=2),
