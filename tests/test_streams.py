@@ -29,6 +29,7 @@ from onnxmpq.sensitivity.effect_samples import together
 from onnxmpq.statistics import measure_moments
 from tests.graphs import Array, graph, outputs_of, prepared, token_model
 from tests.quality.test_comparison import noisy
+from tests.tables import int8_pays
 
 TOKENS = token_model()
 MODEL = prepared(TOKENS)
@@ -307,10 +308,11 @@ def test_conversion_calibration_profile_and_validation(name: str, tmp_path: Path
     assert found.worst_sqnr_db > 12.0
 
 
-def test_a_stream_of_one_shape_is_converted_as_its_array() -> None:
+def test_a_stream_of_one_shape_is_converted_as_its_array(tmp_path: Path) -> None:
     samples = sentences((4,) * 8)
     stacked = {name: np.concatenate([s[name] for s in samples]) for name in samples[0]}
-    options: dict[str, Any] = {"size": "smallest", "cache": False, "guard": False, "effort": QUICK}
+    costs = int8_pays(TOKENS, tmp_path)  # no clock decides between plans
+    options: dict[str, Any] = {"size": "smallest", "cost_table": costs, "cache": False, "guard": False}
     one, two = (onnxmpq.convert(TOKENS, calibration=c, **options).model for c in (samples, stacked))
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
 
