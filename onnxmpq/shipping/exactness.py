@@ -66,8 +66,10 @@ class Exactness:
 
     @property
     def only_there(self) -> bool:
-        """True if no node can be wrong on the deployment CPU, and some can on the machine at hand."""
-        return self.proven and bool(self.saturating) and probes.saturates()
+        """True if no node can be wrong on the deployment CPU, and some can on the machine at hand. False where the
+        target is no CPU."""
+        here = bool(self.saturating) and probes.saturates()
+        return self.cpu is not DeployCpu.NONE and self.proven and here
 
     def in_words(self) -> str:
         """One line; empty where nothing computes in int8 or the target is no CPU."""

@@ -152,3 +152,12 @@ def test_blocked_kernels_that_round_activations_are_named(case: Blocked) -> None
     layer = LAYERS["matmul"]
     found = proof(layer, {}, layer.everywhere(case.scheme), DeployCpu.ANY)
     assert found.proven and found.in_words() == case.words
+
+
+@pytest.mark.parametrize("cpu", DeployCpu)
+@pytest.mark.parametrize("here", [False, True])
+def test_it_may_saturate_here_alone(cpu: DeployCpu, here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxmpq.shipping.exactness.probes.saturates", lambda: here)
+    saturating = Exactness(cpu, 1, ("MatMul_0",), ())
+    assert saturating.only_there == (here and cpu in (DeployCpu.VNNI, DeployCpu.ARM64))
+    assert not Exactness(cpu, 1, (), ()).only_there
