@@ -49,7 +49,7 @@ client runs the model for all of them. Each task of moments runs the model."""
 class Done:
     """before_s: of the client, since it handed out the task before. run_s: of the task. sent, returned: bytes. run:
     number of the call that this task was part of. after: number of the task of moments that it waits for, or -1.
-    walk: share of a walk that a worker with no other task needs for this one, where that is not in `run_s`."""
+    opens: share of what can be opened that a worker has to have open, which is not in `run_s`."""
 
     stage: str
     about: str
@@ -59,7 +59,7 @@ class Done:
     returned: int
     run: int = 0
     after: int = -1
-    walk: float = 0.0
+    opens: float = 0.0
 
 
 class Stopped(Exception):
@@ -83,6 +83,7 @@ class Recorder:
         self.model_bytes = 0
         self._known, self._fresh = set[str](), 0
         self._inside = False  # what is shared for a few tasks of many travels with these
+        self.again_s = 0.0  # for figures that a conversion does not need
         self._in_tasks_s = self._mark = 0.0
         self._runs = 0
 
@@ -97,7 +98,9 @@ class Recorder:
 
     def run(self, tasks: Iterable[Task[Any]]) -> Iterator[tuple[Task[Any], Any]]:
         self._runs += 1
-        number, first, last, stage, self._mark = self._runs, None, None, "", self._client_s()
+        number, stage, self._mark = self._runs, "", self._client_s()
+        first: tuple[Task[Any], float] | None = None
+        last: tuple[Task[Any], float] | None = None
         self._inside = True
         for task in tasks:
             stage = STAGES[task.about.split()[0]]
@@ -112,25 +115,30 @@ class Recorder:
             waits = [n for n, d in enumerate(self.done) if d.stage == MOMENTS] if stage == ROUNDING else []
             after = waits[-1] if waits else -1
             returned = len(pickle.dumps(result))
-            walk = self._opened(task, first[0]) if stage == CARRYING and first else 0.0
-            self.done.append(Done(stage, task.about, before_s, run_s, sent, returned, number, after, walk))
+            opens = self._opens(task, first[0] if first else task) if stage == CARRYING else 0.0
+            self.done.append(Done(stage, task.about, before_s, run_s, sent, returned, number, after, opens))
             self._in_tasks_s += time.process_time() - start
             self._mark = self._client_s()
             yield task, result
             last, first = (task, run_s), first or (task, run_s)
         self._inside = False
-        if last is not None and stage != ROUNDING:
+        if first and last and stage != ROUNDING:
             start = time.process_time()
             self.walks[str(number)] = self._walk_s(stage, *(first if stage == CARRYING else last))
+            self.again_s += time.process_time() - start
             self._in_tasks_s += time.process_time() - start
+            if stage == CARRYING:  # the first one opened all
+                place = next(n for n, d in enumerate(self.done) if d.run == number)
+                opened = self.done[place]
+                self.done[place] = replace(opened, run_s=max(opened.run_s - self.walks[str(number)], 0.0))
         if stage and stage == self.last:
             raise Stopped
 
     @staticmethod
-    def _opened(task: Task[Any], first: Task[Any]) -> float:
+    def _opens(task: Task[Any], first: Task[Any]) -> float:
         """Blocks behind the first of a task's changes, over those behind the first of all."""
         blocks = len(task.arguments[1].blocks) - 1
-        own, most = (blocks - t.arguments[2][0][0] for t in (task, first))
+        own, most = (blocks - int(t.arguments[2][0][0]) for t in (task, first))
         return own / max(most, 1)
 
     def _client_s(self) -> float:
@@ -225,7 +233,7 @@ def record(asked: argparse.Namespace) -> None:
             guard=False,
             best_effort=True,
         )
-    whole_s = time.process_time() - start
+    whole_s = time.process_time() - start - recorder.again_s
     found = {
         "model": asked.model.name,
         "whole_s": whole_s,
@@ -246,13 +254,20 @@ class Simulated:
 
 
 def simulated(
-    numbers: Sequence[int], tasks: Sequence[Done], workers: int, walk_s: float, shared: int, rate: float
+    numbers: Sequence[int],
+    tasks: Sequence[Done],
+    workers: int,
+    walk_s: float,
+    shared: int,
+    rate: float,
+    opening_s: float = 0.0,
 ) -> Simulated:
     """One stage, the tasks of these numbers: the client hands out, sends and receives on one link; each worker walks
     for itself and fetches the shared value first, from the client or a worker that has it (a tree: log2 of the
-    workers). walk_s: of each worker, beside what one machine takes."""
+    workers). walk_s: of each worker, beside what one machine takes. opening_s: of all that can be opened, once."""
     ready = shared / rate * (max((workers - 1).bit_length(), 0) + 1)
-    free = [ready + walk_s] * workers
+    free = [(ready + walk_s, 0.0)] * workers  # when, and what share it has opened
+    opened_s = 0.0
     clock = link = 0.0
     held: list[float] = []
     finished: dict[int, float] = {}
@@ -262,8 +277,11 @@ def simulated(
             clock = max(clock, heapq.heappop(held))
         clock = max(clock, finished.get(task.after, 0.0)) + task.before_s
         link = max(link, clock) + task.sent / rate
-        finished[number] = max(heapq.heappop(free), link) + task.run_s + task.returned / rate
-        heapq.heappush(free, finished[number])
+        since, opened = heapq.heappop(free)
+        more_s = opening_s * max(task.opens - opened, 0.0)
+        opened_s += more_s
+        finished[number] = max(since, link) + more_s + task.run_s + task.returned / rate
+        heapq.heappush(free, (finished[number], max(opened, task.opens)))
         heapq.heappush(held, finished[number])
     mine = [tasks[number] for number in numbers]
     work_s = sum(t.run_s for t in mine)
@@ -272,18 +290,18 @@ def simulated(
         "link": sum(t.sent + t.returned for t in mine) / rate + ready,
         "longest task": max(t.run_s for t in mine),
         "work": work_s / workers,
-        "walks": walk_s + work_s / workers,
+        "opening" if opened_s else "walks": walk_s + (work_s + opened_s) / workers,
     }
     return Simulated(max(finished.values()), max(bounds, key=lambda name: bounds[name]))
 
 
 def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> list[Done]:
-    """The same tasks, those that run the model anew each joined to as many as this number of workers gets."""
+    """The same tasks, those that run the model anew each (moments) joined to as many as this number of workers gets."""
     found: list[Done] = []
     place: dict[int, int] = {}
     piece: dict[tuple[int, int], int] = {}
     for number, task in enumerate(tasks):
-        if task.stage in (MOMENTS, CARRYING):
+        if task.stage == MOMENTS:
             same = [n for n, t in enumerate(tasks) if t.run == task.run]
             at = (task.run, same.index(number) * min(workers, len(same)) // len(same))
             if at in piece:
@@ -291,7 +309,7 @@ def joined(tasks: Sequence[Done], workers: int, walks: Mapping[str, float]) -> l
                 found[piece[at]] = replace(
                     whole,
                     before_s=whole.before_s + task.before_s,
-                    run_s=whole.run_s + max(task.run_s - (walks[str(task.run)] if task.stage == MOMENTS else 0), 0.0),
+                    run_s=whole.run_s + max(task.run_s - walks[str(task.run)], 0.0),
                     sent=whole.sent + task.sent,
                     returned=whole.returned + task.returned,
                 )
@@ -330,8 +348,9 @@ def simulate(file: Path, counts: Sequence[int], rate: float, *, there: bool) -> 
     recorded = [Done(**row) for row in found["tasks"]]
     walks: dict[str, float] = found["walks"]
     alone = joined(recorded, 1, walks)
-    in_tasks = sum(t.run_s + t.before_s for t in alone)
-    again = sum(t.run_s for t in recorded) - sum(t.run_s for t in alone) + sum(walks.values())
+    opening = {t.run: walks[str(t.run)] for t in alone if t.stage == CARRYING}  # once on one machine
+    in_tasks = sum(t.run_s + t.before_s for t in alone) + sum(opening.values())
+    again = sum(t.run_s for t in recorded) - sum(t.run_s for t in alone)
     rest_s = max(found["whole_s"] - again - in_tasks, 0.0)
     print(f"{found['model']}: {found['whole_s'] - again:.1f} s of CPU, {in_tasks:.1f} s in tasks and between them")
     print("| stage | tasks | work s | " + " | ".join(f"{n} workers" for n in counts) + " |")
@@ -342,6 +361,7 @@ def simulate(file: Path, counts: Sequence[int], rate: float, *, there: bool) -> 
         for row in rows:
             mine = [alone[n] for n in numbers if row in (stage, alone[n].stage)]
             work_s, cells = sum(t.run_s + (t.before_s if stage == EFFECTS else 0.0) for t in mine), []
+            work_s += sum(opening.get(run, 0.0) for run in {t.run for t in mine})
             for count in counts:
                 made = _stage(found, joined(recorded, count, walks), stage, row, count, rate)
                 totals[count] += made.makespan_s if row == stage else 0.0
@@ -361,10 +381,10 @@ def _stage(
     if stage == EFFECTS and workers == 1:  # who walks for itself
         tasks = [replace(task, before_s=0.0, run_s=task.before_s + task.run_s) for task in tasks]
     walk_s = sum(found["walks"][str(run)] for run in {tasks[n].run for n in numbers}) if stage in WALKED else 0.0
-    if stage == CARRYING:  # each worker has one task
-        tasks, walk_s = [replace(task, run_s=task.run_s + walk_s * task.walk) for task in tasks], 0.0
-    walk_s *= 1.0 - 1.0 / workers  # one walk is in the tasks, where workers take turns along the graph
     shared = sum(b for s, b in found["shared"].items() if PARTS.get(s, s) == stage and row in (stage, s))
+    if stage == CARRYING:
+        return simulated(numbers, tasks, workers, 0.0, shared, rate, walk_s)
+    walk_s *= 1.0 - 1.0 / workers  # one walk is in the tasks, where workers take turns along the graph
     return simulated(numbers, tasks, workers, walk_s, shared, rate)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 from onnxmpq.cache import content_hash
@@ -20,6 +23,8 @@ from onnxmpq.travelling import shared_model
 
 Moving = list[tuple[int, Carried]]
 """Numbers of blocks, and changes at their exits."""
+LATER, LATER_PER_WORKER = 0.2, 8
+"""Share of what is carried that is handed out in short pieces at the end, and how many for each worker."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +99,21 @@ def spread_carry(spread: Spread, model: Model, carrier: Carrier) -> None:
 
 
 def pieces(legs: Sequence[Leg], blocks: int, opening: int, count: int) -> list[list[Leg]]:
-    """At most `count` stretches that take about the same time: each opens the blocks ahead of its first leg, and takes
-    all its legs through those ahead of them. One for each worker, since two would open these blocks twice or have to
-    go to the same one. opening: legs that pass through a block in the time that it takes to open it."""
-    least, most = 0, sum(blocks - leg.block for leg in legs) + opening * blocks
+    """Stretches for `count` workers. First one for each, which take about the same time: a worker opens the blocks
+    ahead of its first leg, and takes all its legs through those ahead of them. Then short ones for whoever is done:
+    they begin so late that their blocks are open everywhere. opening: legs that pass through a block in the time that
+    it takes to open it."""
+    ahead = [blocks - leg.block - 1 for leg in legs]
+    if count == 1:
+        return [list(legs)] if legs else []
+    place = bisect_left(list(accumulate(ahead)), sum(ahead) * (1.0 - LATER))
+    first, later = legs[:place], legs[place:]
+    least, most = 0, sum(ahead) + opening * blocks
     while least < most:  # the shortest time in which so many workers are done
         limit = (least + most) // 2
-        least, most = (least, limit) if len(_stretches(legs, blocks, opening, limit)) <= count else (limit + 1, most)
-    return _stretches(legs, blocks, opening, most)
+        least, most = (least, limit) if len(_stretches(first, blocks, opening, limit)) <= count else (limit + 1, most)
+    short = math.ceil(sum(ahead[place:]) / (LATER_PER_WORKER * count))
+    return _stretches(first, blocks, opening, most) + _stretches(later, blocks, 0, short)
 
 
 def _stretches(legs: Sequence[Leg], blocks: int, opening: int, limit: int) -> list[list[Leg]]:

@@ -1,0 +1,69 @@
+"""Functions for workers, which find them by name, and runs of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from onnxmpq.cluster import connected
+from onnxmpq.progress import Progress, Silent
+from onnxmpq.tasks import Task, current
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+    detail = warn = say
+
+
+def doubled(value: Any, more: int = 0) -> Any:
+    return 2 * value + more
+
+
+def fails(value: int) -> int:
+    raise ValueError(f"no {value}")
+
+
+def fails_first(folder: str, value: int) -> int:
+    """Fails for the first worker that comes."""
+    try:
+        os.mkdir(os.path.join(folder, str(value)))
+    except FileExistsError:
+        return value
+    raise ValueError("not yet")
+
+
+def dies_first(folder: str, value: int) -> int:
+    try:
+        os.mkdir(os.path.join(folder, f"died {value}"))
+    except FileExistsError:
+        return value
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def dies(value: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError(value)
+
+
+def naps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def tasks(function: Any, rows: list[tuple[Any, ...]]) -> list[Task[Any]]:
+    return [Task(f"{function.__name__} {n}", f"layer {n}", function, row) for n, row in enumerate(rows)]
+
+
+def run(client: Any, made: list[Task[Any]], heard: Progress | None = None, **more: Any) -> dict[str, Any]:
+    with connected(client, heard or Silent(), **more):
+        elsewhere = current()
+        assert elsewhere is not None
+        return {task.about: result for task, result in elsewhere.run(made)}
