@@ -7,8 +7,6 @@ that refit, which lets few trials cover the range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from onnxmpq.rounding.types import SMALLEST_STEP, FloatArray, WeightFormat, chunks
@@ -33,23 +31,25 @@ def fit_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatAr
 
 def _search_steps(rows: FloatArray, weight_format: WeightFormat, importance: FloatArray | None) -> FloatArray:
     weighted = rows if importance is None else rows * importance
-    best_step = np.ones(len(rows), dtype=np.float32)
-    best_error = np.full(len(rows), np.inf, dtype=np.float32)
-    for trial in _trial_steps(rows, weight_format):
-        codes = rows / trial[:, None]
+    trials = _trial_steps(rows, weight_format)
+    steps, errors = np.empty_like(trials), np.empty_like(trials)
+    for some in chunks(TRIALS, rows.size):
+        codes = rows / trials[some, :, None]
         np.rint(codes, out=codes)
         np.clip(codes, weight_format.low, weight_format.high, out=codes)
         squares = power(codes, importance)
-        step = dot(codes, weighted) / np.where(squares > 0, squares, np.float32(1))
-        codes *= step[:, None]
-        error = power(np.subtract(rows, codes, out=codes), importance)
-        better = (error < best_error) & (np.abs(step) >= SMALLEST_STEP)
-        best_error[better], best_step[better] = error[better], step[better]
-    return best_step
+        step = steps[some] = dot(codes, weighted) / np.where(squares > 0, squares, np.float32(1))
+        codes *= step[..., None]
+        errors[some] = power(np.subtract(rows, codes, out=codes), importance)
+    errors[~((errors < np.inf) & (np.abs(steps) >= SMALLEST_STEP))] = np.inf
+    best = np.argmin(errors, axis=0), np.arange(len(rows))  # of equal ones the first
+    found: FloatArray = np.where(errors[best] < np.inf, steps[best], np.float32(1))
+    return found
 
 
-def _trial_steps(rows: FloatArray, weight_format: WeightFormat) -> Iterator[FloatArray]:
-    """float32 [R] each: from (largest magnitude / largest code), the usual choice, to a fraction of what clips nothing.
+def _trial_steps(rows: FloatArray, weight_format: WeightFormat) -> FloatArray:
+    """float32 [TRIALS, R]: from (largest magnitude / largest code), the usual choice, to a fraction of what clips
+    nothing.
 
     A row for which the format allows a negative step, and that gains from it, has negative ones.
     """
@@ -59,19 +59,19 @@ def _trial_steps(rows: FloatArray, weight_format: WeightFormat) -> Iterator[Floa
     widest = np.maximum(top, bottom) / high
     unclipped = np.where(sign < 0, np.maximum(top / -low, bottom / high), np.maximum(top / high, bottom / -low))
     narrowest = NARROWEST_TRIAL * unclipped
-    for part in np.linspace(0, 1, TRIALS, dtype=np.float32):
-        trial = widest + part * (narrowest - widest)
-        yield np.where(trial < SMALLEST_STEP, np.float32(1), trial) * sign
+    trials = widest + np.linspace(0, 1, TRIALS, dtype=np.float32)[:, None] * (narrowest - widest)
+    found: FloatArray = np.where(trials < SMALLEST_STEP, np.float32(1), trials) * sign
+    return found
 
 
 def dot(left: FloatArray, right: FloatArray) -> FloatArray:
-    """float32 [R]: the inner product of each row of two [R, B]."""
-    products: FloatArray = np.einsum("rk,rk->r", left, right)
+    """float32 [..., R]: the inner product of each row of [..., R, B] and of [R, B]."""
+    products: FloatArray = np.einsum("...rk,...rk->...r", left, right)
     return products
 
 
 def power(values: FloatArray, importance: FloatArray | None) -> FloatArray:
-    """float32 [R]: the sum of importance · value² over each row of [R, B]."""
+    """float32 [..., R]: the sum of importance · value² over each row of [..., R, B]."""
     return dot(values, values) if importance is None else dot(np.square(values), importance)
 
 
