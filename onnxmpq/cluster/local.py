@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ _WORKER_NAME = "Dask Worker"
 _UNKNOWN_EXIT = 255
 
 
+@dataclass(eq=False)
+class _Start:
+    """Of a worker. why: it has ended by itself before it was done."""
+
+    why: str = ""
+    done: bool = False
+
+    def note(self, why: str, failed: list[_Start]) -> None:
+        """Say why it failed, among others that did."""
+        self.why = why
+        if self not in failed:
+            failed.append(self)
+
+
 @contextmanager
 def local_cluster(workers: int) -> Iterator[Any]:
     """A `LocalCluster` with one thread a worker, that waits for its workers to come back as long as they take.
@@ -56,7 +71,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
     import distributed  # noqa: PLC0415
     from distributed.core import Status  # noqa: PLC0415
 
-    failed: list[str] = []
+    failed: list[_Start] = []
 
     class Patient(distributed.LocalCluster):  # type: ignore[misc]  # mypy does not read Dask
         failed_starts = failed
@@ -66,7 +81,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
                 super()._update_worker_status(*change)
 
     class Watched(distributed.Nanny):  # type: ignore[misc]
-        exit_code: int | None = None
+        start_of_worker = _Start()
 
         async def start(self) -> Any:
             with suppress(Exception):  # noted below; Dask would log it three times
@@ -74,24 +89,27 @@ def local_cluster(workers: int) -> Iterator[Any]:
             return self
 
         def _on_worker_exit_sync(self, exitcode: int) -> None:
-            self.exit_code = exitcode
+            start = self.start_of_worker
+            if not start.done and 0 <= exitcode != _UNKNOWN_EXIT:  # below 0: something killed it
+                start.note(_GUARD if exitcode == UNGUARDED else f"exit code {exitcode}", failed)
             super()._on_worker_exit_sync(exitcode)
+
+        async def kill(self, *how: Any, **more: Any) -> None:
+            if self.process is None or self.process.process is not None:  # or it has ended, and Dask before 2026.8
+                await super().kill(*how, **more)  # fails to close the nanny, which whoever closes it waits for
 
         async def instantiate(self) -> Any:
             if given_up(failed, workers):
-                raise RuntimeError(failed[-1])
-            self.exit_code = None
+                raise RuntimeError(failed[-1].why)
+            start = self.start_of_worker = _Start()
             try:
                 status = await super().instantiate()
             except Exception as error:  # it could still say why
-                failed.append(f"{type(error).__name__}: {error}")
+                start.note(f"{type(error).__name__}: {error}", failed)
                 raise
             if status == Status.running:
+                start.done = True
                 failed.clear()
-            elif self.exit_code == UNGUARDED:
-                failed.append(_GUARD)
-            elif self.exit_code is not None and 0 <= self.exit_code != _UNKNOWN_EXIT:  # below 0: something killed it
-                failed.append(f"exit code {self.exit_code}")
             return status
 
     with forked(), dask.config.set(_QUIET_SETTINGS):  # of the scheduler, and of what starts workers later
@@ -117,9 +135,9 @@ def dask_loggers() -> list[logging.Logger]:
     return [logging.getLogger("distributed"), *own]
 
 
-def given_up(failed: list[str], workers: int) -> bool:
+def given_up(failed: list[_Start], workers: int) -> bool:
     """True if so many starts of workers have failed, none having begun to work, that the next ones would as well."""
-    return _GUARD in failed or len(failed) >= max(STARTS, workers)
+    return any(start.why == _GUARD for start in failed) or len(failed) >= max(STARTS, workers)
 
 
 def _require_importable() -> None:
@@ -165,11 +183,9 @@ def restorer(cluster: Any) -> Callable[[], None]:
         if not given_up(failed, wanted):
             cluster.loop.add_callback(restored)
         elif not cluster.scheduler.workers:
-            why = (
-                failed[-1]
-                if failed[-1] == _GUARD
-                else f"workers end while they start ({failed[-1]}); see what they wrote above"
-            )
+            why = failed[-1].why
+            if why != _GUARD:
+                why = f"workers end while they start ({why}); see what they wrote above"
             raise ClusterError(f"--cluster local:{wanted}: {why}")
 
     return restore
