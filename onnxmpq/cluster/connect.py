@@ -63,9 +63,14 @@ def on_cluster(function: Callable[[Model, Asked], Result]) -> Callable[[Model, A
 
 @contextmanager
 def connected(
-    cluster: Any, progress: Progress, *, folder: str | Path | None = None, device: str | None = None
+    cluster: Any,
+    progress: Progress,
+    *,
+    folder: str | Path | None = None,
+    device: str | None = None,
+    tasks: bool = True,
 ) -> Iterator[None]:
-    """A block whose tasks are done on a cluster; without one, a plain block.
+    """A block whose tasks are done on a cluster; without one, a plain block. tasks: False for one that only measures.
 
     cluster: `tcp://HOST:PORT` (or another protocol of Dask), `local:N`, a `distributed.Client`, or None. folder: that
     all workers see, through which models travel. device: name of the tag `onnxmpq-NAME` of the workers on which time is
@@ -95,9 +100,10 @@ def connected(
             measuring = devices.RemoteDevice(client, pool.device(device), device)
             progress.say(f"latency is measured on {measuring.described['cpu']} ({measuring.machine})")
             stack.enter_context(measured_on(measuring))
-        if not pool.local:
-            pool.require_workers()
-        stack.enter_context(done_by(pool))
+        if tasks:
+            if not pool.local:
+                pool.require_workers()
+            stack.enter_context(done_by(pool))
         yield
 
 

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from onnxmpq.errors import ClusterError
+from onnxmpq.files import scratch_folder
 
 _LOST_WORKER = "distributed.deploy.lost-worker-timeout"
 """Dask's setting after which a LocalCluster closes the nanny of a worker that ended and has not come back, by default
 15 s: a busy machine may take longer to start one."""
+_FOLDER = "temporary-directory"
 _METHOD = "distributed.worker.multiprocessing-method"
 _QUIET_SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.worker.memory.pause": False,  # a worker with one task gains nothing by waiting
 }
 """By default a worker looks at its stack 100 times a second, and each process at its clock 50 times, which takes 3 %
 of a core each; at its memory 10 times, and at the whole machine twice, which takes 1.5 % for two workers and the client
@@ -112,27 +115,30 @@ def local_cluster(workers: int) -> Iterator[Any]:
                 failed.clear()
             return status
 
-    with forked(), dask.config.set(_QUIET_SETTINGS):  # of the scheduler, and of what starts workers later
-        cluster = Patient(
-            n_workers=0,
-            threads_per_worker=1,
-            processes=True,
-            worker_class=Watched,
-            memory_limit=1.0 / workers,
-            dashboard_address=":0",
-            config=_QUIET_SETTINGS,  # of the workers
-            preload=_PRELOADED,
-        )
-        with cluster:
-            cluster.scale(workers)  # returns at once
-            yield cluster
+    with scratch_folder("files of workers") as folder, forked():  # Dask leaves locks of workers that a signal ended
+        settings = {**_QUIET_SETTINGS, _FOLDER: str(folder)}
+        with dask.config.set(settings):  # of the scheduler, and of what starts workers later
+            cluster = Patient(
+                n_workers=0,
+                threads_per_worker=1,
+                processes=True,
+                worker_class=Watched,
+                memory_limit=1.0 / workers,
+                dashboard_address=":0",
+                config=settings,  # of the workers
+                preload=_PRELOADED,
+                local_directory=str(folder),
+            )
+            with cluster:
+                cluster.scale(workers)  # returns at once
+                yield cluster
 
 
 def dask_loggers() -> list[logging.Logger]:
     """That Dask has given a level, which decides what it writes to stderr: one for all, and some of their own."""
     names = [name for name in list(logging.root.manager.loggerDict) if name.startswith("distributed.")]
     own = [logger for name in names if (logger := logging.getLogger(name)).level != logging.NOTSET]
-    return [logging.getLogger("distributed"), *own]
+    return [logging.getLogger("distributed"), logging.getLogger("asyncio"), *own]
 
 
 def given_up(failed: list[_Start], workers: int) -> bool:

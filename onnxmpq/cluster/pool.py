@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxmpq.cluster.remote import Box, Identity, Spooled, identity, sees
-from onnxmpq.cluster.run import Run, Shared
-from onnxmpq.errors import ClusterError
+from onnxmpq.cluster.run import CONNECT_S, GONE, Run, Shared
+from onnxmpq.errors import ClusterError, LostError
 from onnxmpq.progress import Progress
 from onnxmpq.tasks import Task
 
@@ -44,8 +44,10 @@ class Pool:
         self.known: dict[str, Identity] = {}
         self.threads: dict[str, int] = {}
         self.left_out: dict[str, str] = {}
+        self.paused: set[str] = set()  # by Dask, as their memory is nearly full: they take no tasks for a while
         self.lost: set[str] = set()  # keys of tasks that a worker was lost with
-        self._looked, self._refused, self._waited = float("-inf"), False, False
+        self._looked = self._asked = float("-inf")
+        self._refused, self._waited = False, False
         self._lasting, self._lasts = ExitStack(), ("", Shared(Box(None)))
 
     # ---- who is there --------------------------------------------------------------------------
@@ -72,24 +74,47 @@ class Pool:
             self._looked = time.monotonic()
             if self.restore is not None:
                 self.restore()
-            present: dict[str, int] = self.client.nthreads()
+            present = self._present()
             self._identify([address for address in present if address not in self.known | self.left_out])
-            self.threads = {a: n for a, n in present.items() if a in self.known and not self.known[a].tags}
+            usable = present.keys() & self.known.keys() - self.paused
+            self.threads = {a: n for a, n in present.items() if a in usable and not self.known[a].tags}
             self._refused = bool(present) and self.left_out.keys() >= present.keys()
         return self.threads
+
+    def _present(self) -> dict[str, int]:
+        """Threads of all workers, by address; notes which of them are paused. Raises LostError."""
+        deadline = time.monotonic() + CONNECT_S
+        while True:
+            try:
+                present: dict[str, int] = self.client.nthreads()
+                if time.monotonic() - self._asked >= LOOK_S:
+                    workers = self.client.scheduler_info(n_workers=-1)["workers"]
+                    self.paused = {a for a, about in workers.items() if about.get("status") == "paused"}
+                    self._asked = time.monotonic()
+                return present
+            except OSError:  # the connection has broken, perhaps for a moment
+                if self.client.status not in ("connecting", "running") or time.monotonic() > deadline:
+                    raise LostError(GONE) from None
+            time.sleep(0.2)
 
     def require_workers(self, *, again: bool = False) -> None:
         """Waits for workers. again: all were lost. Raises ClusterError where none comes, or none can be used."""
         self._waited = True
         if again:
-            self.progress.say(f"all workers are lost; waiting {RETURN_S:.0f} s for them or others to come")
-        self._wait_for(lambda: bool(self.look(now=True)), RETURN_S if again else WAIT_S)
+            what = "paused by Dask, as their memory is nearly full" if self.paused else "lost"
+            self.progress.say(f"all workers are {what}; waiting {RETURN_S:.0f} s for them or others to come")
+        self._wait_for(lambda: bool(self.look(now=True)), RETURN_S if again else WAIT_S, again=again)
         if self.threads:
             workers, at_once = _count(len(self.threads), "worker"), _count(self.width, "task")
             self.progress.say(f"{workers} of the cluster, {at_once} at a time")
             return
         devices = [a for a, i in self.known.items() if i.tags]
-        if self.left_out:
+        if self.paused:
+            raise ClusterError(
+                f"all workers ({', '.join(sorted(self.paused))}) are paused by Dask, as their memory is nearly full; "
+                "give them more (`dask worker --memory-limit`), or fewer of them the machine"
+            )
+        if self.left_out and not again:
             unseen = all(reason == self._unseen for reason in self.left_out.values())
             advice = "mount it there at the same path, or leave it out" if unseen else _ALIKE
             raise ClusterError(f"no worker can be used: {_first(self.left_out)}; {advice}")
@@ -130,9 +155,10 @@ class Pool:
                 raise ClusterError(f"--device {name}: {cpus} are of different kinds; give them different tags")
         return found
 
-    def _wait_for(self, what: Callable[[], bool], seconds: float) -> None:
+    def _wait_for(self, what: Callable[[], bool], seconds: float, *, again: bool = False) -> None:
+        """again: there have been some, though others that are there may be left out."""
         deadline = time.monotonic() + seconds
-        while not what() and not self._refused and time.monotonic() < deadline:
+        while not what() and (again or not self._refused) and time.monotonic() < deadline:
             time.sleep(0.2)
 
     def _identify(self, addresses: list[str]) -> None:
@@ -204,11 +230,12 @@ class Pool:
             return
         path = self.folder.absolute() / f"onnxmpq-{key[:32]}-{self.token}.pickle"
         try:
-            content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-            path.write_bytes(content)
+            try:
+                content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+                path.write_bytes(content)
+            except OSError as error:
+                raise self._unwritable(error) from None
             yield Shared(Spooled(path, hashlib.sha256(content).hexdigest()))
-        except OSError as error:
-            raise self._unwritable(error) from None
         finally:
             with suppress(OSError):
                 path.unlink()

@@ -62,12 +62,28 @@ def identity(dask_worker: Any = None) -> Identity:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """A value as a whole: Dask looks into lists and dicts that travel by themselves."""
+    """A value as a whole: Dask looks into lists and dicts that travel by themselves.
+
+    It travels pickled, as one buffer: Dask would hand out its arrays as slices of what it has received, at any address,
+    and onnxruntime's reductions give other last bits for values that are not aligned.
+    """
 
     value: Any
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Box], tuple[bytes | pickle.PickleBuffer]]:
+        return _box, (_pickled(self.value, protocol),)
+
     def opened(self) -> Any:
         return self.value
+
+
+def _pickled(value: Any, protocol: int) -> bytes | pickle.PickleBuffer:
+    content = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return pickle.PickleBuffer(content) if protocol >= 5 else content  # as a buffer it is not copied once more
+
+
+def _box(content: bytes) -> Box:
+    return Box(pickle.loads(content))
 
 
 @dataclass(frozen=True)
@@ -91,12 +107,19 @@ def _loaded(path: Path, sha256: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The result of a task, or what it raised, in a line and with its traceback."""
+    """The result of a task, or what it raised, in a line and with its traceback. Travels as a `Box` does."""
 
     worker: str
     result: Any = None
     error: str = ""
     trace: str = field(default="", repr=False)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Outcome], tuple[Any, ...]]:
+        return _outcome, (self.worker, _pickled(self.result, protocol), self.error, self.trace)
+
+
+def _outcome(worker: str, result: bytes, error: str, trace: str) -> Outcome:
+    return Outcome(worker, pickle.loads(result), error, trace)
 
 
 def perform(function: Callable[..., Any], places: Sequence[int], parcel: Box, *shared: Box | Spooled) -> Outcome:

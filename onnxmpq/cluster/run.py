@@ -27,6 +27,7 @@ worker as well once nothing else is left to hand out."""
 POLL_S = 1.0
 CONNECT_S = 20.0
 """In which a client may find its scheduler again."""
+GONE = "the scheduler is gone or was started again; what is done is in the cache: run the same command again"
 
 
 class Shared:
@@ -75,8 +76,7 @@ class Run(Generic[Result]):
                 tried = self.open.pop(future, None)
                 if tried is None:  # of a task that another worker has done meanwhile
                     continue
-                del tried.futures[future]
-                outcome = self._outcome(future)
+                outcome = self._outcome(future, tried.futures.pop(future))
                 if outcome is not None and not outcome.error:
                     self._finish(tried)
                     yield tried.task, outcome.result
@@ -94,7 +94,7 @@ class Run(Generic[Result]):
     def _hand_out(self) -> bool:
         """Fill the workers; False when all is done."""
         self._level()
-        while not self.all_out:
+        while not self.all_out and not (self.open and self.pool.paused and not self.pool.look()):
             self._workers()
             running = len({id(t) for t in self.open.values()})
             if running >= self.pool.width + max(1, self.pool.width // 4):
@@ -115,7 +115,7 @@ class Run(Generic[Result]):
                 continue
             if (address := tried.futures[future]) in there:
                 there[address].append(future)
-            else:
+            elif address not in self.pool.paused:  # there it goes on
                 self.client.cancel([future])
                 self.done.put(future)
         idle = [address for address, has in there.items() if not has]
@@ -123,7 +123,11 @@ class Run(Generic[Result]):
             busiest = max(there, key=lambda a: len(there[a]) - self.pool.threads[a])
             if len(there[busiest]) <= self.pool.threads[busiest]:
                 break
-            future = there[busiest].pop()  # the last one that it was given
+            fresh = [f for f in there[busiest] if address not in (o.worker for o in self.open[f].errors)]
+            if not fresh:  # they have failed there already
+                continue
+            future = fresh[-1]  # the last one that it was given
+            there[busiest].remove(future)
             tried = self.open.pop(future)
             del tried.futures[future]
             self.client.cancel([future])
@@ -182,7 +186,7 @@ class Run(Generic[Result]):
 
     # ---- what becomes of them ------------------------------------------------------------------
 
-    def _outcome(self, future: Any) -> Outcome | None:
+    def _outcome(self, future: Any, worker: str) -> Outcome | None:
         """None where the worker, or what it had made, is lost."""
         if future.status == "finished":
             try:
@@ -196,7 +200,7 @@ class Run(Generic[Result]):
         if future.status == "error":
             error = future.exception()
             if type(error).__name__ not in ("KilledWorker", "FutureCancelledError"):
-                return Outcome("", None, f"{type(error).__name__}: {error}")
+                return Outcome(worker, None, f"{type(error).__name__}: {error}")
         return None
 
     def _again(self, tried: _Tried[Result], outcome: Outcome | None) -> None:
@@ -257,6 +261,4 @@ class Run(Generic[Result]):
         except Exception:  # it went away just now
             same = False
         if not same:
-            raise LostError(
-                "the scheduler is gone or was started again; what is done is in the cache: run the same command again"
-            )
+            raise LostError(GONE)

@@ -50,7 +50,7 @@ def profile_model(
     """
     require_source(model)
     heard = progress or Progress()
-    with connected(cluster, heard, device=device):
+    with connected(cluster, heard, device=device, tasks=device is None):
         return _profiled(
             model,
             open_target(target),

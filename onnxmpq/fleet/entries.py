@@ -80,7 +80,7 @@ def entries_of(source: Path, overrides: Mapping[str, Any] | None = None) -> list
 def _in_folder(folder: Path, given: Mapping[str, Any]) -> list[Entry]:
     found = []
     for model in sorted(folder.glob("*.onnx")):
-        if model.name.endswith(SUFFIX):
+        if model.name.endswith(SUFFIX) or model.name.startswith("."):  # a result, or hidden
             continue
         beside = [p for p in (model.with_suffix(".npz"), model.with_suffix("")) if os.path.exists(p)]
         options = {"calibration": str(beside[0]), **given} if beside else dict(given)

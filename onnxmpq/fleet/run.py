@@ -21,6 +21,7 @@ from onnxmpq.fleet.entries import JSON, PAGE, Entry, entries_of, is_function
 from onnxmpq.fleet.results import HEADS, Converted, Fleet, cells, rows_by_name, values
 from onnxmpq.isolation import isolated
 from onnxmpq.keys import programs
+from onnxmpq.measuring import described, elsewhere
 from onnxmpq.model import model_files
 from onnxmpq.page import FleetRow, render_fleet
 from onnxmpq.pipeline import convert
@@ -64,7 +65,7 @@ def convert_many(
         connected(cluster, heard, folder=cluster_folder, device=device),
         heard.stage(f"converting {len(entries)} models", len(entries)) as tick,
     ):
-        before = {entry.name: _reused(entry, known.get(entry.name), folder) for entry in entries}
+        before = {entry.name: _reused(entry, known.get(entry.name), folder, effort) for entry in entries}
         for number, entry in enumerate(entries, 1):
             row = before[entry.name]
             if row is None:
@@ -98,9 +99,9 @@ def _read(path: Path) -> Any:
     return None
 
 
-def _reused(entry: Entry, known: Converted | None, folder: Path) -> Converted | None:
+def _reused(entry: Entry, known: Converted | None, folder: Path, effort: Effort | None) -> Converted | None:
     """The row of a run before this one, where it is about the same, and all its files are there."""
-    if known is None or not known.done or not known.files or not known.key or known.key != _key(entry):
+    if known is None or not known.done or not known.files or not known.key or known.key != _key(entry, effort):
         return None
     with suppress(OSError, ModelError):
         whole = all(os.path.isfile(folder / name) for name in known.files.values())
@@ -113,7 +114,7 @@ def _converted(entry: Entry, folder: Path, common: Mapping[str, Any]) -> Convert
     """Raises LostError alone: without a scheduler there is no use in going on."""
     files, start = entry.files(folder), time.monotonic()
     asked = Request(**entry.options).budgets.spelled()
-    row = Converted(entry.name, _key(entry), str(entry.model), entry.target, asked)
+    row = Converted(entry.name, _key(entry, common["effort"]), str(entry.model), entry.target, asked)
     try:
         made = convert(
             entry.model, **{**entry.options, **common}, output=str(files["model"]), report=str(files["report"])
@@ -155,15 +156,16 @@ def _said(row: Converted) -> str:
     return f"{row.name}: {shown['MB']} MB{latency}, quality {row.quality}, in {duration(row.seconds)}"
 
 
-def _key(entry: Entry) -> str:
-    """Hash of all that the result follows from; files by name, size and time of change.
+def _key(entry: Entry, effort: Effort | None) -> str:
+    """Hash of all that the result follows from, where time is taken too; files by name, size and time of change.
 
     Empty where that is not known: a function of Python may give other samples tomorrow.
     """
     try:
         options = {name: _identity(name, value) for name, value in entry.options.items()}
         files = [*model_files(entry.model), *_tokenizers(entry)]
-        return content_hash("fleet", programs(), str(entry.model), _stamps(files), options)
+        device = described() if elsewhere() else {}
+        return content_hash("fleet", programs(), str(entry.model), _stamps(files), options, device, str(effort))
     except (TypeError, OSError, OnnxmpqError):  # an object of Python that has no content, or a file that is gone
         return ""
 

@@ -247,8 +247,9 @@ def measured(
 
     mark: of a walk that has come to the group before this one.
     """
-    if _walk.key != scene.key:
-        _walk.key, _walk.caught, _walk.next = scene.key, [], 0
+    known, _walk.key = _walk.key == scene.key, ""  # whatever fails on the way: the next task walks anew
+    if not known:
+        _walk.caught, _walk.next = [], 0
         _walk.worker = scene.worker(model, tries, _walk.caught)
         _walk.prefix = _walk.worker.prefix()
     worker = _walk.worker
@@ -260,6 +261,7 @@ def measured(
     while _walk.next < number:
         worker.skip(_walk.next, _walk.prefix)
         _walk.next += 1
+    _walk.key = scene.key
     before = _walk.prefix.mark()
     worker.tries = tries
     _walk.caught.clear()

@@ -24,7 +24,7 @@ from onnxmpq.files import serialize
 from onnxmpq.progress import SENSITIVITY, Progress, Silent
 from onnxmpq.tasks import Task, current
 from tests.cluster.conftest import local_cluster, scheduler, worker
-from tests.cluster.work import Heard, dies, dies_first, doubled, fails, fails_first, naps, run, tasks
+from tests.cluster.work import Heard, dies, dies_first, doubled, fails, fails_first, fails_on, naps, run, tasks, where
 from tests.conftest import QUICK
 from tests.graphs import graph, residual_cnn, samples_for
 from tests.tables import int8_pays
@@ -99,6 +99,31 @@ def test_what_fails_is_tried_again(client: Any, tmp_path: Path) -> None:
     rows = [(str(tmp_path), n) for n in range(3)]
     assert run(client, tasks(fails_first, rows), heard) == {f"layer {n}": n for n in range(3)}
     assert sum("not yet" in line and "trying again" in line for line in heard.lines) == 3
+
+
+def test_a_worker_that_fails_at_once_does_not_end_the_run(client: Any) -> None:
+    """It is always idle, and would get each task that waits again."""
+    broken = min(client.nthreads())
+    assert run(client, tasks(fails_on, [(broken, n) for n in range(6)])) == {f"layer {n}": n for n in range(6)}
+
+
+def test_a_paused_worker_gets_nothing(client: Any) -> None:
+    """Dask pauses one whose memory is nearly full; what is sent there waits until it is not."""
+    one, other = sorted(client.nthreads())
+    heard = Heard()
+
+    def status(dask_worker: Any, name: str) -> None:
+        from distributed.core import Status  # noqa: PLC0415
+
+        dask_worker.status = Status[name]
+
+    client.run(status, name="paused", workers=[one])
+    try:
+        found = run(client, tasks(where, [(n,) for n in range(4)]), heard)
+        assert set(found.values()) == {other}
+        assert any(line.startswith("1 worker of the cluster") for line in heard.lines)
+    finally:
+        client.run(status, name="running", workers=[one])
 
 
 def test_three_failures_name_the_layer(client: Any) -> None:

@@ -30,6 +30,16 @@ def fails(value: int) -> int:
     raise ValueError(f"no {value}")
 
 
+def fails_on(address: str, value: int) -> int:
+    """At once on one worker, while others take some time."""
+    from distributed import get_worker  # noqa: PLC0415
+
+    if get_worker().address == address:
+        raise OSError("a broken disk")
+    time.sleep(0.1)
+    return value
+
+
 def fails_first(folder: str, value: int) -> int:
     """Fails for the first worker that comes."""
     try:
@@ -51,6 +61,12 @@ def dies_first(folder: str, value: int) -> int:
 def dies(value: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError(value)
+
+
+def where(_number: int) -> str:
+    from distributed import get_worker  # noqa: PLC0415
+
+    return str(get_worker().address)
 
 
 def naps(seconds: float) -> float:

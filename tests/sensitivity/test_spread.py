@@ -9,8 +9,9 @@ import pytest
 from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, MemoryBudget
 from onnxmpq.keys import model_hash
-from onnxmpq.sensitivity import Effects, fit_frame, measure_effects
-from onnxmpq.sensitivity.spread import spread_effects
+from onnxmpq.sensitivity import Effects, Perturbations, fit_frame, measure_effects, spread
+from onnxmpq.sensitivity.measure import EffectsWorker
+from onnxmpq.sensitivity.spread import Scene, measured, spread_effects
 from tests.executors import Shuffled
 from tests.graphs import feeds_for, prepared, residual_cnn, token_model
 from tests.sensitivity.test_effects import perturbations
@@ -55,3 +56,36 @@ def test_only_what_is_tried_makes_tasks() -> None:
     found = spread_effects(Shuffled(4, 0), "few", model, feeds, few, frame, tick=ticks.append)
     assert set(ticks) == {few.count}  # the shuffled executor does each task twice
     assert_same_bits(measure_effects(model, feeds, few, frame=frame), found)
+
+
+def test_an_error_on_the_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has measured something before tries a task once more after an error that has passed."""
+    monkeypatch.setattr("onnxmpq.sensitivity.measure.GROUP", 2)
+    proto = residual_cnn()
+    model = prepared(proto)
+    scenes: dict[str, tuple[Scene, Perturbations]] = {}
+    for key, seed in (("one", 1), ("other", 2)):
+        feeds = feeds_for(proto, 5, seed=seed)
+        tries = perturbations(model, feeds)
+        scenes[key] = Scene(key, feeds, fit_frame(model, feeds, tries.count, threads=1, kinds={}), None, MEMORY), tries
+    other, tries = scenes["other"]
+    worker = other.worker(model, tries, [])
+    last, targets = list(worker.used().items())[-1]
+    task = tries.only({r.name for t in targets if (r := worker.targets[t]) is not None}, targets)
+    monkeypatch.setattr(spread._walk, "key", "")
+    expected = measured(model, other, last, task)[0]
+    for broken in ("worker", "prefix", "skip"):
+        measured(model, scenes["one"][0], 0, scenes["one"][1])
+        holder = Scene if broken == "worker" else EffectsWorker
+        with monkeypatch.context() as once, pytest.raises(MemoryError):
+            once.setattr(holder, broken, out_of_memory)
+            measured(model, other, last, task)
+        again = measured(model, other, last, task)[0]
+        for name in ("weights", "activations"):
+            assert again[name].keys() == expected[name].keys()
+            for key, change in again[name].items():
+                np.testing.assert_array_equal(change, expected[name][key], err_msg=f"{broken} {name} {key}")
+
+
+def out_of_memory(*_: object) -> None:
+    raise MemoryError
