@@ -250,6 +250,15 @@ def test_devices_take_nothing_but_measurements(tmp_path: Path) -> None:
                 run(client, [], device="arm")
 
 
+@pytest.mark.long
+def test_a_profile_needs_a_device_alone() -> None:
+    with scheduler() as (_, address), worker(address, "--resources", "onnxmpq-board=1"):
+        table = onnxmpq.profile(
+            PROTO, calibration=samples_for(PROTO, 4), cluster=address, device="board", effort=QUICK, progress=Silent()
+        )
+    assert table.node_s
+
+
 def doing(_number: int) -> str:
     from distributed import get_worker  # noqa: PLC0415
 

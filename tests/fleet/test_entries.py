@@ -61,6 +61,7 @@ def test_defaults_entries_and_overrides(folder: Path) -> None:
 def test_a_folder_with_its_data(folder: Path) -> None:
     (folder / "b").mkdir()
     (folder / "a.mpq.onnx").write_bytes(b"a result")
+    (folder / "._a.onnx").write_bytes(b"hidden, as macOS copies attributes")
     first, second = entries_of(folder, {"size": "25%"})
     assert (first.name, first.options["calibration"]) == ("a", str(folder / "a.npz"))
     assert (second.name, second.options["calibration"]) == ("b", str(folder / "b"))

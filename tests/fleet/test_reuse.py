@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 import onnxmpq
 from onnxmpq.files import plan_path, weights_path
 from onnxmpq.fleet import run
+from onnxmpq.measuring import measured_on
 from onnxmpq.progress import Silent
+from tests.conftest import QUICK
 from tests.graphs import residual_cnn, samples_for
 
 Again = Callable[..., list[str]]
@@ -95,6 +98,14 @@ def test_functions_of_python_are_never_known(again: Again, tmp_path: Path) -> No
     assert again(calibration=samples_for(residual_cnn(), 3)) == list(NAMES)
     metric = {"metric": "json:dumps"}
     assert again(**metric) == again(**metric) == list(NAMES)
+
+
+def test_where_time_is_taken_and_how_long(again: Again) -> None:
+    board: Any = SimpleNamespace(described={"cpu": "a board"}, machine="board")
+    with measured_on(board):
+        assert again() == list(NAMES) and again() == []
+    assert again() == list(NAMES)
+    assert again(effort=QUICK) == list(NAMES)
 
 
 def test_what_an_earlier_run_did_outlives_an_interruption(
