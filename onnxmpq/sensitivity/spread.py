@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from onnxmpq.cache import content_hash
 from onnxmpq.execution import MEMORY, MemoryBudget
@@ -227,17 +228,23 @@ def _work(worker: EffectsWorker) -> dict[str, int]:
     return found
 
 
-class _Walk(threading.local):
-    """This thread's walk through one scene: before the group `next`."""
+class _Walk:
+    """Through one scene: before the group `next`."""
 
-    key = ""
-    worker: EffectsWorker
-    caught: list[Caught]
-    prefix: Any
-    next = 0
+    def __init__(self, scene: Scene, model: Model, tries: Perturbations) -> None:
+        self.caught: list[Caught] = []
+        self.worker = scene.worker(model, tries, self.caught)
+        self.prefix, self.next = self.worker.prefix(), 0
 
 
-_walk = _Walk()
+class _Walks(threading.local):
+    """This thread's. It ends with its scene, which is there while there are tasks of it."""
+
+    def __init__(self) -> None:
+        self.of = WeakKeyDictionary[Scene, _Walk]()
+
+
+_walks = _Walks()
 
 
 def measured(
@@ -247,29 +254,26 @@ def measured(
 
     mark: of a walk that has come to the group before this one.
     """
-    known, _walk.key = _walk.key == scene.key, ""  # whatever fails on the way: the next task walks anew
-    if not known:
-        _walk.caught, _walk.next = [], 0
-        _walk.worker = scene.worker(model, tries, _walk.caught)
-        _walk.prefix = _walk.worker.prefix()
-    worker = _walk.worker
-    if mark is not None and number != _walk.next:
-        _walk.prefix.back(mark)
-        _walk.next = number
-    if number < _walk.next:
-        _walk.prefix, _walk.next = worker.prefix(), 0
-    while _walk.next < number:
-        worker.skip(_walk.next, _walk.prefix)
-        _walk.next += 1
-    _walk.key = scene.key
-    before = _walk.prefix.mark()
+    walk = _walks.of.pop(scene, None)  # whatever fails on the way: the next task walks anew
+    if walk is None:
+        _walks.of.clear()  # one at a time
+        walk = _Walk(scene, model, tries)
+    worker = walk.worker
+    if mark is not None and number != walk.next:
+        walk.prefix.back(mark)
+        walk.next = number
+    if number < walk.next:
+        walk.prefix, walk.next = worker.prefix(), 0
+    while walk.next < number:
+        worker.skip(walk.next, walk.prefix)
+        walk.next += 1
+    before = walk.prefix.mark()
     worker.tries = tries
-    _walk.caught.clear()
-    try:
-        part = worker.measured(number, _walk.prefix)
-    finally:
-        _walk.prefix.back(before)  # the next task may be of the same group
-    return {name: getattr(part, name) for name in _FIELDS}, list(_walk.caught)
+    walk.caught.clear()
+    part = worker.measured(number, walk.prefix)
+    walk.prefix.back(before)  # the next task may be of the same group
+    _walks.of[scene] = walk
+    return {name: getattr(part, name) for name in _FIELDS}, list(walk.caught)
 
 
 def _catch(catcher: Catcher, caught: list[Caught], tried: Try, rows: slice, made: Mapping[str, Array]) -> None:

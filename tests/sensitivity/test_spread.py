@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import onnx
 import pytest
@@ -72,9 +74,9 @@ def test_an_error_on_the_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPat
     worker = other.worker(model, tries, [])
     last, targets = list(worker.used().items())[-1]
     task = tries.only({r.name for t in targets if (r := worker.targets[t]) is not None}, targets)
-    monkeypatch.setattr(spread._walk, "key", "")
     expected = measured(model, other, last, task)[0]
-    for broken in ("worker", "prefix", "skip"):
+    for broken in ("worker", "prefix", "skip", "measured"):
+        spread._walks.of.clear()
         measured(model, scenes["one"][0], 0, scenes["one"][1])
         holder = Scene if broken == "worker" else EffectsWorker
         with monkeypatch.context() as once, pytest.raises(MemoryError):
@@ -85,6 +87,18 @@ def test_an_error_on_the_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPat
             assert again[name].keys() == expected[name].keys()
             for key, change in again[name].items():
                 np.testing.assert_array_equal(change, expected[name][key], err_msg=f"{broken} {name} {key}")
+
+
+def test_a_walk_ends_with_its_scene() -> None:
+    """A worker may live long after its client."""
+    model, feeds = prepared(residual_cnn()), feeds_for(residual_cnn(), 3)
+    tries = perturbations(model, feeds)
+    scene = Scene("brief", feeds, fit_frame(model, feeds, tries.count, threads=1, kinds={}), None, MEMORY)
+    measured(model, scene, 0, tries)
+    assert scene in spread._walks.of
+    del scene
+    gc.collect()
+    assert not spread._walks.of
 
 
 def out_of_memory(*_: object) -> None:
