@@ -109,9 +109,9 @@ class Pool:
             self.progress.say(f"{workers} of the cluster, {at_once} at a time")
             return
         devices = [a for a, i in self.known.items() if i.tags]
-        if self.paused:
+        if paused := sorted(a for a in self.paused & self.known.keys() if a not in devices):
             raise ClusterError(
-                f"all workers ({', '.join(sorted(self.paused))}) are paused by Dask, as their memory is nearly full; "
+                f"all workers ({', '.join(paused)}) are paused by Dask, as their memory is nearly full; "
                 "give them more (`dask worker --memory-limit`), or fewer of them the machine"
             )
         if self.left_out and not again:
