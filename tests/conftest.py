@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from onnxmpq import pipeline
 from onnxmpq.cache import cache
 from onnxmpq.cost.measure import Effort
 from onnxmpq.isolation import isolated
+from tests.short_measurements import DEFAULTS, QUICK
 
 settings.register_profile("onnxmpq", deadline=None)  # the machines that run this are shared: no timed examples
 settings.load_profile("onnxmpq")
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-QUICK = Effort(seconds=0.02, runs=2, rounds=2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,8 +48,6 @@ def no_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
 
 @pytest.fixture
 def quick_effort(monkeypatch: pytest.MonkeyPatch) -> Effort:
-    """Short measurements for the command line, which has no option for them."""
-    monkeypatch.setattr(
-        pipeline, "Effort", partial(Effort, seconds=QUICK.seconds, runs=QUICK.runs, rounds=QUICK.rounds)
-    )
+    """Short measurements where nothing else is asked: for the command line, which has no option for them."""
+    monkeypatch.setattr(Effort.__init__, "__defaults__", DEFAULTS)
     return QUICK

@@ -7,11 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.short_measurements import write_program
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
@@ -42,8 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "samples", path / "samples")
     [config] = block("toml")
     (path / "onnxmpq.toml").write_text(config)
-    (path / "onnxmpq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxmpq "$@"\n')
-    (path / "onnxmpq").chmod(0o755)
+    write_program(path)
     return path
 
 

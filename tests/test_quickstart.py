@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.short_measurements import write_program
 from tests.test_docs_ci import ROOT, ran
 
 PAGE = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
@@ -25,8 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with the samples, after all commands of the page."""
     path = tmp_path_factory.mktemp("quickstart")
     shutil.copytree(ROOT / "samples", path / "samples")
-    (path / "onnxmpq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxmpq "$@"\n')
-    (path / "onnxmpq").chmod(0o755)
+    write_program(path)
     commands = [line for body in blocks("sh") for line in body.splitlines()]
     assert [command.split()[1] for command in commands] == ["inspect", "convert", "validate"]
     for command in commands:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.short_measurements import write_program
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SKIPPED = ("python -m venv", "python3 -m venv", "pip ")
@@ -34,9 +36,7 @@ def test_commands_run(body: str, tmp_path: Path) -> None:
     """In a copy of the samples, by the onnxmpq of this environment."""
     shutil.copytree(ROOT / "samples", tmp_path / "samples")
     tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "onnxmpq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnxmpq "$@"\n')
-    (tools / "onnxmpq").chmod(0o755)
+    write_program(tools)
     search = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": search, "PYTHONPATH": str(ROOT)}
     for command in commands(body):

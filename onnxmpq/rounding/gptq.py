@@ -18,7 +18,8 @@ from onnxmpq.rounding.types import FloatArray, Grid, QuantizedWeight, WeightForm
 STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
 """GPTQ runs once with the fitted steps times each of these; every channel keeps its best run."""
 
-ONE = np.float32(1)
+SIDE_BY_SIDE = 1 << 18
+"""Values of the output channels of runs that go side by side. They follow from a weight's shape alone."""
 
 PANEL = 128
 """Inputs whose errors are collected before they are applied to the rest in one matrix product."""
@@ -64,8 +65,8 @@ class _Group:
         return np.concatenate(self.blocks)
 
     def of(self, channels: NDArray[np.intp]) -> _Group:
-        """The same for some of the output channels."""
-        return replace(self, transposed=self.transposed[:, channels], start=self.start.of(channels))
+        """The same for some of the output channels, each as often as it is named."""
+        return replace(self, transposed=np.take(self.transposed, channels, axis=1), start=self.start.of(channels))
 
 
 def _round_group(
@@ -91,25 +92,44 @@ def _round_group(
 def _round_rows(w: FloatArray, hessian: FloatArray, group: _Group) -> QuantizedWeight:
     """Output channels w float32 [O, K] of the group, each from its best run."""
     start, bound = group.start, group.bound
-    runs = [_run(group, np.float32(factor)) for factor in STEP_FACTORS]
-    best = best_per_channel(w, hessian[None], runs)
+    factors = np.repeat(np.array(STEP_FACTORS, np.float32)[:, None], len(w), axis=1)
+    best = best_per_channel(w, hessian[None], _runs(group, factors, np.ones_like(factors)))
     if bound is None:
         return best
     limited = np.flatnonzero(~bound.obeyed(start.nearest(w).int8_codes()))
     if not len(limited):
         return best
     part, enough = group.of(limited), bound.stretches(w[limited], start.of(limited))
-    stretched = [_run(part, np.float32(1), np.power(enough, np.float32(power))) for power in STRETCH_POWERS]
+    stretches = np.power(enough, np.array(STRETCH_POWERS, np.float32)[:, None])
+    stretched = _runs(part, np.ones_like(stretches), stretches)
     return best.with_channels(limited, best_per_channel(w[limited], hessian[None], [best.of(limited), *stretched]))
 
 
-def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = ONE) -> QuantizedWeight:
-    """One pass over all blocks with steps scaled by `factor`, and the channels' scales by `stretch`, one or [O]."""
+def _runs(group: _Group, factors: FloatArray, stretches: FloatArray) -> list[QuantizedWeight]:
+    """R passes over the channels [O] of the group, by factors [R, O] on the steps and stretches [R, O] of the scales.
+
+    Small ones go side by side, as output channels of one pass: rounding an input takes as long for a few channels as
+    for hundreds.
+    """
+    inputs, channels = group.transposed.shape
+    size = max(SIDE_BY_SIDE // max(inputs * channels, 1), 1)
+    runs: list[QuantizedWeight] = []
+    for first in range(0, len(factors), size):
+        some = slice(first, first + size)
+        count = len(factors[some])
+        together = _run(group.of(np.tile(np.arange(channels), count)), factors[some].ravel(), stretches[some].ravel())
+        runs += (together.of(slice(i * channels, (i + 1) * channels)) for i in range(count))
+    return runs
+
+
+def _run(group: _Group, factors: FloatArray, stretches: FloatArray) -> QuantizedWeight:
+    """One pass over all blocks with the steps of channels scaled by factors [O], and their scales by stretches [O].
+
+    The group's grid is written to.
+    """
     start = group.start
-    scales = start.scales * (factor * stretch if start.format.one_step else stretch)
-    multipliers = None if start.multipliers is None else start.multipliers.copy()
-    zero_points = None if start.zero_points is None else start.zero_points.copy()
-    grid = replace(start, scales=scales, multipliers=multipliers, zero_points=zero_points)
+    scaled = factors * stretches if start.format.one_step else stretches
+    grid = replace(start, scales=start.scales * (scaled[:, None] if start.scales.ndim == 2 else scaled))
     pairs = None
     if group.bound is not None:
         pairs = VisitedPairs(group.bound, group.order, group.transposed, group.importance, grid)
@@ -120,7 +140,7 @@ def _run(group: _Group, factor: np.float32, stretch: FloatArray | np.float32 = O
         here = slice(begin, begin + len(inputs))
         carried = group.factors[:begin, here].T @ errors[:begin]
         w, block = group.transposed[here], int(inputs[0]) // grid.block
-        step = grid.format.open_block(grid, block, w + carried, group.importance[here], factor)
+        step = grid.format.open_block(grid, block, w + carried, group.importance[here], factors)
         limits = grid.limits(block)
         rounded = _round_block(w, carried, group.factors[here, here], step, grid, limits, pairs, begin)
         errors[here] = w - grid.value(rounded, step)

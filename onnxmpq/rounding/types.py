@@ -178,12 +178,12 @@ class WeightFormat(ABC):
         """
 
     def open_block(
-        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factors: FloatArray
     ) -> FloatArray:
         """Steps float32 [O] of a block that GPTQ is about to round; those that are fitted now are also put into `grid`.
 
         target: float32 [inputs of the block, O], what is to be rounded; importance: float32 [inputs of the block];
-        factor: on the fitted steps. Formats with one step per channel had it applied before.
+        factors: float32 [O], on the fitted steps. Formats with one step per channel had it applied before.
         """
         return grid.scales
 

@@ -80,12 +80,12 @@ class AffineBlock(WeightFormat):
         return Grid(self, steps.reshape(shape), None, self.block, zero_points=zeros.reshape(shape))
 
     def open_block(
-        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factors: FloatArray
     ) -> FloatArray:
         assert grid.zero_points is not None
         rows, weighting = as_rows(target, importance)
         steps, zeros = self._fitted(rows, weighting)
-        grid.scales[:, block], grid.zero_points[:, block] = steps * factor, zeros
+        grid.scales[:, block], grid.zero_points[:, block] = steps * factors, zeros
         return grid.scales[:, block]
 
     def rounded(self, grid: Grid, w: FloatArray, steps: FloatArray) -> FloatArray:

@@ -61,10 +61,10 @@ class PerBlock(WeightFormat):
         return Grid(self, self.storable(steps), None, self.block)
 
     def open_block(
-        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factors: FloatArray
     ) -> FloatArray:
         rows, weighting = as_rows(target, importance)
-        steps = self.storable(fit_steps(rows, self, weighting) * factor)
+        steps = self.storable(fit_steps(rows, self, weighting) * factors)
         grid.scales[:, block] = steps
         return steps
 

@@ -96,11 +96,11 @@ class Dual(WeightFormat):
         return _fit_scales(rows, steps, self, weighting, block)
 
     def open_block(
-        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factors: FloatArray
     ) -> FloatArray:
         assert grid.multipliers is not None
         rows, weighting = as_rows(target, importance)
-        ideal = fit_steps(rows, self, weighting) * factor
+        ideal = fit_steps(rows, self, weighting) * factors
         multipliers, _errors = fit_multipliers(rows, ideal, grid.scales, self, weighting)
         grid.multipliers[:, block] = multipliers
         return grid.scales * multipliers.astype(np.float32)

@@ -62,10 +62,10 @@ class Fp8Dual(WeightFormat):
         return replace(start, scales=fit_cast(rows, steps, start, weighting).reshape(len(w), -1))
 
     def open_block(
-        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factor: np.float32
+        self, grid: Grid, block: int, target: FloatArray, importance: FloatArray, factors: FloatArray
     ) -> FloatArray:
         rows, weighting = as_rows(target, importance)
-        steps = fit_cast(rows, fit_steps(rows, self, weighting) * factor, grid, weighting)
+        steps = fit_cast(rows, fit_steps(rows, self, weighting) * factors, grid, weighting)
         grid.scales[:, block] = steps
         return steps
 
