@@ -1,9 +1,9 @@
-"""One conversion of the digits sample in a process of its own, on a machine that is made to look like another one.
+"""One conversion in a process of its own, on a machine that is made to look like another one.
 
     python -m tests.converted_once '{"target": "cpu", "workers": 4, "cache": "", "clock": 7}' folder
 
-target: "cpu" plans with a made-up cost table. clock: seed of clocks that run wildly and of runs that stall, 0 for those
-of the machine. Prints the hashes of the model and of its plan.
+target: "cpu" plans the digits sample with a made-up cost table, others a small network. clock: seed of clocks that run
+wildly and of runs that stall, 0 for those of the machine. Prints the hashes of the model and of its plan.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import onnxmpq
 from onnxmpq.files import serialize
 from onnxmpq.runtimes import Call
+from tests.graphs import residual_cnn, samples_for
 from tests.tables import int8_pays
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "digits_cnn.onnx"
@@ -46,15 +47,17 @@ def main() -> None:
     if asked["clock"]:
         upset_clocks(asked["clock"])
     modelled = asked["target"] != "cpu"
+    small = residual_cnn()
     result = onnxmpq.convert(
-        SAMPLE,
+        small if modelled else SAMPLE,
         target=asked["target"],
         cost_table=None if modelled else int8_pays(SAMPLE, folder),
         latency="fastest" if modelled else "60%",
-        calibration=str(SAMPLE.with_name("digits_calib.npz")),
+        calibration=samples_for(small, SAMPLES) if modelled else str(SAMPLE.with_name("digits_calib.npz")),
         samples=SAMPLES,
         cache=asked["cache"] or False,
     )
+    assert result.plan.schemes
     plan = result.plan.to_json().encode()
     print(hashlib.sha256(serialize(result.model)).hexdigest(), hashlib.sha256(plan).hexdigest())
 

@@ -29,7 +29,8 @@ from tests.conftest import QUICK, SAMPLES
 from tests.graphs import conv_relu, graph, outputs_of, residual_cnn, samples_for, token_model
 from tests.tables import int8_pays
 
-FAST = ("gptq", "bias-correction")  # rounding to nearest: what is tested here is everything around it
+FAST = ("gptq", "descent", "smoothquant", "channel-order", "bias-correction")
+"""Rounding to nearest: what is tested here is everything around it."""
 DIGITS: Any = {"calibration": SAMPLES / "digits_calib.npz", "samples": 12, "effort": QUICK, "without": FAST}
 
 

@@ -108,7 +108,7 @@ def convert(**given: Any) -> onnxmpq.Result:
         "labels": SAMPLES / "digits_test_labels.npy",
         "samples": 30,
         "effort": QUICK,
-        "without": ("gptq", "bias-correction"),
+        "without": ("gptq", "descent", "smoothquant", "channel-order", "bias-correction"),
     }
     return onnxmpq.convert(SAMPLES / "digits_cnn.onnx", **{**data, **given})
 
