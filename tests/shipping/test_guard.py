@@ -29,13 +29,9 @@ from tests.conftest import QUICK, SAMPLES
 from tests.tables import int8_pays
 
 MODEL = SAMPLES / "digits_cnn.onnx"
-ROUNDED_SIMPLY = ["smoothquant", "channel-order", "gptq", "descent"]
-DATA: dict[str, Any] = {
-    "calibration": SAMPLES / "digits_calib.npz",
-    "samples": 48,
-    "effort": QUICK,
-    "without": ROUNDED_SIMPLY,
-}
+DATA: dict[str, Any] = {"calibration": SAMPLES / "digits_calib.npz", "samples": 48, "effort": QUICK}
+SIMPLY: dict[str, Any] = {"without": ["smoothquant", "channel-order", "gptq", "descent"]}
+"""Weights are rounded to nearest: where nothing hangs on how good a result is."""
 Convert = Callable[..., onnxmpq.Result]
 
 
@@ -60,13 +56,9 @@ def test_fastest_is_good_where_the_fastest_of_all_is_not(convert: Convert, stric
     assert 0 < len(guarded.plan.schemes) < len(free.plan.schemes)
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [{"latency": "52%"}, {"size": "29%", "latency": "60%", "without": None}],  # such a size is bad if rounded simply
-    ids=["latency", "both"],
-)
+@pytest.mark.parametrize("budget", [{"latency": "52%"}, {"size": "29%", "latency": "60%"}], ids=["latency", "both"])
 def test_a_bad_result_is_refused_and_names_a_budget_that_is_not(
-    convert: Convert, tmp_path: Path, strict: None, budget: dict[str, Any]
+    convert: Convert, tmp_path: Path, strict: None, budget: dict[str, str]
 ) -> None:
     target = tmp_path / "out.onnx"
     with pytest.raises(
@@ -89,7 +81,7 @@ def test_the_smallest_names_a_size_that_is_not_bad(convert: Convert, monkeypatch
 
 
 def test_made_up_data_cannot_judge(convert: Convert, strict: None) -> None:
-    made_up = convert(calibration=None, samples=16, latency="fastest")
+    made_up = convert(calibration=None, samples=16, **SIMPLY, latency="fastest")
     assert made_up.report.verdict.level == "unknown"
 
 
@@ -102,10 +94,10 @@ def test_a_missed_budget_names_what_works_and_leaves_the_closest_plan(
     convert: Convert, budget: dict[str, str], named: str
 ) -> None:
     with pytest.raises(BudgetError, match=rf"{named} [0-9.]+% .*can be met; --best-effort") as caught:
-        convert(**budget)
+        convert(**budget, **SIMPLY)
     works = {part.split()[0]: part.split()[1] for part in str(caught.value).split("--") if part[:4] in ("late", "size")}
-    assert convert(**works).plan.met
-    closest = convert(**budget, best_effort=True)
+    assert convert(**works, **SIMPLY).plan.met
+    closest = convert(**budget, **SIMPLY, best_effort=True)
     assert not closest.plan.met and closest.plan.schemes
     assert closest.report.to_dict()["plan"]["met"] is False
 
@@ -197,12 +189,12 @@ def test_a_plan_that_quantizes_nothing_is_said(asked: dict[str, str], met: bool,
 def test_what_is_shown_beside_a_result(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain int8 on the same samples, also where nothing is compared with it; other numbers of threads, once."""
     monkeypatch.setattr(trials, "workers", lambda: 2)
-    result = convert(latency="80%")
+    result = convert(latency="80%", **SIMPLY)
     found = result.report
     assert found.int8 is not None and found.int8.samples == found.validation.samples
     assert found.validation.timing is not None and found.validation.timing.threads == 1
     assert [t.threads for t in found.validation.other_timings] == [0]
-    on_all = convert(latency="80%", threads=0, cost_table=None).report.validation
+    on_all = convert(latency="80%", threads=0, cost_table=None, **SIMPLY).report.validation
     assert on_all.timing is not None and on_all.timing.threads == 0
     assert [t.threads for t in on_all.other_timings] == [1]
     monkeypatch.setattr(trials, "workers", lambda: 1)
@@ -223,7 +215,7 @@ def timed(ratios: list[float]) -> Any:
 
 def test_the_closing_measurement_decides(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first plan holds the budget in the loop and misses it at the end: another one is made."""
-    measured_here: Any = {"cost_table": None, "latency": "95%"}
+    measured_here: Any = {"cost_table": None, "latency": "95%", **SIMPLY}
     monkeypatch.setattr(ship, "time_side_by_side", timed([1.2, 0.6]))
     result = convert(**measured_here)
     assert result.plan.met
@@ -236,7 +228,7 @@ def test_the_closing_measurement_decides(convert: Convert, monkeypatch: pytest.M
 
 
 def test_the_plan_holds_the_interval(convert: Convert) -> None:
-    measured = convert(cost_table=None, latency="95%").plan.measured
+    measured = convert(cost_table=None, latency="95%", **SIMPLY).plan.measured
     assert measured["latency_ms_low"] <= measured["latency_ms"] <= measured["latency_ms_high"]
 
 
