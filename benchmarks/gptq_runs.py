@@ -2,8 +2,8 @@
 
     python -m benchmarks.gptq_runs [--rounds 5]
 
-For weights of several shapes and two formats, one bound as for CPUs whose int8 kernels saturate: milliseconds on one
-thread, the least of interleaved rounds, and the share of codes that differ.
+For weights of several shapes and formats, with and without the bound for CPUs whose int8 kernels saturate: milliseconds
+on one thread, the least of interleaved rounds, and the share of codes that differ.
 """
 
 from __future__ import annotations

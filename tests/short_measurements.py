@@ -7,13 +7,14 @@ after measurements of a user's length is seen by CI.
 from __future__ import annotations
 
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 from onnxmpq.__main__ import main
 from onnxmpq.cost import Effort
 
 QUICK = Effort(seconds=0.02, runs=2, rounds=2)
-DEFAULTS = (QUICK.seconds, QUICK.runs, QUICK.rounds)
+DEFAULTS = astuple(QUICK)
 
 
 def write_program(folder: Path) -> None:

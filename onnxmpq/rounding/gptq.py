@@ -19,7 +19,7 @@ STEP_FACTORS = (1.0, 0.87, 0.94, 1.07)
 """GPTQ runs once with the fitted steps times each of these; every channel keeps its best run."""
 
 SIDE_BY_SIDE = 1 << 18
-"""Values of the output channels of runs that go side by side. They follow from a weight's shape alone."""
+"""Values [K, O] of all runs that go side by side, at the most: which do follows from the weight, not the machine."""
 
 PANEL = 128
 """Inputs whose errors are collected before they are applied to the rest in one matrix product."""
@@ -125,7 +125,7 @@ def _runs(group: _Group, factors: FloatArray, stretches: FloatArray) -> list[Qua
 def _run(group: _Group, factors: FloatArray, stretches: FloatArray) -> QuantizedWeight:
     """One pass over all blocks with the steps of channels scaled by factors [O], and their scales by stretches [O].
 
-    The group's grid is written to.
+    `group.start` is written to where blocks get their multipliers and zero points as they are reached.
     """
     start = group.start
     scaled = factors * stretches if start.format.one_step else stretches
